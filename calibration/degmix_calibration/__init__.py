@@ -1,0 +1,1 @@
+"""Calibration: run images through the float graph and choose the range of each activation."""

@@ -1,0 +1,46 @@
+"""Backends, one file each: the ways to run a network. `_base.py` says what one is."""
+
+from __future__ import annotations
+
+from degmix_edge import registry
+from degmix_edge.backends._base import Backend, EngineBackend
+from degmix_edge.errors import BackendError, ConfigError
+
+__all__ = ["Backend", "EngineBackend", "choose", "find", "names"]
+
+AUTO = ("onnxruntime",)
+"""What `auto` tries, best first."""
+
+
+def names() -> list[str]:
+    """Names of all backends."""
+    return registry.names(__name__)
+
+
+def find(name: str) -> type[Backend]:
+    """The class of backend `name`.
+
+    Raises:
+        ConfigError: There is no such backend.
+    """
+    backend: type[Backend] = registry.find(__name__, name).Backend
+    return backend
+
+
+def choose(name: str) -> type[EngineBackend]:
+    """The engine backend called `name`, or for `auto` the best one that runs here.
+
+    Raises:
+        ConfigError: There is no such backend, or it builds no engines.
+        BackendError: It, or all that `auto` tries, cannot run here; says what to install.
+    """
+    reasons = []
+    for candidate in AUTO if name == "auto" else (name,):
+        backend = find(candidate)
+        if not issubclass(backend, EngineBackend):
+            raise ConfigError(f"backend {candidate!r} builds no engines; use {' or '.join(AUTO)}")
+        reason = backend.unavailable()
+        if reason is None:
+            return backend
+        reasons.append(f"{candidate}: {reason}")
+    raise BackendError("no backend can run here. " + "; ".join(reasons))

@@ -1,0 +1,111 @@
+"""What a backend is: activate, infer, deactivate; one uint8 image in, named maps out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import ClassVar
+
+import numpy as np
+
+from degmix_edge.errors import BackendError
+from degmix_edge.network import NetworkSpec
+from degmix_edge.quant.ranges import Ranges
+from degmix_edge.tensors import check
+
+
+class Backend(ABC):
+    """Runs one network. Use it with `with`: entering activates, leaving deactivates.
+
+    Attributes:
+        name: The file's name.
+        spec: The network that it runs.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        self.spec = spec
+        self.active = False
+
+    @classmethod
+    @abstractmethod
+    def unavailable(cls) -> str | None:
+        """Why it cannot run here and what to do, or None."""
+
+    @abstractmethod
+    def _activate(self) -> None:
+        """Load the network."""
+
+    @abstractmethod
+    def _infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Run it on a checked image."""
+
+    @abstractmethod
+    def _deactivate(self) -> None:
+        """Give everything back."""
+
+    def infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Maps by task, batch first, as `TaskSpec.map_spec` says. The arrays are the caller's.
+
+        Args:
+            image: uint8 RGB `(1, H, W, 3)` at the network's size.
+
+        Raises:
+            BackendError: It is not active, or it failed.
+            ShapeError: The image is not what the network takes.
+        """
+        if not self.active:
+            raise BackendError(f"{self.name}: not active; use it inside `with`")
+        return self._infer(check(image, self.spec.image_spec))
+
+    def __enter__(self) -> Backend:
+        """Activate."""
+        if not self.active:
+            self._activate()
+            self.active = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Deactivate. A second time does nothing."""
+        if self.active:
+            self.active = False
+            self._deactivate()
+
+
+class EngineBackend(Backend):
+    """A backend that makes an engine of `model.onnx` and runs that.
+
+    Args:
+        spec: The network.
+        engine: What `build` returned, or `model.onnx` itself, which every engine backend can run.
+        threads: CPU threads; None leaves the choice to the backend.
+    """
+
+    def __init__(self, spec: NetworkSpec, engine: bytes, *, threads: int | None = None) -> None:
+        super().__init__(spec)
+        self.engine, self.threads = engine, threads
+
+    @classmethod
+    @abstractmethod
+    def version(cls) -> str:
+        """Of the library that runs the engine."""
+
+    @classmethod
+    @abstractmethod
+    def device(cls) -> str:
+        """What the engine is built for, in words that change when it must be built again."""
+
+    @classmethod
+    @abstractmethod
+    def build(cls, model: bytes, ranges: Ranges | None) -> bytes:
+        """The engine for `model.onnx`.
+
+        Raises:
+            BackendError: The backend refused the model.
+        """

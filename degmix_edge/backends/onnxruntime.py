@@ -1,0 +1,103 @@
+"""ONNX Runtime on the CPU: the default where there is no GPU."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from degmix_edge.backends._base import EngineBackend
+from degmix_edge.errors import BackendError
+from degmix_edge.network import IMAGE
+from degmix_edge.quant.ranges import Ranges
+
+FLOOR = (1, 25)
+"""The first release whose CPU backend has DeformConv."""
+
+
+class Backend(EngineBackend):
+    """See the module. An engine is the graph after ONNX Runtime's portable optimisations."""
+
+    name = "onnxruntime"
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """See `Backend`."""
+        if find_spec("onnxruntime") is None:
+            return "onnxruntime is not installed: pip install 'degmix-edge[cpu]'"
+        if tuple(map(int, cls.version().split(".")[:2])) < FLOOR:
+            return (
+                f"onnxruntime {cls.version()} has no DeformConv, expected at least "
+                f"{FLOOR[0]}.{FLOOR[1]} (Python >= 3.11): pip install -U onnxruntime"
+            )
+        return None
+
+    @classmethod
+    def version(cls) -> str:
+        """See `EngineBackend`."""
+        return metadata.version("onnxruntime")
+
+    @classmethod
+    def device(cls) -> str:
+        """The instruction set: what this level of optimisation depends on."""
+        return f"cpu-{platform.machine()}"
+
+    @classmethod
+    def build(cls, model: bytes, ranges: Ranges | None) -> bytes:
+        """See `EngineBackend`. INT8 graphs are lowered to the form that has integer CPU kernels."""
+        if ranges is not None:
+            model = _lower(model, ranges)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "engine.onnx"
+            options = _options(None, level="ORT_ENABLE_EXTENDED")
+            options.optimized_model_filepath = str(path)
+            _session(model, options)
+            return path.read_bytes()
+
+    def _activate(self) -> None:
+        self._running = _session(self.engine, _options(self.threads))
+        self._names = [output.name for output in self._running.get_outputs()]
+
+    def _infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        maps = self._running.run(None, {IMAGE: image})
+        return dict(zip(self._names, maps, strict=True))
+
+    def _deactivate(self) -> None:
+        del self._running
+
+
+def _lower(model: bytes, ranges: Ranges) -> bytes:
+    import onnx
+
+    from degmix_edge.passes._base import apply, to_graph, to_model
+    from degmix_edge.passes.lower_qdq_for_cpu import LowerQdqForCpu
+
+    graph = to_graph(onnx.load_from_string(model))
+    apply(graph, [LowerQdqForCpu(ranges)])
+    return to_model(graph, {}).SerializeToString()
+
+
+def _options(threads: int | None, level: str = "ORT_ENABLE_ALL") -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
+def _session(model: bytes, options: Any) -> Any:
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BackendError(f"onnxruntime {onnxruntime.__version__}: {first}") from error

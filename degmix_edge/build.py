@@ -1,0 +1,377 @@
+"""From a float ONNX network to a bundle: passes, calibration, precision, engine, golden check.
+
+The network comes in as ONNX and calibration as a function, so this knows neither PyTorch nor how images
+are measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from degmix_edge import __version__, backends, bundle, config
+from degmix_edge.backends import EngineBackend
+from degmix_edge.bundle import GOLDEN, MODEL, Bundle, Engine, Manifest, engine_key
+from degmix_edge.errors import BuildError, GraphError
+from degmix_edge.golden import differences, first_nonfinite, pack, unpack
+from degmix_edge.network import METADATA_KEY, NetworkSpec
+from degmix_edge.passes import pipeline
+from degmix_edge.passes._base import apply, to_graph, to_model
+from degmix_edge.preprocess import Fit
+from degmix_edge.quant.ranges import Ranges
+from degmix_edge.quant.recipe import Precision, Recipe, choose
+from degmix_edge.tensors import check
+
+RANGES, RECIPE, CARD = "ranges.json", "recipe.yaml", "card.md"
+Calibrate = Callable[[onnx.ModelProto, Sequence[str]], Ranges]
+PACKAGES = ("numpy", "onnx", "onnx-graphsurgeon", "torch", "torchvision", "timm", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a build: what it did, and what it cost."""
+
+    name: str
+    detail: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to build.
+
+    Attributes:
+        precision: fp32, fp16 or int8.
+        tasks: To keep; empty keeps all.
+        backend: `auto`, or an engine backend's name.
+        raw_logits: Keep the logits as outputs beside the maps.
+        keep_float: Weighted nodes that stay fp32 besides those that the rules keep.
+        mode: How images of another aspect ratio are fitted.
+    """
+
+    precision: Precision = "fp32"
+    tasks: tuple[str, ...] = ()
+    backend: str = "auto"
+    raw_logits: bool = False
+    keep_float: tuple[str, ...] = ()
+    mode: str = "letterbox"
+
+
+@dataclass
+class Clock:
+    """Times stages and hands each to `report` when it is done."""
+
+    report: Callable[[Stage], None]
+    stages: list[Stage] = field(default_factory=list)
+    start: float = field(default_factory=time.perf_counter)
+
+    def done(self, name: str, detail: str) -> None:
+        """End stage `name`; the next one starts now."""
+        now = time.perf_counter()
+        self.stages.append(Stage(name, detail, now - self.start))
+        self.start = now
+        self.report(self.stages[-1])
+
+
+def deploy(
+    model: onnx.ModelProto, spec: NetworkSpec, options: Options
+) -> tuple[onnx.ModelProto, NetworkSpec, str]:
+    """The float graph that takes bytes and gives maps, its spec, and what the passes did."""
+    spec = spec.keep(options.tasks or spec.task_names)
+    graph = to_graph(model)
+    before = len(graph.nodes)
+    passes = pipeline.deploy(spec, spec.task_names, raw_logits=options.raw_logits)
+    outcomes = apply(graph, passes)
+    done = ", ".join(f"{o.name} {o.rewrites}" for o in outcomes)
+    detail = f"{before} -> {len(graph.nodes)} nodes ({done})"
+    return to_model(graph, {METADATA_KEY: spec.model_dump_json()}), spec, detail
+
+
+def quantize(
+    model: onnx.ModelProto, recipe: Recipe, ranges: Ranges | None, spec: NetworkSpec
+) -> onnx.ModelProto:
+    """The deployed graph in the recipe's precision."""
+    graph = to_graph(model)
+    apply(graph, pipeline.quantize(recipe, ranges))
+    return to_model(graph, {METADATA_KEY: spec.model_dump_json()})
+
+
+def observed_tensors(model: onnx.ModelProto, recipe: Recipe) -> list[str]:
+    """Tensors whose ranges an INT8 build needs: inputs and outputs of INT8 nodes, and Relus behind them."""
+    chosen = recipe.nodes("int8")
+    wanted = []
+    for node in to_graph(model).nodes:
+        if node.name in chosen:
+            wanted += [node.inputs[0].name, node.outputs[0].name]
+        elif node.op == "Relu":
+            wanted.append(node.outputs[0].name)
+    return list(dict.fromkeys(wanted))
+
+
+def build(
+    model: onnx.ModelProto,
+    spec: NetworkSpec,
+    target: Path,
+    options: Options,
+    *,
+    golden_image: np.ndarray,
+    calibrate: Calibrate | None = None,
+    observer: str | None = None,
+    force: bool = False,
+    clock: Clock | None = None,
+) -> Bundle:
+    """Build a bundle at `target`. Nothing is left there when any stage fails.
+
+    Args:
+        model: Float network: normalised `(1, 3, H, W)` in, logits named by task out.
+        spec: Its promises.
+        target: The bundle's folder.
+        options: What to build.
+        golden_image: uint8 `(H, W, 3)` at the network's size.
+        calibrate: Measures ranges of tensors; needed for int8.
+        observer: How `calibrate` chooses; recorded in the recipe.
+        force: Replace a bundle that is there.
+        clock: Reports stages.
+
+    Raises:
+        ConfigError: An unknown task or backend.
+        GraphError: The network is not what the passes take.
+        BuildError: int8 without calibration; an output is not finite; the engine differs from the ONNX.
+        OutputError: `target` cannot be written.
+    """
+    clock = clock or Clock(lambda stage: None)
+    bundle.check_target(target, force=force)
+    backend = backends.choose(options.backend)
+    deployed, spec, detail = deploy(model, spec, options)
+    clock.done("passes", detail)
+
+    graph = to_graph(deployed)
+    recipe = choose(
+        graph, spec, options.precision, observer=observer, keep_float=options.keep_float
+    )
+    ranges = None
+    if options.precision == "int8":
+        if calibrate is None:
+            raise BuildError("int8 needs calibration images: give --calib")
+        ranges = calibrate(deployed, observed_tensors(deployed, recipe))
+        images, tensors = len(ranges.images), len(ranges.tensors)
+        clock.done("calibrate", f"{tensors} tensors over {images} images, observer {observer}")
+    final = quantize(deployed, recipe, ranges, spec)
+    product = final.SerializeToString()
+    clock.done("quantize", _quantized(recipe, deployed, product))
+    return _finish(
+        Product(product, spec, recipe, ranges, options.mode),
+        backend,
+        target,
+        golden_image,
+        force=force,
+        clock=clock,
+    )
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a bundle is made of, whatever backend runs it."""
+
+    model: bytes
+    spec: NetworkSpec
+    recipe: Recipe
+    ranges: Ranges | None
+    mode: str
+
+
+def rebuild(opened: Bundle, backend: str, clock: Clock) -> Bundle:
+    """Build the engine of a bundle again, for what runs here. Everything else stays.
+
+    Raises:
+        ConfigError, BackendError: As `backends.choose`.
+        BuildError: The engine differs from the bundle's golden maps.
+    """
+    manifest = opened.manifest
+    ranges = None
+    if RANGES in manifest.files:
+        ranges = Ranges.model_validate_json(opened.file(RANGES).read_text())
+    recipe = config.load(Recipe, opened.file(RECIPE))
+    model = opened.file(MODEL).read_bytes()
+    product = Product(model, manifest.network, recipe, ranges, manifest.fit.mode)
+    image, _ = unpack(opened.file(GOLDEN).read_bytes(), opened.path)
+    chosen = backends.choose(backend)
+    return _finish(product, chosen, opened.path, image, force=True, clock=clock)
+
+
+def _finish(
+    product: Product,
+    backend: type[EngineBackend],
+    target: Path,
+    golden_image: np.ndarray,
+    *,
+    force: bool,
+    clock: Clock,
+) -> Bundle:
+    spec, recipe = product.spec, product.recipe
+    image = golden_image[None]
+    first_nonfinite(product.model, image)
+    engine = backend.build(product.model, product.ranges)
+    clock.done("engine", f"{backend.name} {backend.version()} on {backend.device()}")
+
+    maps = _run(backend, spec, engine, image)
+    worst = differences(spec, _run(backend, spec, product.model, image), maps)
+    clock.done("golden check", "engine against model.onnx: " + worst.text)
+    if not worst.passed:
+        raise BuildError(f"the {backend.name} engine differs from model.onnx: {worst.text}")
+
+    recipe_text = config.dump(recipe).encode()
+    key = engine_key(product.model, recipe_text, backend.name, backend.version(), backend.device())
+    engine_file = f"engines/{backend.name}/engine.onnx"
+    files = {
+        MODEL: product.model,
+        RECIPE: recipe_text,
+        GOLDEN: pack(golden_image, {name: maps[name] for name in spec.task_names}),
+        engine_file: engine,
+    }
+    if product.ranges is not None:
+        files[RANGES] = product.ranges.model_dump_json(indent=1).encode()
+    manifest = Manifest(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        network=spec,
+        fit=Fit(height=spec.height, width=spec.width, mode=product.mode),  # type: ignore[arg-type]
+        inputs=(spec.image_spec,),
+        outputs=tuple(task.map_spec(spec.height, spec.width) for task in spec.tasks)
+        + tuple(
+            task.logits_spec(spec.height, spec.width)
+            for task in spec.tasks
+            if f"{task.name}_logits" in maps
+        ),
+        precision=recipe.precision,
+        engines=(
+            Engine(
+                backend=backend.name,
+                file=engine_file,
+                key=key,
+                version=backend.version(),
+                device=backend.device(),
+            ),
+        ),
+        versions=versions(),
+    )
+    files[CARD] = _card(manifest, recipe).encode()
+    written = bundle.write(target, manifest, files, force=force)
+    clock.done("write", f"{target} {written.size_bytes / 1e6:.1f} MB")
+    return written
+
+
+def _run(
+    backend: type[EngineBackend], spec: NetworkSpec, engine: bytes, image: np.ndarray
+) -> dict[str, np.ndarray]:
+    with backend(spec, engine) as running:
+        maps = running.infer(image)
+    for task in spec.tasks:
+        if task.name not in maps:
+            raise BuildError(f"{backend.name}: the engine has no output {task.name!r}")
+        check(maps[task.name], task.map_spec(spec.height, spec.width))
+    return maps
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that take part in a build, of those that are installed."""
+    found = {"degmix-edge": __version__}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _quantized(recipe: Recipe, before: onnx.ModelProto, after: bytes) -> str:
+    size = f"{before.ByteSize() / 1e6:.1f} -> {len(after) / 1e6:.1f} MB"
+    if recipe.precision == "fp32":
+        return f"fp32, {size}"
+    kept = len(recipe.nodes("fp32"))
+    return f"{len(recipe.nodes(recipe.precision))} nodes {recipe.precision}, {kept} fp32, {size}"
+
+
+def _card(manifest: Manifest, recipe: Recipe) -> str:
+    spec = manifest.network
+    rows = [
+        f"| {task.name} | {task.unit} | {task.metric} | {', '.join(task.classes) or '-'} |"
+        for task in spec.tasks
+    ]
+    kept: dict[str, int] = {}
+    for place in recipe.placements:
+        if place.precision == "fp32":
+            kept[place.reason] = kept.get(place.reason, 0) + 1
+    return "\n".join(
+        [
+            f"# {spec.model}, {spec.height}x{spec.width}, {recipe.precision}",
+            "",
+            f"Made from `{spec.source.name}` (SHA-256 {spec.source.sha256}), {manifest.created}.",
+            "",
+            "| task | unit | metric | classes |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            f"{len(recipe.placements) - sum(kept.values())} weighted nodes in {recipe.precision}."
+            + (" Kept in fp32:" if kept else ""),
+            *(f"- {count} x {reason}" for reason, count in kept.items()),
+            "",
+            "Built with " + ", ".join(f"{k} {v}" for k, v in manifest.versions.items()) + ".",
+            "",
+        ]
+    )
+
+
+def infer_spec(model: onnx.ModelProto, path: Path) -> NetworkSpec:
+    """The promises of an ONNX file: from its metadata, or from the names and shapes of its outputs.
+
+    Raises:
+        GraphError: An output is no known task, or input and outputs are not static images and logits.
+    """
+    from degmix_edge import tasks
+    from degmix_edge.network import Source, from_metadata
+
+    found = from_metadata({p.key: p.value for p in model.metadata_props}, str(path))
+    if found is not None:
+        return found
+    known = tasks.names()
+    outputs = {output.name: _shape(output) for output in model.graph.output}
+    strange = [name for name in outputs if name not in known]
+    if strange:
+        raise GraphError(
+            f"{path}: outputs {list(outputs)} are no known tasks (first unknown: {strange[0]!r}). "
+            f"Name each logits output after its task: {', '.join(known)}"
+        )
+    images = [_shape(value) for value in model.graph.input]
+    if len(images) != 1 or len(images[0]) != 4 or images[0][:2] != [1, 3] or 0 in images[0]:
+        raise GraphError(
+            f"{path}: inputs {images}, expected one static image [1, 3, height, width]"
+        )
+    specs = []
+    for name, shape in outputs.items():
+        if len(shape) != 4 or 0 in shape:
+            raise GraphError(
+                f"{path}: output {name!r} has shape {shape}, expected static logits NCHW"
+            )
+        task = tasks.find(name)
+        unnamed = () if task.num_channels else tuple(f"class {i}" for i in range(shape[1]))
+        specs.append(task.spec(unnamed))
+    return NetworkSpec(
+        model=path.stem,
+        height=images[0][2],
+        width=images[0][3],
+        tasks=tuple(specs),
+        source=Source(name=path.name, sha256=bundle.sha256(path.read_bytes())),
+    )
+
+
+def _shape(value: Any) -> list[int]:
+    """Dimensions; 0 stands for one that is not static."""
+    return [dim.dim_value for dim in value.type.tensor_type.shape.dim]

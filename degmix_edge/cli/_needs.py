@@ -1,0 +1,31 @@
+"""Which extra brings a package that a verb could not import."""
+
+from __future__ import annotations
+
+from degmix_edge.errors import BackendError
+
+EXTRAS = {
+    "onnxruntime": "cpu",
+    "torch": "export",
+    "torchvision": "export",
+    "timm": "export",
+    "safetensors": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnx_graphsurgeon": "export",
+    "polygraphy": "compare",
+    "lightning": "train",
+    "torchmetrics": "train",
+    "skimage": "demo",
+}
+
+
+def missing_package(error: ModuleNotFoundError) -> BackendError:
+    """The error for a package that is not installed. One that we do not know is a bug: raised again."""
+    package = (error.name or "").split(".")[0]
+    if package not in EXTRAS:
+        raise error
+    return BackendError(
+        f"this verb needs {package}, which is not installed: "
+        f"pip install 'degmix-edge[{EXTRAS[package]}]'"
+    )

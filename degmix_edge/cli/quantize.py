@@ -1,0 +1,66 @@
+"""`degmix-edge quantize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from degmix_edge.cli import _quantizing
+from degmix_edge.cli._output import Output, verb
+
+
+@click.command()
+@click.argument("source", metavar="CHECKPOINT_OR_ONNX")
+@_quantizing.options
+@click.option("--out", type=click.Path(path_type=Path), default=Path("model.int8.onnx"), show_default=True)
+@verb
+def command(output: Output, source: str, out: Path, **options: Any) -> None:
+    """Write the quantized ONNX, its recipe and its ranges, without building an engine.
+
+    Beside OUT come OUT.recipe.yaml and OUT.ranges.json; the latter can be given to --ranges next time.
+    """
+    from degmix_edge import build as building
+    from degmix_edge import config
+    from degmix_edge.cli._files import check_file, write_file
+    from degmix_edge.cli._sources import network, split_tasks
+    from degmix_edge.errors import ConfigError
+    from degmix_edge.passes._base import to_graph
+    from degmix_edge.preprocess import Fit
+    from degmix_edge.quant.recipe import choose
+
+    tasks, force = split_tasks(options["tasks"]), options["force"]
+    check_file(out, force=force)
+    clock = building.Clock(lambda stage: output.say(f"{stage.name:<13}{stage.seconds:6.1f} s  {stage.detail}"))
+    model, spec = network(source, clock.done)
+    settings = building.Options(
+        precision=options["precision"], tasks=tasks, raw_logits=options["raw_logits"]
+    )
+    deployed, spec, detail = building.deploy(model, spec, settings)
+    clock.done("passes", detail)
+    recipe = choose(
+        to_graph(deployed),
+        spec,
+        options["precision"],
+        observer=options["observer"],
+        keep_float=options["keep_float"],
+    )
+    ranges = None
+    if options["precision"] == "int8":
+        fit = Fit(height=spec.height, width=spec.width)
+        found = _quantizing.calibration_images(output, options["calib"], fit)
+        measure = _quantizing.calibrator(output, found, options["observer"], options["ranges"])
+        if measure is None:
+            raise ConfigError("--precision int8 needs --calib DIR or --ranges")
+        ranges = measure(deployed, building.observed_tensors(deployed, recipe))
+        clock.done("calibrate", f"{len(ranges.tensors)} tensors over {len(ranges.images)} images")
+    final = building.quantize(deployed, recipe, ranges, spec)
+    files = {out: final.SerializeToString(), Path(f"{out}.recipe.yaml"): config.dump(recipe).encode()}
+    if ranges is not None:
+        files[Path(f"{out}.ranges.json")] = ranges.model_dump_json(indent=1).encode()
+    for path, data in files.items():
+        write_file(path, data, force=force or path != out)
+    clock.done("quantize", f"{out} {len(files[out]) / 1e6:.1f} MB")
+    counts = {p: len(recipe.nodes(p)) for p in ("fp32", "fp16", "int8")}
+    output.result({"out": out, "nodes": counts, "files": list(files), "stages": clock.stages})

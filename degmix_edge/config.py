@@ -1,0 +1,93 @@
+"""Settings: typed, checked when they are made, versioned on disk, changed with `--set a.b=value`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from degmix_edge.errors import ConfigError
+from degmix_edge.registry import unknown
+
+VERSION = 1
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and an unknown key is an error with the nearest known one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def parse(model: type[S], values: dict[str, Any], source: str) -> S:
+    """Check `values` against `model`.
+
+    Raises:
+        ConfigError: Names the source, the key, what it got and what was expected.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: " + "; ".join(map(_one, _problems(model, error)))) from None
+
+
+def load(model: type[S], path: Path, overrides: Sequence[str] = ()) -> S:
+    """Read YAML at `path`, apply `a.b=value` overrides, check.
+
+    Raises:
+        ConfigError: The file is missing, no YAML mapping, of a newer version, or does not fit.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: got {type(values).__name__}, expected a mapping of settings")
+    version = values.pop("version", VERSION)
+    if version != VERSION:
+        raise ConfigError(f"{path}: version {version}, this degmix-edge reads version {VERSION}")
+    return parse(model, override(values, overrides), str(path))
+
+
+def dump(settings: Settings) -> str:
+    """YAML text that `load` reads back to equal settings."""
+    values = {"version": VERSION, **settings.model_dump(mode="json")}
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+def override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of `values` with each `a.b=value` applied; the value is read as YAML.
+
+    Raises:
+        ConfigError: An override has no `=`, or its path runs through something not a mapping.
+    """
+    values = yaml.safe_load(yaml.safe_dump(values))
+    for item in overrides:
+        path, separator, text = item.partition("=")
+        if not separator or not path:
+            raise ConfigError(f"--set {item!r}: expected a.b=value")
+        *parents, key = path.split(".")
+        place = values
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"--set {item!r}: {parent!r} is a value, not a group of settings")
+        place[key] = yaml.safe_load(text)
+    return dict(values)
+
+
+def _problems(model: type[BaseModel], error: ValidationError) -> list[dict[str, Any]]:
+    return [{**problem, "fields": list(model.model_fields)} for problem in error.errors()]
+
+
+def _one(problem: dict[str, Any]) -> str:
+    where = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        return unknown("setting", where, problem["fields"])
+    got = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
+    return f"{where}: {problem['msg'].lower()}{got}"

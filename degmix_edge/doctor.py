@@ -1,0 +1,104 @@
+"""What this machine has, what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from degmix_edge import __version__, backends
+from degmix_edge.bench import cpu_name
+
+ROLES = {
+    "cpu": ("onnxruntime",),
+    "export": ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnx-graphsurgeon"),
+    "compare": ("polygraphy",),
+    "train": ("lightning", "torchmetrics", "safetensors"),
+    "demo": ("scikit-image",),
+    "tensorrt": ("tensorrt", "pycuda"),
+}
+"""Packages by extra."""
+OPTIONAL = ("tensorrt",)
+VNNI = ("avx512_vnni", "avx_vnni", "asimddp", "i8mm")
+LOW_DISK_BYTES = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    status: Literal["ok", "note", "missing"]
+    found: str
+    advice: str = ""
+
+
+def examine() -> list[Check]:
+    """Look at Python, packages, backends, processor, GPU and disk."""
+    return [_python(), *map(_role, ROLES), *map(_backend, backends.AUTO), _cpu(), _gpu(), _disk()]
+
+
+def _python() -> Check:
+    found = f"Python {platform.python_version()}, degmix-edge {__version__}"
+    if sys.version_info < (3, 11):
+        return Check(
+            "python", "note", found, "onnxruntime with DeformConv needs Python >= 3.11; use TensorRT"
+        )
+    return Check("python", "ok", found)
+
+
+def _role(extra: str) -> Check:
+    have, missing = [], []
+    for package in ROLES[extra]:
+        try:
+            have.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            missing.append(package)
+    found = ", ".join(have + [f"no {package}" for package in missing])
+    if not missing:
+        return Check(extra, "ok", found)
+    if extra in OPTIONAL:
+        return Check(extra, "note", found, "needed for GPU engines only")
+    return Check(extra, "missing", found, f"pip install 'degmix-edge[{extra}]'")
+
+
+def _backend(name: str) -> Check:
+    reason = backends.find(name).unavailable()
+    if reason is None:
+        return Check(f"backend {name}", "ok", "runs here")
+    return Check(f"backend {name}", "missing", "cannot run here", reason)
+
+
+def _cpu() -> Check:
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return Check("cpu", "note", cpu_name(), "instruction set not known")
+    dot = [flag for flag in VNNI if flag in words]
+    if dot:
+        return Check("cpu", "ok", f"{cpu_name()}, 8-bit dot products ({dot[0]})")
+    return Check(
+        "cpu",
+        "note",
+        f"{cpu_name()}, no 8-bit dot products",
+        "INT8 sums may saturate at 16 bits and gain little; compare before you trust them",
+    )
+
+
+def _gpu() -> Check:
+    if shutil.which("nvidia-smi") is None and not Path("/dev/nvidia0").exists():
+        return Check("gpu", "note", "no NVIDIA GPU", "the onnxruntime backend runs on the CPU")
+    return Check("gpu", "ok", "NVIDIA GPU present")
+
+
+def _disk() -> Check:
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    found = f"{free / 1e9:.0f} GB free in {tempfile.gettempdir()}"
+    if free < LOW_DISK_BYTES:
+        return Check("disk", "missing", found, "builds need about 1 GB; set TMPDIR elsewhere")
+    return Check("disk", "ok", found)

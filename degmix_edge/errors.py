@@ -1,0 +1,82 @@
+"""Every error a user can cause, each with its exit code.
+
+A message says which thing, what it got, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+
+class DegmixError(Exception):
+    """Base of all errors that the command line prints without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(DegmixError):
+    """A setting, a task name or an option that does not exist or does not fit."""
+
+    exit_code = 3
+
+
+class InputError(DegmixError):
+    """An image, a folder of images or a data set that cannot be read."""
+
+    exit_code = 4
+
+
+class CheckpointError(DegmixError):
+    """A checkpoint that is missing, damaged or of another model."""
+
+    exit_code = 5
+
+
+class GraphError(DegmixError):
+    """An ONNX file that cannot be read, or a graph that a pass cannot work on."""
+
+    exit_code = 6
+
+
+class ShapeError(DegmixError):
+    """An array whose dtype or shape is not what was promised."""
+
+    exit_code = 7
+
+
+class BuildError(DegmixError):
+    """A build that would give a bundle that cannot be trusted (NaN, failed golden check)."""
+
+    exit_code = 8
+
+
+class BundleError(DegmixError):
+    """A bundle that is incomplete, changed, or of a newer schema."""
+
+    exit_code = 9
+
+
+class BackendError(DegmixError):
+    """A backend that is unknown, not installed, or failed while it ran."""
+
+    exit_code = 10
+
+
+class CudaError(DegmixError):
+    """A CUDA call that failed."""
+
+    exit_code = 11
+
+
+class OutputError(DegmixError):
+    """A target that exists, is read-only, or whose disk is full."""
+
+    exit_code = 12
+
+
+class AccuracyError(DegmixError):
+    """A comparison that ran, and whose worst task is out of tolerance."""
+
+    exit_code = 13
+
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it (128 + SIGINT)."""

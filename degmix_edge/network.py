@@ -1,0 +1,89 @@
+"""What a network promises: input size, normalisation, tasks. Travels inside the ONNX file and the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import Field, ValidationError
+
+from degmix_edge import tasks
+from degmix_edge.config import Settings
+from degmix_edge.errors import ConfigError, GraphError
+from degmix_edge.preprocess import MEAN, STD
+from degmix_edge.registry import unknown
+from degmix_edge.tasks import TaskSpec
+from degmix_edge.tensors import TensorSpec
+
+METADATA_KEY = "degmix.network"
+IMAGE = "image"
+"""Name of the graph's one input."""
+
+
+class Source(Settings):
+    """Where the weights come from."""
+
+    name: str
+    sha256: str
+
+
+class NetworkSpec(Settings):
+    """A multi-task network of one fixed input size.
+
+    Attributes:
+        model: Its name.
+        height, width: Input size in pixels.
+        mean, std: Of RGB in [0, 1], subtracted and divided by inside the graph.
+        tasks: Its outputs, in order.
+        source: The checkpoint or ONNX file that it was made from.
+    """
+
+    model: str
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+    tasks: tuple[TaskSpec, ...]
+    source: Source
+
+    @property
+    def image_spec(self) -> TensorSpec:
+        """The input of a finished graph: uint8 RGB, channels last."""
+        return TensorSpec(name=IMAGE, dtype="uint8", shape=(1, self.height, self.width, 3))
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the tasks, in order."""
+        return tuple(spec.name for spec in self.tasks)
+
+    def task(self, name: str) -> TaskSpec:
+        """The task called `name`.
+
+        Raises:
+            ConfigError: This network does not have it.
+        """
+        for spec in self.tasks:
+            if spec.name == name:
+                return spec
+        tasks.find(name)  # a name that no network has gets its own message
+        raise ConfigError(f"network {self.model!r}: " + unknown("task", name, self.task_names))
+
+    def keep(self, names: Sequence[str]) -> NetworkSpec:
+        """This network with only the tasks `names`, in the network's order."""
+        wanted = {self.task(name).name for name in names}
+        kept = tuple(spec for spec in self.tasks if spec.name in wanted)
+        return self.model_copy(update={"tasks": kept})
+
+
+def from_metadata(metadata: Mapping[str, str], where: str) -> NetworkSpec | None:
+    """The spec stored in an ONNX file's metadata, or None where there is none.
+
+    Raises:
+        GraphError: There is one that this version cannot read.
+    """
+    text = metadata.get(METADATA_KEY)
+    if text is None:
+        return None
+    try:
+        return NetworkSpec.model_validate_json(text)
+    except ValidationError as error:
+        raise GraphError(f"{where}: metadata {METADATA_KEY!r} does not fit: {error}") from None

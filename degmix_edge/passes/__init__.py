@@ -1,0 +1,1 @@
+"""Graph-surgeon passes, one file each. `pipeline.py` has their order and its reasons."""

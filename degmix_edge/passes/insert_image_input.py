@@ -1,0 +1,53 @@
+"""Let the graph take the camera's bytes: uint8 `(1, H, W, 3)` RGB instead of normalised float NCHW."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from degmix_edge.errors import GraphError
+from degmix_edge.network import IMAGE, NetworkSpec
+from degmix_edge.passes._base import Pass, append, constant
+
+
+class InsertImageInput(Pass):
+    """Transpose (bytes are a quarter of floats), cast, subtract the mean, multiply by 1 / std."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        self.spec = spec
+
+    def run(self, graph: gs.Graph) -> int:
+        """See `Pass`."""
+        if len(graph.inputs) != 1:
+            names = [tensor.name for tensor in graph.inputs]
+            raise GraphError(f"graph has {len(names)} inputs {names}, expected the one image")
+        old = graph.inputs[0]
+        if old.dtype == np.uint8:
+            return 0
+        want = [1, 3, self.spec.height, self.spec.width]
+        if old.dtype != np.float32 or list(old.shape) != want:
+            raise GraphError(
+                f"input {old.name!r}: got {old.dtype} {old.shape}, expected float32 {want}; "
+                f"export with a static batch of 1"
+            )
+        mean, std = (
+            np.float32(v).reshape(1, 3, 1, 1) * 255 for v in (self.spec.mean, self.spec.std)
+        )
+        consumers = list(old.outputs)
+        image = gs.Variable(IMAGE, np.uint8, list(self.spec.image_spec.shape))
+        planes = append(graph, "Transpose", [image], "image/planes", np.uint8, perm=[0, 3, 1, 2])
+        pixels = append(graph, "Cast", [planes], "image/float", np.float32, to=1)
+        centred = append(
+            graph, "Sub", [pixels, constant("image/mean", mean)], "image/centred", np.float32
+        )
+        normal = append(
+            graph,
+            "Mul",
+            [centred, constant("image/scale", 1 / std)],
+            "image/normalised",
+            np.float32,
+        )
+        for node in consumers:
+            node.inputs = [normal if tensor is old else tensor for tensor in node.inputs]
+        graph.inputs = [image]
+        return 1

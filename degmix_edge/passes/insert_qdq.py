@@ -1,0 +1,59 @@
+"""Place Q/DQ pairs: INT8 lives in the graph, for TensorRT's strongly typed builder and ONNX Runtime alike.
+
+Per-tensor symmetric activations, per-channel symmetric weights stored as INT8 with only a DQ. No pair
+between a convolution and its activation, none on an output.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from degmix_edge.errors import GraphError
+from degmix_edge.passes._base import Pass, append, constant
+from degmix_edge.quant.qparams import per_channel_scale, quantize, scale_of
+from degmix_edge.quant.ranges import Ranges
+from degmix_edge.quant.recipe import Recipe, is_weighted
+
+
+class InsertQdq(Pass):
+    """Both inputs of every INT8 node of `recipe` pass a DQ. Consumers of one tensor share its pair."""
+
+    def __init__(self, recipe: Recipe, ranges: Ranges) -> None:
+        self.recipe, self.ranges = recipe, ranges
+
+    def run(self, graph: gs.Graph) -> int:
+        """See `Pass`."""
+        chosen = self.recipe.nodes("int8")
+        nodes = [node for node in graph.nodes if node.name in chosen and is_weighted(node)]
+        pairs: dict[str, gs.Variable] = {}
+        for node in nodes:
+            tensor = node.inputs[0]
+            if tensor.name not in pairs:
+                pairs[tensor.name] = self._activation(graph, tensor)
+            node.inputs[0] = pairs[tensor.name]
+            node.inputs[1] = _weight(graph, node)
+        return len(nodes)
+
+    def _activation(self, graph: gs.Graph, tensor: gs.Variable) -> gs.Variable:
+        measured = self.ranges.tensors.get(tensor.name)
+        if measured is None:
+            raise GraphError(f"no range for tensor {tensor.name!r}; calibrate this graph again")
+        scale = constant(f"{tensor.name}/scale", scale_of(measured.amax))
+        zero = constant(f"{tensor.name}/zero", 0, np.int8)
+        q = append(graph, "QuantizeLinear", [tensor, scale, zero], f"{tensor.name}/q", np.int8)
+        return append(graph, "DequantizeLinear", [q, scale, zero], f"{tensor.name}/dq", np.float32)
+
+
+def _weight(graph: gs.Graph, node: gs.Node) -> gs.Variable:
+    """INT8 weights behind a DQ, one scale an output channel."""
+    weight = node.inputs[1]
+    transposed = node.op == "MatMul" or (node.op == "Gemm" and not node.attrs.get("transB", 0))
+    axis = weight.values.ndim - 1 if transposed else 0
+    scale = per_channel_scale(weight.values, axis)
+    name = f"{node.name}.weight"
+    stored = constant(f"{name}/int8", quantize(weight.values, scale, axis), np.int8)
+    zeros = constant(f"{name}/zero", np.zeros(len(scale)), np.int8)
+    scales = constant(f"{name}/scale", scale)
+    inputs = [stored, scales, zeros]
+    return append(graph, "DequantizeLinear", inputs, f"{name}/dq", np.float32, axis=axis)

@@ -1,0 +1,26 @@
+"""Keep one copy of equal constants: the coordinate grid of the offset networks, above all."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from degmix_edge.passes._base import Pass
+
+
+class ShareConstants(Pass):
+    """Constants of equal dtype, shape and bytes become one tensor."""
+
+    def run(self, graph: gs.Graph) -> int:
+        """See `Pass`."""
+        first: dict[tuple[str, tuple[int, ...], bytes], gs.Constant] = {}
+        rewrites = 0
+        for node in graph.nodes:
+            for index, tensor in enumerate(node.inputs):
+                if not isinstance(tensor, gs.Constant):
+                    continue
+                key = (str(tensor.dtype), tuple(tensor.shape), tensor.values.tobytes())
+                kept = first.setdefault(key, tensor)
+                if kept is not tensor:
+                    node.inputs[index] = kept
+                    rewrites += 1
+        return rewrites

@@ -1,0 +1,1 @@
+"""Which nodes run in which precision, and the numbers that quantize them."""

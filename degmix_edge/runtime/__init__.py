@@ -1,0 +1,6 @@
+"""The runtime: open a bundle, give it images, get task maps. Imports numpy, pydantic and Pillow only."""
+
+from degmix_edge.runtime.maps import Maps, TaskMap
+from degmix_edge.runtime.session import Latency, Session, load
+
+__all__ = ["Latency", "Maps", "Session", "TaskMap", "load"]

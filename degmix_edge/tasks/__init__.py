@@ -1,0 +1,35 @@
+"""One file a task. `find("semseg")` is the task; `_base.py` says what a task is."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from degmix_edge import registry
+from degmix_edge.tasks._base import DECODES, Task, TaskSpec, decode, logits_name, palette
+from degmix_edge.tasks._colour import colour
+
+__all__ = [
+    "DECODES",
+    "Task",
+    "TaskSpec",
+    "colour",
+    "decode",
+    "find",
+    "logits_name",
+    "names",
+    "palette",
+]
+
+
+def names() -> list[str]:
+    """Names of all tasks."""
+    return registry.names(__name__)
+
+
+def find(name: str) -> Task:
+    """The task called `name`.
+
+    Raises:
+        ConfigError: There is no such task; the message has the nearest name.
+    """
+    return cast(Task, registry.find(__name__, name).TASK)

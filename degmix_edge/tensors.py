@@ -1,0 +1,42 @@
+"""What a tensor must look like, and the check that it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from degmix_edge.errors import ShapeError
+
+
+class TensorSpec(BaseModel):
+    """Name, dtype, shape and unit of one input or output. A `None` in the shape is any size."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    unit: str = ""
+
+    def __str__(self) -> str:
+        """`depth float32 (1, 192, 256) [m]`."""
+        dims = ", ".join("*" if d is None else str(d) for d in self.shape)
+        return f"{self.name} {self.dtype} ({dims})" + (f" [{self.unit}]" if self.unit else "")
+
+
+def check(array: Any, spec: TensorSpec) -> np.ndarray:
+    """Return `array` unchanged if it fits `spec`.
+
+    Raises:
+        ShapeError: It is no array, or its dtype or shape differ.
+    """
+    if not isinstance(array, np.ndarray):
+        raise ShapeError(f"{spec.name}: got {type(array).__name__}, expected a numpy array: {spec}")
+    fits = len(array.shape) == len(spec.shape) and all(
+        want is None or got == want for got, want in zip(array.shape, spec.shape, strict=False)
+    )
+    if str(array.dtype) != spec.dtype or not fits:
+        raise ShapeError(f"{spec.name}: got {array.dtype} {array.shape}, expected {spec}")
+    return array

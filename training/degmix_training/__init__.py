@@ -1,0 +1,1 @@
+"""Models, data, losses and training of multi-task dense prediction networks."""

@@ -1,0 +1,114 @@
+"""PyTorch to ONNX: `torch.onnx.export(dynamo=True)`, with names that carry the module's path."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import logging
+import warnings
+from collections import Counter
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from degmix_edge.errors import GraphError
+from degmix_edge.network import IMAGE, METADATA_KEY, NetworkSpec, Source
+from degmix_training.checkpoint import Checkpoint
+
+OPSET = 20
+"""DeformConv is in opset 19, Gelu in 20."""
+SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+class _Outputs(nn.Module):
+    """The network with its dictionary as a tuple, in the spec's order."""
+
+    def __init__(self, network: nn.Module, tasks: tuple[str, ...]) -> None:
+        super().__init__()
+        self.network, self.tasks = network, tasks
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        logits = self.network(image)
+        return tuple(logits[task] for task in self.tasks)
+
+
+def network_spec(checkpoint: Checkpoint) -> NetworkSpec:
+    """What the exported network promises."""
+    card = checkpoint.card
+    return NetworkSpec(
+        model=card.model,
+        height=card.height,
+        width=card.width,
+        tasks=card.tasks,
+        source=Source(name=checkpoint.path.name, sha256=checkpoint.sha256),
+    )
+
+
+def export(checkpoint: Checkpoint) -> onnx.ModelProto:
+    """The network as float ONNX: `image` `(1, 3, H, W)` normalised to one logits output a task.
+
+    Nodes and their outputs are called `<module path>/<operator>`, so recipes and ranges survive a
+    re-export. The spec lies in the metadata.
+
+    Raises:
+        GraphError: PyTorch's exporter refused the network.
+    """
+    spec = network_spec(checkpoint)
+    network: Any = checkpoint.network
+    folded = network.fold_for_inference() if hasattr(network, "fold_for_inference") else network
+    module = _Outputs(folded, spec.task_names).eval()
+    example = torch.zeros(1, 3, spec.height, spec.width)
+    noise = io.StringIO()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(noise):
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[IMAGE],
+                output_names=list(spec.task_names),
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise GraphError(f"{checkpoint.path}: PyTorch cannot export it: {error}") from error
+    model: onnx.ModelProto = program.model_proto
+    _rename(model, {IMAGE, *spec.task_names})
+    onnx.helper.set_model_props(model, {METADATA_KEY: spec.model_dump_json()})
+    onnx.checker.check_model(model)
+    return model
+
+
+def _rename(model: onnx.ModelProto, fixed: set[str]) -> None:
+    """Name nodes and values by module path; drop what the exporter noted, machine paths among it."""
+    counts: Counter[str] = Counter()
+    names: dict[str, str] = {}
+    for node in model.graph.node:
+        notes = {prop.key: prop.value for prop in node.metadata_props}
+        scopes = ast.literal_eval(notes.get(SCOPES, "['', '']"))
+        path = scopes[-2].removeprefix("network").removeprefix(".") if len(scopes) > 1 else ""
+        stem = f"{path or 'network'}/{node.op_type}"
+        node.name = f"{stem}.{counts[stem]}" if counts[stem] else stem
+        counts[stem] += 1
+        for index, output in enumerate(node.output):
+            if output and output not in fixed:
+                names[output] = f"{node.name}:{index}" if index else node.name
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for tensor in model.graph.initializer:
+        names[tensor.name] = tensor.name.removeprefix("network.")
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for tensor in model.graph.initializer:
+        tensor.name = names[tensor.name]
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    del model.graph.value_info[:]
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]

@@ -1,0 +1,81 @@
+"""Losses, one a task, with the weights of the DeMT family's published recipe (authors' code).
+
+Each takes logits `(N, C, H, W)` and the batch of labels as data sets give them, and is a mean over valid
+pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = 255
+EDGE_WEIGHT = 0.8
+"""Weight of an edge pixel, 0.2 being a background pixel's: the value published for NYUD-v2."""
+
+
+def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Classes `(N, H, W)`; 255 is ignored."""
+    return _mean(
+        F.cross_entropy(logits, label.long(), ignore_index=IGNORE, reduction="sum"), label != IGNORE
+    )
+
+
+def balanced_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Two classes `(N, H, W)`, each weighted by the other's share of the batch."""
+    valid = label != IGNORE
+    background = ((label == 0) & valid).sum() / valid.sum().clamp(min=1)
+    weight = torch.stack((1 - background, background)).to(logits.dtype)
+    loss = F.cross_entropy(
+        logits, label.long(), weight=weight, ignore_index=IGNORE, reduction="sum"
+    )
+    return _mean(loss, valid)
+
+
+def normals_l1(logits: Tensor, label: Tensor) -> Tensor:
+    """L1 of unit vectors, `label` `(N, H, W, 3)`, summed over the three; zero length is invalid."""
+    target = label.permute(0, 3, 1, 2)
+    valid = target.square().sum(1, keepdim=True) > 0
+    return _mean(((F.normalize(logits, dim=1) - target).abs() * valid).sum(), valid)
+
+
+def depth_l1(logits: Tensor, label: Tensor) -> Tensor:
+    """L1 in metres, `label` `(N, H, W)`; 0 is invalid."""
+    valid = label > 0
+    return _mean(((logits[:, 0] - label).abs() * valid).sum(), valid)
+
+
+def edge_bce(logits: Tensor, label: Tensor) -> Tensor:
+    """Binary cross-entropy with `EDGE_WEIGHT`, `label` `(N, H, W)`; 255 is ignored."""
+    valid = label != IGNORE
+    target = (label == 1).to(logits.dtype)
+    weight = torch.where(target > 0, EDGE_WEIGHT, 1 - EDGE_WEIGHT) * valid
+    return _mean(
+        F.binary_cross_entropy_with_logits(logits[:, 0], target, weight=weight, reduction="sum"),
+        valid,
+    )
+
+
+def _mean(total: Tensor, valid: Tensor) -> Tensor:
+    return total / valid.sum().clamp(min=1)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "semseg": cross_entropy,
+    "human_parts": cross_entropy,
+    "saliency": balanced_cross_entropy,
+    "normals": normals_l1,
+    "edge": edge_bce,
+    "depth": depth_l1,
+}
+WEIGHTS = {
+    "semseg": 1.0,
+    "human_parts": 2.0,
+    "saliency": 5.0,
+    "normals": 10.0,
+    "edge": 50.0,
+    "depth": 1.0,
+}
