@@ -138,6 +138,7 @@ def fit(config: TrainConfig, out: Path, *, resume: bool = False) -> Path:
         batch_size=config.batch_size,
         shuffle=True,
         drop_last=True,
+        num_workers=0,
         collate_fn=collate,
     )
     trainer = lightning.Trainer(

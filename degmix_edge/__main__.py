@@ -1,0 +1,5 @@
+"""`python -m degmix_edge` is `degmix-edge`."""
+
+from degmix_edge.cli import main
+
+main()
