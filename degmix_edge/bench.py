@@ -93,9 +93,9 @@ def _result(name: str, latencies: list[Latency]) -> Result:
     for part in PARTS:
         values = [getattr(latency, part) for latency in latencies]
         found = np.percentile(values, PERCENTILES)
-        percentiles[part] = {
-            f"p{p}": float(v) for p, v in zip(PERCENTILES, found, strict=True)
-        } | {"max": max(values)}
+        percentiles[part] = {f"p{p}": float(v) for p, v in zip(PERCENTILES, found, strict=True)} | {
+            "max": max(values)
+        }
     return Result(name, len(latencies), percentiles)
 
 
@@ -104,7 +104,9 @@ def machine() -> dict[str, str]:
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu": cpu_name(),
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cores": str(
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        ),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
     }

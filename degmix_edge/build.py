@@ -1,7 +1,7 @@
 """From a float ONNX network to a bundle: passes, calibration, precision, engine, golden check.
 
-The network comes in as ONNX and calibration as a function, so this knows neither PyTorch nor how images
-are measured.
+The network comes in as ONNX and calibration as a function, so this knows neither PyTorch nor how
+images are measured.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def quantize(
 
 
 def observed_tensors(model: onnx.ModelProto, recipe: Recipe) -> list[str]:
-    """Tensors whose ranges an INT8 build needs: inputs and outputs of INT8 nodes, and Relus behind them."""
+    """Tensors whose ranges an INT8 build needs: inputs and outputs of INT8 nodes, and Relus."""
     chosen = recipe.nodes("int8")
     wanted = []
     for node in to_graph(model).nodes:
@@ -144,7 +144,8 @@ def build(
     Raises:
         ConfigError: An unknown task or backend.
         GraphError: The network is not what the passes take.
-        BuildError: int8 without calibration; an output is not finite; the engine differs from the ONNX.
+        BuildError: int8 without calibration; an output is not finite; the engine differs from the
+            ONNX.
         OutputError: `target` cannot be written.
     """
     clock = clock or Clock(lambda stage: None)
@@ -333,7 +334,8 @@ def infer_spec(model: onnx.ModelProto, path: Path) -> NetworkSpec:
     """The promises of an ONNX file: from its metadata, or from the names and shapes of its outputs.
 
     Raises:
-        GraphError: An output is no known task, or input and outputs are not static images and logits.
+        GraphError: An output is no known task, or input and outputs are not static images and
+            logits.
     """
     from degmix_edge import tasks
     from degmix_edge.network import Source, from_metadata

@@ -123,7 +123,8 @@ def open_bundle(path: Path) -> Bundle:
         got = sha256(file.read_bytes())
         if got != want:
             raise BundleError(
-                f"{path}: file {name!r} was changed: SHA-256 {got[:12]}, the manifest says {want[:12]}; "
+                f"{path}: file {name!r} was changed: SHA-256 {got[:12]}, the manifest says "
+                f"{want[:12]}; "
                 f"copy or build the bundle again"
             )
     return Bundle(path, manifest)

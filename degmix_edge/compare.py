@@ -1,11 +1,12 @@
 """Compare an engine with PyTorch: tensors through polygraphy, maps by each task's own metric.
 
-A softmax or an argmax hides damage that the logits show, and the mean over tasks hides a broken one: so
-logits are compared too, and the worst task decides.
+A softmax or an argmax hides damage that the logits show, and the mean over tasks hides a broken
+one: so logits are compared too, and the worst task decides.
 """
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,10 @@ class TorchRunner(BaseRunner):  # type: ignore[misc]
 
     def infer_impl(self, feed_dict: Mapping[str, np.ndarray]) -> OrderedDict[str, np.ndarray]:
         """Maps, and logits where the backend gives them."""
-        return OrderedDict(self.backend.infer(feed_dict[IMAGE]))
+        start = time.perf_counter()
+        maps = OrderedDict(self.backend.infer(feed_dict[IMAGE]))
+        self.inference_time = time.perf_counter() - start
+        return maps
 
     def deactivate_impl(self) -> None:
         """See `Backend`."""
@@ -81,7 +85,8 @@ class TaskResult:
     Attributes:
         agreement: The task's metric with PyTorch's map as the target.
         disagreement: The same as a fraction: 0 is equal.
-        reference, value: The metric against labels, of PyTorch and of the engine; None without labels.
+        reference, value: The metric against labels, of PyTorch and of the engine; None without
+            labels.
         drop: How much worse the engine is, as a fraction of PyTorch's value; None without labels.
     """
 
@@ -162,7 +167,8 @@ def compare(
         session: The engine.
         reference: PyTorch FP32.
         samples: Image and labels by task, at the network's size; labels may be empty.
-        tensors: What `tensor_differences` gave. An FP32 bundle must also keep within its tolerances.
+        tensors: What `tensor_differences` gave. An FP32 bundle must also keep within its
+            tolerances.
         max_drop: With labels, how much worse a task may be, as a fraction of PyTorch's value.
         max_disagreement: Without labels, how much a task's map may differ.
         advance: Called with 1 after each image.
@@ -176,13 +182,7 @@ def compare(
         count += 1
         advance(1)
     tasks = tuple(score.result() for score in scores.values())
-    exceeded = [
-        f"{t.task} is {100 * t.drop:.1f} % worse than PyTorch (allowed {100 * max_drop:g} %)"
-        if t.drop is not None
-        else f"{t.task} differs by {100 * t.disagreement:.1f} % (allowed {100 * max_disagreement:g} %)"
-        for t in tasks
-        if not (_badness(t) <= (max_disagreement if t.drop is None else max_drop))
-    ]
+    exceeded = [problem for t in tasks for problem in _task_problem(t, max_drop, max_disagreement)]
     if session.bundle is not None and session.bundle.manifest.precision == "fp32":
         exceeded += [problem for t in tensors for problem in _fp32_problems(t)]
     worst = max(tasks, key=lambda t: _badness(t) if _badness(t) == _badness(t) else np.inf)
@@ -192,6 +192,15 @@ def compare(
 
 def _badness(result: TaskResult) -> float:
     return result.disagreement if result.drop is None else result.drop
+
+
+def _task_problem(result: TaskResult, max_drop: float, max_disagreement: float) -> list[str]:
+    """What is out of tolerance; a NaN is."""
+    allowed = max_disagreement if result.drop is None else max_drop
+    if _badness(result) <= allowed:
+        return []
+    how = "differs from PyTorch by" if result.drop is None else "is worse than PyTorch by"
+    return [f"{result.task} {how} {100 * _badness(result):.1f} % (allowed {100 * allowed:g} %)"]
 
 
 def _fp32_problems(tensor: TensorDifference) -> list[str]:

@@ -1,4 +1,4 @@
-"""Settings: typed, checked when they are made, versioned on disk, changed with `--set a.b=value`."""
+"""Settings: typed, checked when made, versioned on disk, changed with `--set a.b=value`."""
 
 from __future__ import annotations
 

@@ -47,7 +47,10 @@ def _python() -> Check:
     found = f"Python {platform.python_version()}, degmix-edge {__version__}"
     if sys.version_info < (3, 11):
         return Check(
-            "python", "note", found, "onnxruntime with DeformConv needs Python >= 3.11; use TensorRT"
+            "python",
+            "note",
+            found,
+            "onnxruntime with DeformConv needs Python >= 3.11; use TensorRT",
         )
     return Check("python", "ok", found)
 

@@ -1,4 +1,4 @@
-"""The golden check: one image and the maps that it must give, on every machine and every backend."""
+"""The golden check: one image and the maps it must give, on every machine and backend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.tasks import logits_name
 
 LABELS_TOLERANCE = 0.05
-"""Share of pixels whose class may differ: integer kernels of two machines round apart at boundaries."""
+"""Share of pixels whose class may differ: integer kernels round apart at boundaries."""
 VALUES_TOLERANCE = 0.02
 """Mean difference of values, as a fraction of the golden map's range."""
 
@@ -112,7 +112,8 @@ def first_nonfinite(model: bytes, image: np.ndarray) -> None:
                 weights = "; its weights hold one" if _weights_broken(proto, node) else ""
                 raise BuildError(
                     f"NaN or infinity in the network's outputs; the first node that makes one is "
-                    f"{node.name!r} ({node.op_type}){weights}. Check the checkpoint, or keep that node "
+                    f"{node.name!r} ({node.op_type}){weights}. Check the checkpoint, or "
+                    "keep that node "
                     f"float with --keep-float"
                 )
 

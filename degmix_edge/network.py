@@ -1,4 +1,4 @@
-"""What a network promises: input size, normalisation, tasks. Travels inside the ONNX file and the bundle."""
+"""What a network promises: input size, normalisation, tasks. Travels in ONNX file and bundle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A histogram of magnitudes whose range grows with what it sees: memory does not grow with images."""
+"""A histogram of magnitudes whose range grows with what it sees, and whose memory does not."""
 
 from __future__ import annotations
 

@@ -79,7 +79,8 @@ def _lower(model: bytes, ranges: Ranges) -> bytes:
 
     graph = to_graph(onnx.load_from_string(model))
     apply(graph, [LowerQdqForCpu(ranges)])
-    return to_model(graph, {}).SerializeToString()
+    lowered: bytes = to_model(graph, {}).SerializeToString()
+    return lowered
 
 
 def _options(threads: int | None, level: str = "ORT_ENABLE_ALL") -> Any:

@@ -1,4 +1,4 @@
-"""The command line: `degmix-edge VERB`. One file a verb; a verb's own imports happen when it runs."""
+"""The command line: `degmix-edge VERB`. One file a verb; its imports happen when it runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ class Verbs(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of a working day."""
-        return ["demo", "train", "eval", "export", "quantize", "build", "run", "compare", "bench"] + [
+        return [
+            "demo",
+            "train",
+            "eval",
+            "export",
+            "quantize",
+            "build",
+            "run",
+            "compare",
+            "bench",
+        ] + [
             "inspect",
             "verify",
             "doctor",
@@ -59,7 +69,7 @@ Exit codes:
 )
 @click.version_option(package_name="degmix-edge", prog_name="degmix-edge")
 def verbs() -> None:
-    """Multi-task dense prediction from PyTorch to a robot.
+    r"""Multi-task dense prediction from PyTorch to a robot.
 
     \b
     degmix-edge demo                                    everything, on photographs

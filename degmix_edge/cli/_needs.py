@@ -21,7 +21,7 @@ EXTRAS = {
 
 
 def missing_package(error: ModuleNotFoundError) -> BackendError:
-    """The error for a package that is not installed. One that we do not know is a bug: raised again."""
+    """The error for a missing package. One that we do not know is a bug: raised again."""
     package = (error.name or "").split(".")[0]
     if package not in EXTRAS:
         raise error

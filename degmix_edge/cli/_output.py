@@ -54,7 +54,7 @@ class Output:
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar with remaining time. Without a terminal, one line when it starts and one at the end."""
+        """A bar with remaining time; without a terminal, one line at the end of what was long."""
         import time
 
         if not self.console.is_terminal:

@@ -27,7 +27,9 @@ def options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [
             click.option(
-                "--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="int8",
+                "--precision",
+                type=click.Choice(["fp32", "fp16", "int8"]),
+                default="int8",
                 show_default=True,
             ),
             click.option(
@@ -41,7 +43,10 @@ def options(function: Callable[..., Any]) -> Callable[..., Any]:
                 help="Use this ranges.json instead of calibrating.",
             ),
             click.option(
-                "--observer", default=OBSERVER, show_default=True, help="min_max, percentile or mse."
+                "--observer",
+                default=OBSERVER,
+                show_default=True,
+                help="min_max, percentile or mse.",
             ),
             click.option("--tasks", metavar="A,B", help="Keep these tasks only."),
             click.option(
@@ -64,7 +69,8 @@ def calibration_images(output: Output, calib: str | None, fit: Fit) -> list[Name
     found = images(calib, fit, split="train")
     if len(found) < FEW:
         output.warn(
-            f"--calib {calib}: {len(found)} images; ranges from fewer than {FEW} miss what the robot "
+            f"--calib {calib}: {len(found)} images; ranges from fewer than {FEW} miss what "
+            "the robot "
             f"will see. 32 to 128 typical ones do"
         )
     return found
@@ -76,6 +82,7 @@ def calibrator(
     """How a build gets its ranges: from a file, from images, or not at all."""
     from degmix_calibration import observers
     from degmix_calibration.collect import collect, graph_hash
+
     from degmix_edge.quant.ranges import read
 
     observers.find(observer)
@@ -87,6 +94,7 @@ def calibrator(
     def calibrate(model: onnx.ModelProto, tensors: Sequence[str]) -> Ranges:
         with output.progress("calibrate", len(found)) as advance:
             pairs = [(item.name, item.image) for item in found]
-            return collect(model, tensors, pairs, observer, advance=advance)
+            found_ranges: Ranges = collect(model, tensors, pairs, observer, advance=advance)
+            return found_ranges
 
     return calibrate

@@ -15,9 +15,9 @@ from degmix_edge.registry import unknown
 
 if TYPE_CHECKING:
     import onnx
+    from degmix_training.checkpoint import Checkpoint
 
     from degmix_edge.network import NetworkSpec
-    from degmix_training.checkpoint import Checkpoint
 
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "stereo_motorcycle")
 """Of scikit-image's wheel."""
@@ -65,7 +65,9 @@ def _data_set(name: str, count: str, fit: Fit, split: str) -> list[NamedImage]:
     from degmix_training import data
 
     if name not in data.names():
-        raise ConfigError(unknown("data set", name, data.names()) + " A folder of images also does.")
+        raise ConfigError(
+            unknown("data set", name, data.names()) + " A folder of images also does."
+        )
     if not count.isdigit() or int(count) < 1:
         raise InputError(f"{name}:{count}: expected a count of images, as in {name}:64")
     samples = data.open_split(name, split, int(count), fit.height, fit.width)
@@ -80,7 +82,7 @@ def checkpoint(name: str) -> Checkpoint:
 
 
 def network(source: str, done: Callable[[str, str], None]) -> tuple[onnx.ModelProto, NetworkSpec]:
-    """The float ONNX network of a checkpoint or of an ONNX file; `done(stage, detail)` after an export.
+    """The float ONNX network of a checkpoint or an ONNX file; `done(stage, detail)` reports.
 
     Raises:
         CheckpointError, GraphError: It is neither, or damaged.

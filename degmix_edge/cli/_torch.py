@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from degmix_edge.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from degmix_training.checkpoint import Checkpoint
+
     from degmix_edge.bundle import Bundle
     from degmix_edge.runtime import Session
-    from degmix_training.checkpoint import Checkpoint
 
 
 def reference(bundle: Bundle, checkpoint: str | None, threads: int | None = None) -> Session:
@@ -38,8 +39,9 @@ def reference(bundle: Bundle, checkpoint: str | None, threads: int | None = None
 
 def source(bundle: Bundle, checkpoint: str | None) -> Checkpoint:
     """The checkpoint that `bundle` was built from, checked by its hash."""
-    from degmix_edge.bundle import sha256
     from degmix_training.checkpoint import load, locate, shipped
+
+    from degmix_edge.bundle import sha256
 
     want = bundle.manifest.network.source
     paths = [locate(checkpoint)] if checkpoint else list(shipped().values())
@@ -52,6 +54,7 @@ def source(bundle: Bundle, checkpoint: str | None) -> Checkpoint:
             f"SHA-256 {want.sha256[:12]}"
         )
     raise CheckpointError(
-        f"{bundle.path}: was built from {want.name} (SHA-256 {want.sha256[:12]}), which is not shipped; "
+        f"{bundle.path}: was built from {want.name} (SHA-256 {want.sha256[:12]}), which is "
+        "not shipped; "
         f"give it as CHECKPOINT"
     )

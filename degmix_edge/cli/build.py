@@ -20,13 +20,15 @@ def command() -> None:
 @click.argument("source", metavar="CHECKPOINT_OR_ONNX_OR_BUNDLE")
 @_quantizing.options
 @click.option("--backend", default="auto", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("robot.degmix"), show_default=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("robot.degmix"), show_default=True
+)
 @verb
 def engine(output: Output, source: str, out: Path, backend: str, **options: Any) -> None:
     """Export, passes, calibration, Q/DQ, engine and golden check in one go.
 
-    SOURCE is a checkpoint (a file, or degmix_tiny), a float ONNX whose outputs are named after tasks, or a
-    bundle whose engine is to be built again for this machine.
+    SOURCE is a checkpoint (a file, or degmix_tiny), a float ONNX whose outputs are named after
+    tasks, or a bundle whose engine is to be built again for this machine.
     """
     from degmix_edge import build as building
 
@@ -66,7 +68,8 @@ def _build(
     check_target(out, force=options["force"])
     if options["precision"] == "int8" and not (options["calib"] or options["ranges"]):
         raise ConfigError(
-            "--precision int8 needs --calib DIR (a folder of 32 to 128 typical images, or synthetic:64) "
+            "--precision int8 needs --calib DIR (a folder of 32 to 128 typical images, or "
+            "synthetic:64) "
             "or --ranges"
         )
     model, spec = network(source, clock.done)

@@ -25,8 +25,12 @@ TENSOR_IMAGES = 4
     show_default=True,
     help="Labelled data set (held-out split), a folder of images, or photos.",
 )
-@click.option("--max-drop", default=2.0, show_default=True, help="With labels: percent of PyTorch's value.")
-@click.option("--max-disagreement", default=10.0, show_default=True, help="Without labels: percent.")
+@click.option(
+    "--max-drop", default=2.0, show_default=True, help="With labels: percent of PyTorch's value."
+)
+@click.option(
+    "--max-disagreement", default=10.0, show_default=True, help="Without labels: percent."
+)
 @click.option("--backend", default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1))
 @verb

@@ -9,17 +9,20 @@ from degmix_edge.cli._output import Output, verb
 
 @click.command()
 @click.argument("checkpoint")
-@click.option("--data", default="synthetic:64", show_default=True, help="Labelled data set, as NAME:COUNT.")
+@click.option(
+    "--data", default="synthetic:64", show_default=True, help="Labelled data set, as NAME:COUNT."
+)
 @verb
 def command(output: Output, checkpoint: str, data: str) -> None:
     """Score CHECKPOINT (a file, or degmix_tiny) in PyTorch on the held-out split of a data set."""
+    from degmix_training.data import Sample
+    from degmix_training.evaluate import network_predictor, score
+
     from degmix_edge import metrics
     from degmix_edge.cli._sources import checkpoint as load
     from degmix_edge.cli._sources import images
     from degmix_edge.errors import InputError
     from degmix_edge.preprocess import Fit
-    from degmix_training.data import Sample
-    from degmix_training.evaluate import network_predictor, score
 
     loaded = load(checkpoint)
     specs, card = loaded.tasks, loaded.card

@@ -16,14 +16,17 @@ def command() -> None:
 
 @command.command("onnx")
 @click.argument("checkpoint")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("model.onnx"), show_default=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("model.onnx"), show_default=True
+)
 @click.option("--force", is_flag=True, help="Replace --out.")
 @verb
 def onnx_(output: Output, checkpoint: str, out: Path, force: bool) -> None:
-    """Export CHECKPOINT (a file, or degmix_tiny) as float ONNX: image in, logits of every task out."""
+    """Export CHECKPOINT (a file, or degmix_tiny) as float ONNX: image in, logits out."""
+    from degmix_training.export import export
+
     from degmix_edge.cli._files import check_file, write_file
     from degmix_edge.cli._sources import checkpoint as load
-    from degmix_training.export import export
 
     check_file(out, force=force)
     loaded = load(checkpoint)

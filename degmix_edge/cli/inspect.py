@@ -71,7 +71,9 @@ def _onnx(output: Output, path: Path) -> None:
         "operators": dict(counts.most_common()),
         "size_bytes": path.stat().st_size,
     }
-    output.say(f"{path}: opset {opset}, {len(model.graph.node)} nodes, {values['size_bytes']:,} bytes")
+    output.say(
+        f"{path}: opset {opset}, {len(model.graph.node)} nodes, {values['size_bytes']:,} bytes"
+    )
     for kind in ("inputs", "outputs"):
         for name, shape in values[kind].items():
             output.say(f"{kind[:-1]}: {name} {shape}")
@@ -90,7 +92,9 @@ def _checkpoint(output: Output, thing: str) -> None:
 
     path = locate(thing)
     card = read_card(path)
-    output.say(f"{path}: {card.model}, {card.height}x{card.width}, step {card.step}, seed {card.seed}")
+    output.say(
+        f"{path}: {card.model}, {card.height}x{card.width}, step {card.step}, seed {card.seed}"
+    )
     output.say(f"commit {card.commit}; " + ", ".join(f"{k} {v}" for k, v in card.versions.items()))
     output.table(
         "validation scores",

@@ -14,12 +14,15 @@ from degmix_edge.cli._output import Output, verb
 @click.command()
 @click.argument("source", metavar="CHECKPOINT_OR_ONNX")
 @_quantizing.options
-@click.option("--out", type=click.Path(path_type=Path), default=Path("model.int8.onnx"), show_default=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("model.int8.onnx"), show_default=True
+)
 @verb
 def command(output: Output, source: str, out: Path, **options: Any) -> None:
     """Write the quantized ONNX, its recipe and its ranges, without building an engine.
 
-    Beside OUT come OUT.recipe.yaml and OUT.ranges.json; the latter can be given to --ranges next time.
+    Beside OUT come OUT.recipe.yaml and OUT.ranges.json; the latter can be given to --ranges next
+    time.
     """
     from degmix_edge import build as building
     from degmix_edge import config
@@ -32,7 +35,9 @@ def command(output: Output, source: str, out: Path, **options: Any) -> None:
 
     tasks, force = split_tasks(options["tasks"]), options["force"]
     check_file(out, force=force)
-    clock = building.Clock(lambda stage: output.say(f"{stage.name:<13}{stage.seconds:6.1f} s  {stage.detail}"))
+    clock = building.Clock(
+        lambda stage: output.say(f"{stage.name:<13}{stage.seconds:6.1f} s  {stage.detail}")
+    )
     model, spec = network(source, clock.done)
     settings = building.Options(
         precision=options["precision"], tasks=tasks, raw_logits=options["raw_logits"]
@@ -56,7 +61,10 @@ def command(output: Output, source: str, out: Path, **options: Any) -> None:
         ranges = measure(deployed, building.observed_tensors(deployed, recipe))
         clock.done("calibrate", f"{len(ranges.tensors)} tensors over {len(ranges.images)} images")
     final = building.quantize(deployed, recipe, ranges, spec)
-    files = {out: final.SerializeToString(), Path(f"{out}.recipe.yaml"): config.dump(recipe).encode()}
+    files = {
+        out: final.SerializeToString(),
+        Path(f"{out}.recipe.yaml"): config.dump(recipe).encode(),
+    }
     if ranges is not None:
         files[Path(f"{out}.ranges.json")] = ranges.model_dump_json(indent=1).encode()
     for path, data in files.items():

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from degmix_edge.cli._output import Output, verb
 
+if TYPE_CHECKING:
+    from degmix_edge.runtime import TaskMap
+
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Write maps here; nothing is written without.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write maps here; nothing is written without."
+)
 @click.option("--tasks", metavar="A,B", help="Write these tasks only.")
-@click.option("--native", is_flag=True, help="Maps at each image's own size instead of the network's.")
+@click.option(
+    "--native", is_flag=True, help="Maps at each image's own size instead of the network's."
+)
 @click.option("--backend", default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1))
 @verb
@@ -64,7 +73,7 @@ def command(
     output.result({"bundle": bundle, "tasks": names, "images": results})
 
 
-def _write(out: Path, image: Path, maps: dict, native: bool) -> list[Path]:  # type: ignore[type-arg]
+def _write(out: Path, image: Path, maps: Mapping[str, TaskMap], native: bool) -> list[Path]:
     import io
 
     import numpy as np
@@ -76,7 +85,7 @@ def _write(out: Path, image: Path, maps: dict, native: bool) -> list[Path]:  # t
     make_folder(out)
     arrays = {n: m.at_image_size() if native else np.asarray(m) for n, m in maps.items()}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     files = {out / f"{image.stem}.npz": buffer.getvalue()}
     for name, array in arrays.items():
         buffer = io.BytesIO()

@@ -11,7 +11,9 @@ from degmix_edge.cli._output import Output, verb
 
 @click.command()
 @click.argument("preset", metavar="PRESET_OR_YAML")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/train"), show_default=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs/train"), show_default=True
+)
 @click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Change one setting.")
 @click.option("--resume", is_flag=True, help="Go on where OUT stopped.")
 @click.option("--force", is_flag=True, help="Write into an OUT that holds another run.")
@@ -20,11 +22,12 @@ def command(
     output: Output, preset: str, out: Path, overrides: tuple[str, ...], resume: bool, force: bool
 ) -> None:
     """Train PRESET (degmix_tiny) or a YAML config; write a checkpoint, losses and scores to OUT."""
+    from degmix_training.config import TrainConfig
+    from degmix_training.config import preset as find
+
     from degmix_edge import config
     from degmix_edge.cli._files import make_folder
     from degmix_edge.errors import OutputError
-    from degmix_training.config import TrainConfig
-    from degmix_training.config import preset as find
 
     settings = config.load(TrainConfig, find(preset), overrides)
     settings.task_specs()

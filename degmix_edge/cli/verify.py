@@ -28,5 +28,7 @@ def command(output: Output, bundle: Path, backend: str) -> None:
     output.say(f"golden image: {found.text}")
     output.result({"bundle": bundle, "files": len(opened.manifest.files), "golden": found})
     if not found.passed:
-        raise AccuracyError(f"{bundle}: gives other maps here than where it was built: {found.text}")
+        raise AccuracyError(
+            f"{bundle}: gives other maps here than where it was built: {found.text}"
+        )
     output.say("verified")

@@ -18,10 +18,10 @@ from degmix_edge.tasks._base import EPSILON, logits_name
 
 
 class DecodeTasks(Pass):
-    """Output `semseg` (logits) becomes tensor `semseg_logits` and output `semseg` (classes), and so on.
+    """Output `semseg` (logits) becomes tensor `semseg_logits` and output `semseg` (classes).
 
-    Logits that are smaller than the image are resized first, bilinear, half-pixel centres: argmax before
-    a resize is another function.
+    Logits that are smaller than the image are resized first, bilinear, half-pixel centres: argmax
+    before a resize is another function.
 
     Args:
         spec: The network's tasks.

@@ -1,4 +1,4 @@
-"""Fold a batch norm into the convolution before it: Q/DQ between the two would stop the fold later."""
+"""Fold a batch norm into the convolution before it: Q/DQ between them would stop the fold."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Run weighted nodes in FP16: weights stored as FP16, casts around the node, all else FP32.
 
-Norms, softmax, reductions, coordinates and decodes are no weighted nodes, so they stay FP32; the recipe
-keeps the offset branch FP32 too.
+Norms, softmax, reductions, coordinates and decodes are no weighted nodes, so they stay FP32; the
+recipe keeps the offset branch FP32 too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Let the graph take the camera's bytes: uint8 `(1, H, W, 3)` RGB instead of normalised float NCHW."""
+"""Let the graph take a camera's bytes: uint8 `(1, H, W, 3)` RGB, not normalised float NCHW."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class InsertImageInput(Pass):
                 f"export with a static batch of 1"
             )
         mean, std = (
-            np.float32(v).reshape(1, 3, 1, 1) * 255 for v in (self.spec.mean, self.spec.std)
+            np.array(v, np.float32).reshape(1, 3, 1, 1) * 255
+            for v in (self.spec.mean, self.spec.std)
         )
         consumers = list(old.outputs)
         image = gs.Variable(IMAGE, np.uint8, list(self.spec.image_spec.shape))

@@ -1,7 +1,7 @@
-"""Place Q/DQ pairs: INT8 lives in the graph, for TensorRT's strongly typed builder and ONNX Runtime alike.
+"""Place Q/DQ pairs: INT8 lives in the graph, for TensorRT and ONNX Runtime alike.
 
-Per-tensor symmetric activations, per-channel symmetric weights stored as INT8 with only a DQ. No pair
-between a convolution and its activation, none on an output.
+Per-tensor symmetric activations, per-channel symmetric weights stored as INT8 with only a DQ. No
+pair between a convolution and its activation, none on an output.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from degmix_edge.quant.recipe import Recipe, is_weighted
 
 
 class InsertQdq(Pass):
-    """Both inputs of every INT8 node of `recipe` pass a DQ. Consumers of one tensor share its pair."""
+    """Both inputs of every INT8 node of `recipe` pass a DQ; a tensor's consumers share its pair."""
 
     def __init__(self, recipe: Recipe, ranges: Ranges) -> None:
         self.recipe, self.ranges = recipe, ranges

@@ -13,8 +13,8 @@ from degmix_edge.passes._base import Pass
 class PruneTasks(Pass):
     """Outputs other than `tasks` are dropped.
 
-    In the DeMT family every query reads every task's mixer, so those stay: the kept tasks' values do not
-    change.
+    In the DeMT family every query reads every task's mixer, so those stay: the kept tasks' values
+    do not change.
     """
 
     def __init__(self, tasks: Sequence[str]) -> None:

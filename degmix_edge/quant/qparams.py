@@ -1,4 +1,4 @@
-"""Symmetric INT8: zero point 0, scale = amax / 127, as TensorRT's explicit quantization wants it."""
+"""Symmetric INT8: zero point 0, scale = amax / 127, as TensorRT wants it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def quantize(values: np.ndarray, scale: np.ndarray, axis: int | None = None) -> 
         shape = [1] * values.ndim
         shape[axis] = -1
         scale = scale.reshape(shape)
-    return np.clip(np.rint(values / scale), -LEVELS, LEVELS).astype(np.int8)
+    return np.asarray(np.clip(np.rint(values / scale), -LEVELS, LEVELS), np.int8)
 
 
 def per_channel_scale(weight: np.ndarray, axis: int) -> np.ndarray:

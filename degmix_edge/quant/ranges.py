@@ -56,7 +56,8 @@ def read(path: Path, graph_sha256: str) -> Ranges:
         raise ConfigError(f"{path}: not a ranges file: {error}") from None
     if ranges.graph_sha256 != graph_sha256:
         raise ConfigError(
-            f"{path}: measured on graph {ranges.graph_sha256[:12]}, this graph is {graph_sha256[:12]}: "
+            f"{path}: measured on graph {ranges.graph_sha256[:12]}, this graph is "
+            f"{graph_sha256[:12]}: "
             f"the weights changed. Calibrate again (--calib)"
         )
     return ranges

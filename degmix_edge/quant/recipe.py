@@ -1,8 +1,8 @@
 """The precision recipe: each weighted node's precision, and why.
 
-The rules are TensorRT's habits for explicit quantization plus what dense prediction needs: offsets decide
-addresses, so nothing that makes them is quantized; the first convolution reads the image, the last layer
-of a regression is the regression.
+The rules are TensorRT's habits for explicit quantization plus what dense prediction needs: offsets
+decide addresses, so nothing that makes them is quantized; the first convolution reads the image,
+the last layer of a regression is the regression.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def choose(
 
 
 def is_weighted(node: gs.Node) -> bool:
-    """Whether `node` multiplies a variable by constant weights. A stack of matrices is not weights."""
+    """Whether `node` multiplies a variable by constant weights; a stack of matrices is none."""
     if node.op not in WEIGHTED or not isinstance(node.inputs[0], gs.Variable):
         return False
     weight = node.inputs[1]

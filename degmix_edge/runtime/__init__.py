@@ -1,4 +1,4 @@
-"""The runtime: open a bundle, give it images, get task maps. Imports numpy, pydantic and Pillow only."""
+"""The runtime: open a bundle, give it images, get task maps. Numpy, pydantic and Pillow only."""
 
 from degmix_edge.runtime.maps import Maps, TaskMap
 from degmix_edge.runtime.session import Latency, Session, load

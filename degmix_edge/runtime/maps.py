@@ -13,7 +13,8 @@ from degmix_edge.tasks import TaskSpec, colour
 class TaskMap(np.ndarray):
     """One task's map of one image, at the network's size, padding cut off.
 
-    uint8 `(H, W)` classes, float32 `(H, W)` probabilities or metres, or float32 `(H, W, 3)` unit vectors.
+    uint8 `(H, W)` classes, float32 `(H, W)` probabilities or metres, or float32 `(H, W, 3)` unit
+    vectors.
 
     Attributes:
         spec: The task, with classes, palette and unit.
@@ -54,12 +55,13 @@ class TaskMap(np.ndarray):
         return colour(np.asarray(self), self.spec, limit)
 
     def at_image_size(self) -> np.ndarray:
-        """The map on the image's own pixels: nearest for classes, bilinear otherwise, unit length kept."""
+        """The map on the image's own pixels: classes nearest, others bilinear, vectors unit."""
         placed = self.placement
         shape = (placed.image_height, placed.image_width)
         if self.shape[:2] == shape:
             return np.asarray(self)
-        inside = Placement(0, 0, *self.shape[:2], *shape)
+        height, width = self.shape[:2]
+        inside = Placement(0, 0, height, width, *shape)
         resized = inside.to_image_size(np.asarray(self), labels=self.spec.decode == "argmax")
         if self.spec.decode == "unit_vector":
             resized /= np.maximum(np.linalg.norm(resized, axis=-1, keepdims=True), 1e-6)

@@ -135,7 +135,8 @@ def engine_bytes(bundle: Bundle, backend: type[EngineBackend]) -> bytes:
         return bundle.file(engine.file).read_bytes()
     built = f"{engine.version} on {engine.device}" if engine else "nothing"
     warnings.warn(
-        f"{bundle.path}: engine built for {backend.name} {built}, running on {here[0]} on {here[1]}: "
+        f"{bundle.path}: engine built for {backend.name} {built}, running on {here[0]} on "
+        f"{here[1]}: "
         f"using {MODEL}, which is slower. `degmix-edge build engine {bundle.path}` builds it again",
         stacklevel=3,
     )

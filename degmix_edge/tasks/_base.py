@@ -1,12 +1,13 @@
 """What a task is: channels, unit, how logits become a map, how a map becomes a picture.
 
 Five decodes cover the tasks of the field. Each is written three times, and tests hold the three
-together: here in numpy (slow and obvious, the reference), in `passes/decode_tasks.py` as ONNX nodes,
-in `backends/torch_eager.py` in torch.
+together: here in numpy (slow and obvious, the reference), in `passes/decode_tasks.py` as ONNX
+nodes, in `backends/torch_eager.py` in torch.
 """
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -60,7 +61,7 @@ class Task:
             unit=self.unit,
             metric=self.metric,
             classes=classes,
-            palette=palette(len(classes)) if classes else (),
+            palette=palette(classes),
         )
 
 
@@ -108,27 +109,29 @@ def decode(logits: np.ndarray, kind: Decode) -> np.ndarray:
     zero. unit_vector: divided by its length, channels last.
     """
     if kind == "argmax":
-        return np.argmax(logits, axis=1).astype(np.uint8)
+        return np.asarray(np.argmax(logits, axis=1), np.uint8)
     if kind == "foreground":
-        return 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+        return np.asarray(1 / (1 + np.exp(logits[:, 0] - logits[:, 1])))
     if kind == "sigmoid":
-        return 1 / (1 + np.exp(-logits[:, 0]))
+        return np.asarray(1 / (1 + np.exp(-logits[:, 0])))
     if kind == "clamp":
-        return np.maximum(logits[:, 0], 0)
+        return np.asarray(np.maximum(logits[:, 0], 0))
     length = np.sqrt(np.sum(logits * logits, axis=1, keepdims=True))
     return np.moveaxis(logits / np.maximum(length, EPSILON), 1, -1)
 
 
-def palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
-    """Distinct colours, the same on every machine: golden-angle hues in three brightnesses."""
-    colours = []
-    for index in range(num_classes):
-        hue, value = (index * 0.61803398875) % 1.0, (0.95, 0.7, 0.5)[index % 3]
-        sector, rest = divmod(hue * 6, 1)
-        saturation = 0.65
-        low = value * (1 - saturation)
-        down, up = value * (1 - saturation * rest), value * (1 - saturation * (1 - rest))
-        table = ((value, up, low), (down, value, low), (low, value, up))
-        table += ((low, down, value), (up, low, value), (value, low, down))
-        colours.append(tuple(round(255 * c) for c in table[int(sector)]))
-    return tuple(colours)  # type: ignore[arg-type]
+def palette(classes: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
+    """Distinct colours, the same everywhere: golden-angle hues in three brightnesses.
+
+    A first class called `background` is black.
+    """
+    colours = [_colour(index) for index in range(len(classes))]
+    if classes and classes[0] == "background":
+        colours[0] = (0, 0, 0)
+    return tuple(colours)
+
+
+def _colour(index: int) -> tuple[int, int, int]:
+    hue, value, saturation = (index * 0.61803398875) % 1.0, (0.95, 0.7, 0.5)[index % 3], 0.65
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)

@@ -20,17 +20,17 @@ def colour(array: np.ndarray, spec: TaskSpec, limit: float | None = None) -> np.
     Args:
         array: As `TaskSpec.map_spec` says, without the batch.
         spec: Its task; class maps take its palette, and 255 is black.
-        limit: Metres at the far end of the depth colours; None takes the map's 98th percentile. Give one
-            limit to pictures that are to be compared.
+        limit: Metres at the far end of the depth colours; None takes the map's 98th percentile.
+            Give one limit to pictures that are to be compared.
     """
     if spec.decode == "argmax":
         table = np.zeros((256, 3), np.uint8)
         table[: len(spec.palette)] = spec.palette
-        return table[array]
+        return np.asarray(table[array])
     if spec.decode == "unit_vector":
         # x right is red, y up is green, towards the camera is blue: what normal maps look like.
         towards = array * np.array([1, -1, -1], np.float32)
-        return np.clip((towards + 1) * 127.5, 0, 255).astype(np.uint8)
+        return np.asarray(np.clip((towards + 1) * 127.5, 0, 255), np.uint8)
     if spec.decode == "clamp":
         far = limit or float(np.percentile(array, 98)) or 1.0
         place = np.clip(array / far, 0, 1) * (len(DEPTH_STOPS) - 1)

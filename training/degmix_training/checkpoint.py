@@ -131,7 +131,8 @@ def read_card(path: Path) -> Card:
         ) from None
     if header.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path}: its header says format {header.get('format')!r}, expected {FORMAT!r}: these are "
+            f"{path}: its header says format {header.get('format')!r}, expected {FORMAT!r}: "
+            "these are "
             f"weights of something else. Expected a file written by `degmix-edge train`"
         )
     try:
@@ -174,6 +175,7 @@ def _check_keys(
             shapes + [f"missing {key}" for key in missing] + [f"extra {key}" for key in extra]
         )[:3]
         raise CheckpointError(
-            f"{path}: weights are not those of model {model!r}: {len(missing)} missing, {len(extra)} "
+            f"{path}: weights are not those of model {model!r}: {len(missing)} missing, "
+            f"{len(extra)} "
             f"extra, {len(shapes)} of another shape (first: {'; '.join(first)})"
         )

@@ -25,7 +25,7 @@ class Data(Settings):
 
 
 class Optim(Settings):
-    """Optimiser and schedule. The published recipe is `sgd`, lr 1e-3, weight decay 5e-4, power 0.9."""
+    """Optimiser and schedule; the published recipe is SGD with the defaults here."""
 
     name: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(1e-3, gt=0)

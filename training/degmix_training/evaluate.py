@@ -40,7 +40,7 @@ def score(
     batch_size: int = 8,
     advance: Callable[[int], None] = lambda n: None,
 ) -> dict[str, float]:
-    """Each task's own metric over all samples that have its label. `advance(n)` reports progress."""
+    """Each task's own metric over all samples with its label; `advance(n)` reports progress."""
     scores = {task: metrics.find(spec.metric)(spec.num_channels) for task, spec in specs.items()}
     for start in range(0, len(samples), batch_size):
         batch = [samples[i] for i in range(start, min(start + batch_size, len(samples)))]

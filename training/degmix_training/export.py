@@ -85,7 +85,7 @@ def export(checkpoint: Checkpoint) -> onnx.ModelProto:
 
 
 def _rename(model: onnx.ModelProto, fixed: set[str]) -> None:
-    """Name nodes and values by module path; drop what the exporter noted, machine paths among it."""
+    """Name nodes and values by module path; drop the exporter's notes, which hold file paths."""
     counts: Counter[str] = Counter()
     names: dict[str, str] = {}
     for node in model.graph.node:

@@ -32,7 +32,7 @@ Batch = tuple[Tensor, dict[str, Tensor]]
 
 
 class Fit(lightning.LightningModule):
-    """One network under its losses: poly schedule with warm-up, metrics of every task at validation."""
+    """One network under its losses, with the poly schedule and warm-up."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ def evaluate_now(module: Fit, samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def fit(config: TrainConfig, out: Path, *, resume: bool = False) -> Path:
-    """Train as `config` says; write checkpoint, losses (CSV), scores and Lightning's state to `out`.
+    """Train as `config` says; write checkpoint, losses (CSV), scores and state to `out`.
 
     Returns:
         Path of the checkpoint `<preset or model>.safetensors`.

@@ -1,7 +1,7 @@
 """Losses, one a task, with the weights of the DeMT family's published recipe (authors' code).
 
-Each takes logits `(N, C, H, W)` and the batch of labels as data sets give them, and is a mean over valid
-pixels.
+Each takes logits `(N, C, H, W)` and the batch of labels as data sets give them, and is a mean over
+valid pixels.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from degmix_training.data._sample import Sample
 class Augmented(Sequence[Sample]):
     """`samples` with only the labels of `tasks`, changed differently every time they are read.
 
-    Flip with probability 0.5; brightness, contrast, saturation and each channel's gain within ranges.
+    Flip with probability 0.5; brightness, contrast, saturation and each channel's gain within
+    ranges.
     """
 
     def __init__(self, samples: Sequence[Sample], tasks: Sequence[str], seed: int) -> None:
@@ -33,7 +34,7 @@ class Augmented(Sequence[Sample]):
 
 
 def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brightness +-32, contrast and saturation 0.5-1.5, each with probability 0.5, then white balance."""
+    """Brightness +-32, contrast and saturation 0.5-1.5, each half of the time; white balance."""
     pixels = image.astype(np.float32)
     if rng.random() < 0.5:
         pixels += np.float32(rng.uniform(-32, 32))

@@ -112,7 +112,13 @@ class Layout:
             self.primitives.append(capsule(a, b, width, **what))
 
         add(TORSO, shirt, hips + 0.04 * tall * up, shoulders - 0.03 * tall * up, 0.085 * tall)
-        add(TORSO, shirt, shoulders - 0.07 * tall * across, shoulders + 0.07 * tall * across, 0.045 * tall)
+        add(
+            TORSO,
+            shirt,
+            shoulders - 0.07 * tall * across,
+            shoulders + 0.07 * tall * across,
+            0.045 * tall,
+        )
         centre = foot + 0.92 * tall * up
         add(HEAD, skin, centre - 0.02 * tall * up, centre + 0.01 * tall * up, 0.06 * tall)
         back = centre + 0.03 * tall * up - 0.012 * tall * ahead
@@ -129,7 +135,9 @@ class Layout:
             add(LOWER_LEG, trousers, knee, ankle, 1.15 * limb)
             raised = rng.uniform(0.1, 0.6) if rng.random() < 0.7 else rng.uniform(1.2, 2.6)
             shoulder = shoulders + side * 0.115 * tall * across
-            out = np.sin(raised) * side * across * 0.8 + np.sin(raised) * ahead * rng.uniform(-0.6, 0.6)
+            out = np.sin(raised) * side * across * 0.8 + np.sin(raised) * ahead * rng.uniform(
+                -0.6, 0.6
+            )
             elbow = shoulder + 0.17 * tall * (out - np.cos(raised) * up)
             bend = raised + rng.uniform(0, 0.9)
             out = np.sin(bend) * side * across * 0.5 + np.sin(bend) * ahead * 0.7

@@ -1,7 +1,7 @@
 """Rays against primitives, all pixels of a primitive at once.
 
-World axes: x and y along the floor, z up, metres. A ray is `origin + t * direction`; directions are scaled
-so that `t` is depth along the optical axis.
+World axes: x and y along the floor, z up, metres. A ray is `origin + t * direction`; directions are
+scaled so that `t` is depth along the optical axis.
 """
 
 from __future__ import annotations
@@ -169,7 +169,5 @@ def _nearest_root(a: np.ndarray, b: np.ndarray, c: float) -> np.ndarray:
     return np.where((square > 0) & (t > NEAR), t, NOTHING)
 
 
-def _normals(
-    origin: np.ndarray, rays: np.ndarray, t: np.ndarray, centre: np.ndarray
-) -> np.ndarray:
+def _normals(origin: np.ndarray, rays: np.ndarray, t: np.ndarray, centre: np.ndarray) -> np.ndarray:
     return origin + np.where(np.isfinite(t), t, 0)[:, None] * rays - centre

@@ -14,8 +14,9 @@ class Sample:
     Attributes:
         name: What people call it in reports.
         image: `(H, W, 3)` uint8 RGB.
-        labels: By task, as `TaskSpec.map_spec` without the batch: uint8 classes and binary maps (255 is
-            ignored), float32 metres (0 is invalid), float32 `(H, W, 3)` unit vectors (zero is invalid).
+        labels: By task, as `TaskSpec.map_spec` without the batch: uint8 classes and binary maps
+            (255 is ignored), float32 metres (0 is invalid), float32 `(H, W, 3)` unit vectors (zero
+            is invalid).
     """
 
     name: str

@@ -35,14 +35,16 @@ class Rendered(Sequence[Sample]):
         chunk = self.chunks[index // CHUNK]
         arrays = {key: values[index % CHUNK] for key, values in chunk.items()}
         image = arrays.pop("image")
-        return Sample(self.names[index], image, {task: _wide(task, a) for task, a in arrays.items()})
+        return Sample(
+            self.names[index], image, {task: _wide(task, a) for task, a in arrays.items()}
+        )
 
 
 def rendered(name: str, make: Callable[[int], Sample], seeds: range) -> Rendered:
     """Samples `make(seed)`, from the cache where they are there.
 
-    The cache lies in `$DEGMIX_CACHE`, else in `$XDG_CACHE_HOME/degmix-edge`, and knows the code that
-    rendered it.
+    The cache lies in `$DEGMIX_CACHE`, else in `$XDG_CACHE_HOME/degmix-edge`, and knows the code
+    that rendered it.
     """
     probe = make(seeds[0])
     size = "x".join(map(str, probe.image.shape[:2]))

@@ -1,13 +1,15 @@
-"""Synthetic indoor scenes with exact labels for all six tasks: the data set that ships with the code.
+"""Synthetic indoor scenes with exact labels for all six tasks; ships with the code.
 
-A box-shaped room with doors and pictures, tables, boxes, balls, cylinders and people, ray cast in numpy
-with one ray a pixel. Labels come from geometry, so they have no noise. The same seed gives the same
-scene everywhere.
+A box-shaped room with doors and pictures, tables, boxes, balls, cylinders and people, ray cast in
+numpy with one ray a pixel. Labels come from geometry, so they have no noise. The same seed gives
+the same scene everywhere.
 
 Conventions:
-    edge: occlusions (another object in front), creases (a surface turns by more than 25 degrees) and the
-        outlines of doors and pictures; the nearer pixel of a pair is marked, so edges are 1 to 2 px wide.
-    saliency: people; without people, the object that covers most pixels, weighted towards the centre.
+    edge: occlusions (another object in front), creases (a surface turns by more than 25 degrees)
+        and the outlines of doors and pictures; the nearer pixel of a pair is marked, so edges are 1
+        to 2 px wide.
+    saliency: people; without people, the object that covers most pixels, weighted towards the
+        centre.
     normals: the camera's optical frame, x right, y down, z forward.
     depth: along the optical axis.
 """
@@ -46,7 +48,7 @@ FIRST_SEED = {"train": 0, "val": 1_000_000, "test": 2_000_000}
 WALL, FLOOR, CEILING, DOOR, PICTURE = range(5)
 CREASE = np.cos(np.deg2rad(25))
 JUMP = 0.06
-"""Depth step of an occlusion inside one object, as a fraction of depth beyond what its slope explains."""
+"""Depth step of an occlusion inside one object: fraction of depth beyond its slope's."""
 LARGEST = 4096
 
 
@@ -133,9 +135,13 @@ def _camera(rng: np.random.Generator, size: np.ndarray, height: int) -> _Camera:
     pitch, roll = rng.uniform(-0.05, 0.3), rng.normal(0, 0.03)
     forward = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), -np.sin(pitch)])
     level = np.array([np.sin(yaw), -np.cos(yaw), 0])
-    down = np.array([forward[1] * level[2] - forward[2] * level[1],
-                     forward[2] * level[0] - forward[0] * level[2],
-                     forward[0] * level[1] - forward[1] * level[0]])
+    down = np.array(
+        [
+            forward[1] * level[2] - forward[2] * level[1],
+            forward[2] * level[0] - forward[0] * level[2],
+            forward[0] * level[1] - forward[1] * level[0],
+        ]
+    )
     right = np.cos(roll) * level + np.sin(roll) * down
     down = np.cos(roll) * down - np.sin(roll) * level
     origin = size / 2 - forward * size * rng.uniform(0.3, 0.42)
@@ -349,9 +355,7 @@ def _saliency(seen: _Buffers, grid: tuple[int, int]) -> np.ndarray:
     return (things & (seen.instance == best)).reshape(grid).astype(np.uint8)
 
 
-def _edges(
-    seen: _Buffers, normals: np.ndarray, focal: float, grid: tuple[int, int]
-) -> np.ndarray:
+def _edges(seen: _Buffers, normals: np.ndarray, focal: float, grid: tuple[int, int]) -> np.ndarray:
     """Mark the nearer pixel of every pair of neighbours that an edge parts."""
     depth, instance = seen.t.reshape(grid), seen.instance.reshape(grid)
     part = seen.part.reshape(grid)
@@ -370,7 +374,9 @@ def _edges(
         step = np.abs(depth[b] - expected) > JUMP * depth[a]
         crease = np.sum(turned[a] * turned[b], axis=-1) < CREASE
         same = (instance[a] == instance[b]) & (part[a] == part[b])
-        parted = (instance[a] != instance[b]) | (step & (crease | ~same)) | (crease & (part[a] == 0))
+        parted = (
+            (instance[a] != instance[b]) | (step & (crease | ~same)) | (crease & (part[a] == 0))
+        )
         nearer = depth[a] <= depth[b]
         edge[a] |= parted & nearer
         edge[b] |= parted & ~nearer

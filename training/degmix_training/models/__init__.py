@@ -1,7 +1,7 @@
 """Models, one file each: `Model(config, tasks)` and its `Config`.
 
-A model maps `(N, 3, H, W)` normalised images to `{task: logits (N, C, H, W)}` and treats every row of
-a batch alone.
+A model maps `(N, 3, H, W)` normalised images to `{task: logits (N, C, H, W)}` and treats every row
+of a batch alone.
 """
 
 from __future__ import annotations

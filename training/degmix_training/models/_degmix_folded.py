@@ -1,10 +1,12 @@
 """DeGMix for inference: the same function with fewer operations. Every rewrite is exact.
 
 - Fusion: value, output and linear layer have nothing between them, so they are one.
-- Query: without softmax it is linear in the fused tokens' second moments. With `z` the normalised fused
-  tokens and a column of ones beside them, `G = z^T z` is one small matrix that all tasks share, and a
+- Query: without softmax it is linear in the fused tokens' second moments. With `z` the normalised
+fused
+  tokens and a column of ones beside them, `G = z^T z` is one small matrix for all tasks, and a
   query is `[norm(t), 1] @ R` with `R = sum_heads M_h G N_h`: keys, values and their norms are gone.
-- Embedding: a 1x1 convolution and a bilinear resize commute, so a scale with many channels is projected
+- Embedding: a 1x1 convolution and a bilinear resize commute, so a scale with many channels is
+projected
   to the patch's taps before it is resized.
 
 These need to know the model, so they live here and not in a graph pass.
@@ -55,7 +57,7 @@ class FoldedQuery(nn.Module):
 
 
 class FoldedEmbed(nn.Module):
-    """Four scales to `(N, d, h, w)`: resize, concatenate and patch convolution, wide scales hoisted."""
+    """Four scales to `(N, d, h, w)`: resize, concatenate, embed; wide scales are hoisted."""
 
     def __init__(self, embed: nn.Conv2d, channels: list[int]) -> None:
         super().__init__()
@@ -125,7 +127,7 @@ class Folded(nn.Module):
 
 
 def _affine(norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:
-    """`(d + 1, d)` double: the norm's affine part and the linear layer after it, on `[token, 1]`."""
+    """`(d + 1, d)` double, on `[token, 1]`: the norm's affine part and the layer after it."""
     weight = linear.weight.double().T
     return torch.cat(
         (norm.weight.double().unsqueeze(1) * weight, norm.bias.double() @ weight[None])

@@ -1,8 +1,8 @@
 """The deformable mixer that DeMT, DeMTG and DeGMix share.
 
-Xu et al., "DeMT: Deformable Mixer Transformer for Multi-Task Learning of Dense Prediction", AAAI 2023
-(arXiv 2301.03461). One block is a channel-aware mixing (1x1) and a spatial-aware deformable one:
-`u = BN(GELU(Conv1x1(x))); out = u + BN(GELU(DCN(u)))`.
+Xu et al., "DeMT: Deformable Mixer Transformer for Multi-Task Learning of Dense Prediction", AAAI
+2023 (arXiv 2301.03461). One block is a channel-aware mixing (1x1) and a spatial-aware deformable
+one: `u = BN(GELU(Conv1x1(x))); out = u + BN(GELU(DCN(u)))`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ TAPS = 9
 
 
 class OffsetNetwork(nn.Module):
-    """Offsets in pixels `(N, 2C, h, w)`, channel 2c is dy and 2c+1 is dx, from features `(N, C, h, w)`.
+    """Features `(N, C, h, w)` to offsets in pixels `(N, 2C, h, w)`: 2c is dy, 2c + 1 is dx.
 
-    Linear in the features plus a fixed map: a 3x3 convolution to 18 maps, the absolute pixel position
-    of each tap added (rows 1..h in the first nine maps, columns 1..w in the last), a grouped 3x3
-    convolution to 2C. With two groups the first half of the channels sees only rows, the second only
-    columns; the authors' code has it so, and its weights need it.
+    Linear in the features plus a fixed map: a 3x3 convolution to 18 maps, the absolute pixel
+    position of each tap added (rows 1..h in the first nine maps, columns 1..w in the last), a
+    grouped 3x3 convolution to 2C. With two groups the first half of the channels sees only rows,
+    the second only columns; the authors' code has it so, and its weights need it.
 
     Args:
         dim: Channels C.
@@ -45,7 +45,7 @@ class OffsetNetwork(nn.Module):
 
     @staticmethod
     def _positions(features: Tensor) -> Tensor:
-        """`(1, 18, h, w)`: where each tap of each pixel lies, in pixels, the first pixel being 1."""
+        """`(1, 18, h, w)`: where each tap of each pixel lies; the first pixel is 1."""
         height, width = features.shape[-2:]
         options = {"dtype": features.dtype, "device": features.device}
         near = torch.arange(-1, 2, **options)
@@ -90,7 +90,7 @@ def sample(value: Tensor, offset: Tensor) -> Tensor:
 
 
 class MixerBlock(nn.Module):
-    """One deformable mixer block: `(N, C, h, w) -> (N, C, h, w)`. Residual around the second half."""
+    """One block: `(N, C, h, w) -> (N, C, h, w)`, residual around the second half."""
 
     def __init__(self, dim: int, *, zero_offset_init: bool) -> None:
         super().__init__()

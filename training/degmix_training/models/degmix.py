@@ -1,11 +1,13 @@
 """DeGMix: deformable mixers a task, task interaction, softmax-free task queries, one shared gate.
 
 Xu et al., "Deformable Mixer Transformer with Gating for Multi-Task Learning of Dense Prediction",
-arXiv 2308.05721 v5. Follows what the authors' public code computes for one image a device, and does so
+arXiv 2308.05721 v5. Follows what the authors' public code computes for one image a device, and does
+so
 for every image of a batch:
 
 - the patch embedding puts the head at 1/16 of the image (`patch_size` 4 on stride 4);
-- the interaction attends over a sequence of length one there, so it is two linear layers and a norm;
+- the interaction attends over a sequence of length one there, so it is two linear layers and a
+norm;
 - the query has no softmax, so `(Q K^T) V` is computed as `Q (K^T V)`: the same, without the
   `hw x T hw` matrix.
 """
@@ -158,7 +160,7 @@ class Model(nn.Module):
         return Folded(self)
 
     def _embed(self, maps: list[Tensor]) -> Tensor:
-        """The four scales as one map `(N, d, h, w)`, zero-padded right and below to whole patches."""
+        """The four scales as one map `(N, d, h, w)`, zero-padded to whole patches."""
         size = maps[0].shape[-2:]
         stacked = torch.cat([maps[0], *(resize(m, size) for m in maps[1:])], dim=1)
         below, right = (-side % self.patch_size for side in size)

@@ -1,0 +1,25 @@
+# Two commands need no set-up: `make demo` and `make test`. Both make .venv on their first call.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test weights
+
+demo: .venv/installed
+	$(BIN)/degmix-edge demo --out demo
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --durations=10
+
+# Trains the checkpoint that ships with the package, with the command that users have.
+weights: .venv/installed
+	$(BIN)/degmix-edge train degmix_tiny --out runs/degmix_tiny --force
+	$(BIN)/python training/ship.py runs/degmix_tiny degmix_tiny
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
