@@ -49,6 +49,8 @@ class TrainConfig(Settings):
     data: Data = Data()
     optim: Optim = Optim()
     loss_weights: dict[str, float] = losses.WEIGHTS
+    edge_weight: float = Field(losses.EDGE_WEIGHT, gt=0, lt=1)
+    """See `losses.edge_bce`."""
     steps: int = Field(40_000, gt=0)
     batch_size: int = Field(8, gt=0)
     seed: int = Field(0, ge=0)

@@ -52,7 +52,8 @@ class Fit(lightning.LightningModule):
         logits = self.network((image.permute(0, 3, 1, 2).float() - self.mean) / self.std)
         total = torch.zeros((), device=image.device)
         for task in self.specs:
-            loss = LOSSES[task](logits[task], labels[task])
+            options = {"edge_weight": self.config.edge_weight} if task == "edge" else {}
+            loss = LOSSES[task](logits[task], labels[task], **options)
             total = total + self.config.loss_weights[task] * loss
             self.log(f"loss/{task}", loss)
         self.log("loss", total, prog_bar=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 IGNORE = 255
 EDGE_WEIGHT = 0.8
-"""Weight of an edge pixel, 0.2 being a background pixel's: the value published for NYUD-v2."""
+"""Weight of an edge pixel, 0.2 being a background pixel's. Published: 0.8 NYUD-v2, 0.95 PASCAL."""
 
 
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
@@ -48,11 +48,14 @@ def depth_l1(logits: Tensor, label: Tensor) -> Tensor:
     return _mean(((logits[:, 0] - label).abs() * valid).sum(), valid)
 
 
-def edge_bce(logits: Tensor, label: Tensor) -> Tensor:
-    """Binary cross-entropy with `EDGE_WEIGHT`, `label` `(N, H, W)`; 255 is ignored."""
+def edge_bce(logits: Tensor, label: Tensor, edge_weight: float = EDGE_WEIGHT) -> Tensor:
+    """Binary cross-entropy, `label` `(N, H, W)`; 255 is ignored.
+
+    An edge pixel weighs `edge_weight`, any other `1 - edge_weight`.
+    """
     valid = label != IGNORE
     target = (label == 1).to(logits.dtype)
-    weight = torch.where(target > 0, EDGE_WEIGHT, 1 - EDGE_WEIGHT) * valid
+    weight = torch.where(target > 0, edge_weight, 1 - edge_weight) * valid
     return _mean(
         F.binary_cross_entropy_with_logits(logits[:, 0], target, weight=weight, reduction="sum"),
         valid,
@@ -63,7 +66,7 @@ def _mean(total: Tensor, valid: Tensor) -> Tensor:
     return total / valid.sum().clamp(min=1)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+LOSSES: dict[str, Callable[..., Tensor]] = {
     "semseg": cross_entropy,
     "human_parts": cross_entropy,
     "saliency": balanced_cross_entropy,
