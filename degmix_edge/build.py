@@ -297,7 +297,9 @@ def _quantized(recipe: Recipe, before: onnx.ModelProto, after: bytes) -> str:
     if recipe.precision == "fp32":
         return f"fp32, {size}"
     kept = len(recipe.nodes("fp32"))
-    return f"{len(recipe.nodes(recipe.precision))} nodes {recipe.precision}, {kept} fp32, {size}"
+    stored = len(recipe.nodes("int8_weights"))
+    text = f"{len(recipe.nodes(recipe.precision))} nodes {recipe.precision}, {kept} fp32"
+    return f"{text}, {stored} with int8 weights only, {size}" if stored else f"{text}, {size}"
 
 
 def _card(manifest: Manifest, recipe: Recipe) -> str:

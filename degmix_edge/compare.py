@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from polygraphy.backend.base import BaseRunner
-from polygraphy.backend.onnx import BytesFromOnnx, ModifyOutputs
+from polygraphy.backend.onnx import BytesFromOnnx, ModifyOutputs, OnnxFromPath
 from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
 from polygraphy.common import TensorMetadata
 from polygraphy.comparator import Comparator
@@ -47,7 +47,8 @@ class TorchRunner(BaseRunner):  # type: ignore[misc]
         return TensorMetadata().add(spec.name, np.dtype(spec.dtype), list(spec.shape))
 
     def activate_impl(self) -> None:
-        """See `Backend`."""
+        """Activate the backend, unless somebody else has."""
+        self.owner = not self.backend.active
         self.backend.__enter__()
 
     def infer_impl(self, feed_dict: Mapping[str, np.ndarray]) -> OrderedDict[str, np.ndarray]:
@@ -58,8 +59,9 @@ class TorchRunner(BaseRunner):  # type: ignore[misc]
         return maps
 
     def deactivate_impl(self) -> None:
-        """See `Backend`."""
-        self.backend.__exit__(None, None, None)
+        """Deactivate what this runner activated."""
+        if self.owner:
+            self.backend.__exit__(None, None, None)
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def tensor_differences(
     """
     spec = bundle.manifest.network
     names = [n for t in spec.task_names for n in (logits_name(t), t)]
-    model = ModifyOutputs(str(bundle.file(MODEL)), outputs=names)
+    model = ModifyOutputs(OnnxFromPath(str(bundle.file(MODEL))), outputs=names)
     feeds = [{IMAGE: image[None]} for image in images]
     with G_LOGGER.verbosity(G_LOGGER.ERROR):
         runners = [

@@ -62,7 +62,6 @@ def command(
         tensors = tensor_differences(
             opened, torch_session.backend, [item.image for item in found[:TENSOR_IMAGES]]
         )
-        torch_session.backend.__enter__()  # polygraphy deactivated it
         with output.progress("compare", len(found)) as advance:
             comparison = compare(
                 session,

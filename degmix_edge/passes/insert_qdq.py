@@ -13,7 +13,7 @@ from degmix_edge.errors import GraphError
 from degmix_edge.passes._base import Pass, append, constant
 from degmix_edge.quant.qparams import per_channel_scale, quantize, scale_of
 from degmix_edge.quant.ranges import Ranges
-from degmix_edge.quant.recipe import Recipe, is_weighted
+from degmix_edge.quant.recipe import Recipe, is_weighted, stored_operand
 
 
 class InsertQdq(Pass):
@@ -32,8 +32,20 @@ class InsertQdq(Pass):
             if tensor.name not in pairs:
                 pairs[tensor.name] = self._activation(graph, tensor)
             node.inputs[0] = pairs[tensor.name]
-            node.inputs[1] = _weight(graph, node)
-        return len(nodes)
+            node.inputs[1] = _dequantized(graph, node, 1, _output_axis(node))
+        return len(nodes) + self._weights_only(graph)
+
+    def _weights_only(self, graph: gs.Graph) -> int:
+        chosen = self.recipe.nodes("int8_weights")
+        rewrites = 0
+        for node in [n for n in graph.nodes if n.name in chosen]:
+            index = stored_operand(node)
+            if index is not None:
+                # One scale an output row where the constant is on the left, else an output channel.
+                axis = node.inputs[index].values.ndim - 2 if index == 0 else _output_axis(node)
+                node.inputs[index] = _dequantized(graph, node, index, axis)
+                rewrites += 1
+        return rewrites
 
     def _activation(self, graph: gs.Graph, tensor: gs.Variable) -> gs.Variable:
         measured = self.ranges.tensors.get(tensor.name)
@@ -45,11 +57,15 @@ class InsertQdq(Pass):
         return append(graph, "DequantizeLinear", [q, scale, zero], f"{tensor.name}/dq", np.float32)
 
 
-def _weight(graph: gs.Graph, node: gs.Node) -> gs.Variable:
-    """INT8 weights behind a DQ, one scale an output channel."""
-    weight = node.inputs[1]
-    transposed = node.op == "MatMul" or (node.op == "Gemm" and not node.attrs.get("transB", 0))
-    axis = weight.values.ndim - 1 if transposed else 0
+def _output_axis(node: gs.Node) -> int:
+    """Which axis of the weights, `inputs[1]`, counts output channels."""
+    last = node.op == "MatMul" or (node.op == "Gemm" and not node.attrs.get("transB", 0))
+    return node.inputs[1].values.ndim - 1 if last else 0
+
+
+def _dequantized(graph: gs.Graph, node: gs.Node, index: int, axis: int) -> gs.Variable:
+    """Constant input `index` as INT8 behind a DQ, one scale for every index along `axis`."""
+    weight = node.inputs[index]
     scale = per_channel_scale(weight.values, axis)
     name = f"{node.name}.weight"
     stored = constant(f"{name}/int8", quantize(weight.values, scale, axis), np.int8)

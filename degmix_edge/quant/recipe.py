@@ -19,6 +19,8 @@ from degmix_edge.registry import unknown
 from degmix_edge.tasks._base import logits_name
 
 Precision = Literal["fp32", "fp16", "int8"]
+Placed = Literal["fp32", "fp16", "int8", "int8_weights"]
+"""`int8_weights`: weights are stored in INT8 and the arithmetic stays float."""
 WEIGHTED = ("Conv", "MatMul", "Gemm")
 REGRESSIONS = ("clamp", "unit_vector", "sigmoid")
 DEFORMABLE = {"DeformConv": (2, 4)}
@@ -30,7 +32,7 @@ class Placement(Settings):
 
     node: str
     op: str
-    precision: Precision
+    precision: Placed
     reason: str
 
 
@@ -47,7 +49,7 @@ class Recipe(Settings):
     observer: str | None = None
     placements: tuple[Placement, ...] = ()
 
-    def nodes(self, precision: Precision) -> set[str]:
+    def nodes(self, precision: Placed) -> set[str]:
         """Names of the nodes placed at `precision`."""
         return {place.node for place in self.placements if place.precision == precision}
 
@@ -72,8 +74,9 @@ def choose(
     Raises:
         GraphError: `keep_float` names a node that the graph does not have.
     """
+    stored = [n for n in graph.nodes if precision == "int8" and stored_operand(n) is not None]
     weighted = [node for node in graph.nodes if is_weighted(node)]
-    have = [node.name for node in weighted]
+    have = [node.name for node in (*weighted, *stored)]
     for name in keep_float:
         if name not in have:
             raise GraphError(unknown("weighted node", name, have))
@@ -92,6 +95,15 @@ def choose(
                 reason=floats.get(node.name, "constant weights"),
             )
             for node in weighted
+        )
+        + tuple(
+            Placement(
+                node=node.name,
+                op=node.op,
+                precision="fp32" if node.name in floats else "int8_weights",
+                reason=floats.get(node.name, "its other operands stay float"),
+            )
+            for node in stored
         ),
     )
 
@@ -102,6 +114,20 @@ def is_weighted(node: gs.Node) -> bool:
         return False
     weight = node.inputs[1]
     return isinstance(weight, gs.Constant) and (node.op == "Conv" or len(weight.shape) == 2)
+
+
+def stored_operand(node: gs.Node) -> int | None:
+    """Index of a constant operand worth storing in INT8, of a node that `is_weighted` leaves out.
+
+    A deformable convolution samples in float; a stack of matrices meets a matrix of the data.
+    """
+    if node.op == "DeformConv" and isinstance(node.inputs[1], gs.Constant):
+        return 1
+    if node.op == "MatMul" and not is_weighted(node):
+        for index, tensor in enumerate(node.inputs):
+            if isinstance(tensor, gs.Constant) and len(tensor.shape) > 2:
+                return index
+    return None
 
 
 def _float_nodes(

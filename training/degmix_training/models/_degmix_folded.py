@@ -116,14 +116,22 @@ class Folded(nn.Module):
         embedded = image_of(self.embed_norm(tokens_of(embedded)), size)
         mixed = {task: tokens_of(mixer(embedded)) for task, mixer in self.mixers.items()}
         fused = self.interact(torch.cat(list(mixed.values()), dim=1))
-        fused = F.layer_norm(fused, fused.shape[-1:])
-        fused = torch.cat((fused, torch.ones_like(fused[..., :1])), dim=-1)  # N TL d+1
-        gram = fused.transpose(1, 2) @ fused
+        gram = second_moments(F.layer_norm(fused, fused.shape[-1:]))
         logits = {}
         for task, query in self.queries.items():
             tokens = self.gate(query(mixed[task], gram))
             logits[task] = resize(self.heads[task](image_of(tokens, size)), image.shape[-2:])
         return logits
+
+
+def second_moments(tokens: Tensor) -> Tensor:
+    """`z^T z` of tokens `(N, L, d)` with a one beside each: `(N, d + 1, d + 1)`."""
+    n, length, dim = tokens.shape
+    products = tokens.transpose(1, 2) @ tokens
+    sums = tokens.sum(1, keepdim=True)  # N 1 d
+    count = torch.full((n, 1, 1), float(length), dtype=tokens.dtype, device=tokens.device)
+    top = torch.cat((products, sums.transpose(1, 2)), dim=2)
+    return torch.cat((top, torch.cat((sums, count), dim=2)), dim=1)
 
 
 def _affine(norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:

@@ -1,0 +1,147 @@
+"""A report as one HTML string: no network, no script, pictures inside, light and dark."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib import resources
+
+import numpy as np
+from PIL import Image
+
+from degmix_edge.tasks import TaskSpec
+
+JPEG_QUALITY = 85
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text. `bad` holds the indices of rows that are out of tolerance."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    bad: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to see an image: every task's map as a picture `(H, W, 3)` uint8."""
+
+    label: str
+    pictures: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One image `(H, W, 3)` uint8 and its rows; all pictures have the image's size."""
+
+    name: str
+    note: str
+    image: np.ndarray
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything on the page, in the order in which people ask for it."""
+
+    title: str
+    verdict: str
+    passed: bool
+    facts: tuple[tuple[str, str], ...]
+    tables: tuple[Table, ...]
+    tasks: tuple[TaskSpec, ...]
+    panels: tuple[Panel, ...]
+    commands: tuple[tuple[str, str], ...]
+
+
+def render(report: Report) -> str:
+    """The page. Open it with any browser, from disk."""
+    template = resources.files("degmix_edge.report").joinpath("page.html").read_text()
+    parts = {
+        "title": escape(report.title),
+        "verdict": escape(report.verdict),
+        "state": "passed" if report.passed else "failed",
+        "facts": _facts(report.facts),
+        "tables": "\n".join(map(_table, report.tables)),
+        "legend": "\n".join(filter(None, map(_legend, report.tasks))),
+        "panels": "\n".join(_panel(panel, report.tasks) for panel in report.panels),
+        "commands": "\n".join(
+            f"<dt>{escape(what)}</dt><dd><code>{escape(line)}</code></dd>"
+            for what, line in report.commands
+        ),
+    }
+    for key, text in parts.items():
+        template = template.replace("{{" + key + "}}", text)
+    return template
+
+
+def data_uri(picture: np.ndarray) -> str:
+    """The smaller of PNG and JPEG for `(H, W, 3)` uint8: maps are flat, photographs are not."""
+    candidates = []
+    for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": JPEG_QUALITY})):
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, kind, **options)
+        candidates.append((len(buffer.getvalue()), kind, buffer.getvalue()))
+    _, kind, data = min(candidates)
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _facts(facts: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts)
+
+
+def _table(table: Table) -> str:
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
+    body = "\n".join(
+        ('<tr class="bad">' if index in table.bad else "<tr>")
+        + "".join(f"<td>{escape(cell)}</td>" for cell in row)
+        + "</tr>"
+        for index, row in enumerate(table.rows)
+    )
+    note = f"<p>{escape(table.note)}</p>" if table.note else ""
+    return (
+        f"<h3>{escape(table.title)}</h3>{note}<div class='wide'><table>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _legend(task: TaskSpec) -> str:
+    chips = "".join(
+        f'<span class="chip"><i style="background:rgb{colour}"></i>{escape(name)}</span>'
+        for name, colour in zip(task.classes, task.palette, strict=True)
+    )
+    return f'<p class="legend"><b>{escape(task.name)}</b> {chips}</p>' if chips else ""
+
+
+def _panel(panel: Panel, tasks: Sequence[TaskSpec]) -> str:
+    heads = "".join(
+        f'<th scope="col">{escape(task.name)}<small>{escape(task.unit)}</small></th>'
+        for task in tasks
+    )
+    rows = []
+    for row in panel.rows:
+        cells = [
+            _picture(row.pictures[task.name], f"{panel.name}: {task.name}, {row.label}")
+            if task.name in row.pictures
+            else ""
+            for task in tasks
+        ]
+        pictures = "".join(f"<td>{cell}</td>" for cell in cells)
+        rows.append(f'<tr><th scope="row">{escape(row.label)}</th>{pictures}</tr>')
+    image = f'<tr><th scope="row">image</th><td>{_picture(panel.image, panel.name)}</td></tr>'
+    note = f"<small>{escape(panel.note)}</small>" if panel.note else ""
+    return (
+        f'<section class="panel"><h3>{escape(panel.name)} {note}</h3><div class="wide">'
+        f'<table class="gallery"><thead><tr><th></th>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}{image}</tbody></table></div></section>"
+    )
+
+
+def _picture(picture: np.ndarray, alt: str) -> str:
+    return f'<img src="{data_uri(picture)}" alt="{escape(alt, quote=True)}" loading="lazy">'
