@@ -21,7 +21,7 @@ from degmix_edge import __version__, backends, bundle, config
 from degmix_edge.backends import EngineBackend
 from degmix_edge.bundle import GOLDEN, MODEL, Bundle, Engine, Manifest, engine_key
 from degmix_edge.errors import BuildError, GraphError
-from degmix_edge.golden import differences, first_nonfinite, pack, unpack
+from degmix_edge.golden import LOWERED, differences, first_nonfinite, pack, unpack
 from degmix_edge.network import METADATA_KEY, NetworkSpec
 from degmix_edge.passes import pipeline
 from degmix_edge.passes._base import apply, to_graph, to_model
@@ -224,7 +224,8 @@ def _finish(
     clock.done("engine", f"{backend.name} {backend.version()} on {backend.device()}")
 
     maps = _run(backend, spec, engine, image)
-    worst = differences(spec, _run(backend, spec, product.model, image), maps)
+    want = _run(backend, spec, product.model, image)
+    worst = differences(spec, want, maps, LOWERED[recipe.precision])
     clock.done("golden check", "engine against model.onnx: " + worst.text)
     if not worst.passed:
         raise BuildError(f"the {backend.name} engine differs from model.onnx: {worst.text}")

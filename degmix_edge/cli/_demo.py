@@ -23,7 +23,7 @@ from degmix_edge.cli.compare import TENSOR_IMAGES
 from degmix_edge.cli.compare import show as show_comparison
 from degmix_edge.compare import Comparison, compare, tensor_differences
 from degmix_edge.errors import AccuracyError, BundleError
-from degmix_edge.preprocess import Fit
+from degmix_edge.preprocess import Fit, fit_image
 from degmix_edge.report.page import Panel, Report, Row, Table, render
 from degmix_edge.report.sheet import contact_sheet
 from degmix_edge.runtime import Session, load
@@ -57,7 +57,7 @@ def run(output: Output, out: Path, *, scenes: int, calls: int, fresh: bool) -> R
     torch_session = reference(bundles["int8"], None)
     fit = bundles["int8"].manifest.fit
     held_out = images(f"synthetic:{scenes}", fit)
-    photos = photographs(fit)
+    photos = photographs()
     sessions = {p: load(b) for p, b in bundles.items()}
     try:
         comparisons = {
@@ -99,15 +99,16 @@ def _bundle(output: Output, out: Path, precision: str, fresh: bool) -> Bundle:
     output.say(f"building {target}")
     clock = Clock(lambda s: output.say(f"  {s.name:<13}{s.seconds:6.1f} s  {s.detail}"))
     model, spec = network(CHECKPOINT, clock.done)
-    found = images(CALIBRATION, Fit(height=spec.height, width=spec.width), split="train")
+    fit = Fit(height=spec.height, width=spec.width)
+    found = images(CALIBRATION, fit, split="train")
     clock.done("images", f"{len(found)} scenes")
     return build(
         model,
         spec,
         target,
         Options(precision=precision),  # type: ignore[arg-type]
-        golden_image=found[0].image,
-        calibrate=calibrator(output, found, OBSERVER, None),
+        golden_image=found[0].fitted(fit),
+        calibrate=calibrator(output, found, fit, OBSERVER, None),
         observer=OBSERVER,
         force=True,
         clock=clock,
@@ -122,7 +123,9 @@ def _compare(
     held_out: Sequence[NamedImage],
 ) -> Comparison:
     tensors = tensor_differences(
-        bundle, torch_session.backend, [item.image for item in held_out[:TENSOR_IMAGES]]
+        bundle,
+        torch_session.backend,
+        [item.fitted(bundle.manifest.fit) for item in held_out[:TENSOR_IMAGES]],
     )
     with output.progress("compare", len(held_out)) as advance:
         pairs = ((item.image, item.labels) for item in held_out)
@@ -140,7 +143,8 @@ def _panel(item: NamedImage, sessions: dict[str, Session]) -> Panel:
     if item.labels:
         rows.append(Row("labels", _label_pictures(item, tasks)))
     kind = "held-out synthetic scene" if item.labels else "photograph from scikit-image"
-    return Panel(item.name, kind, item.image, tuple(rows))
+    pixels, placement = fit_image(item.image, session.fit)
+    return Panel(item.name, kind, placement.crop(pixels), tuple(rows))
 
 
 def _label_pictures(item: NamedImage, tasks: Sequence[TaskSpec]) -> dict[str, np.ndarray]:

@@ -77,7 +77,7 @@ def calibration_images(output: Output, calib: str | None, fit: Fit) -> list[Name
 
 
 def calibrator(
-    output: Output, found: Sequence[NamedImage], observer: str, ranges: Path | None
+    output: Output, found: Sequence[NamedImage], fit: Fit, observer: str, ranges: Path | None
 ) -> Calibrate | None:
     """How a build gets its ranges: from a file, from images, or not at all."""
     from degmix_calibration import observers
@@ -93,7 +93,7 @@ def calibrator(
 
     def calibrate(model: onnx.ModelProto, tensors: Sequence[str]) -> Ranges:
         with output.progress("calibrate", len(found)) as advance:
-            pairs = [(item.name, item.image) for item in found]
+            pairs = ((item.name, item.fitted(fit)) for item in found)
             found_ranges: Ranges = collect(model, tensors, pairs, observer, advance=advance)
             return found_ranges
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from degmix_edge.errors import ConfigError, InputError
-from degmix_edge.preprocess import Fit, fit_image, list_images
+from degmix_edge.errors import ConfigError
+from degmix_edge.preprocess import Fit, fit_image, list_images, read_image
 from degmix_edge.registry import unknown
 
 if TYPE_CHECKING:
@@ -25,15 +25,21 @@ PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "stereo_motorcycle")
 
 @dataclass(frozen=True)
 class NamedImage:
-    """An image at the network's size, with what labels it has."""
+    """An image of any size, with what labels it has; labels have the image's size."""
 
     name: str
     image: np.ndarray
     labels: Mapping[str, np.ndarray]
 
+    def fitted(self, fit: Fit) -> np.ndarray:
+        """At the network's size."""
+        return fit_image(self.image, fit)[0]
+
 
 def images(source: str, fit: Fit, split: str = "test") -> list[NamedImage]:
     """Images of a folder, of a data set (`synthetic:64`), or scikit-image's photographs (`photos`).
+
+    A data set's come at the network's size, `fit`.
 
     Raises:
         InputError: No folder, no images, or one that cannot be read.
@@ -41,24 +47,20 @@ def images(source: str, fit: Fit, split: str = "test") -> list[NamedImage]:
     """
     name, separator, count = source.partition(":")
     if source == "photos":
-        return photographs(fit)
+        return photographs()
     if separator and not Path(source).exists():
         return _data_set(name, count, fit, split)
-    if not Path(source).exists() and name in ("synthetic", "photo"):
-        raise ConfigError(f"{source!r}: give a count, as in synthetic:64; `photos` has no count")
-    return [NamedImage(p.name, fit_image(p, fit)[0], {}) for p in list_images(source)]
+    if source == "synthetic":
+        raise ConfigError("'synthetic': give a count, as in synthetic:64")
+    return [NamedImage(path.name, read_image(path), {}) for path in list_images(source)]
 
 
-def photographs(fit: Fit) -> list[NamedImage]:
+def photographs() -> list[NamedImage]:
     """The photographs that ship inside scikit-image."""
     import skimage.data
 
-    found = []
-    for name in PHOTOGRAPHS:
-        pixels = getattr(skimage.data, name)()
-        pixels = pixels[0] if isinstance(pixels, tuple) else pixels
-        found.append(NamedImage(name, fit_image(pixels, fit)[0], {}))
-    return found
+    found = [(name, getattr(skimage.data, name)()) for name in PHOTOGRAPHS]
+    return [NamedImage(n, p[0] if isinstance(p, tuple) else p, {}) for n, p in found]
 
 
 def _data_set(name: str, count: str, fit: Fit, split: str) -> list[NamedImage]:
@@ -69,7 +71,7 @@ def _data_set(name: str, count: str, fit: Fit, split: str) -> list[NamedImage]:
             unknown("data set", name, data.names()) + " A folder of images also does."
         )
     if not count.isdigit() or int(count) < 1:
-        raise InputError(f"{name}:{count}: expected a count of images, as in {name}:64")
+        raise ConfigError(f"{name}:{count}: expected a count of images, as in {name}:64")
     samples = data.open_split(name, split, int(count), fit.height, fit.width)
     return [NamedImage(s.name, s.image, s.labels) for s in samples]
 
@@ -114,8 +116,3 @@ def split_tasks(text: str | None) -> tuple[str, ...]:
     for name in names:
         tasks.find(name)
     return names
-
-
-def arrays(found: Sequence[NamedImage]) -> list[np.ndarray]:
-    """The images alone."""
-    return [item.image for item in found]

@@ -89,8 +89,10 @@ def _build(
             raw_logits=options["raw_logits"],
             keep_float=options["keep_float"],
         ),
-        golden_image=golden.image,
-        calibrate=_quantizing.calibrator(output, found, options["observer"], options["ranges"]),
+        golden_image=golden.fitted(fit),
+        calibrate=_quantizing.calibrator(
+            output, found, fit, options["observer"], options["ranges"]
+        ),
         observer=options["observer"],
         force=options["force"],
         clock=clock,

@@ -60,7 +60,9 @@ def command(
     found = images(data, opened.manifest.fit)
     with load(opened, backend=backend, threads=threads) as session:
         tensors = tensor_differences(
-            opened, torch_session.backend, [item.image for item in found[:TENSOR_IMAGES]]
+            opened,
+            torch_session.backend,
+            [item.fitted(opened.manifest.fit) for item in found[:TENSOR_IMAGES]],
         )
         with output.progress("compare", len(found)) as advance:
             comparison = compare(

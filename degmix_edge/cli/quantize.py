@@ -55,7 +55,7 @@ def command(output: Output, source: str, out: Path, **options: Any) -> None:
     if options["precision"] == "int8":
         fit = Fit(height=spec.height, width=spec.width)
         found = _quantizing.calibration_images(output, options["calib"], fit)
-        measure = _quantizing.calibrator(output, found, options["observer"], options["ranges"])
+        measure = _quantizing.calibrator(output, found, fit, options["observer"], options["ranges"])
         if measure is None:
             raise ConfigError("--precision int8 needs --calib DIR or --ranges")
         ranges = measure(deployed, building.observed_tensors(deployed, recipe))

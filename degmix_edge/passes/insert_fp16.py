@@ -45,7 +45,7 @@ class InsertFp16(Pass):
 
 def _half(node: gs.Node, tensor: gs.Constant) -> gs.Constant:
     largest = float(np.abs(tensor.values).max(initial=0))
-    if largest > np.finfo(np.float16).max:
+    if largest > float(np.finfo(np.float16).max):
         raise GraphError(
             f"{node.name}: a weight of {largest:.3g} does not fit FP16; keep it float with "
             f"--keep-float {node.name}"

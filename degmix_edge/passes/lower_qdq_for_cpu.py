@@ -4,8 +4,7 @@ TensorRT fuses an activation or an addition behind a convolution into its INT8 k
 pair in between; ONNX Runtime runs a convolution in INT8 only if its output is quantized too. So:
 
 - a tensor that is never negative (behind Relu) becomes uint8 with the same scale: the same grid,
-and
-  ONNX Runtime folds the Relu into it;
+  clipped at 255 steps instead of 127, and ONNX Runtime folds the Relu into it;
 - every other activation becomes uint8 with zero point 128: the same numbers, the fast kernel;
 - the output of a convolution that nothing quantizes gets a pair of its own, with the range that
   calibration measured there.

@@ -1,0 +1,128 @@
+"""One small network for all tests: random weights, but real statistics and no symmetries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from degmix_training import checkpoint, models
+from degmix_training.config import TrainConfig, network_config
+from degmix_training.data import synthetic
+
+from degmix_edge import build as building
+from degmix_edge import tasks
+from degmix_edge.preprocess import Fit, fit_image
+
+HEIGHT, WIDTH = 64, 96
+NETWORK = {"backbone": "mobilenetv4_conv_small_050", "dim": 16, "depth": 1, "patch_size": 2}
+NETWORK |= {"head_channels": 16}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory):
+    """Rendered scenes of a test run stay in the test run."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DEGMIX_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+def task_specs(names=("semseg", "human_parts", "saliency", "normals", "edge", "depth")):
+    return {name: tasks.find(name).spec(synthetic.CLASSES[name]) for name in names}
+
+
+def lively(network: torch.nn.Module, size=(HEIGHT, WIDTH), seed: int = 0) -> torch.nn.Module:
+    """Move every parameter off its initial value and give batch norms real statistics."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            spread = parameter.abs().mean().clamp(min=0.02)
+            parameter.add_(0.3 * spread * torch.randn_like(parameter))
+        network.train()
+        for _ in range(3):
+            network(torch.randn(4, 3, *size))
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    specs = task_specs()
+    network = models.find("degmix").Model(network_config("degmix", NETWORK), specs)
+    lively(network)
+    config = TrainConfig(network=NETWORK, height=HEIGHT, width=WIDTH)
+    card = checkpoint.Card(
+        model="degmix",
+        tasks=tuple(specs.values()),
+        height=HEIGHT,
+        width=WIDTH,
+        config=config,
+        scores={},
+        step=0,
+        seed=0,
+        commit="test",
+        versions={},
+    )
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    checkpoint.save(path, network.state_dict(), card)
+    return path
+
+
+@pytest.fixture(scope="session")
+def loaded(checkpoint_path: Path) -> checkpoint.Checkpoint:
+    return checkpoint.load(checkpoint_path)
+
+
+@pytest.fixture(scope="session")
+def exported(loaded):
+    """Float ONNX and its spec."""
+    from degmix_training.export import export, network_spec
+
+    return export(loaded), network_spec(loaded)
+
+
+@pytest.fixture(scope="session")
+def onnx_path(exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "small.onnx"
+    path.write_bytes(exported[0].SerializeToString())
+    return path
+
+
+@pytest.fixture(scope="session")
+def pictures() -> list[np.ndarray]:
+    """Photographs and scenes at the small network's size."""
+    import skimage.data
+
+    fit = Fit(height=HEIGHT, width=WIDTH)
+    photos = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea()]
+    scenes = [synthetic.render(seed, HEIGHT, WIDTH).image for seed in range(5)]
+    return [fit_image(photo, fit)[0] for photo in photos] + scenes
+
+
+@pytest.fixture(scope="session")
+def calibrate(pictures):
+    """A build's calibration over the pictures."""
+    from degmix_calibration.collect import collect
+
+    named = [(f"picture {i}", picture) for i, picture in enumerate(pictures)]
+    return lambda model, tensors: collect(model, tensors, named, "min_max")
+
+
+@pytest.fixture(scope="session")
+def bundles(exported, calibrate, pictures, tmp_path_factory: pytest.TempPathFactory):
+    """One bundle a precision, by precision."""
+    folder = tmp_path_factory.mktemp("bundles")
+    model, spec = exported
+    return {
+        precision: building.build(
+            model,
+            spec,
+            folder / f"{precision}.degmix",
+            building.Options(precision=precision),
+            golden_image=pictures[0],
+            calibrate=calibrate,
+            observer="min_max",
+        )
+        for precision in ("fp32", "fp16", "int8")
+    }

@@ -1,0 +1,315 @@
+"""Each pass: both graphs on the same input, how many rewrites, none the second time."""
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import onnxruntime
+import pytest
+import torch
+from conftest import HEIGHT, WIDTH
+
+from degmix_edge import build as building
+from degmix_edge import tasks
+from degmix_edge.errors import GraphError
+from degmix_edge.network import NetworkSpec, Source
+from degmix_edge.passes._base import apply, constant, read_model, to_graph, to_model
+from degmix_edge.passes.decode_tasks import DecodeTasks
+from degmix_edge.passes.fold_batchnorm import FoldBatchnorm
+from degmix_edge.passes.insert_fp16 import InsertFp16
+from degmix_edge.passes.insert_image_input import InsertImageInput
+from degmix_edge.passes.insert_qdq import InsertQdq
+from degmix_edge.passes.lower_qdq_for_cpu import LowerQdqForCpu
+from degmix_edge.passes.prune_tasks import PruneTasks
+from degmix_edge.passes.share_constants import ShareConstants
+from degmix_edge.preprocess import normalise
+from degmix_edge.quant.qparams import scale_of
+from degmix_edge.quant.ranges import Range, Ranges
+from degmix_edge.quant.recipe import Placement, Recipe, choose
+
+RNG = np.random.default_rng(0)
+
+
+def run(model: onnx.ModelProto, image: np.ndarray, name: str = "image") -> dict[str, np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, {name: image}), strict=True))
+
+
+def ranges(values: dict[str, float]) -> Ranges:
+    tensors = {k: Range(low=-v, high=v, amax=v) for k, v in values.items()}
+    return Ranges(graph_sha256="0", observer="min_max", images=(), tensors=tensors)
+
+
+def conv_graph(*, norm: bool, bias: bool = True, relu: bool = False) -> gs.Graph:
+    """x -> Conv "conv" (-> BatchNormalization) (-> Relu) -> y, 4 to 6 channels."""
+    x = gs.Variable("x", np.float32, [1, 4, 8, 8])
+    weight = constant("w", RNG.normal(size=(6, 4, 3, 3)))
+    inputs = [x, weight] + ([constant("b", RNG.normal(size=6))] if bias else [])
+    out = gs.Variable("conv", np.float32, [1, 6, 8, 8])
+    nodes = [gs.Node("Conv", "conv", {"pads": [1] * 4}, inputs, [out])]
+    if norm:
+        values = [RNG.uniform(0.5, 2, 6), *RNG.normal(size=(2, 6)), RNG.uniform(0.5, 2, 6)]
+        stats = [constant(f"n{i}", v) for i, v in enumerate(values)]
+        folded = gs.Variable("norm", np.float32, [1, 6, 8, 8])
+        nodes.append(
+            gs.Node("BatchNormalization", "norm", {"epsilon": 1e-3}, [out, *stats], [folded])
+        )
+        out = folded
+    if relu:
+        active = gs.Variable("relu", np.float32, [1, 6, 8, 8])
+        nodes.append(gs.Node("Relu", "relu", {}, [out], [active]))
+        out = active
+    return gs.Graph(nodes, [x], [out], opset=20)
+
+
+def copy(graph: gs.Graph) -> gs.Graph:
+    return to_graph(to_model(graph.copy(), {}))
+
+
+X = RNG.normal(size=(1, 4, 8, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_fold_batchnorm(bias):
+    graph = conv_graph(norm=True, bias=bias)
+    before = run(to_model(graph.copy(), {}), X, "x")["norm"]
+    assert [o.rewrites for o in apply(graph, [FoldBatchnorm(), FoldBatchnorm()])] == [1, 0]
+    assert [node.op for node in graph.nodes] == ["Conv"]
+    np.testing.assert_allclose(run(to_model(graph, {}), X, "x")["norm"], before, atol=1e-5)
+
+
+def test_fold_batchnorm_leaves_a_convolution_that_others_read():
+    graph = conv_graph(norm=True)
+    conv = graph.tensors()["conv"]
+    graph.outputs.append(conv)
+    assert apply(graph, [FoldBatchnorm()])[0].rewrites == 0
+
+
+def test_share_constants():
+    graph = conv_graph(norm=False)
+    first = graph.nodes[0]
+    twin = gs.Constant("w2", first.inputs[1].values.copy())
+    other = gs.Variable("other", np.float32, [1, 6, 8, 8])
+    graph.nodes.append(gs.Node("Conv", "twin", {"pads": [1] * 4}, [first.inputs[0], twin], [other]))
+    graph.outputs.append(other)
+    before = run(to_model(graph.copy(), {}), X, "x")
+    assert [o.rewrites for o in apply(graph, [ShareConstants(), ShareConstants()])] == [1, 0]
+    after = run(to_model(graph, {}), X, "x")
+    for name in before:
+        np.testing.assert_array_equal(after[name], before[name])
+
+
+def test_prune_keeps_the_values_of_what_it_keeps(exported):
+    model, _ = exported
+    image = RNG.normal(size=(1, 3, HEIGHT, WIDTH)).astype(np.float32)
+    before = run(model, image)
+    graph = to_graph(model)
+    first, second = apply(graph, [PruneTasks(["depth", "semseg"]), PruneTasks(["depth", "semseg"])])
+    assert first.rewrites > 20
+    assert second.rewrites == 0
+    after = run(to_model(graph, {}), image)
+    assert list(after) == ["semseg", "depth"]
+    for name, value in after.items():
+        np.testing.assert_allclose(value, before[name], atol=1e-6)
+
+
+def test_prune_names_what_is_missing(exported):
+    with pytest.raises(GraphError, match="no output for flow"):
+        apply(to_graph(exported[0]), [PruneTasks(["flow"])])
+
+
+def test_image_input_is_normalise(exported, pictures):
+    model, spec = exported
+    before = run(model, normalise(pictures[0][None]))
+    graph = to_graph(model)
+    done = apply(graph, [InsertImageInput(spec), InsertImageInput(spec)])
+    assert [o.rewrites for o in done] == [1, 0]
+    after = run(to_model(graph, {}), pictures[0][None])
+    for name in before:
+        np.testing.assert_allclose(after[name], before[name], rtol=1e-4, atol=1e-4)
+
+
+def test_image_input_refuses_another_size(exported):
+    model, spec = exported
+    with pytest.raises(GraphError, match=r"expected float32 \[1, 3, 65, 96\]"):
+        apply(to_graph(model), [InsertImageInput(spec.model_copy(update={"height": 65}))])
+
+
+def task_graph(name: str, channels: int, scale: int) -> tuple[gs.Graph, NetworkSpec]:
+    """Logits are the input: only the decode is tested."""
+    classes = tuple(map(str, range(channels))) if name == "semseg" else ()
+    task = tasks.find(name).spec(classes)
+    spec = NetworkSpec(
+        model="m", height=12, width=20, tasks=(task,), source=Source(name="s", sha256="0")
+    )
+    logits = gs.Variable("x", np.float32, [1, channels, 12 // scale, 20 // scale])
+    out = gs.Variable(name, np.float32, list(logits.shape))
+    return gs.Graph(
+        [gs.Node("Identity", "i", {}, [logits], [out])], [logits], [out], opset=20
+    ), spec
+
+
+@pytest.mark.parametrize("scale", [1, 4])
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("semseg", 5), ("saliency", 2), ("edge", 1), ("depth", 1), ("normals", 3)],
+)
+def test_decode_is_the_numpy_reference(name, channels, scale):
+    graph, spec = task_graph(name, channels, scale)
+    logits = 3 * RNG.normal(size=graph.inputs[0].shape).astype(np.float32)
+    done = apply(graph, [DecodeTasks(spec, raw_logits=True), DecodeTasks(spec, raw_logits=True)])
+    assert [o.rewrites for o in done] == [1, 0]
+    got = run(to_model(graph, {}), logits, "x")
+    large = torch.nn.functional.interpolate(
+        torch.from_numpy(logits), (12, 20), mode="bilinear", align_corners=False
+    ).numpy()
+    np.testing.assert_allclose(got[f"{name}_logits"], large, atol=1e-5)
+    want = tasks.decode(got[f"{name}_logits"], spec.tasks[0].decode)
+    assert got[name].dtype == spec.tasks[0].map_spec(12, 20).dtype
+    np.testing.assert_allclose(got[name], want, atol=1e-6)
+
+
+def test_decode_refuses_maps_that_are_no_logits():
+    graph, spec = task_graph("depth", 1, 1)
+    graph.outputs[0].shape = [1, 12, 20]
+    with pytest.raises(GraphError, match="depth.*expected static logits"):
+        apply(graph, [DecodeTasks(spec)])
+
+
+def recipe(precision: str, *nodes: str) -> Recipe:
+    places = (Placement(node=n, op="Conv", precision=precision, reason="test") for n in nodes)
+    return Recipe(precision=precision, placements=tuple(places))
+
+
+def test_qdq_is_fake_quantization():
+    graph = conv_graph(norm=False)
+    weight, bias = (tensor.values.astype(np.float64) for tensor in graph.nodes[0].inputs[1:])
+    amax = 2.0
+    step = InsertQdq(recipe("int8", "conv"), ranges({"x": amax}))
+    assert [o.rewrites for o in apply(graph, [step, step])] == [1, 0]
+    s = amax / 127
+    x = np.clip(np.round(X / np.float32(s)), -128, 127) * s  # ONNX clips to all of int8
+    ws = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 127
+    w = np.clip(np.round(weight / ws), -127, 127) * ws
+    want = torch.nn.functional.conv2d(
+        *map(torch.tensor, (x.astype(np.float64), w, bias)), padding=1
+    )
+    got = run(to_model(graph, {}), X, "x")["conv"]
+    # ONNX Runtime may quantize the bias too, to s * ws, and then rounds by half of that.
+    np.testing.assert_allclose(got, want.numpy(), atol=float((s * ws).max()))
+
+
+def test_qdq_stores_weights_as_int8_and_shares_an_activations_pair():
+    graph = conv_graph(norm=False, relu=True)
+    conv = graph.nodes[0]
+    other = gs.Variable("other", np.float32, [1, 6, 8, 8])
+    weight = constant("w2", RNG.normal(size=(6, 4, 3, 3)))
+    graph.nodes.append(
+        gs.Node("Conv", "twin", {"pads": [1] * 4}, [conv.inputs[0], weight], [other])
+    )
+    graph.outputs.append(other)
+    apply(graph, [InsertQdq(recipe("int8", "conv", "twin"), ranges({"x": 2.0}))])
+    assert sum(node.op == "QuantizeLinear" for node in graph.nodes) == 1
+    stored = [
+        t
+        for t in graph.tensors().values()
+        if isinstance(t, gs.Constant) and list(t.shape) == [6, 4, 3, 3]
+    ]
+    assert len(stored) == 2
+    assert all(t.dtype == np.int8 for t in stored)
+    relu = next(node for node in graph.nodes if node.op == "Relu")
+    assert relu.inputs[0].inputs[0].op == "Conv"  # no pair between the two
+
+
+def test_qdq_without_a_range_says_which():
+    with pytest.raises(GraphError, match="no range for tensor 'x'"):
+        apply(conv_graph(norm=False), [InsertQdq(recipe("int8", "conv"), ranges({}))])
+
+
+def test_offsets_are_never_quantized(bundles):
+    graph = to_graph(onnx.load(bundles["int8"].file("model.onnx")))
+    deformable = [node for node in graph.nodes if node.op == "DeformConv"]
+    assert len(deformable) == 6
+    for node in deformable:
+        frontier, seen = [node.inputs[2]], 0
+        while frontier and seen < 4:  # the branch: convolution, addition, convolution
+            for maker in frontier.pop().inputs:
+                assert maker.op not in ("QuantizeLinear", "DequantizeLinear")
+                seen += 1
+                frontier += [t for t in maker.inputs[:1] if maker.op in ("Conv", "Add")]
+
+
+def test_fp16_weights_are_half_and_the_rest_is_not():
+    graph = conv_graph(norm=False)
+    before = run(to_model(graph.copy(), {}), X, "x")["conv"]
+    step = InsertFp16(recipe("fp16", "conv"))
+    assert [o.rewrites for o in apply(graph, [step, step])] == [1, 0]
+    assert next(n for n in graph.nodes if n.op == "Conv").inputs[1].dtype == np.float16
+    after = run(to_model(graph, {}), X, "x")["conv"]
+    assert after.dtype == np.float32
+    assert 0 < np.abs(after - before).max() < 0.02
+
+
+def test_fp16_refuses_a_weight_that_overflows():
+    graph = conv_graph(norm=False)
+    graph.nodes[0].inputs[1].values[0, 0, 0, 0] = 1e6
+    with pytest.raises(GraphError, match=r"conv: a weight of 1e\+06 does not fit FP16"):
+        apply(graph, [InsertFp16(recipe("fp16", "conv"))])
+
+
+def test_lowering_gives_integer_kernels_and_nearly_the_same_numbers(tmp_path):
+    graph = conv_graph(norm=False, relu=True)
+    second = gs.Variable("second", np.float32, [1, 5, 8, 8])
+    relu = graph.outputs[0]
+    weight = constant("w2", RNG.normal(size=(5, 6, 1, 1)))
+    graph.nodes.append(gs.Node("Conv", "second", {}, [relu, weight], [second]))
+    graph.outputs = [second]
+    found = ranges({"x": 4.0, "relu": 40.0, "second": 90.0, "conv": 40.0})
+    apply(graph, [InsertQdq(recipe("int8", "conv", "second"), found)])
+    before = run(to_model(graph.copy(), {}), X, "x")["second"]
+    graph = copy(graph)
+    done = apply(graph, [LowerQdqForCpu(found), LowerQdqForCpu(found)])
+    assert done[0].rewrites >= 2
+    assert done[1].rewrites == 0
+    lowered = to_model(graph, {})
+    after = run(lowered, X, "x")["second"]
+    assert np.abs(after - before).max() <= 1.01 * scale_of(90.0) + 1e-4
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "o.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(
+        lowered.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    ops = [node.op_type for node in onnx.load(tmp_path / "o.onnx").graph.node]
+    assert "QLinearConv" in ops
+    assert "Relu" not in ops  # folded into the quantization
+
+
+def test_the_whole_pipeline_finds_nothing_the_second_time(exported, calibrate):
+    model, spec = exported
+    deployed, spec, _ = building.deploy(model, spec, building.Options())
+    again, _, detail = building.deploy(deployed, spec, building.Options())
+    assert all(part.endswith(" 0") for part in detail.split("(")[1].rstrip(")").split(", "))
+    int8 = choose(to_graph(deployed), spec, "int8")
+    found = calibrate(deployed, building.observed_tensors(deployed, int8))
+    graph = to_graph(building.quantize(deployed, int8, found, spec))
+    assert apply(graph, [InsertQdq(int8, found)])[0].rewrites == 0
+
+
+@pytest.mark.parametrize("cut", [0, 100, 20_000])
+def test_a_damaged_onnx_file_says_so(onnx_path, tmp_path, cut):
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(onnx_path.read_bytes()[:cut])
+    with pytest.raises(GraphError, match="cut.onnx"):
+        read_model(path)
+
+
+def test_a_picture_is_no_onnx(tmp_path):
+    path = tmp_path / "photo.onnx"
+    path.write_bytes(b"\xff\xd8\xff\xe0" + bytes(range(256)) * 8)
+    with pytest.raises(GraphError, match="photo.onnx: not a readable ONNX"):
+        read_model(path)
