@@ -49,6 +49,7 @@ def lively(network: torch.nn.Module, size=(HEIGHT, WIDTH), seed: int = 0) -> tor
 @pytest.fixture(scope="session")
 def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     specs = task_specs()
+    torch.manual_seed(1)
     network = models.find("degmix").Model(network_config("degmix", NETWORK), specs)
     lively(network)
     config = TrainConfig(network=NETWORK, height=HEIGHT, width=WIDTH)

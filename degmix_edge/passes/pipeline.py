@@ -8,6 +8,7 @@ from degmix_edge.network import NetworkSpec
 from degmix_edge.passes._base import Pass
 from degmix_edge.passes.decode_tasks import DecodeTasks
 from degmix_edge.passes.fold_batchnorm import FoldBatchnorm
+from degmix_edge.passes.fold_constants import FoldConstants
 from degmix_edge.passes.insert_fp16 import InsertFp16
 from degmix_edge.passes.insert_image_input import InsertImageInput
 from degmix_edge.passes.insert_qdq import InsertQdq
@@ -21,6 +22,7 @@ def deploy(spec: NetworkSpec, tasks: Sequence[str], *, raw_logits: bool = False)
     """From an exported float network to one that takes bytes and gives maps."""
     return [
         PruneTasks(tasks),  # first: nothing is rewritten that is dropped
+        FoldConstants(),  # before the others: they look for constants
         FoldBatchnorm(),  # before Q/DQ, which would stand between the two
         InsertImageInput(spec),
         DecodeTasks(spec, raw_logits=raw_logits),

@@ -84,14 +84,22 @@ def export(checkpoint: Checkpoint) -> onnx.ModelProto:
     return model
 
 
+def _weight_owner(node: onnx.NodeProto, weights: set[str]) -> str:
+    """The module whose weights `node` reads: a folded norm's node is still the convolution's."""
+    owners = [n.removesuffix(".weight") for n in node.input if n in weights and ".weight" in n]
+    return owners[0] if node.op_type in ("Conv", "Gemm", "MatMul", "DeformConv") and owners else ""
+
+
 def _rename(model: onnx.ModelProto, fixed: set[str]) -> None:
     """Name nodes and values by module path; drop the exporter's notes, which hold file paths."""
     counts: Counter[str] = Counter()
+    weights = {tensor.name for tensor in model.graph.initializer}
     names: dict[str, str] = {}
     for node in model.graph.node:
         notes = {prop.key: prop.value for prop in node.metadata_props}
         scopes = ast.literal_eval(notes.get(SCOPES, "['', '']"))
-        path = scopes[-2].removeprefix("network").removeprefix(".") if len(scopes) > 1 else ""
+        path = _weight_owner(node, weights) or scopes[-2]
+        path = path.removeprefix("network").removeprefix(".")
         stem = f"{path or 'network'}/{node.op_type}"
         node.name = f"{stem}.{counts[stem]}" if counts[stem] else stem
         counts[stem] += 1
