@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import onnx_graphsurgeon as gs
+import onnxruntime
 
 from degmix_edge.passes._base import Pass
 
@@ -15,6 +16,8 @@ class FoldConstants(Pass):
 
     def run(self, graph: gs.Graph) -> int:
         """See `Pass`."""
+        # graph-surgeon folds with ONNX Runtime, which warns of what it leaves.
+        onnxruntime.set_default_logger_severity(3)
         before = len(graph.nodes)
         graph.fold_constants(
             should_exclude_node=lambda node: node.op == "DequantizeLinear"

@@ -149,7 +149,7 @@ def fit(config: TrainConfig, out: Path, *, resume: bool = False) -> Path:
         logger=CSVLogger(out, name="", version="log"),
         callbacks=[Validate(val, out, config.val_every), saver, RichProgressBar()],
         gradient_clip_val=config.optim.clip_norm,
-        log_every_n_steps=10,
+        log_every_n_steps=min(10, config.val_every),
         enable_model_summary=False,
     )
     trainer.fit(module, loader, ckpt_path=state if resume else None, weights_only=True)

@@ -1,0 +1,156 @@
+"""Every model: shapes, batch independence, folding, gradients; mixer and query by reference."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import NETWORK, lively, task_specs
+from degmix_training import models
+from degmix_training.backbone import Backbone
+from degmix_training.config import network_config
+from degmix_training.models._degmix_folded import FoldedQuery, second_moments
+from degmix_training.models._mixer import DeformConv, OffsetNetwork, sample
+from degmix_training.models.degmix import TaskQuery
+from torchvision.ops import deform_conv2d
+
+from degmix_edge.errors import ConfigError
+
+
+@pytest.fixture(params=models.names(), scope="module")
+def network(request):
+    torch.manual_seed(3)
+    config = network_config(request.param, NETWORK)
+    return lively(models.find(request.param).Model(config, task_specs()))
+
+
+@pytest.mark.parametrize("size", [(64, 96), (96, 64), (52, 75)])
+@torch.inference_mode()
+def test_logits_have_the_images_size(network, size):
+    logits = network(torch.randn(2, 3, *size))
+    for name, spec in task_specs().items():
+        assert logits[name].shape == (2, spec.num_channels, *size)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@torch.inference_mode()
+def test_a_row_of_a_batch_is_the_image_alone(network, batch):
+    images = torch.randn(batch, 3, 64, 96)
+    together = network(images)
+    for row in range(batch):
+        for name, alone in network(images[row : row + 1]).items():
+            scale = alone.abs().max().clamp(min=0.1)
+            torch.testing.assert_close(together[name][row], alone[0], rtol=0, atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (52, 75)])
+@torch.inference_mode()
+def test_folding_is_exact(network, size):
+    images = torch.randn(2, 3, *size)
+    want, got = network(images), network.fold_for_inference()(images)
+    for name, logits in want.items():
+        assert (got[name] - logits).abs().max() <= 1e-5 * logits.abs().max()
+
+
+def test_every_parameter_learns(network):
+    network.train()
+    sum(logits.square().mean() for logits in network(torch.randn(2, 3, 64, 96)).values()).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        # A bias in front of a batch norm in training mode has none: the norm takes it away.
+        assert parameter.grad.abs().sum() > 0 or name.endswith("bias"), name
+    network.eval()
+
+
+def slow_deform(value, offset, weight, bias):
+    """Gather and multiply, a pixel at a time, in float64."""
+    n, c, height, width = value.shape
+    sampled = np.zeros((n, c, height, width))
+    for i, ch, y, x in np.ndindex(n, c, height, width):
+        py, px = y + offset[i, 2 * ch, y, x], x + offset[i, 2 * ch + 1, y, x]
+        top, left = int(np.floor(py)), int(np.floor(px))
+        for row in (top, top + 1):
+            for column in (left, left + 1):
+                if 0 <= row < height and 0 <= column < width:
+                    share = (1 - abs(py - row)) * (1 - abs(px - column))
+                    sampled[i, ch, y, x] += share * value[i, ch, row, column]
+    return np.einsum("oc,nchw->nohw", weight[:, :, 0, 0], sampled) + bias[:, None, None]
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 5, 4), (2, 3, 1, 6), (3, 2, 4, 4)])
+@pytest.mark.parametrize("reach", [0.0, 0.7, 20.0])
+def test_three_ways_to_sample_are_one(shape, reach):
+    torch.manual_seed(0)
+    n, c, height, width = shape
+    conv = DeformConv(c)
+    value, offset = torch.randn(shape), reach * torch.randn(n, 2 * c, height, width)
+    with torch.no_grad():
+        want = slow_deform(*(t.numpy() for t in (value, offset, conv.weight, conv.bias)))
+        by_grid = torch.nn.functional.conv2d(sample(value, offset), conv.weight, conv.bias)
+        by_torchvision = deform_conv2d(value, offset, conv.weight, conv.bias)
+        conv.train()
+        np.testing.assert_allclose(conv(value, offset), by_grid)
+        conv.eval()
+        np.testing.assert_allclose(conv(value, offset), by_torchvision)
+    np.testing.assert_allclose(by_torchvision, want, atol=1e-5)
+    if height > 1:  # grid_sample has no pixel pitch along a side of one pixel
+        np.testing.assert_allclose(by_grid, want, atol=1e-4)
+
+
+def test_positions_by_hand():
+    rows_and_columns = OffsetNetwork._positions(torch.zeros(1, 4, 2, 3))[0]
+    assert rows_and_columns.shape == (18, 2, 3)
+    # Tap 0 is above left, tap 4 the pixel itself, tap 8 below right; the first pixel is (1, 1).
+    np.testing.assert_array_equal(rows_and_columns[0], [[0, 0, 0], [1, 1, 1]])
+    np.testing.assert_array_equal(rows_and_columns[4], [[1, 1, 1], [2, 2, 2]])
+    np.testing.assert_array_equal(rows_and_columns[9], [[0, 1, 2], [0, 1, 2]])
+    np.testing.assert_array_equal(rows_and_columns[17], [[2, 3, 4], [2, 3, 4]])
+
+
+def test_half_of_the_channels_see_rows_and_half_columns():
+    torch.manual_seed(0)
+    network = OffsetNetwork(8, zero_init=False)
+    features = torch.randn(1, 8, 4, 5)
+    before = network(features)
+    with torch.no_grad():
+        network.to_taps.bias[9:] += 1.0  # the columns
+    changed = (network(features) - before).abs().sum((0, 2, 3)) > 0
+    assert not changed[:8].any()
+    assert changed[8:].all()
+
+
+def test_zero_initial_offsets():
+    assert OffsetNetwork(8, zero_init=True)(torch.randn(1, 8, 4, 5)).abs().max() == 0
+
+
+def test_a_query_is_softmax_free_attention():
+    torch.manual_seed(0)
+    query = TaskQuery(12, 3).double()
+    task, fused = torch.randn(2, 7, 12).double(), torch.randn(2, 20, 12).double()
+    with torch.no_grad():
+        for parameter in query.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        q = query.to_q(query.norm_q(task))
+        k = query.to_k(query.norm_k(fused))
+        v = query.to_v(query.norm_v(fused))
+        heads = []
+        for part in torch.arange(12).chunk(3):
+            scores = q[..., part] @ k[..., part].transpose(1, 2) / 2  # sqrt(12 / 3)
+            heads.append(scores @ v[..., part])
+        want = task + query.out_norm(query.out(query.project(torch.cat(heads, -1))))
+        torch.testing.assert_close(query(task, fused), want)
+        single = query.float()
+        norm = torch.nn.functional.layer_norm(fused.float(), (12,))
+        folded = FoldedQuery(single)(task.float(), second_moments(norm))
+        torch.testing.assert_close(folded.double(), want, rtol=1e-4, atol=1e-4)
+
+
+def test_backbones_are_checked():
+    with pytest.raises(ConfigError, match="has no such model. Did you mean"):
+        Backbone("mobilenetv4_conv_smal")
+    with pytest.raises(ConfigError, match=r"strides \[.*expected one at each of \[4, 8, 16, 32\]"):
+        Backbone("vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize("values", [{"dim": 15}, {"dim": 16, "num_heads": 3}, {"dims": 16}])
+def test_sizes_that_do_not_fit(values):
+    with pytest.raises(ConfigError, match="degmix"):
+        network_config("degmix", values)
