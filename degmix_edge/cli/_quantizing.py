@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from degmix_edge.cli._output import Output
-from degmix_edge.preprocess import Fit
 
 if TYPE_CHECKING:
     import onnx
 
     from degmix_edge.build import Calibrate
     from degmix_edge.cli._sources import NamedImage
+    from degmix_edge.preprocess import Fit
     from degmix_edge.quant.ranges import Ranges
 
 FEW = 8
