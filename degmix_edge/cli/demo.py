@@ -14,7 +14,7 @@ from degmix_edge.cli._output import Output, verb
 @click.option(
     "--scenes", default=64, show_default=True, type=click.IntRange(1), help="Held-out scenes."
 )
-@click.option("--calls", default=100, show_default=True, type=click.IntRange(1), help="To time.")
+@click.option("--calls", default=60, show_default=True, type=click.IntRange(1), help="To time.")
 @click.option("--fresh", is_flag=True, help="Build again what an earlier demo left in OUT.")
 @verb
 def command(output: Output, out: Path, scenes: int, calls: int, fresh: bool) -> None:
