@@ -101,7 +101,8 @@ def _bundle(output: Output, out: Path, precision: str, fresh: bool) -> Bundle:
             output.warn(f"{error}; building it again")
     output.say(f"building {target}")
     clock = Clock(lambda s: output.say(f"  {s.name:<13}{s.seconds:6.1f} s  {s.detail}"))
-    model, spec = network(CHECKPOINT, clock.done)
+    with output.working("export"):
+        model, spec = network(CHECKPOINT, clock.done)
     fit = Fit(height=spec.height, width=spec.width)
     found = images(CALIBRATION, fit, split="train")
     clock.done("images", f"{len(found)} scenes")

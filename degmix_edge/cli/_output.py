@@ -76,6 +76,15 @@ class Output:
             task = bar.add_task(what, total=total)
             yield lambda n: bar.advance(task, n)
 
+    @contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """A spinner while something runs whose steps cannot be counted."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with self.console.status(what):
+            yield
+
     def result(self, values: dict[str, Any]) -> None:
         """The verb's result, printed only with --json."""
         if self.as_json:

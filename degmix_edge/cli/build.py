@@ -72,7 +72,8 @@ def _build(
             "synthetic:64) "
             "or --ranges"
         )
-    model, spec = network(source, clock.done)
+    with output.working("export"):
+        model, spec = network(source, clock.done)
     fit = Fit(height=spec.height, width=spec.width)
     found = _quantizing.calibration_images(output, options["calib"], fit)
     # Without calibration there is no image of the user's: the golden one is a synthetic scene.

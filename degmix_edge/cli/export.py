@@ -30,9 +30,8 @@ def onnx_(output: Output, checkpoint: str, out: Path, force: bool) -> None:
 
     check_file(out, force=force)
     loaded = load(checkpoint)
-    with output.progress("export", 1) as advance:
+    with output.working("export"):
         model = export(loaded)
-        advance(1)
     write_file(out, model.SerializeToString(), force=force)
     outputs = [value.name for value in model.graph.output]
     output.say(f"{out}: {len(model.graph.node)} nodes, {model.ByteSize() / 1e6:.1f} MB")

@@ -38,7 +38,8 @@ def command(output: Output, source: str, out: Path, **options: Any) -> None:
     clock = building.Clock(
         lambda stage: output.say(f"{stage.name:<13}{stage.seconds:6.1f} s  {stage.detail}")
     )
-    model, spec = network(source, clock.done)
+    with output.working("export"):
+        model, spec = network(source, clock.done)
     settings = building.Options(
         precision=options["precision"], tasks=tasks, raw_logits=options["raw_logits"]
     )

@@ -124,6 +124,8 @@ def _panel(panel: Panel, tasks: Sequence[TaskSpec]) -> str:
         f'<th scope="col">{escape(task.name)}<small>{escape(task.unit)}</small></th>'
         for task in tasks
     )
+    # The image stands once, before the first row, as tall as all of them.
+    image = f'<td rowspan="{len(panel.rows)}">{_picture(panel.image, panel.name)}</td>'
     rows = []
     for row in panel.rows:
         cells = [
@@ -133,13 +135,13 @@ def _panel(panel: Panel, tasks: Sequence[TaskSpec]) -> str:
             for task in tasks
         ]
         pictures = "".join(f"<td>{cell}</td>" for cell in cells)
-        rows.append(f'<tr><th scope="row">{escape(row.label)}</th>{pictures}</tr>')
-    image = f'<tr><th scope="row">image</th><td>{_picture(panel.image, panel.name)}</td></tr>'
+        rows.append(f'<tr>{image}<th scope="row">{escape(row.label)}</th>{pictures}</tr>')
+        image = ""
     note = f"<small>{escape(panel.note)}</small>" if panel.note else ""
     return (
         f'<section class="panel"><h3>{escape(panel.name)} {note}</h3><div class="wide">'
-        f'<table class="gallery"><thead><tr><th></th>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}{image}</tbody></table></div></section>"
+        f'<table class="gallery"><thead><tr><th scope="col">image</th><th></th>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
     )
 
 

@@ -9,6 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from degmix_training.data._sample import Sample
 
@@ -55,7 +57,9 @@ def rendered(name: str, make: Callable[[int], Sample], seeds: range) -> Rendered
     missing = [part for part in parts if not _file(folder, part).exists()]
     if len(missing) > 1:
         with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-            list(pool.map(_render, [make] * len(missing), [folder] * len(missing), missing))
+            done = pool.map(_render, [make] * len(missing), [folder] * len(missing), missing)
+            for _ in track(done, f"render {name}", len(missing), console=Console(stderr=True)):
+                pass
     elif missing:
         _render(make, folder, missing[0])
     chunks = [dict(np.load(_file(folder, part))) for part in parts]
