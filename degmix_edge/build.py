@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
-from degmix_edge import __version__, backends, bundle, config
+from degmix_edge import __version__, backends, bundle, card, config
 from degmix_edge.backends import EngineBackend
 from degmix_edge.bundle import GOLDEN, MODEL, Bundle, Engine, Manifest, engine_key
-from degmix_edge.errors import BuildError, GraphError
+from degmix_edge.errors import BuildError
 from degmix_edge.golden import LOWERED, differences, first_nonfinite, pack, unpack
 from degmix_edge.network import METADATA_KEY, NetworkSpec
 from degmix_edge.passes import pipeline
@@ -264,7 +263,7 @@ def _finish(
         ),
         versions=versions(),
     )
-    files[CARD] = _card(manifest, recipe).encode()
+    files[CARD] = card.write(manifest, recipe).encode()
     written = bundle.write(target, manifest, files, force=force)
     clock.done("write", f"{target} {written.size_bytes / 1e6:.1f} MB")
     return written
@@ -301,82 +300,3 @@ def _quantized(recipe: Recipe, before: onnx.ModelProto, after: bytes) -> str:
     stored = len(recipe.nodes("int8_weights"))
     text = f"{len(recipe.nodes(recipe.precision))} nodes {recipe.precision}, {kept} fp32"
     return f"{text}, {stored} with int8 weights only, {size}" if stored else f"{text}, {size}"
-
-
-def _card(manifest: Manifest, recipe: Recipe) -> str:
-    spec = manifest.network
-    rows = [
-        f"| {task.name} | {task.unit} | {task.metric} | {', '.join(task.classes) or '-'} |"
-        for task in spec.tasks
-    ]
-    kept: dict[str, int] = {}
-    for place in recipe.placements:
-        if place.precision == "fp32":
-            kept[place.reason] = kept.get(place.reason, 0) + 1
-    return "\n".join(
-        [
-            f"# {spec.model}, {spec.height}x{spec.width}, {recipe.precision}",
-            "",
-            f"Made from `{spec.source.name}` (SHA-256 {spec.source.sha256}), {manifest.created}.",
-            "",
-            "| task | unit | metric | classes |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-            f"{len(recipe.placements) - sum(kept.values())} weighted nodes in {recipe.precision}."
-            + (" Kept in fp32:" if kept else ""),
-            *(f"- {count} x {reason}" for reason, count in kept.items()),
-            "",
-            "Built with " + ", ".join(f"{k} {v}" for k, v in manifest.versions.items()) + ".",
-            "",
-        ]
-    )
-
-
-def infer_spec(model: onnx.ModelProto, path: Path) -> NetworkSpec:
-    """The promises of an ONNX file: from its metadata, or from the names and shapes of its outputs.
-
-    Raises:
-        GraphError: An output is no known task, or input and outputs are not static images and
-            logits.
-    """
-    from degmix_edge import tasks
-    from degmix_edge.network import Source, from_metadata
-
-    found = from_metadata({p.key: p.value for p in model.metadata_props}, str(path))
-    if found is not None:
-        return found
-    known = tasks.names()
-    outputs = {output.name: _shape(output) for output in model.graph.output}
-    strange = [name for name in outputs if name not in known]
-    if strange:
-        raise GraphError(
-            f"{path}: outputs {list(outputs)} are no known tasks (first unknown: {strange[0]!r}). "
-            f"Name each logits output after its task: {', '.join(known)}"
-        )
-    images = [_shape(value) for value in model.graph.input]
-    if len(images) != 1 or len(images[0]) != 4 or images[0][:2] != [1, 3] or 0 in images[0]:
-        raise GraphError(
-            f"{path}: inputs {images}, expected one static image [1, 3, height, width]"
-        )
-    specs = []
-    for name, shape in outputs.items():
-        if len(shape) != 4 or 0 in shape:
-            raise GraphError(
-                f"{path}: output {name!r} has shape {shape}, expected static logits NCHW"
-            )
-        task = tasks.find(name)
-        unnamed = () if task.num_channels else tuple(f"class {i}" for i in range(shape[1]))
-        specs.append(task.spec(unnamed))
-    return NetworkSpec(
-        model=path.stem,
-        height=images[0][2],
-        width=images[0][3],
-        tasks=tuple(specs),
-        source=Source(name=path.name, sha256=bundle.sha256(path.read_bytes())),
-    )
-
-
-def _shape(value: Any) -> list[int]:
-    """Dimensions; 0 stands for one that is not static."""
-    return [dim.dim_value for dim in value.type.tensor_type.shape.dim]

@@ -6,9 +6,10 @@ import pytest
 
 from degmix_edge import build as building
 from degmix_edge.backends.onnxruntime import Backend
-from degmix_edge.build import Clock, Options, build, infer_spec, rebuild
+from degmix_edge.build import Clock, Options, build, rebuild
 from degmix_edge.bundle import GOLDEN, MODEL, open_bundle
 from degmix_edge.errors import BuildError, ConfigError, GraphError, OutputError
+from degmix_edge.foreign import network_spec as infer_spec
 from degmix_edge.golden import differences, unpack
 from degmix_edge.passes._base import read_model
 from degmix_edge.runtime import load

@@ -14,7 +14,7 @@ from degmix_edge.bench import Result, bench, machine
 from degmix_edge.build import Clock, Options, build
 from degmix_edge.bundle import Bundle, open_bundle
 from degmix_edge.cli._files import make_folder, write_file
-from degmix_edge.cli._output import Output, _plain
+from degmix_edge.cli._output import Output, plain
 from degmix_edge.cli._quantizing import OBSERVER, calibrator
 from degmix_edge.cli._sources import NamedImage, images, network, photographs
 from degmix_edge.cli._torch import reference
@@ -223,7 +223,7 @@ def _write(
     )
     write_file(out / "report.html", render(report).encode(), force=True)
     contact_sheet(panels, spec.tasks).save(out / "sheet.png")
-    text = json.dumps(values, indent=1, default=_plain)
+    text = json.dumps(values, indent=1, default=plain)
     write_file(out / "results.json", text.encode(), force=True)
     output.say(verdict)
     output.say(f"report: {(out / 'report.html').absolute().as_uri()}")

@@ -88,7 +88,7 @@ class Output:
     def result(self, values: dict[str, Any]) -> None:
         """The verb's result, printed only with --json."""
         if self.as_json:
-            click.echo(json.dumps(values, indent=1, default=_plain))
+            click.echo(json.dumps(values, indent=1, default=plain))
 
 
 def emit_error(kind: str, message: str, code: int) -> None:
@@ -119,7 +119,7 @@ def _show(output: Output, message: Warning | str) -> None:
         output.warn(str(message))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """What json cannot write by itself."""
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")

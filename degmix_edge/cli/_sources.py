@@ -89,12 +89,12 @@ def network(source: str, done: Callable[[str, str], None]) -> tuple[onnx.ModelPr
     Raises:
         CheckpointError, GraphError: It is neither, or damaged.
     """
-    from degmix_edge.build import infer_spec
+    from degmix_edge.foreign import network_spec as spec_of
     from degmix_edge.passes._base import read_model
 
     if source.endswith(".onnx"):
         model = read_model(Path(source))
-        return model, infer_spec(model, Path(source))
+        return model, spec_of(model, Path(source))
     from degmix_training.export import export, network_spec
 
     loaded = checkpoint(source)

@@ -19,22 +19,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
 from degmix_edge.errors import ConfigError
-from degmix_training.data._layout import (
-    FIRST_INSTANCE,
-    PART_CLASSES,
-    PERSON,
-    SEMSEG_CLASSES,
-    Layout,
-)
+from degmix_training.data._labels import edges, saliency
+from degmix_training.data._layout import PART_CLASSES, SEMSEG_CLASSES, Layout
 from degmix_training.data._raycast import room
 from degmix_training.data._sample import Sample
+from degmix_training.data._shading import develop, shade
 from degmix_training.data._store import rendered
-from degmix_training.data._texture import Material, draw, paint
+from degmix_training.data._view import Buffers, Camera, rays_of, window
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "semseg": SEMSEG_CLASSES,
@@ -46,9 +41,6 @@ CLASSES: dict[str, tuple[str, ...]] = {
 }
 FIRST_SEED = {"train": 0, "val": 1_000_000, "test": 2_000_000}
 WALL, FLOOR, CEILING, DOOR, PICTURE = range(5)
-CREASE = np.cos(np.deg2rad(25))
-JUMP = 0.06
-"""Depth step of an occlusion inside one object: fraction of depth beyond its slope's."""
 LARGEST = 4096
 
 
@@ -69,23 +61,6 @@ class Scene:
     def labels(self) -> dict[str, np.ndarray]:
         """By task."""
         return {task: getattr(self, task) for task in CLASSES}
-
-
-class _Camera(NamedTuple):
-    origin: np.ndarray  # (3,) metres
-    turn: np.ndarray  # (3, 3): columns are right, down, forward in world axes
-    focal: float  # pixels
-
-
-class _Buffers(NamedTuple):
-    """What every pixel sees, flat `(P, ...)`."""
-
-    t: np.ndarray
-    normals: np.ndarray
-    semseg: np.ndarray
-    part: np.ndarray
-    instance: np.ndarray
-    material: np.ndarray
 
 
 def open_split(split: str, count: int, height: int, width: int) -> Sequence[Sample]:
@@ -112,24 +87,24 @@ def render(seed: int, height: int = 192, width: int = 256) -> Scene:
     size = np.array([rng.uniform(3.5, 7), rng.uniform(3.5, 7), rng.uniform(2.3, 3.2)])
     camera = _camera(rng, size, height)
     layout = _furnish(rng, size, camera)
-    rays = _rays(camera, height, width)
+    rays = rays_of(camera, height, width)
     seen = _cast(rng, camera, layout, size, rays, (height, width))
-    image = _shade(rng, camera, size, seen, rays, layout.materials)
+    image = shade(rng, camera, size, seen, rays, layout.materials)
     normals = seen.normals @ camera.turn
     grid = (height, width)
     return Scene(
-        image=_develop(rng, image.reshape(*grid, 3)),
+        image=develop(rng, image.reshape(*grid, 3)),
         semseg=seen.semseg.reshape(grid),
         human_parts=seen.part.reshape(grid),
-        saliency=_saliency(seen, grid),
+        saliency=saliency(seen, grid),
         normals=normals.reshape(*grid, 3).astype(np.float32),
-        edge=_edges(seen, normals, camera.focal, grid),
+        edge=edges(seen, normals, camera.focal, grid),
         depth=seen.t.reshape(grid).astype(np.float32),
         seed=seed,
     )
 
 
-def _camera(rng: np.random.Generator, size: np.ndarray, height: int) -> _Camera:
+def _camera(rng: np.random.Generator, size: np.ndarray, height: int) -> Camera:
     """Near one end of the room, looking to the other."""
     yaw = rng.uniform(0, 2 * np.pi)
     pitch, roll = rng.uniform(-0.05, 0.3), rng.normal(0, 0.03)
@@ -148,19 +123,10 @@ def _camera(rng: np.random.Generator, size: np.ndarray, height: int) -> _Camera:
     origin[2] = rng.uniform(0.9, 1.7)
     origin[:2] = np.clip(origin[:2], 0.3, size[:2] - 0.3)
     view = np.deg2rad(rng.uniform(45, 65))
-    return _Camera(origin, np.stack((right, down, forward), axis=1), height / 2 / np.tan(view / 2))
+    return Camera(origin, np.stack((right, down, forward), axis=1), height / 2 / np.tan(view / 2))
 
 
-def _rays(camera: _Camera, height: int, width: int) -> np.ndarray:
-    """`(P, 3)` in world axes, one unit deep."""
-    y, x = np.mgrid[0:height, 0:width].reshape(2, -1)
-    x = (x + 0.5 - width / 2) / camera.focal
-    y = (y + 0.5 - height / 2) / camera.focal
-    right, down, forward = camera.turn.T
-    return x[:, None] * right + y[:, None] * down + forward
-
-
-def _furnish(rng: np.random.Generator, size: np.ndarray, camera: _Camera) -> Layout:
+def _furnish(rng: np.random.Generator, size: np.ndarray, camera: Camera) -> Layout:
     layout = Layout(rng)
     taken: list[tuple[np.ndarray, float]] = []
     forward, right = camera.turn[:2, 2], camera.turn[:2, 0]
@@ -192,12 +158,12 @@ def _furnish(rng: np.random.Generator, size: np.ndarray, camera: _Camera) -> Lay
 
 def _cast(
     rng: np.random.Generator,
-    camera: _Camera,
+    camera: Camera,
     layout: Layout,
     size: np.ndarray,
     rays: np.ndarray,
     grid: tuple[int, int],
-) -> _Buffers:
+) -> Buffers:
     t, normals, axis, side = room(camera.origin, rays, size)
     semseg = np.where(axis < 2, WALL, np.where(side, CEILING, FLOOR)).astype(np.uint8)
     instance = (2 * axis + side).astype(np.int32)
@@ -205,11 +171,10 @@ def _cast(
     layout.materials += 3
     points = camera.origin + t[:, None] * rays
     _hang(rng, layout, size, points, instance, semseg, material)
-    seen = _Buffers(t, normals, semseg, np.zeros(len(t), np.uint8), instance, material)
+    seen = Buffers(t, normals, semseg, np.zeros(len(t), np.uint8), instance, material)
     pixels = np.arange(len(t)).reshape(grid)
     for thing in layout.primitives:
-        window = _window(camera, thing.centre, thing.radius, grid)
-        index = pixels[window].ravel()
+        index = pixels[window(camera, thing.centre, thing.radius, grid)].ravel()
         if not len(index):
             continue
         depth, normal = thing.hit(camera.origin, rays[index])
@@ -261,123 +226,3 @@ def _mark(
     material: np.ndarray,
 ) -> None:
     instance[where], semseg[where], material[where] = number, kind, layout.material()
-
-
-def _window(
-    camera: _Camera, centre: np.ndarray, radius: float, grid: tuple[int, int]
-) -> tuple[slice, slice]:
-    """Rows and columns that can see a bounding sphere."""
-    x, y, z = (centre - camera.origin) @ camera.turn
-    if z < radius + 0.05:
-        return (slice(None), slice(None)) if z > -radius else (slice(0), slice(0))
-    reach = camera.focal * radius / (z - radius) + 1
-    row, column = (camera.focal * v / z + side / 2 for v, side in ((y, grid[0]), (x, grid[1])))
-    # The sphere's picture is off its centre's by at most the reach again, at the image's border.
-    spans = ((row - 1.6 * reach, row + 1.6 * reach), (column - 1.6 * reach, column + 1.6 * reach))
-    rows, columns = (
-        slice(int(np.clip(a, 0, n)), int(np.clip(b + 1, 0, n)))
-        for (a, b), n in zip(spans, grid, strict=True)
-    )
-    return rows, columns
-
-
-def _shade(
-    rng: np.random.Generator,
-    camera: _Camera,
-    size: np.ndarray,
-    seen: _Buffers,
-    rays: np.ndarray,
-    num_materials: int,
-) -> np.ndarray:
-    """Linear RGB `(P, 3)`: texture under ambient light and up to three lamps."""
-    points = camera.origin + seen.t[:, None] * rays
-    base = np.zeros_like(points)
-    gloss = np.zeros(len(points))
-    for index in range(num_materials):
-        material = draw(rng, large=index >= num_materials - 3)
-        chosen = np.flatnonzero(seen.material == index)
-        if len(chosen):
-            base[chosen] = _paint(rng, material, points[chosen], seen, chosen)
-            gloss[chosen] = material.gloss
-    to_eye = -rays / np.sqrt(np.sum(rays**2, axis=1, keepdims=True))
-    light = np.full((len(points), 1), rng.uniform(0.25, 0.5))
-    shine = np.zeros(len(points))
-    for _ in range(int(rng.integers(1, 4))):
-        lamp = rng.uniform(0.15, 0.85, 3) * size
-        lamp[2] = size[2] * rng.uniform(0.75, 0.98)
-        towards = lamp - points
-        distance2 = np.sum(towards**2, axis=1)
-        towards /= np.sqrt(distance2)[:, None]
-        power = rng.uniform(0.4, 1.0) / (0.4 + 0.12 * distance2)
-        facing = np.maximum(np.sum(towards * seen.normals, axis=1), 0)
-        light = light + (power * facing)[:, None]
-        half = towards + to_eye
-        half /= np.sqrt(np.sum(half**2, axis=1, keepdims=True))
-        shine += power * np.maximum(np.sum(half * seen.normals, axis=1), 0) ** 32
-    return base * light + (gloss * shine)[:, None]
-
-
-def _paint(
-    rng: np.random.Generator,
-    material: Material,
-    points: np.ndarray,
-    seen: _Buffers,
-    chosen: np.ndarray,
-) -> np.ndarray:
-    colours = paint(material, points, seen.normals[chosen])
-    if seen.semseg[chosen[0]] == PERSON and seen.part[chosen[0]] in (1, 4):
-        # Skin and hair come in their own colours.
-        tone = np.array([0.9, 0.68, 0.53]) * rng.uniform(0.25, 1.0)
-        colours = 0.8 * tone + 0.2 * colours
-    return colours
-
-
-def _develop(rng: np.random.Generator, linear: np.ndarray) -> np.ndarray:
-    """Exposure, white balance, vignette, noise and gamma: uint8 `(H, W, 3)`."""
-    height, width = linear.shape[:2]
-    exposure = rng.uniform(0.45, 0.65) / max(float(np.mean(linear)), 1e-3)
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    vignette = 1 - rng.uniform(0, 0.25) * (x * x + y * y)[..., None]
-    bright = linear * exposure * vignette * rng.uniform(0.88, 1.12, 3)
-    noise = rng.normal(0, rng.uniform(0.002, 0.02), linear.shape)
-    return (255 * np.clip(np.clip(bright, 0, 1) ** (1 / 1.6) + noise, 0, 1)).astype(np.uint8)
-
-
-def _saliency(seen: _Buffers, grid: tuple[int, int]) -> np.ndarray:
-    people = seen.semseg == PERSON
-    if people.sum() > 0.005 * len(people):
-        return people.reshape(grid).astype(np.uint8)
-    y, x = np.mgrid[-1 : 1 : grid[0] * 1j, -1 : 1 : grid[1] * 1j]
-    weight = np.exp(-1.5 * (x * x + y * y)).ravel()
-    things = seen.instance >= FIRST_INSTANCE
-    share = np.bincount(seen.instance[things], weights=weight[things], minlength=1)
-    best = int(np.argmax(share)) if len(share) else 0
-    return (things & (seen.instance == best)).reshape(grid).astype(np.uint8)
-
-
-def _edges(seen: _Buffers, normals: np.ndarray, focal: float, grid: tuple[int, int]) -> np.ndarray:
-    """Mark the nearer pixel of every pair of neighbours that an edge parts."""
-    depth, instance = seen.t.reshape(grid), seen.instance.reshape(grid)
-    part = seen.part.reshape(grid)
-    turned = normals.reshape(*grid, 3)
-    y, x = np.mgrid[0 : grid[0], 0 : grid[1]]
-    view = np.stack(((x + 0.5 - grid[1] / 2) / focal, (y + 0.5 - grid[0] / 2) / focal), axis=-1)
-    view = np.concatenate((view, np.ones((*grid, 1))), axis=-1)
-    edge = np.zeros(grid, bool)
-    for axis in (0, 1):
-        a, b = ((slice(None), slice(0, -1)), (slice(None), slice(1, None)))
-        if axis == 0:
-            a, b = a[::-1], b[::-1]
-        # Where a's tangent plane would be met by b's ray: a slope is no step.
-        along = np.sum(turned[a] * view[a], axis=-1) * depth[a]
-        expected = along / np.minimum(np.sum(turned[a] * view[b], axis=-1), -1e-3)
-        step = np.abs(depth[b] - expected) > JUMP * depth[a]
-        crease = np.sum(turned[a] * turned[b], axis=-1) < CREASE
-        same = (instance[a] == instance[b]) & (part[a] == part[b])
-        parted = (
-            (instance[a] != instance[b]) | (step & (crease | ~same)) | (crease & (part[a] == 0))
-        )
-        nearer = depth[a] <= depth[b]
-        edge[a] |= parted & nearer
-        edge[b] |= parted & ~nearer
-    return edge.astype(np.uint8)
