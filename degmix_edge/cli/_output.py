@@ -26,7 +26,7 @@ class Output:
         """stderr; rich honours NO_COLOR and drops colour and bars where there is no terminal."""
         from rich.console import Console
 
-        return Console(stderr=True, highlight=False, soft_wrap=True)
+        return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
     def say(self, text: str) -> None:
         """One line."""

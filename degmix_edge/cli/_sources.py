@@ -45,14 +45,40 @@ def images(source: str, fit: Fit, split: str = "test") -> list[NamedImage]:
         InputError: No folder, no images, or one that cannot be read.
         ConfigError: No such data set, or a count that is no number.
     """
-    name, separator, count = source.partition(":")
+    check_images(source)
     if source == "photos":
         return photographs()
+    name, separator, count = source.partition(":")
     if separator and not Path(source).exists():
-        return _data_set(name, count, fit, split)
-    if source == "synthetic":
-        raise ConfigError("'synthetic': give a count, as in synthetic:64")
+        from degmix_training import data
+
+        samples = data.open_split(name, split, int(count), fit.height, fit.width)
+        return [NamedImage(s.name, s.image, s.labels) for s in samples]
     return [NamedImage(path.name, read_image(path), {}) for path in list_images(source)]
+
+
+def check_images(source: str) -> None:
+    """Fail before long work where `source` names no images; pixels are read later.
+
+    Raises:
+        InputError, ConfigError: As `images`.
+    """
+    from degmix_training import data
+
+    name, separator, count = source.partition(":")
+    if source == "photos":
+        return
+    if separator and not Path(source).exists():
+        if name not in data.names():
+            raise ConfigError(
+                unknown("data set", name, data.names()) + " A folder of images also does."
+            )
+        if not count.isdigit() or int(count) < 1:
+            raise ConfigError(f"{name}:{count}: expected a count of images, as in {name}:64")
+        return
+    if source in data.names() and not Path(source).exists():
+        raise ConfigError(f"{source!r}: give a count, as in {source}:64")
+    list_images(source)
 
 
 def photographs() -> list[NamedImage]:
@@ -61,19 +87,6 @@ def photographs() -> list[NamedImage]:
 
     found = [(name, getattr(skimage.data, name)()) for name in PHOTOGRAPHS]
     return [NamedImage(n, p[0] if isinstance(p, tuple) else p, {}) for n, p in found]
-
-
-def _data_set(name: str, count: str, fit: Fit, split: str) -> list[NamedImage]:
-    from degmix_training import data
-
-    if name not in data.names():
-        raise ConfigError(
-            unknown("data set", name, data.names()) + " A folder of images also does."
-        )
-    if not count.isdigit() or int(count) < 1:
-        raise ConfigError(f"{name}:{count}: expected a count of images, as in {name}:64")
-    samples = data.open_split(name, split, int(count), fit.height, fit.width)
-    return [NamedImage(s.name, s.image, s.labels) for s in samples]
 
 
 def checkpoint(name: str) -> Checkpoint:

@@ -59,7 +59,7 @@ def _build(
     from degmix_edge import backends
     from degmix_edge import build as building
     from degmix_edge.bundle import check_target
-    from degmix_edge.cli._sources import images, network, split_tasks
+    from degmix_edge.cli._sources import check_images, images, network, split_tasks
     from degmix_edge.errors import ConfigError
     from degmix_edge.preprocess import Fit
 
@@ -72,6 +72,8 @@ def _build(
             "synthetic:64) "
             "or --ranges"
         )
+    if options["calib"]:
+        check_images(options["calib"])
     with output.working("export"):
         model, spec = network(source, clock.done)
     fit = Fit(height=spec.height, width=spec.width)

@@ -27,7 +27,7 @@ def command(output: Output, source: str, out: Path, **options: Any) -> None:
     from degmix_edge import build as building
     from degmix_edge import config
     from degmix_edge.cli._files import check_file, write_file
-    from degmix_edge.cli._sources import network, split_tasks
+    from degmix_edge.cli._sources import check_images, network, split_tasks
     from degmix_edge.errors import ConfigError
     from degmix_edge.passes._base import to_graph
     from degmix_edge.preprocess import Fit
@@ -38,6 +38,8 @@ def command(output: Output, source: str, out: Path, **options: Any) -> None:
     clock = building.Clock(
         lambda stage: output.say(f"{stage.name:<13}{stage.seconds:6.1f} s  {stage.detail}")
     )
+    if options["calib"]:
+        check_images(options["calib"])
     with output.working("export"):
         model, spec = network(source, clock.done)
     settings = building.Options(

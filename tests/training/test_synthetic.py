@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from degmix_training import data
 from degmix_training.data import synthetic
-from degmix_training.data.synthetic import CLASSES, PERSON, render
+from degmix_training.data._layout import PERSON
+from degmix_training.data.synthetic import CLASSES, render
 
 from degmix_edge.errors import ConfigError
 
