@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -179,18 +180,15 @@ def test_eval_and_doctor(cli, checkpoint_path):
     assert json.loads(out)["checks"]
 
 
+SMALL = ("val_every=2", "batch_size=2", "data.train=4", "data.val=2", "height=64", "width=96")
+SMALL += ("network.dim=16", "network.backbone=mobilenetv4_conv_small_050")
+
+
 def test_train_through_the_command_line(cli, tmp_path):
-    small = ("steps=2", "val_every=2", "batch_size=2", "data.train=4", "data.val=2")
-    small += (
-        "height=64",
-        "width=96",
-        "network.dim=16",
-        "network.backbone=mobilenetv4_conv_small_050",
-    )
-    settings = [part for item in small for part in ("--set", item)]
+    settings = [part for item in (*SMALL, "steps=2") for part in ("--set", item)]
     code, out, err = cli("train", "degmix_tiny", "--out", "run", *settings, "--json")
     assert code == 0, err
-    checkpoint = json.loads(out[out.index("{") :])["checkpoint"]
+    checkpoint = json.loads(out)["checkpoint"]
     assert (tmp_path / checkpoint).exists()
     code, _, err = cli("train", "degmix_tiny", "--out", "run", *settings)
     assert code == 12
@@ -198,6 +196,29 @@ def test_train_through_the_command_line(cli, tmp_path):
     code, _, err = cli("inspect", checkpoint)
     assert code == 0
     assert "best constant" in err
+
+
+def test_an_interrupted_training_can_be_resumed(tmp_path):
+    settings = [part for item in SMALL for part in ("--set", item)]
+    arguments = ["train", "degmix_tiny", "--out", str(tmp_path / "run"), *settings]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "degmix_edge", *arguments, "--set", "steps=1000000"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    assert "interrupted" in err
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+    steps = json.loads((tmp_path / "run" / "scores.json").read_text())[-1]["step"] + 4
+    done = process(*arguments, "--set", f"steps={steps}", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert f"step {steps}" in done.stderr
 
 
 def bad_inputs(folder: Path, bundle: Path, checkpoint: Path, model: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -118,6 +119,7 @@ def fit(config: TrainConfig, out: Path, *, resume: bool = False) -> Path:
 
     Raises:
         ConfigError: A task or loss weight is missing, or there is nothing to resume.
+        KeyboardInterrupt: It was interrupted; the last validated state can be resumed.
     """
     specs = config.task_specs()
     _check_weights(config, specs)
@@ -142,19 +144,22 @@ def fit(config: TrainConfig, out: Path, *, resume: bool = False) -> Path:
         num_workers=0,
         collate_fn=collate,
     )
+    bar = RichProgressBar(console_kwargs={"stderr": True})  # stdout is for --json
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = lightning.Trainer(
         max_steps=config.steps,
         accelerator="auto",
         devices=1,
         logger=CSVLogger(out, name="", version="log"),
-        callbacks=[Validate(val, out, config.val_every), saver, RichProgressBar()],
+        callbacks=[Validate(val, out, config.val_every), saver, bar],
         gradient_clip_val=config.optim.clip_norm,
         log_every_n_steps=min(10, config.val_every),
         enable_model_summary=False,
     )
-    trainer.fit(module, loader, ckpt_path=state if resume else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(module, loader, ckpt_path=state if resume else None, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        raise KeyboardInterrupt from None
     path = out / f"{config.model}.safetensors"
     checkpoint.save(
         path, module.network.state_dict(), _card(module, train, val, trainer.global_step)
