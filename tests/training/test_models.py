@@ -7,19 +7,30 @@ from conftest import NETWORK, lively, task_specs
 from degmix_training import models
 from degmix_training.backbone import Backbone
 from degmix_training.config import network_config
-from degmix_training.models._degmix_folded import FoldedQuery, second_moments
-from degmix_training.models._mixer import DeformConv, OffsetNetwork, sample
-from degmix_training.models.degmix import TaskQuery
+from degmix_training.models._folded import FoldedTokenQuery, second_moments
+from degmix_training.models._mixer import (
+    DeformConv,
+    ModulatedDeformConv,
+    ModulatedOffset,
+    OffsetNetwork,
+    SpatialGate,
+    sample,
+)
+from degmix_training.models.degmix import TokenQuery
 from torchvision.ops import deform_conv2d
 
 from degmix_edge.errors import ConfigError
 
 
+def make(model: str, **settings):
+    torch.manual_seed(3)
+    values = {k: v for k, v in NETWORK.items() if k != "patch_size"} | settings
+    return models.find(model).Model(network_config(model, values), task_specs())
+
+
 @pytest.fixture(params=models.names(), scope="module")
 def network(request):
-    torch.manual_seed(3)
-    config = network_config(request.param, NETWORK)
-    return lively(models.find(request.param).Model(config, task_specs()))
+    return lively(make(request.param))
 
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 64), (52, 75)])
@@ -123,7 +134,7 @@ def test_zero_initial_offsets():
 
 def test_a_query_is_softmax_free_attention():
     torch.manual_seed(0)
-    query = TaskQuery(12, 3).double()
+    query = TokenQuery(12, 3).double()
     task, fused = torch.randn(2, 7, 12).double(), torch.randn(2, 20, 12).double()
     with torch.no_grad():
         for parameter in query.parameters():
@@ -139,7 +150,7 @@ def test_a_query_is_softmax_free_attention():
         torch.testing.assert_close(query(task, fused), want)
         single = query.float()
         norm = torch.nn.functional.layer_norm(fused.float(), (12,))
-        folded = FoldedQuery(single)(task.float(), second_moments(norm))
+        folded = FoldedTokenQuery(single)(task.float(), second_moments(norm))
         torch.testing.assert_close(folded.double(), want, rtol=1e-4, atol=1e-4)
 
 
@@ -147,10 +158,108 @@ def test_backbones_are_checked():
     with pytest.raises(ConfigError, match="has no such model. Did you mean"):
         Backbone("mobilenetv4_conv_smal")
     with pytest.raises(ConfigError, match=r"strides \[.*expected one at each of \[4, 8, 16, 32\]"):
-        Backbone("vit_tiny_patch16_224")
+        Backbone("vit_base_patch32_224")
+    with pytest.raises(ConfigError, match="patch_size 2: does not apply to the plain vision"):
+        make("degmix", backbone="vit_tiny_patch16_224", patch_size=2)
 
 
-@pytest.mark.parametrize("values", [{"dim": 15}, {"dim": 16, "num_heads": 3}, {"dims": 16}])
+@pytest.mark.parametrize(
+    "backbone", ["swin_tiny_patch4_window7_224", "hrnet_w18_small_v2", "vit_tiny_patch16_224"]
+)
+@torch.inference_mode()
+def test_published_backbones(backbone):
+    network = Backbone(backbone).eval()
+    images = torch.randn(3, 3, 61, 90)
+    maps = network(images)
+    for index, stride in enumerate(network.strides):
+        assert maps[index].shape[-2:] == (-(-61 // stride), -(-90 // stride))
+        for row in range(3):
+            alone = network(images[row : row + 1])[index][0]
+            assert (maps[index][row] - alone).abs().max() <= 1e-5 * alone.abs().max()
+
+
+@torch.inference_mode()
+def test_a_plain_transformer_has_its_own_embedding():
+    network = make("degmix", backbone="vit_tiny_patch16_224").eval()
+    embedded = network.embed(network.backbone(torch.randn(1, 3, 61, 90)))
+    assert embedded.shape == (1, 16, 16, 24)  # stride 4 of the image padded to 64 x 96
+    assert network(torch.randn(1, 3, 61, 90))["depth"].shape == (1, 1, 61, 90)
+
+
+@torch.inference_mode()
+def test_swin_pads_before_it_shifts():
+    """Where nothing is padded timm agrees; where something is, a window at the edge is by hand."""
+    import timm
+
+    torch.manual_seed(0)
+    ours = Backbone("swin_tiny_patch4_window7_224").eval()
+    theirs = timm.create_model(
+        ours.name, features_only=True, img_size=(448, 448), always_partition=True
+    )
+    theirs.load_state_dict(ours.network.state_dict())
+    image = torch.randn(1, 3, 448, 448)
+    raw = ours.network(image)
+    for a, b in zip(raw, theirs.eval()(image), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    block = ours.network.layers_0.blocks[1]  # shifted by 3, windows of 7
+    x = torch.randn(1, 9, 8, 96)
+    padded = torch.zeros(1, 14, 14, 96)
+    padded[:, :9, :8] = x
+    # The window that holds rows 3..9 and columns 3..9 of the padded map is inside: no mask.
+    window = padded[:, 3:10, 3:10].reshape(1, 49, 96)
+    want = block.attn(window).view(7, 7, 96)[:6, :5]
+    torch.testing.assert_close(block._attn(x)[0, 3:9, 3:8], want, rtol=1e-4, atol=1e-5)
+
+
+OPTIONS = [
+    {"mixer_order": "deform_first"},
+    {"spatial_gating": True},
+    {"deform_kernel": 3, "deform_groups": 2},
+    {"depth": 2, "num_heads": 8},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: next(iter(o)))
+@pytest.mark.parametrize("model", ["demtg", "degmix"])
+def test_options(model, options):
+    network = lively(make(model, **options))
+    with torch.inference_mode():
+        images = torch.randn(2, 3, 64, 96)
+        want, got = network(images), network.fold_for_inference()(images)
+        for name, logits in want.items():
+            assert (got[name] - logits).abs().max() <= 1e-5 * logits.abs().max()
+    test_every_parameter_learns(network)
+
+
+def test_a_spatial_gate_starts_open():
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 5, 6)
+    torch.testing.assert_close(SpatialGate(4)(x), x)
+
+
+@torch.no_grad()
+def test_modulated_deformable_convolution_by_hand():
+    torch.manual_seed(0)
+    offsets, conv = ModulatedOffset(4, 3, 2), ModulatedDeformConv(4, 3)
+    x = torch.randn(1, 4, 6, 7)
+    # No offset yet and half a mask: half of an ordinary convolution.
+    plain = torch.nn.functional.conv2d(x, conv.weight, padding=1)
+    want = plain / 2 + conv.bias.view(1, -1, 1, 1)
+    torch.testing.assert_close(conv(x, offsets(x)), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"dim": 15},
+        {"dim": 16, "num_heads": 3},
+        {"dims": 16},
+        {"deform_kernel": 2},
+        {"deform_groups": 2},
+        {"dim": 16, "deform_kernel": 3, "deform_groups": 3},
+        {"mixer_order": "both"},
+    ],
+)
 def test_sizes_that_do_not_fit(values):
     with pytest.raises(ConfigError, match="degmix"):
         network_config("degmix", values)

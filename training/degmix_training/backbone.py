@@ -3,48 +3,159 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 import timm
+import torch
+import torch.nn.functional as F
+from timm.models.hrnet import HighResolutionNet
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
 
 from degmix_edge.errors import ConfigError
 
 STRIDES = (4, 8, 16, 32)
+PLAIN_STRIDE = 16
+PLAIN_DEPTHS = (0.25, 0.5, 0.75, 1.0)
+"""Where a plain transformer's four maps are taken: after layers 3, 6, 9 and 12 of 12."""
 
 
 class Backbone(nn.Module):
-    """Image `(N, 3, H, W)` to the feature maps at strides 4, 8, 16 and 32.
+    """Image `(N, 3, H, W)` to four feature maps.
+
+    A pyramid gives one map at each of the strides 4, 8, 16 and 32; a plain vision transformer
+    (`is_plain`) gives four maps at stride 16. An image whose sides the network cannot divide is
+    zero-padded below and to the right, so map i is `ceil(H / stride) x ceil(W / stride)`.
+
+    Swin has a LayerNorm on each map, as in mmsegmentation; a map smaller than its window is padded
+    and not given a smaller window, so the weights fit every image size. HRNet's maps are its
+    branches, without timm's classification layers on top.
 
     Args:
-        name: timm name, e.g. `mobilenetv4_conv_small`.
+        name: timm name, e.g. `swin_tiny_patch4_window7_224` or `hrnet_w18_small_v2`.
         pretrained: Ask timm for its ImageNet weights (needs the network or timm's cache).
 
     Raises:
-        ConfigError: timm has no such model, or the model has no map at one of the strides.
+        ConfigError: timm has no such model, it has no feature maps of these strides, or its
+            pretrained weights cannot be had.
     """
 
     def __init__(self, name: str, *, pretrained: bool = False) -> None:
         super().__init__()
-        if not timm.is_model(name):
-            near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-            raise ConfigError(
-                f"backbone {name!r}: timm {timm.__version__} has no such model"
-                + (f". Did you mean {' or '.join(near)}?" if near else "")
-            )
-        network = timm.create_model(name, features_only=True)
-        reductions = network.feature_info.reduction()
-        missing = [s for s in STRIDES if s not in reductions]
-        if missing:
-            raise ConfigError(
-                f"backbone {name!r}: has feature maps at strides {reductions}, "
-                f"expected one at each of {list(STRIDES)}; choose a pyramid backbone"
-            )
-        indices = tuple(len(reductions) - 1 - reductions[::-1].index(s) for s in STRIDES)
-        self.network = timm.create_model(
-            name, features_only=True, out_indices=indices, pretrained=pretrained
-        )
+        self.name = name
+        family = _family(name)
+        options: dict[str, Any] = {}
+        if family is SwinTransformer:
+            options = {"strict_img_size": False, "always_partition": True}
+        elif family is HighResolutionNet:
+            options = {"feature_location": ""}
+        info = _create(name, options).feature_info
+        reductions = info.reduction()
+        self.is_plain = set(reductions) == {PLAIN_STRIDE}
+        if self.is_plain:
+            options["dynamic_img_size"] = True
+            indices = tuple(round(share * len(info.info)) - 1 for share in PLAIN_DEPTHS)
+        else:
+            if missing := [s for s in STRIDES if s not in reductions]:
+                raise ConfigError(
+                    f"backbone {name!r}: has feature maps at strides {reductions}, expected one at "
+                    f"each of {list(STRIDES)} (a pyramid) or all at {PLAIN_STRIDE} (a plain vision "
+                    f"transformer); no map at {', '.join(map(str, missing))}"
+                )
+            indices = tuple(len(reductions) - 1 - reductions[::-1].index(s) for s in STRIDES)
+        self.network = _create(name, {**options, "out_indices": indices}, pretrained)
         self.channels: list[int] = self.network.feature_info.channels()
+        self.strides = [PLAIN_STRIDE] * 4 if self.is_plain else list(STRIDES)
+        self.multiple = STRIDES[-1]
+        if self.is_plain:
+            self.multiple = PLAIN_STRIDE
+        elif family is SwinTransformer:
+            self.multiple = STRIDES[0]
+            self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels)
+            for block in self.network.modules():
+                if isinstance(block, SwinTransformerBlock):
+                    block.__class__ = PadFirstBlock
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Four maps `(N, channels[i], ceil(H / STRIDES[i]), ceil(W / STRIDES[i]))`."""
-        return self.network(image)
+        """Four maps `(N, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))`."""
+        height, width = image.shape[-2:]
+        below, right = -height % self.multiple, -width % self.multiple
+        maps = self.network(F.pad(image, (0, right, 0, below)) if below or right else image)
+        if hasattr(self, "norms"):  # channels last
+            maps = [norm(m).permute(0, 3, 1, 2) for norm, m in zip(self.norms, maps, strict=True)]
+        return [
+            m[..., : -(-height // s), : -(-width // s)]
+            for m, s in zip(maps, self.strides, strict=True)
+        ]
+
+
+class PadFirstBlock(SwinTransformerBlock):
+    """Swin's block with the padding before the shift, as in the authors' detection code and mmseg.
+
+    timm shifts first and pads then, which gives other results where a map is no multiple of the
+    window: published weights were trained with this order.
+    """
+
+    def _attn(self, x: Tensor) -> Tensor:
+        """Window attention over `(N, h, w, C)`."""
+        n, height, width, channels = x.shape
+        (wh, ww), (sh, sw) = self.window_size, self.shift_size
+        x = F.pad(x, (0, 0, 0, -width % ww, 0, -height % wh))
+        rows, columns = x.shape[1] // wh, x.shape[2] // ww
+        if sh or sw:
+            x = torch.roll(x, (-sh, -sw), (1, 2))
+        windows = x.view(n, rows, wh, columns, ww, channels).transpose(2, 3)
+        windows = self.attn(windows.reshape(-1, wh * ww, channels), mask=self._mask(x))
+        x = windows.view(n, rows, columns, wh, ww, channels).transpose(2, 3)
+        x = x.reshape(n, rows * wh, columns * ww, channels)
+        if sh or sw:
+            x = torch.roll(x, (sh, sw), (1, 2))
+        return x[:, :height, :width]
+
+    def _mask(self, x: Tensor) -> Tensor | None:
+        """`(windows, window area, window area)`: -100 between pixels that the shift joined."""
+        (wh, ww), (sh, sw) = self.window_size, self.shift_size
+        if not (sh or sw):
+            return None
+        height, width = x.shape[1:3]
+        rows = torch.arange(height, device=x.device).view(-1, 1)
+        columns = torch.arange(width, device=x.device).view(1, -1)
+        region = 3 * ((rows >= height - wh).int() + (rows >= height - sh).int())
+        region = region + (columns >= width - ww).int() + (columns >= width - sw).int()
+        region = region.view(height // wh, wh, width // ww, ww).transpose(1, 2)
+        region = region.reshape(-1, wh * ww)
+        apart = region.unsqueeze(1) != region.unsqueeze(2)
+        return apart.to(x.dtype) * -100.0
+
+
+def _family(name: str) -> type | None:
+    """The timm class of `name` where it needs care.
+
+    Raises:
+        ConfigError: timm has no such model.
+    """
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), 3, 0.5)
+        raise ConfigError(
+            f"backbone {name!r}: timm {timm.__version__} has no such model"
+            + (f". Did you mean {' or '.join(near)}?" if near else "")
+        )
+    stem = name.partition(".")[0]
+    # timm says the module a model is defined in without building the model.
+    where = timm.model_entrypoint(stem).__module__
+    return {
+        "timm.models.swin_transformer": SwinTransformer,
+        "timm.models.hrnet": HighResolutionNet,
+    }.get(where)
+
+
+def _create(name: str, options: dict[str, Any], pretrained: bool = False) -> Any:
+    try:
+        return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+    except Exception as error:  # timm, the hub and the network raise nearly anything
+        if not pretrained:
+            raise ConfigError(f"backbone {name!r}: timm gives no feature maps: {error}") from error
+        raise ConfigError(
+            f"backbone {name!r}: timm could not get its pretrained weights ({error}); give a local "
+            f"file with --pretrained FILE, or none with --pretrained none"
+        ) from error

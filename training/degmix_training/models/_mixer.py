@@ -7,10 +7,15 @@ one: `u = BN(GELU(Conv1x1(x))); out = u + BN(GELU(DCN(u)))`.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
+
+from degmix_edge.config import Settings
 
 TAPS = 9
 """The offset network speaks of a 3x3 neighbourhood: nine rows, then nine columns."""
@@ -26,8 +31,7 @@ class OffsetNetwork(nn.Module):
 
     Args:
         dim: Channels C.
-        zero_init: Start with every offset zero. The authors start with a random second convolution,
-            whose offsets are tens of pixels; from scratch, zero learns faster.
+        zero_init: Start with every offset zero; the authors start with a random second convolution.
     """
 
     def __init__(self, dim: int, *, zero_init: bool) -> None:
@@ -54,6 +58,38 @@ class OffsetNetwork(nn.Module):
         rows = (rows + near.repeat_interleave(3).view(TAPS, 1, 1)).expand(TAPS, height, width)
         columns = (columns + near.repeat(3).view(TAPS, 1, 1)).expand(TAPS, height, width)
         return torch.cat((rows, columns)).unsqueeze(0)
+
+
+class ModulatedOffset(nn.Module):
+    """Offsets and mask of a k x k modulated deformable convolution, by one 3x3 convolution.
+
+    `(N, C, h, w)` to offsets `(N, 2 G k k, h, w)` and mask `(N, G k k, h, w)` in (0, 1). Starts at
+    offsets of zero and a mask of a half. Zhu et al. 2019, "Deformable ConvNets v2", section 3.
+    """
+
+    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.taps = groups * kernel * kernel
+        self.predict = nn.Conv2d(dim, 3 * self.taps, 3, padding=1)
+        nn.init.zeros_(self.predict.weight)
+        nn.init.zeros_(self.predict.bias)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        offset, mask = self.predict(features).split((2 * self.taps, self.taps), dim=1)
+        return offset, mask.sigmoid()
+
+
+class ModulatedDeformConv(nn.Conv2d):
+    """k x k modulated deformable convolution, stride 1, same size: DCNv2, eq. 1."""
+
+    def __init__(self, dim: int, kernel: int) -> None:
+        super().__init__(dim, dim, kernel, padding=kernel // 2)
+
+    def forward(self, value: Tensor, offset_and_mask: tuple[Tensor, Tensor]) -> Tensor:
+        """See the class; offset and mask are those of `ModulatedOffset`."""
+        offset, mask = offset_and_mask
+        return deform_conv2d(value, offset, self.weight, self.bias, padding=self.padding, mask=mask)
 
 
 class DeformConv(nn.Conv2d):
@@ -89,18 +125,82 @@ def sample(value: Tensor, offset: Tensor) -> Tensor:
     return sampled.view(n, c, height, width)
 
 
-class MixerBlock(nn.Module):
-    """One block: `(N, C, h, w) -> (N, C, h, w)`, residual around the second half."""
+class SpatialGate(nn.Module):
+    """`(N, C, h, w) -> (N, C, h, w)`: x times a 3x3 depthwise convolution of its norm.
 
-    def __init__(self, dim: int, *, zero_offset_init: bool) -> None:
+    The figures of DeGMix show "spatial gating" in each mixer block; the public code has none, and
+    the paper's equation was not at hand. This is our reading: the gate of gMLP (Liu et al. 2021,
+    section 2.1), local instead of over all positions, so that it fits every size. It starts open.
+    """
+
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.mix = nn.Conv2d(dim, dim, 1)
-        self.mix_norm = nn.BatchNorm2d(dim)
-        self.offset = OffsetNetwork(dim, zero_init=zero_offset_init)
-        self.deform = DeformConv(dim)
-        self.deform_norm = nn.BatchNorm2d(dim)
+        self.norm = nn.BatchNorm2d(dim)
+        self.gate = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.ones_(self.gate.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        mixed = self.mix_norm(F.gelu(self.mix(x)))
-        return mixed + self.deform_norm(F.gelu(self.deform(mixed, self.offset(mixed))))
+        return x * self.gate(self.norm(x))
+
+
+class MixerConfig(Settings):
+    """Settings of one mixer block; the defaults are the published ones.
+
+    Attributes:
+        mixer_order: `mix_first` is the papers' and the public code's since 2023-03-07. Before that
+            day it was `deform_first`, and some released checkpoints may date from then.
+        zero_offset_init: Start with every offset zero. The authors start with offsets of tens of
+            pixels; from scratch, zero learns faster.
+        spatial_gating: See `SpatialGate`.
+        deform_kernel: None is the published operator, 1x1 with one offset a channel. An odd k is a
+            k x k modulated deformable convolution (DCNv2) with `deform_groups` offset groups.
+    """
+
+    mixer_order: Literal["mix_first", "deform_first"] = "mix_first"
+    zero_offset_init: bool = False
+    spatial_gating: bool = False
+    deform_kernel: int | None = Field(None, gt=0)
+    deform_groups: int = Field(1, gt=0)
+
+    @model_validator(mode="after")
+    def _odd_kernel(self) -> MixerConfig:
+        if self.deform_kernel is not None and self.deform_kernel % 2 == 0:
+            raise ValueError(f"deform_kernel {self.deform_kernel} must be odd")
+        if self.deform_kernel is None and self.deform_groups != 1:
+            raise ValueError(
+                f"deform_groups {self.deform_groups} needs a deform_kernel: the published operator "
+                f"has a group a channel"
+            )
+        return self
+
+
+class MixerBlock(nn.Module):
+    """One block: `(N, C, h, w) -> (N, C, h, w)`, residual around the deformable half."""
+
+    def __init__(self, dim: int, config: MixerConfig) -> None:
+        super().__init__()
+        self.order = config.mixer_order
+        self.mix = nn.Conv2d(dim, dim, 1)
+        self.mix_norm = nn.BatchNorm2d(dim)
+        if config.deform_kernel is None:
+            self.offset: nn.Module = OffsetNetwork(dim, zero_init=config.zero_offset_init)
+            self.deform: nn.Module = DeformConv(dim)
+        else:
+            self.offset = ModulatedOffset(dim, config.deform_kernel, config.deform_groups)
+            self.deform = ModulatedDeformConv(dim, config.deform_kernel)
+        self.deform_norm = nn.BatchNorm2d(dim)
+        self.gate = SpatialGate(dim) if config.spatial_gating else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        if self.order == "mix_first":
+            return self.gate(self._deform(self._mix(x)))
+        return self.gate(self._mix(self._deform(x)))
+
+    def _mix(self, x: Tensor) -> Tensor:
+        return self.mix_norm(F.gelu(self.mix(x)))
+
+    def _deform(self, x: Tensor) -> Tensor:
+        return x + self.deform_norm(F.gelu(self.deform(x, self.offset(x))))

@@ -1,0 +1,264 @@
+"""Import the Lightning checkpoints that the authors of DeMT, DeMTG and DeGMix released.
+
+Strict: every key of the file either fills weights here, or has no effect on what the network
+computes for one image, and its fate says so. The backbone may be Swin or HRNet.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from degmix_edge import tasks
+from degmix_edge.errors import CheckpointError
+from degmix_edge.tasks import TaskSpec
+from degmix_training import models
+from degmix_training.config import network_config
+from degmix_training.pretrained import (
+    Fate,
+    load_strictly,
+    read_weights,
+    refuse_unexplained,
+    translate,
+)
+
+TASKS = {"sal": "saliency"}
+"""Their names where they are not ours."""
+SWINS = {(96, 6): "tiny", (96, 18): "small", (128, 18): "base", (192, 18): "large"}
+"""Swin's variant by channels of the first stage and blocks of the third."""
+HRNETS = {18: "hrnet_w18_small_v2", 48: "hrnet_w48"}
+FUSION = "attention over a sequence of one: query and key have no effect"
+REASONS = {
+    r"(criterion|metrics_dict)\.": "of the training program",
+    r"head\.defor_mixers\..*\.offset$": "a shift pattern that no code reads",
+    r"head\..*num_batches_tracked$": "counter of batches",
+}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The network, its settings and the fate of every key."""
+
+    model: str
+    network: nn.Module
+    config: dict[str, Any]
+    tasks: dict[str, TaskSpec]
+    fates: list[Fate]
+
+
+def import_checkpoint(
+    path: Path, classes: Mapping[str, tuple[str, ...]], settings: Mapping[str, Any] | None = None
+) -> Imported:
+    """Read a released checkpoint into the network that it describes.
+
+    Model, backbone, width, depth, mixer order, tasks and their order are read off the weights. The
+    number of heads is not in them: it is the published one, unless `settings` says otherwise.
+
+    Args:
+        path: `.ckpt` or `.safetensors`.
+        classes: Class names by task, of the data set it was trained on; a task whose count of
+            names differs from the file's channels gets numbered classes.
+        settings: Settings of the model's `Config` that override what was found.
+
+    Raises:
+        CheckpointError: It is none of the three, or a key is unexplained, missing or of another
+            shape.
+    """
+    tensors = read_weights(path)
+    model, config = _describe(path, tensors)
+    config |= settings or {}
+    specs = {
+        TASKS.get(name, name): _spec(path, TASKS.get(name, name), channels, classes)
+        for name, channels in _heads(tensors).items()
+    }
+    network: Any = models.find(model).Model(network_config(model, config), specs)
+    backbone_keys = {k: t for k, t in tensors.items() if k.startswith("backbone.")}
+    stripped = {k.removeprefix("backbone."): t for k, t in backbone_keys.items()}
+    state, fates = translate(network.backbone, stripped)
+    state = {f"backbone.{key}": tensor for key, tensor in state.items()}
+    fates = [Fate(f"backbone.{f.key}", f.became, f.why) for f in fates]
+    for key, tensor in tensors.items():
+        if key in backbone_keys:
+            continue
+        placed = _place(key, tensor, model, list(specs), config["mixer_order"])
+        state |= placed
+        reasons = [why for pattern, why in REASONS.items() if re.match(pattern, key)]
+        if model == "degmix" and key.startswith("head.linear1."):
+            reasons.append("the reduction that the patch embedding replaced; no code reads it")
+        why = reasons[0] if reasons and not placed else ""
+        if placed and key.endswith(("in_proj_weight", "in_proj_bias")):
+            why = FUSION if "task_fusion" in key else _key_bias(key)
+        fates.append(Fate(key, ", ".join(placed), why))
+    refuse_unexplained(path, fates)
+    for name, tensor in network.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            state.setdefault(name, tensor)
+    load_strictly(network, state, path, f"{model} with {config['backbone']}")
+    return Imported(model, network.eval(), config, specs, fates)
+
+
+def _key_bias(key: str) -> str:
+    return "the keys' bias has no effect under softmax" if key.endswith("bias") else ""
+
+
+def _describe(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
+    """The model and its settings, read off the weights."""
+    blocks = [m for k in tensors if (m := re.match(r"head\.defor_mixers\.0\.blocks\.(\d+)\.", k))]
+    fusion = tensors.get("head.task_fusion.out_proj.weight")
+    heads = _heads(tensors)
+    if not blocks or fusion is None or not heads:
+        raise CheckpointError(
+            f"{path}: none of the authors' checkpoints: expected keys head.defor_mixers.*, "
+            f"head.task_fusion.* and head.final_logits.*, got {', '.join(list(tensors)[:3])}, ..."
+        )
+    gated = any(key.startswith("head.gmlps.") for key in tensors)
+    patch = tensors.get("head.patch_embed.projection.weight")
+    model = "degmix" if patch is not None else "demtg" if gated else "demt"
+    first = next(iter(heads))
+    config: dict[str, Any] = {
+        "backbone": _backbone(path, tensors),
+        "dim": fusion.shape[0],
+        "depth": 1 + max(int(match[1]) for match in blocks),
+        "head_channels": tensors[f"head.bottleneck.{first}.conv.weight"].shape[0],
+        "mixer_order": (
+            "deform_first"
+            if any(k.startswith("head.defor_mixers.0.blocks.0.0.fn.") for k in tensors)
+            else "mix_first"
+        ),
+    }
+    if patch is not None:
+        config["patch_size"] = patch.shape[-1]
+    return model, config
+
+
+def _heads(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Their tasks in order, with logit channels."""
+    found = {}
+    for key, tensor in tensors.items():
+        if match := re.match(r"head\.final_logits\.(\w+)\.weight$", key):
+            found[match[1]] = tensor.shape[0]
+    return found
+
+
+def _backbone(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    patches = tensors.get("backbone.patch_embed.projection.weight")
+    if patches is not None:
+        third = [m for k in tensors if (m := re.match(r"backbone\.stages\.2\.blocks\.(\d+)\.", k))]
+        size = SWINS.get((patches.shape[0], 1 + max((int(m[1]) for m in third), default=-1)))
+        if size:
+            return f"swin_{size}_patch4_window7_224"
+    branch = tensors.get("backbone.stage2.0.branches.0.0.conv1.weight")
+    if branch is not None and branch.shape[0] in HRNETS:
+        return HRNETS[branch.shape[0]]
+    have = [key for key in tensors if key.startswith("backbone.")]
+    raise CheckpointError(
+        f"{path}: backbone not recognised from {len(have)} keys "
+        f"({', '.join(have[:2]) or 'none start with backbone.'}); expected mmsegmentation's Swin "
+        f"T/S/B/L or HRNetV2 W18-small/W48"
+    )
+
+
+def _spec(path: Path, name: str, channels: int, classes: Mapping[str, tuple[str, ...]]) -> TaskSpec:
+    task = tasks.find(name)
+    if task.num_channels is not None:
+        if task.num_channels != channels:
+            raise CheckpointError(
+                f"{path}: task {name!r} has {channels} channels, expected {task.num_channels}"
+            )
+        return task.spec()
+    names = tuple(classes.get(name, ())) or task.classes
+    if len(names) != channels:
+        names = tuple(f"class {index}" for index in range(channels))
+    return task.spec(names)
+
+
+def _place(key: str, tensor: Tensor, model: str, names: list[str], order: str) -> dict[str, Tensor]:
+    """Our weights that a key of their head fills; empty where none."""
+    parts = key.split(".")
+    if parts[0] != "head" or len(parts) < 3:
+        return {}
+    kind, rest = parts[1], ".".join(parts[2:])
+    leaf = parts[-1]
+    if kind == "linear1" and model != "degmix":
+        if parts[2] == "0":
+            return {f"embed.{leaf}": tensor[..., None, None] if leaf == "weight" else tensor}
+        return {f"embed_norm.{leaf}": tensor}
+    if kind == "patch_embed":
+        place = {"projection": "embed", "norm": "embed_norm"}.get(parts[2])
+        return {f"{place}.{leaf}": tensor} if place else {}
+    if kind == "defor_mixers":
+        return _place_mixer(rest, tensor, names, order)
+    if kind == "task_fusion":
+        if parts[2] == "out_proj":
+            return {f"interact.1.{leaf}": tensor}
+        return {f"interact.0.{rest.removeprefix('in_proj_')}": tensor.chunk(3)[2]}
+    if kind == "smlp":
+        return {f"interact.{2 + int(parts[2])}.{leaf}": tensor}
+    if kind == "smlp2":
+        return {
+            f"queries.{names[int(parts[2])]}.{('out', 'out_norm')[int(parts[3])]}.{leaf}": tensor
+        }
+    if kind == "task_querys":
+        return _place_query(f"queries.{names[int(parts[2])]}", parts[3:], tensor)
+    if kind == "gmlps":
+        return _place_gate(rest, leaf, tensor)
+    if kind in ("bottleneck", "final_logits"):
+        head = f"heads.{TASKS.get(parts[2], parts[2])}"
+        if leaf == "num_batches_tracked":
+            return {}
+        place = {"conv": 0, "bn": 1}.get(parts[3]) if kind == "bottleneck" else 3
+        return {} if place is None else {f"{head}.{place}.{leaf}": tensor}
+    return {}
+
+
+def _place_mixer(rest: str, tensor: Tensor, names: list[str], order: str) -> dict[str, Tensor]:
+    match = re.match(r"(\d+)\.blocks\.(\d+)\.(.+)\.(\w+)$", rest)
+    if not match or match[4] == "num_batches_tracked":
+        return {}
+    inner = {"0": "mix", "2": "mix_norm", "3.fn": "deform"}
+    if order == "deform_first":
+        inner = {"1": "mix", "3": "mix_norm", "0.fn": "deform"}
+    place = inner.get(match[3])
+    if place is None:
+        stem = next((k for k, v in inner.items() if v == "deform"), "")
+        place = {
+            f"{stem}.0": "deform",
+            f"{stem}.2": "deform_norm",
+            f"{stem}.0.get_offset.p_conv": "offset.to_taps",
+            f"{stem}.0.get_offset.opt": "offset.to_offset",
+        }.get(match[3])
+    if place is None or (place == "deform" and match[4] == "offset"):
+        return {}
+    return {f"mixers.{names[int(match[1])]}.{match[2]}.{place}.{match[4]}": tensor}
+
+
+def _place_query(place: str, parts: list[str], tensor: Tensor) -> dict[str, Tensor]:
+    if parts[0] == "in_proj_weight":
+        q, k, v = tensor.chunk(3)
+        return {f"{place}.to_{x}.weight": t for x, t in (("q", q), ("k", k), ("v", v))}
+    if parts[0] == "in_proj_bias":
+        q, _, v = tensor.chunk(3)
+        return {f"{place}.to_q.bias": q, f"{place}.to_v.bias": v}
+    if parts[0] in ("out_proj", "proj"):
+        return {f"{place}.project.{parts[1]}": tensor}
+    if re.fullmatch(r"(norm|to)_[qkv]", parts[0]):
+        return {f"{place}.{parts[0]}.{parts[1]}": tensor}
+    return {}
+
+
+def _place_gate(rest: str, leaf: str, tensor: Tensor) -> dict[str, Tensor]:
+    place = {
+        "gating.0.fn.ln1_0": "norm",
+        "gating.0.fn.fc1_0": "expand",
+        "gating.0.fn.sgu_0.ln": "gate_norm",
+        "gating.0.fn.sgu_0.proj": "gate",
+        "gating.0.fn.fc2_0": "contract",
+    }.get(rest.rpartition(".")[0])
+    if place is None:
+        return {}
+    return {f"gate.{place}.{leaf}": tensor[..., 0] if tensor.ndim == 3 else tensor}

@@ -1,0 +1,60 @@
+"""What a network costs: parameters, and multiply-adds of one image."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters and multiply-adds (MACs) of one image; `macs_of` by the network's parts."""
+
+    params: int
+    macs: int
+    macs_of: dict[str, int]
+
+
+def count(network: nn.Module, height: int, width: int) -> Cost:
+    """Count every convolution, matrix product and attention, and deformable convolutions.
+
+    A deformable convolution counts its products, as a convolution of the same shape does, and not
+    the four products of each bilinear sample. Resizes, norms and activations count nothing. Runs on
+    the meta device: no memory, no arithmetic.
+    """
+    network = copy.deepcopy(network).eval().to("meta")
+    custom = {torch.ops.torchvision.deform_conv2d: _deform_conv_flops}
+    counter = FlopCounterMode(display=False, custom_mapping=custom)
+    with counter, torch.no_grad():
+        network(torch.zeros(1, 3, height, width, device="meta"))
+    by_module = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
+    root = type(network).__name__
+    return Cost(
+        params=sum(p.numel() for p in network.parameters()),
+        macs=counter.get_total_flops() // 2,
+        macs_of={
+            name: _macs(by_module, f"{root}.{name}", part)
+            for name, part in network.named_children()
+            if any(True for _ in part.parameters())
+        },
+    )
+
+
+def _macs(by_module: dict[str, int], name: str, module: nn.Module) -> int:
+    """Of one module; a dictionary or list of modules is the sum of its entries."""
+    if isinstance(module, nn.ModuleDict | nn.ModuleList):
+        parts = module.named_children()
+        return sum(_macs(by_module, f"{name}.{child}", part) for child, part in parts)
+    return by_module.get(name, 0)
+
+
+def _deform_conv_flops(value: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    """2 x outputs x inputs a weight sees."""
+    n, outputs, height, width = out_shape
+    per_output = weight[1] * weight[2] * weight[3]
+    return int(2 * n * outputs * height * width * per_output)

@@ -1,0 +1,227 @@
+"""Backbone weights from a local file: timm's, Microsoft's Swin, mmsegmentation's Swin and HRNet.
+
+Strict: every weight of the backbone must be in the file, and every key of the file is explained.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from degmix_edge.errors import CheckpointError
+from degmix_training.backbone import Backbone
+
+WRAPPERS = ("state_dict", "model", "model_state", "module")
+INERT = ("pytorch_lightning.", "lightning.", "lightning_utilities.", "argparse.Namespace")
+"""Globals that old training programs leave beside their weights; read as empty shells."""
+NOT_BACKBONE = {
+    r"(decode_head|auxiliary_head|neck|segmentor|cls_head)\.": "not of the backbone",
+    r"(head|fc|classifier|head_drop|pre_logits)\.": "classification head",
+    r"incre_modules\.|downsamp_modules\.|final_layer\.": "classification head of HRNet",
+    r"(.*\.)?num_batches_tracked": "counter of batches",
+    r".*relative_(position|coords)_(index|table)$": "table computed from the window",
+    r".*attn_mask$": "mask computed from the size",
+    r"norm\.(weight|bias)$": "norm before the classification head",
+    r"fc_norm\.": "norm before the classification head",
+}
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of one key of a foreign file: the weights that took it, or why none did."""
+
+    key: str
+    became: str
+    why: str = ""
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of a `.safetensors` or PyTorch file, out of its wrapper; no code is run.
+
+    Raises:
+        CheckpointError: No such file, damaged, or it holds objects other than weights.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: not readable as safetensors: {error}") from None
+    content = _load(path)
+    while isinstance(content, Mapping):
+        inner = [content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)]
+        if not inner:
+            break
+        content = inner[0]
+    tensors = (
+        {key: value for key, value in content.items() if isinstance(value, Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
+    if not tensors:
+        raise CheckpointError(
+            f"{path}: holds no weights; expected a mapping of names to tensors, as it is or under "
+            f"one of {', '.join(WRAPPERS)}"
+        )
+    return {key.removeprefix("module."): value for key, value in tensors.items()}
+
+
+def _load(path: Path) -> Any:
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception as error:  # a legacy or damaged file: torch raises nearly anything
+        raise CheckpointError(
+            f"{path}: not a PyTorch file that can be read without running code ({error}); expected "
+            f"one saved by torch >= 1.6, or .safetensors"
+        ) from None
+    foreign = [name for name in names if not name.startswith(INERT)]
+    if foreign:
+        raise CheckpointError(
+            f"{path}: holds objects that are no weights ({', '.join(foreign[:3])}), and reading "
+            f"those could run code. Where you trust the file, save its state_dict alone"
+        )
+    shells = [(type("Shell", (dict,), {}), name) for name in names]
+    try:
+        with torch.serialization.safe_globals(shells), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged or not readable safely: {error}") from None
+
+
+def load_backbone(backbone: Backbone, path: Path) -> list[Fate]:
+    """Load the backbone's weights from `path`; say what became of each key.
+
+    Raises:
+        CheckpointError: A weight is missing or of another shape, or a key is unexplained.
+    """
+    tensors = read_weights(path)
+    prefixed = {k.removeprefix("backbone."): t for k, t in tensors.items() if _in_backbone(k)}
+    state, fates = translate(backbone, prefixed or tensors)
+    fates += [
+        Fate(key, "", "not of the backbone")
+        for key in tensors
+        if prefixed and not _in_backbone(key)
+    ]
+    refuse_unexplained(path, fates)
+    # ImageNet weights have no norms on the four maps: those start anew, and it is said.
+    fresh = {k: v for k, v in backbone.state_dict().items() if k.startswith("norms.")}
+    if fresh and not any(key in state for key in fresh):
+        state |= fresh
+        fates += [Fate("", key, "not in the file: starts anew") for key in fresh]
+    load_strictly(backbone, state, path, f"backbone {backbone.name!r}")
+    return fates
+
+
+def _in_backbone(key: str) -> bool:
+    return key.startswith("backbone.")
+
+
+def translate(
+    backbone: Backbone, tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[Fate]]:
+    """Keys of another code base as those of `Backbone`; `became` is empty where there is none."""
+    want = backbone.state_dict()
+    is_mmseg = any(key.startswith("stages.0.blocks.0.attn.w_msa") for key in tensors)
+    merges_last = is_mmseg or any(key.startswith("layers.0.downsample.") for key in tensors)
+    state: dict[str, Tensor] = {}
+    fates = []
+    for key, tensor in tensors.items():
+        name = _mmseg_name(key) if is_mmseg else key
+        if merges_last:
+            name = re.sub(r"^layers\.(\d)\.downsample", _next_layer, name)
+        name = _own_name(name, want)
+        if name in want:
+            if is_mmseg and ".downsample." in name:
+                tensor = unfold_to_block_order(tensor)
+            state[name] = tensor
+            fates.append(Fate(key, f"backbone.{name}"))
+            continue
+        reasons = [why for pattern, why in NOT_BACKBONE.items() if re.match(pattern, key)]
+        fates.append(Fate(key, "", reasons[0] if reasons else ""))
+    for name, tensor in want.items():  # counters are in no foreign file's interest
+        if name.endswith("num_batches_tracked"):
+            state.setdefault(name, tensor)
+    return state, fates
+
+
+def _next_layer(match: re.Match[str]) -> str:
+    return f"layers.{int(match[1]) + 1}.downsample"
+
+
+def _mmseg_name(key: str) -> str:
+    """Name of a weight of mmsegmentation's Swin as Microsoft has it."""
+    for theirs, ours in (
+        ("stages.", "layers."),
+        ("patch_embed.projection", "patch_embed.proj"),
+        (".attn.w_msa.", ".attn."),
+        (".ffn.layers.0.0.", ".mlp.fc1."),
+        (".ffn.layers.1.", ".mlp.fc2."),
+    ):
+        key = key.replace(theirs, ours)
+    return re.sub(r"^norm([0-3])\.", r"norms.\1.", key)
+
+
+def _own_name(name: str, want: Mapping[str, Tensor]) -> str:
+    """As `Backbone.state_dict` has it: inside `network`, and timm's flattened stages."""
+    flattened = re.sub(r"^(layers|stages|blocks)\.(\d+)\.", r"\1_\2.", name)
+    for candidate in (name, f"network.{name}", f"network.{flattened}", f"network.model.{name}"):
+        if candidate in want:
+            return candidate
+    return name
+
+
+def unfold_to_block_order(weight: Tensor) -> Tensor:
+    """Patch merging's last axis from `(C, row, column)` to timm's `(column, row, C)`."""
+    *rest, merged = weight.shape
+    axes = len(rest)
+    return (
+        weight.reshape(*rest, merged // 4, 2, 2)
+        .permute(*range(axes), axes + 2, axes + 1, axes)
+        .reshape(*rest, merged)
+    )
+
+
+def refuse_unexplained(path: Path, fates: list[Fate]) -> None:
+    """Raise CheckpointError where a key has neither a place nor a reason."""
+    unknown = [fate.key for fate in fates if not fate.became and not fate.why]
+    if unknown:
+        raise CheckpointError(
+            f"{path}: {len(unknown)} keys that nothing explains (first: {', '.join(unknown[:3])}); "
+            f"the file is of another network, or of code that this importer does not know"
+        )
+
+
+def load_strictly(
+    module: torch.nn.Module, state: Mapping[str, Tensor], path: Path, what: str
+) -> None:
+    """Load `state`, all of it and nothing else.
+
+    Raises:
+        CheckpointError: A weight is missing or of another shape.
+    """
+    want = module.state_dict()
+    missing = [key for key in want if key not in state]
+    shapes = [
+        f"{key} is {tuple(state[key].shape)}, expected {tuple(want[key].shape)}"
+        for key in want
+        if key in state and state[key].shape != want[key].shape
+    ]
+    if missing or shapes:
+        first = (shapes + [f"no {key}" for key in missing])[:3]
+        raise CheckpointError(
+            f"{path}: does not fit {what}: {len(missing)} of {len(want)} weights missing, "
+            f"{len(shapes)} of another shape (first: {'; '.join(first)})"
+        )
+    module.load_state_dict(dict(state))
