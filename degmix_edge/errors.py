@@ -78,5 +78,11 @@ class AccuracyError(DegmixError):
     exit_code = 13
 
 
+class TrainingError(DegmixError):
+    """A training run that diverged or lost one of its processes; it can be resumed."""
+
+    exit_code = 14
+
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it (128 + SIGINT)."""

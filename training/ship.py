@@ -62,7 +62,7 @@ def text(name: str, digest: str, card: Card) -> str:
 
 def main(run: Path, name: str) -> None:
     """Copy, name and describe."""
-    source = next(run.glob("*.safetensors"))
+    source = run / "last.safetensors"
     weights, card = source.read_bytes(), read_card(source)
     worse = [task for task, score in card.scores.items() if margin(score) <= 0]
     if worse:

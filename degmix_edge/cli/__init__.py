@@ -58,7 +58,8 @@ Exit codes:
   0 done     1 a bug of ours    2 wrong usage       3 setting or task
   4 images   5 checkpoint       6 ONNX graph        7 tensor shape
   8 build    9 bundle          10 backend          11 CUDA
- 12 output target              13 out of tolerance  130 interrupted
+ 12 output target              13 out of tolerance 14 training
+130 interrupted
 """
 
 

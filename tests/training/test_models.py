@@ -24,7 +24,9 @@ from degmix_edge.errors import ConfigError
 
 def make(model: str, **settings):
     torch.manual_seed(3)
-    values = {k: v for k, v in NETWORK.items() if k != "patch_size"} | settings
+    known = models.find(model).Config.model_fields
+    shared = {k: v for k, v in NETWORK.items() if k in known and k != "patch_size"}
+    values = shared | settings
     return models.find(model).Model(network_config(model, values), task_specs())
 
 

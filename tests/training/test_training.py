@@ -147,7 +147,7 @@ SMALL = TrainConfig.model_validate(
         "tasks": ["semseg", "depth"],
         "height": HEIGHT,
         "width": WIDTH,
-        "data": {"train": 8, "val": 4},
+        "data": {"train": 8, "val": 4, "augment": "light"},
         "optim": {"name": "adamw", "lr": 2e-3},
         "batch_size": 2,
         "steps": 6,

@@ -23,6 +23,7 @@ from degmix_edge.errors import CheckpointError, DegmixError
 from degmix_edge.registry import unknown
 from degmix_edge.tasks import TaskSpec
 from degmix_training import models
+from degmix_training._files import whole_file
 from degmix_training.config import TrainConfig, network_config
 
 FORMAT = "degmix-checkpoint-1"
@@ -84,11 +85,16 @@ def build(card: Card) -> nn.Module:
 
 
 def save(path: Path, state: Mapping[str, torch.Tensor], card: Card) -> None:
-    """Write atomically: a reader sees the old file or the new one."""
-    part = path.with_suffix(".part")
+    """Write atomically: a reader sees the old file or the new one.
+
+    Raises:
+        OutputError: The disk is full, or the folder cannot be written to.
+    """
     header = {"format": FORMAT, "card": card.model_dump_json()}
-    save_file({key: value.contiguous() for key, value in state.items()}, part, metadata=header)
-    part.replace(path)
+    # Shared or strided tensors are copied: safetensors stores each on its own.
+    tensors = {key: value.detach().clone().contiguous() for key, value in state.items()}
+    with whole_file(path) as part:
+        save_file(tensors, part, metadata=header)
 
 
 def shipped() -> dict[str, Path]:

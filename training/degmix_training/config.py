@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from degmix_edge import tasks
 from degmix_edge.config import Settings, parse
@@ -17,32 +17,61 @@ PRESETS = Path(__file__).parent / "configs"
 
 
 class Data(Settings):
-    """Which data set, and how many samples of each split."""
+    """Which data set, and how its training samples are changed.
+
+    Attributes:
+        name: Entry of `degmix_training.data`.
+        root: Its folder; the synthetic scenes have none.
+        train, val: Samples of each split; None is all of them (synthetic: 2000 and 100).
+        augment: `published` is the family's recipe (random scale and crop, flip, photometric),
+            `light` flips and changes light and colour, `none` changes nothing.
+    """
 
     name: str = "synthetic"
-    train: int = Field(2000, gt=0)
-    val: int = Field(100, gt=0)
+    root: Path | None = None
+    train: int | None = Field(2000, gt=0)
+    val: int | None = Field(100, gt=0)
+    augment: Literal["published", "light", "none"] = "published"
 
 
 class Optim(Settings):
-    """Optimiser and schedule; the published recipe is SGD with the defaults here."""
+    """Optimiser and schedule; the published recipe is SGD with the defaults here.
+
+    Attributes:
+        lr: Published: 1e-3 for Swin and ViT, 1e-2 (NYUD) and 5e-3 (PASCAL) for HRNet.
+        head_lr_mult: The rest of the network learns at `lr` times this.
+        power: The learning rate falls as (1 - step / steps) to this power.
+        warmup: Steps over which it rises from zero.
+        clip_norm: Largest norm of all gradients together.
+        ema: Decay of an exponential moving average of the weights, as in 0.999; the average is
+            what is scored and saved.
+    """
 
     name: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(1e-3, gt=0)
+    head_lr_mult: float = Field(1.0, gt=0)
     weight_decay: float = Field(5e-4, ge=0)
     power: float = Field(0.9, gt=0)
-    """lr times (1 - step / steps) to this power."""
     warmup: int = Field(0, ge=0)
-    """Steps over which the lr rises from zero."""
     clip_norm: float | None = Field(None, gt=0)
+    ema: float | None = Field(None, gt=0, lt=1)
 
 
 class TrainConfig(Settings):
-    """Everything that decides what a training run gives, except the machine."""
+    """Everything that decides what a training run gives, except the machine.
+
+    Attributes:
+        network: Settings of the model; see its `Config`.
+        edge_weight: See `losses.edge_bce`.
+        batch_size: Images a step, over all processes together.
+        precision: `bf16` and `fp16` are mixed: weights, norms, losses and offsets stay FP32.
+        freeze_backbone: Train the decoder alone ("DeGMix-Tuning" in the authors' README).
+        pretrained: `none`, `timm` (its ImageNet weights), or a file of backbone weights. The
+            published runs start from UPerNet checkpoints trained on ADE20K.
+    """
 
     model: str = "degmix"
     network: dict[str, Any] = {}
-    """Settings of the model; see its `Config`."""
     tasks: tuple[str, ...] = ("semseg", "human_parts", "saliency", "normals", "edge", "depth")
     height: int = Field(448, gt=0)
     width: int = Field(576, gt=0)
@@ -50,12 +79,19 @@ class TrainConfig(Settings):
     optim: Optim = Optim()
     loss_weights: dict[str, float] = losses.WEIGHTS
     edge_weight: float = Field(losses.EDGE_WEIGHT, gt=0, lt=1)
-    """See `losses.edge_bce`."""
     steps: int = Field(40_000, gt=0)
     batch_size: int = Field(8, gt=0)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    freeze_backbone: bool = False
     seed: int = Field(0, ge=0)
     val_every: int = Field(500, gt=0)
-    pretrained: bool = False
+    pretrained: str = "none"
+
+    @field_validator("pretrained", mode="before")
+    @classmethod
+    def _as_first_written(cls, value: Any) -> Any:
+        """The first checkpoints had a yes or no here."""
+        return {True: "timm", False: "none"}.get(value, value) if type(value) is bool else value
 
     def task_specs(self) -> dict[str, tasks.TaskSpec]:
         """The asked tasks with this data set's classes, in the asked order.
@@ -63,7 +99,9 @@ class TrainConfig(Settings):
         Raises:
             ConfigError: A task is unknown, or the data set has no labels for it.
         """
-        labelled = data.find(self.data.name).CLASSES
+        if not self.tasks:
+            raise ConfigError("tasks: none given, expected at least one")
+        labelled = self.open_data().classes
         specs = {}
         for name in self.tasks:
             task = tasks.find(name)
@@ -74,6 +112,10 @@ class TrainConfig(Settings):
                 )
             specs[name] = task.spec(labelled[name])
         return specs
+
+    def open_data(self) -> data.DataSet:
+        """The data set, its layout checked."""
+        return data.open_data(self.data.name, self.data.root, (self.height, self.width))
 
 
 def network_config(model: str, values: dict[str, Any]) -> Settings:

@@ -9,48 +9,87 @@ import torch
 from torch import Tensor, nn
 
 from degmix_edge import metrics
-from degmix_edge.preprocess import normalise
+from degmix_edge.preprocess import Fit, Placement, fit_image, normalise
 from degmix_edge.tasks import TaskSpec, decode
 from degmix_training.data import Sample
+from degmix_training.data._augment import place
 
 Maps = Mapping[str, np.ndarray]
 
 
+Predict = Callable[[Sequence[Sample]], list[Maps]]
+"""Samples to decoded maps, each at its sample's own size."""
+
+
 def network_predictor(
-    network: nn.Module, specs: Mapping[str, TaskSpec], device: str = "cpu"
-) -> Callable[[Sequence[Sample]], dict[str, np.ndarray]]:
-    """A function from samples to decoded maps `{task: (N, ...)}`."""
+    network: nn.Module,
+    specs: Mapping[str, TaskSpec],
+    size: tuple[int, int],
+    device: str | torch.device = "cpu",
+) -> Predict:
+    """A network of input `size` as a predictor.
+
+    An image that fits into the input is padded, centred, and its part is cut out of the maps, as
+    the published evaluations do it. A larger one is shrunk, and its maps are enlarged.
+    """
 
     @torch.inference_mode()
-    def predict(samples: Sequence[Sample]) -> dict[str, np.ndarray]:
-        batch = torch.from_numpy(normalise(np.stack([s.image for s in samples]))).to(device)
-        logits: dict[str, Tensor] = network(batch)
-        return {
-            task: decode(logits[task].float().cpu().numpy(), specs[task].decode) for task in specs
+    def predict(samples: Sequence[Sample]) -> list[Maps]:
+        fitted = [_fitted(sample.image, size) for sample in samples]
+        batch = torch.from_numpy(normalise(np.stack([image for image, _ in fitted])))
+        logits: dict[str, Tensor] = network(batch.to(device))
+        maps = {
+            task: decode(logits[task].float().cpu().numpy(), spec.decode)
+            for task, spec in specs.items()
         }
+        return [
+            {
+                task: placement.to_image_size(maps[task][row], labels=spec.decode == "argmax")
+                if placement
+                else maps[task][row]
+                for task, spec in specs.items()
+            }
+            for row, (_, placement) in enumerate(fitted)
+        ]
 
     return predict
 
 
+def _fitted(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Placement | None]:
+    """The image at the network's size; no placement where it has that size."""
+    (height, width), (rows, columns) = image.shape[:2], size
+    if (height, width) == size:
+        return image, None
+    if height > rows or width > columns:
+        return fit_image(image, Fit(height=rows, width=columns))
+    placed = place(Sample("", image, {}), size).image
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return placed, Placement(top, left, height, width, height, width)
+
+
 def score(
-    predict: Callable[[Sequence[Sample]], Maps],
+    predict: Predict,
     samples: Sequence[Sample],
     specs: Mapping[str, TaskSpec],
     *,
+    scorers: Mapping[str, metrics.Metric] | None = None,
     batch_size: int = 8,
     advance: Callable[[int], None] = lambda n: None,
 ) -> dict[str, float]:
-    """Each task's own metric over all samples with its label; `advance(n)` reports progress."""
-    scores = {task: metrics.find(spec.metric)(spec.num_channels) for task, spec in specs.items()}
+    """Each task's metric over all samples with its label; `advance(n)` reports progress.
+
+    `scorers` are metrics by task, in place of the tasks' own.
+    """
+    if scorers is None:
+        scorers = {t: metrics.find(spec.metric)(spec.num_channels) for t, spec in specs.items()}
     for start in range(0, len(samples), batch_size):
         batch = [samples[i] for i in range(start, min(start + batch_size, len(samples)))]
-        maps = predict(batch)
-        for task, metric in scores.items():
-            for row, sample in enumerate(batch):
+        for sample, maps in zip(batch, predict(batch), strict=True):
+            for task, metric in scorers.items():
                 if task in sample.labels:
-                    metric.update(maps[task][row], sample.labels[task])
+                    metric.update(maps[task], sample.labels[task])
         advance(len(batch))
-    return {task: metric.compute() for task, metric in scores.items()}
+    return {task: metric.compute() for task, metric in scorers.items()}
 
 
 def constant_scores(
@@ -64,15 +103,21 @@ def constant_scores(
     """
     constants = {task: _constant(task, spec, train) for task, spec in specs.items()}
 
-    def predict(batch: Sequence[Sample]) -> dict[str, np.ndarray]:
-        maps = {}
-        for task, spec in specs.items():
-            height, width = batch[0].image.shape[:2]
-            want = spec.map_spec(height, width, len(batch))
-            maps[task] = np.broadcast_to(constants[task], want.shape).astype(want.dtype)
-        return maps
+    def predict(batch: Sequence[Sample]) -> list[Maps]:
+        return [
+            {
+                task: _filled(constants[task], spec, sample.image.shape[:2])
+                for task, spec in specs.items()
+            }
+            for sample in batch
+        ]
 
     return score(predict, samples, specs)
+
+
+def _filled(constant: np.ndarray, spec: TaskSpec, size: tuple[int, ...]) -> np.ndarray:
+    want = spec.map_spec(*size)
+    return np.broadcast_to(constant, want.shape[1:]).astype(want.dtype)
 
 
 def _constant(task: str, spec: TaskSpec, train: Sequence[Sample]) -> np.ndarray:
@@ -81,8 +126,9 @@ def _constant(task: str, spec: TaskSpec, train: Sequence[Sample]) -> np.ndarray:
         counts = sum(np.bincount(label.ravel(), minlength=256)[:255] for label in labels)
         return np.argmax(counts)
     if spec.decode == "clamp":
-        return np.mean([label[label > 0].mean() for label in labels])
+        means = [label[label > 0].mean() for label in labels if (label > 0).any()]
+        return np.mean(means) if means else np.float32(1)
     if spec.decode == "unit_vector":
         mean = np.mean([label.reshape(-1, 3).mean(0) for label in labels], axis=0)
-        return mean / np.linalg.norm(mean)
+        return mean / max(np.linalg.norm(mean), 1e-6)
     return np.float32(1)

@@ -1,35 +1,59 @@
-"""Training: one LightningModule, one run, one checkpoint."""
+"""Training: one LightningModule, one run, its checkpoints."""
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 import platform
+import re
 import subprocess
-from collections.abc import Sequence
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 import torchvision
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from degmix_edge import __version__, metrics
-from degmix_edge.errors import ConfigError
+from degmix_edge import __version__, config, metrics
+from degmix_edge.errors import ConfigError, DegmixError, TrainingError
 from degmix_edge.preprocess import MEAN, STD
-from degmix_training import checkpoint, data, models
+from degmix_training import checkpoint, models, sync_batchnorm
+from degmix_training.batches import Batch, Batches
+from degmix_training.callbacks import LAST, STATE, Ema, Keep, Steps
 from degmix_training.config import TrainConfig, network_config
-from degmix_training.data import Sample
-from degmix_training.data._augment import Augmented
+from degmix_training.delta_m import delta_m
 from degmix_training.evaluate import constant_scores, network_predictor, score
 from degmix_training.losses import LOSSES
+from degmix_training.pretrained import load_backbone
 
-Batch = tuple[Tensor, dict[str, Tensor]]
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+MAY_CHANGE = ("steps", "val_every", "pretrained")
+"""Settings that a resumed run may have different."""
+LOST = r"Connection (closed|reset)|Socket|gloo|NCCL|ProcessGroup|Broken pipe|barrier"
+"""What torch says when another process of the job is gone."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run is done with; it does not decide what the run gives, but for rounding.
+
+    Attributes:
+        accelerator: Lightning's name: `auto`, `cpu`, `gpu`.
+        devices: Processes on this machine.
+        nodes: Machines; each runs the same command, started by torchrun or SLURM.
+        workers: Processes a training process that load samples.
+        compile: Compile the network with `torch.compile`.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    workers: int = 0
+    compile: bool = False
 
 
 class Fit(lightning.LightningModule):
@@ -39,36 +63,62 @@ class Fit(lightning.LightningModule):
         super().__init__()
         self.config = config
         self.specs = config.task_specs()
-        network = models.find(config.model).Model
-        self.network: nn.Module = network(
-            network_config(config.model, config.network), self.specs, pretrained=config.pretrained
-        ).to(memory_format=torch.channels_last)  # 0.92 against 1.47 s a step on two CPU cores
+        settings = network_config(config.model, config.network)
+        make = models.find(config.model).Model
+        network: nn.Module = make(settings, self.specs, pretrained=config.pretrained == "timm")
+        if config.pretrained not in ("timm", "none"):
+            load_backbone(network.backbone, Path(config.pretrained))
+        if config.freeze_backbone:
+            network.backbone.requires_grad_(False)
+        # 0.92 against 1.47 s a step on two CPU cores.
+        self.network = network.to(memory_format=torch.channels_last)
         # Raw uint8 batches come in; a buffer moves to the device with the module.
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1) * 255, persistent=False)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Weighted sum of the tasks' losses."""
-        image, labels = batch
+        """Weighted sum of the tasks' losses.
+
+        Raises:
+            TrainingError: A loss is not finite.
+        """
+        image, labels, names = batch
+        if self.config.freeze_backbone:
+            self.network.backbone.eval()
         logits = self.network((image.permute(0, 3, 1, 2).float() - self.mean) / self.std)
-        total = torch.zeros((), device=image.device)
-        for task in self.specs:
-            options = {"edge_weight": self.config.edge_weight} if task == "edge" else {}
-            loss = LOSSES[task](logits[task], labels[task], **options)
-            total = total + self.config.loss_weights[task] * loss
-            self.log(f"loss/{task}", loss)
-        self.log("loss", total, prog_bar=True)
+        losses = {}
+        with torch.autocast(image.device.type, enabled=False):
+            for task in self.specs:
+                options = {"edge_weight": self.config.edge_weight} if task == "edge" else {}
+                losses[task] = LOSSES[task](logits[task].float(), labels[task], **options)
+        if not torch.isfinite(torch.stack(list(losses.values()))).all():
+            bad = [task for task, loss in losses.items() if not torch.isfinite(loss)]
+            raise TrainingError(
+                f"step {self.global_step}: the loss of {', '.join(bad)} is "
+                f"{losses[bad[0]].item()} on the batch {', '.join(names)}. The last good weights "
+                f"stay in the run's folder; lower optim.lr, set optim.clip_norm or check those "
+                f"labels, then --resume"
+            )
+        total = sum(self.config.loss_weights[task] * loss for task, loss in losses.items())
+        shared = self.trainer.world_size > 1
+        for task, loss in losses.items():
+            self.log(f"loss/{task}", loss, sync_dist=shared)
+        self.log("loss", total, sync_dist=shared)
         return total
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The config's optimiser and its poly schedule, stepped every step."""
         optim = self.config.optim
-        parameters = self.network.parameters()
+        backbone = [p for p in self.network.backbone.parameters() if p.requires_grad]
+        inside = {id(p) for p in self.network.backbone.parameters()}
+        rest = [p for p in self.network.parameters() if id(p) not in inside]
+        groups = [{"params": backbone}] if backbone else []
+        groups += [{"params": rest, "lr": optim.lr * optim.head_lr_mult}]
         options = {"lr": optim.lr, "weight_decay": optim.weight_decay}
         optimizer = (
-            torch.optim.SGD(parameters, momentum=0.9, **options)
+            torch.optim.SGD(groups, momentum=0.9, **options)
             if optim.name == "sgd"
-            else torch.optim.AdamW(parameters, **options)
+            else torch.optim.AdamW(groups, **options)
         )
 
         def factor(step: int) -> float:
@@ -82,118 +132,165 @@ class Fit(lightning.LightningModule):
         }
 
 
-class Validate(Callback):
-    """Scores the network every `val_every` steps and keeps the history in `scores.json`."""
+def fit(
+    settings: TrainConfig, out: Path, *, resume: bool = False, machine: Machine | None = None
+) -> Path:
+    """Train as `settings` say.
 
-    def __init__(self, samples: Sequence[Sample], out: Path, every: int) -> None:
-        self.samples, self.path, self.every = samples, out / "scores.json", every
-        self.history: list[dict[str, Any]] = []
-
-    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-        """At every `every`-th step."""
-        step = trainer.global_step
-        if step % self.every or (self.history and self.history[-1]["step"] == step):
-            return
-        scores = evaluate_now(module, self.samples)
-        self.history.append({"step": step, **scores})
-        self.path.write_text(json.dumps(self.history, indent=1))
-        for task, value in scores.items():
-            module.log(f"val/{task}", value, prog_bar=True)
-
-
-def evaluate_now(module: Fit, samples: Sequence[Sample]) -> dict[str, float]:
-    """Scores with the network in eval mode, which it leaves as it found it."""
-    was_training = module.network.training
-    module.network.eval()
-    predict = network_predictor(module.network, module.specs, str(module.device))
-    scores = score(predict, samples, module.specs)
-    module.network.train(was_training)
-    return scores
-
-
-def fit(config: TrainConfig, out: Path, *, resume: bool = False) -> Path:
-    """Train as `config` says; write checkpoint, losses (CSV), scores and state to `out`.
+    `out` gets `config.yaml`, `best.safetensors` and `last.safetensors` (best: the largest mean gain
+    over the best constant prediction), `last.ckpt` to resume from, `scores.json`, and the losses as
+    CSV and for TensorBoard in `log/`.
 
     Returns:
-        Path of the checkpoint `<preset or model>.safetensors`.
+        Path of `last.safetensors`.
 
     Raises:
-        ConfigError: A task or loss weight is missing, or there is nothing to resume.
-        KeyboardInterrupt: It was interrupted; the last validated state can be resumed.
+        ConfigError: A setting does not fit, or there is nothing to resume.
+        TrainingError: A loss is no number, or another process of the job is gone.
+        OutputError: The disk is full.
+        KeyboardInterrupt: It was interrupted; the last state can be resumed.
     """
-    specs = config.task_specs()
-    _check_weights(config, specs)
-    lightning.seed_everything(config.seed, workers=True, verbose=False)
-    size = (config.height, config.width)
-    train = data.open_split(config.data.name, "train", config.data.train, *size)
-    val = data.open_split(config.data.name, "val", config.data.val, *size)
-    out.mkdir(parents=True, exist_ok=True)
-    state = out / "last.ckpt"
-    if resume and not state.exists():
-        raise ConfigError(f"{out}: nothing to resume, there is no {state.name}; drop --resume")
-
-    module = Fit(config)
-    saver = ModelCheckpoint(
-        out, "last", every_n_train_steps=config.val_every, save_weights_only=False
-    )
-    loader: DataLoader[Any] = DataLoader(
-        Augmented(train, tuple(specs), config.seed),
-        batch_size=config.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=0,
-        collate_fn=collate,
-    )
-    bar = RichProgressBar(console_kwargs={"stderr": True})  # stdout is for --json
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer = lightning.Trainer(
-        max_steps=config.steps,
-        accelerator="auto",
-        devices=1,
-        logger=CSVLogger(out, name="", version="log"),
-        callbacks=[Validate(val, out, config.val_every), saver, bar],
-        gradient_clip_val=config.optim.clip_norm,
-        log_every_n_steps=min(10, config.val_every),
-        enable_model_summary=False,
-    )
-    try:
-        trainer.fit(module, loader, ckpt_path=state if resume else None, weights_only=True)
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        raise KeyboardInterrupt from None
-    path = out / f"{config.model}.safetensors"
-    checkpoint.save(
-        path, module.network.state_dict(), _card(module, train, val, trainer.global_step)
-    )
-    return path
-
-
-def collate(batch: list[Sample]) -> Batch:
-    """Samples to `(images (N, H, W, 3) uint8, {task: labels})`."""
-    images = torch.from_numpy(np.stack([sample.image for sample in batch]))
-    labels = {
-        task: torch.from_numpy(np.stack([sample.labels[task] for sample in batch]))
-        for task in batch[0].labels
-    }
-    return images, labels
-
-
-def _check_weights(config: TrainConfig, specs: dict[str, Any]) -> None:
-    missing = [task for task in specs if task not in config.loss_weights]
+    machine = machine or Machine()
+    specs = settings.task_specs()
+    missing = [task for task in specs if task not in settings.loss_weights]
     if missing:
         raise ConfigError(f"loss_weights: none for {', '.join(missing)}; set loss_weights.TASK=1.0")
+    state = out / STATE
+    if resume:
+        _check_resumable(settings, out)
+    lightning.seed_everything(settings.seed, workers=True, verbose=False)
+    out.mkdir(parents=True, exist_ok=True)
+    if is_first_process():
+        (out / "config.yaml").write_text(config.dump(settings))
+    batches = Batches(settings, machine.workers)
+    module = Fit(settings)
+    if machine.compile:
+        module.network.compile()
+    trainer = _trainer(settings, out, machine, module, batches)
+    try:
+        trainer.fit(module, batches, ckpt_path=state if resume else None, weights_only=True)
+    except SystemExit as stop:  # Lightning's answer to signals
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise _lost(out, trainer, stop) from None
+    except (RuntimeError, ConnectionError) as error:
+        if trainer.world_size > 1 and re.search(LOST, str(error)):
+            raise _lost(out, trainer, error) from None
+        raise
+    return out / LAST
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes files and talks."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def _lost(out: Path, trainer: Any, error: BaseException) -> TrainingError:
+    state = out / STATE
+    last = "go on with --resume" if state.exists() else "nothing was saved yet: start anew"
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return TrainingError(
+        f"process {trainer.global_rank} of {trainer.world_size}: lost another process of the job "
+        f"at step {trainer.global_step} ({first}). See that process's last words; {last}"
+    )
+
+
+def _check_resumable(settings: TrainConfig, out: Path) -> None:
+    if not (out / STATE).exists():
+        raise ConfigError(f"{out}: nothing to resume, there is no {STATE}; drop --resume")
+    if not (out / "config.yaml").exists():
+        return
+    before = config.load(TrainConfig, out / "config.yaml").model_dump(mode="json")
+    now = settings.model_dump(mode="json")
+    changed = [
+        f"{key} was {before[key]!r} and is now {now[key]!r}"
+        for key in now
+        if key not in MAY_CHANGE and before[key] != now[key]
+    ]
+    if changed:
+        raise ConfigError(
+            f"{out}: cannot resume with other settings: {'; '.join(changed)}. Only "
+            f"{', '.join(MAY_CHANGE)} may change; give the old settings, or another --out"
+        )
+
+
+def _trainer(
+    settings: TrainConfig, out: Path, machine: Machine, module: Fit, batches: Batches
+) -> lightning.Trainer:
+    steps = Steps(settings.steps)
+    ema = Ema(settings.optim.ema) if settings.optim.ema else None
+    size = (settings.height, settings.width)
+    specs = module.specs
+    constants: dict[str, float] = {}
+
+    def scores(network: nn.Module) -> dict[str, float]:
+        if not constants:
+            constants.update(constant_scores(batches.train, batches.val, specs))
+        return score(network_predictor(network, specs, size, module.device), batches.val, specs)
+
+    def write(path: Path, network: nn.Module, values: dict[str, float], step: int) -> None:
+        card = _card(module, values, constants, step)
+        checkpoint.save(path, network.state_dict(), card)
+
+    keep = Keep(
+        out,
+        settings.val_every,
+        score=scores,
+        gain=lambda values: gain_over(values, constants, specs),
+        write=write,
+        say=steps.scored,
+        ema=ema,
+    )
+    processes = machine.devices * machine.nodes
+    on_cpu = machine.accelerator == "cpu" or not torch.cuda.is_available()
+    if processes > 1:
+        module.network = sync_batchnorm.convert(module.network, on_cpu=on_cpu)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    return lightning.Trainer(
+        max_steps=settings.steps,
+        max_epochs=-1,
+        accelerator=machine.accelerator,
+        devices=machine.devices,
+        num_nodes=machine.nodes,
+        strategy="ddp" if processes > 1 else "auto",
+        precision=PRECISIONS[settings.precision],
+        logger=[CSVLogger(out, name="", version="log"), TensorBoardLogger(out, "", "log")],
+        callbacks=[steps, *([ema] if ema else []), keep],
+        gradient_clip_val=settings.optim.clip_norm,
+        log_every_n_steps=min(10, settings.val_every),
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def gain_over(
+    values: dict[str, float], constants: dict[str, float], specs: dict[str, Any]
+) -> float:
+    """Mean gain over the best constant predictions, in percent; tasks without labels count none."""
+    usable = {t: v for t, v in values.items() if constants.get(t) and v == v}
+    if not usable:
+        return float("-inf")
+    baselines = {task: (constants[task], "best constant") for task in usable}
+    try:
+        return delta_m(usable, baselines, {t: specs[t].metric for t in usable}).delta_m
+    except DegmixError:
+        return float("-inf")
 
 
 def _card(
-    module: Fit, train: Sequence[Sample], val: Sequence[Sample], step: int
+    module: Fit, values: dict[str, float], constants: dict[str, float], step: int
 ) -> checkpoint.Card:
-    config, specs = module.config, module.specs
-    values, constants = evaluate_now(module, val), constant_scores(train, val, specs)
+    settings, specs = module.config, module.specs
     return checkpoint.Card(
-        model=config.model,
+        model=settings.model,
         tasks=tuple(specs.values()),
-        height=config.height,
-        width=config.width,
-        config=config,
+        height=settings.height,
+        width=settings.width,
+        config=settings,
         scores={
             task: checkpoint.Score(
                 metric=spec.metric,
@@ -204,7 +301,7 @@ def _card(
             for task, spec in specs.items()
         },
         step=step,
-        seed=config.seed,
+        seed=settings.seed,
         commit=_commit(),
         versions={
             "degmix-edge": __version__,

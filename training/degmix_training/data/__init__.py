@@ -1,4 +1,4 @@
-"""Data sets, one file each: `open_split(split, count, height, width)` and `CLASSES`.
+"""Data sets, one file each, with a `DataSet` class.
 
 A split is any sequence of `Sample`s, so torch's DataLoader and a plain loop read it alike.
 """
@@ -6,15 +6,16 @@ A split is any sequence of `Sample`s, so torch's DataLoader and a plain loop rea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import cast
 
 from degmix_edge import registry
+from degmix_edge.errors import ConfigError
+from degmix_training.data._base import SPLITS, DataSet
 from degmix_training.data._sample import Sample
 
-__all__ = ["Sample", "find", "names", "open_split"]
-
-SPLITS = ("train", "val", "test")
+__all__ = ["SPLITS", "DataSet", "Sample", "find", "names", "open_data", "open_split"]
 
 
 def names() -> list[str]:
@@ -31,6 +32,24 @@ def find(name: str) -> ModuleType:
     return registry.find(__name__, name)
 
 
+def open_data(name: str, root: Path | None, size: tuple[int, int]) -> DataSet:
+    """Data set `name` in folder `root`; synthetic scenes have none and are rendered at `size`.
+
+    Raises:
+        ConfigError: There is no such data set, or it needs a folder.
+        InputError: The folder does not have its layout.
+    """
+    module = find(name)
+    if name == "synthetic":
+        return cast(DataSet, module.DataSet(size))
+    if root is None:
+        raise ConfigError(
+            f"data set {name!r}: needs its folder; set data.root=DIR (`--data {name}:DIR` in eval)"
+        )
+    return cast(DataSet, module.DataSet(root))
+
+
 def open_split(name: str, split: str, count: int, height: int, width: int) -> Sequence[Sample]:
-    """`count` samples of one split, images and labels at `(height, width)`."""
-    return cast(Sequence[Sample], find(name).open_split(split, count, height, width))
+    """`count` rendered samples of one split of the synthetic scenes."""
+    source = open_data(name, None, (height, width))
+    return source.open_split(split, tuple(source.classes), count)

@@ -16,6 +16,8 @@ from degmix_training.data._sample import Sample
 
 CHUNK = 50
 """Samples a file, so that an interrupted rendering goes on where it stopped."""
+RENDERERS = "synthetic _labels _layout _raycast _sample _shading _store _texture _view".split()
+"""Files whose code decides what a rendered sample is."""
 SMALL = {"depth": np.float16, "normals": np.int8}
 """Storage types: half a millimetre to some at room depths, and a 254th of a unit."""
 
@@ -103,6 +105,6 @@ def _wide(task: str, label: np.ndarray) -> np.ndarray:
 
 def _code_hash() -> str:
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    for name in RENDERERS:
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
     return digest.hexdigest()[:12]

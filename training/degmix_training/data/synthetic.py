@@ -19,10 +19,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 
 from degmix_edge.errors import ConfigError
+from degmix_edge.registry import unknown
+from degmix_training.data import _base
 from degmix_training.data._labels import edges, saliency
 from degmix_training.data._layout import PART_CLASSES, SEMSEG_CLASSES, Layout
 from degmix_training.data._raycast import room
@@ -63,10 +66,28 @@ class Scene:
         return {task: getattr(self, task) for task in CLASSES}
 
 
-def open_split(split: str, count: int, height: int, width: int) -> Sequence[Sample]:
-    """`count` scenes of a split, rendered once and kept on disk. Splits have no seed in common."""
-    seeds = range(FIRST_SEED[split], FIRST_SEED[split] + count)
-    return rendered(f"synthetic-{split}", partial(sample, height=height, width=width), seeds)
+class DataSet(_base.DataSet):
+    """Scenes rendered at `size`, kept on disk. Splits have no seed in common."""
+
+    name = "synthetic"
+    title = "synthetic scenes"
+    classes = CLASSES
+    edge_tolerance = 0.011
+    default_count = MappingProxyType({"train": 2000, "val": 100, "test": 100})
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+
+    def open_split(
+        self, split: str, tasks: Sequence[str], count: int | None = None
+    ) -> Sequence[Sample]:
+        """`count` scenes of a split; they carry all labels, whatever `tasks` are."""
+        if split not in FIRST_SEED:
+            raise ConfigError(unknown("split", split, FIRST_SEED))
+        height, width = self.size
+        count = self.default_count[split] if count is None else count
+        seeds = range(FIRST_SEED[split], FIRST_SEED[split] + count)
+        return rendered(f"synthetic-{split}", partial(sample, height=height, width=width), seeds)
 
 
 def sample(seed: int, height: int, width: int) -> Sample:

@@ -1,0 +1,106 @@
+"""Batches for Lightning: an endless stream of draws, the same for any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from degmix_edge.errors import ConfigError
+from degmix_training.config import TrainConfig
+from degmix_training.data import Sample
+from degmix_training.data._augment import Augmented
+
+Batch = tuple[Tensor, dict[str, Tensor], list[str]]
+
+
+@dataclass(frozen=True)
+class Draws(Sampler[list[tuple[int, int]]]):
+    """Batches of `(epoch, index)` from step `first` on, without end; every epoch its own order.
+
+    Process `rank` of `world` takes every `world`-th sample of each global batch, so that a step
+    sees the same samples however many processes share it. An incomplete last batch is dropped.
+    """
+
+    length: int
+    batch_size: int
+    seed: int
+    first: int = 0
+    rank: int = 0
+    world: int = 1
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Batches of this process."""
+        steps = self.length // self.batch_size
+        step = self.first
+        while True:
+            epoch, place = divmod(step, steps)
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
+            for start in range(place, steps):
+                batch = order[start * self.batch_size : (start + 1) * self.batch_size]
+                yield [(epoch, int(index)) for index in batch[self.rank :: self.world]]
+            step = (epoch + 1) * steps
+
+
+class Batches(lightning.LightningDataModule):
+    """Training batches of a config's data set; opened where they are needed, in each process."""
+
+    def __init__(self, config: TrainConfig, workers: int = 0) -> None:
+        super().__init__()
+        self.config, self.workers = config, workers
+        source, tasks = config.open_data(), config.tasks
+        self.train = source.open_split("train", tasks, config.data.train)
+        self.val = source.open_split("val", tasks, config.data.val)
+        if len(self.train) < config.batch_size:
+            raise ConfigError(
+                f"data set {config.data.name!r}: {len(self.train)} training samples, expected at "
+                f"least batch_size = {config.batch_size}; lower batch_size"
+            )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """From the step on that the trainer is at."""
+        config, trainer = self.config, self.trainer
+        world = trainer.world_size if trainer else 1
+        if config.batch_size % world:
+            raise ConfigError(
+                f"batch_size {config.batch_size}: expected a multiple of the {world} processes "
+                f"that share it"
+            )
+        draws = Draws(
+            length=len(self.train),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            first=trainer.global_step if trainer else 0,
+            rank=trainer.global_rank if trainer else 0,
+            world=world,
+        )
+        samples = Augmented(
+            self.train,
+            config.tasks,
+            (config.height, config.width),
+            config.data.augment,
+            config.seed,
+        )
+        return DataLoader(
+            samples,  # type: ignore[arg-type]
+            batch_sampler=draws,
+            num_workers=self.workers,
+            collate_fn=collate,
+            persistent_workers=self.workers > 0,
+        )
+
+
+def collate(batch: list[Sample]) -> Batch:
+    """Samples to `(images (N, H, W, 3) uint8, {task: labels}, names)`."""
+    images = torch.from_numpy(np.stack([sample.image for sample in batch]))
+    labels = {
+        task: torch.from_numpy(np.stack([sample.labels[task] for sample in batch]))
+        for task in batch[0].labels
+    }
+    return images, labels, [sample.name for sample in batch]

@@ -1,0 +1,52 @@
+"""A head a task on one backbone, and nothing between tasks: the baseline of the field.
+
+With one task it is the single-task network that delta_m is measured against. As the ATRC authors'
+code has it: scales resized and concatenated, 3x3 convolution to a quarter of the channels, batch
+norm, ReLU, 1x1 convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from degmix_edge.config import Settings
+from degmix_edge.tasks import TaskSpec
+from degmix_training.backbone import Backbone
+from degmix_training.models._decoder import Head, resize
+
+
+class Config(Settings):
+    """The baseline's one setting."""
+
+    backbone: str = "mobilenetv4_conv_small"
+
+
+class Model(nn.Module):
+    """`(N, 3, H, W) -> {task: (N, C, H, W) logits}`."""
+
+    def __init__(
+        self, config: Config, tasks: Mapping[str, TaskSpec], *, pretrained: bool = False
+    ) -> None:
+        super().__init__()
+        self.backbone = Backbone(config.backbone, pretrained=pretrained)
+        channels = sum(self.backbone.channels)
+        self.heads = nn.ModuleDict(
+            {
+                task: Head(channels, max(1, channels // 4), spec.num_channels)
+                for task, spec in tasks.items()
+            }
+        )
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """See the class."""
+        maps = self.backbone(image)
+        size = maps[0].shape[-2:]
+        stacked = torch.cat([maps[0], *(resize(m, size) for m in maps[1:])], dim=1)
+        return {task: resize(head(stacked), image.shape[-2:]) for task, head in self.heads.items()}
+
+    def fold_for_inference(self) -> nn.Module:
+        """Nothing folds here but what graph passes fold."""
+        return self.eval()
