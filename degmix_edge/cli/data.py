@@ -1,0 +1,71 @@
+"""`degmix-edge data check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from degmix_edge.cli._output import Output, verb
+
+if TYPE_CHECKING:
+    from degmix_training.data._check import Row
+
+
+@click.group()
+def command() -> None:
+    """Labelled data sets: NYUD-v2, PASCAL-Context, Cityscapes, your own folder."""
+
+
+@command.command()
+@click.argument("root", metavar="DIR_OR_ARCHIVE", type=click.Path(path_type=Path))
+@verb
+def check(output: Output, root: Path) -> None:
+    r"""Read every file of a data set, count and check it, and say in words what is wrong.
+
+    DIR is known by its layout. An archive (.tar, .tar.gz, .zip) is read to its end, not unpacked.
+
+    \b
+    Layout of your own data (see degmix_training/data/folder.py):
+      DIR/classes.yaml          semseg: [road, car, ...]
+      DIR/train/images/NAME.png     also .jpg
+      DIR/train/TASK/NAME.png       classes, 0/255 masks, 16-bit millimetres, normals as colours
+      DIR/train/TASK/NAME.npy       depth in metres, normals (H, W, 3)
+      DIR/val/...
+    """
+    from degmix_training.data import _check
+
+    from degmix_edge.errors import InputError
+
+    if root.is_file():
+        with output.working(f"read {root.name}"):
+            count = _check.check_archive(root)
+        output.say(f"{root}: whole, {count} files")
+        output.result({"archive": root, "files": count})
+        return
+    source = _check.detect(root)
+    total = sum(len(source.ids(split)) for split in source.splits())
+    with output.progress("check", total) as advance:
+        report = _check.check(source, advance)
+    layout = getattr(source, "layout", "")
+    output.table(
+        f"{root}: {source.title}" + (f", layout {layout}" if layout else ""),
+        ["split", "what", "expected", "found", "missing", "bad", "values", "invalid"],
+        [_cells(row) for row in report.rows],
+    )
+    for note in report.notes:
+        output.warn(note)
+    for finding in report.findings:
+        output.say(finding)
+    output.result({"root": root, "layout": layout, "report": report})
+    if report.findings:
+        raise InputError(f"{root}: {len(report.findings)} findings, see above")
+    output.say("nothing is wrong")
+
+
+def _cells(row: Row) -> list[str]:
+    values = "" if row.low is None else f"{row.low:.4g} .. {row.high:.4g}"
+    invalid = "" if row.what == "images" else f"{100 * row.invalid:.1f} %"
+    counts = [row.expected, row.found, len(row.missing), len(row.bad)]
+    return [row.split, row.what, *(str(count) for count in counts), values, invalid]
