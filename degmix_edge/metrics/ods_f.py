@@ -8,7 +8,6 @@ import math
 import multiprocessing
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -39,8 +38,7 @@ ROUNDING = 1e-3
 VERSION = 1
 """Part of every cache key: raise it when the same input gives other counts."""
 SMALL = 1 << 20
-"""Pixels that are counted in this process unless `workers` says otherwise: starting others costs
-more."""
+"""Pixels that may wait for `compute`. For no more than these, `workers=None` starts no process."""
 QUEUE = 4
 """Images waiting per worker before `update` waits."""
 
@@ -78,8 +76,6 @@ class Metric(_base.Metric):
 
     Images are counted in other processes, which a script must allow for by starting its work under
     `if __name__ == "__main__":`, or by `workers=1`. Only images that wait are held in memory.
-
-    Needs scipy.
     """
 
     name = "ods_f"
@@ -180,9 +176,8 @@ class Metric(_base.Metric):
         """
         self._tell(advance)
         while self._waiting or self._running:
-            if self._pool is None and not self._wants_pool(final=True):
-                image = self._waiting.popleft()
-                self._finish(image, count(image.scores, image.true, self.settings))
+            if self._pool is None and not self._wants_pool():
+                self._count_here()
             else:
                 self._submit()
                 self._collect()
@@ -205,19 +200,25 @@ class Metric(_base.Metric):
 
     # ---- images on their way ----
 
-    def _wants_pool(self, final: bool) -> bool:
-        """Whether what waits is worth other processes; `final` when nothing more will come."""
+    def _wants_pool(self) -> bool:
+        """Whether what waits is worth other processes."""
         if self.workers is not None:
-            return self.workers > 1 and (len(self._waiting) > 1 or not final)
-        return (os.cpu_count() or 1) > 1 and sum(i.true.size for i in self._waiting) > SMALL
+            return self.workers > 1
+        return (os.cpu_count() or 1) > 1 and self._waiting_pixels() > SMALL
+
+    def _waiting_pixels(self) -> int:
+        return sum(image.true.size for image in self._waiting)
 
     def _start_some(self) -> None:
         """Hand on what waits, so that no more than a bounded number does."""
-        if self._pool is not None or self._wants_pool(final=False):
+        if self._pool is not None or self._wants_pool():
             self._submit()
-        elif len(self._waiting) > QUEUE and sum(i.true.size for i in self._waiting) > SMALL:
-            image = self._waiting.popleft()
-            self._finish(image, count(image.scores, image.true, self.settings))
+        elif self._waiting_pixels() > SMALL:
+            self._count_here()
+
+    def _count_here(self) -> None:
+        image = self._waiting.popleft()
+        self._finish(image, count(image.scores, image.true, self.settings))
 
     def _submit(self) -> None:
         """Give the pool all that waits; wait for the oldest while too many are on their way."""
@@ -329,7 +330,9 @@ def _read(file: Path, num_thresholds: int) -> Counts | None:
     try:
         data = json.loads(file.read_text())
         counts = Counts(
-            [int(n) for n in data["predicted"]], [int(n) for n in data["matched"]], int(data["true"])
+            [int(n) for n in data["predicted"]],
+            [int(n) for n in data["matched"]],
+            int(data["true"]),
         )
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -383,12 +386,13 @@ def count(scores: np.ndarray, true: np.ndarray, settings: Settings) -> Counts:
     values = strength.ravel()[candidates]
     radius = settings.tolerance * math.hypot(*true.shape)
     start, neighbours = within(candidates, truth, radius)
+    matching = Matching(start, neighbours, int(np.count_nonzero(truth)))
     predicted, matched = [], []
     before = -1
-    for threshold in settings.thresholds:
+    for threshold in reversed(settings.thresholds):
         kept = values >= threshold
         size = int(np.count_nonzero(kept))
-        # Fewer or as many are kept with each step: as many are the same.
+        # Each step keeps all that the one before kept: as many are the same ones.
         if size == before:
             predicted.append(predicted[-1])
             matched.append(matched[-1])
@@ -398,8 +402,8 @@ def count(scores: np.ndarray, true: np.ndarray, settings: Settings) -> Counts:
         mask[candidates[kept]] = True
         lines = thin(mask.reshape(true.shape)).ravel()[candidates]
         predicted.append(int(np.count_nonzero(lines)))
-        matched.append(largest_matching(start, neighbours, np.flatnonzero(lines)))
-    return Counts(predicted, matched, int(np.count_nonzero(truth)))
+        matched.append(matching.largest(lines))
+    return Counts(predicted[::-1], matched[::-1], int(np.count_nonzero(truth)))
 
 
 def suppress(scores: np.ndarray) -> np.ndarray:
@@ -586,26 +590,86 @@ def _parts(values: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield values[begin : begin + size]
 
 
-def largest_matching(start: np.ndarray, neighbours: np.ndarray, chosen: np.ndarray) -> int:
-    """How many of the `chosen` pixels can have a true pixel of their own, at most.
+class Matching:
+    """A largest one-to-one matching of some of the predicted pixels with the true ones.
+
+    From one set of predicted pixels to the next what still holds is kept, and augmenting paths do
+    the rest: where there is none, no matching is larger (Berge 1957). scipy's
+    `maximum_bipartite_matching` gives the same numbers, but starts anew each time, and needs
+    minutes where the side it starts from is the larger one.
+    """
+
+    def __init__(self, start: np.ndarray, neighbours: np.ndarray, num_true: int) -> None:
+        """Start with no pixel. `start` and `neighbours` are those of `within`."""
+        rows = np.repeat(np.arange(len(start) - 1), np.diff(start))
+        order = np.argsort(neighbours, kind="stable")
+        back = np.searchsorted(neighbours[order], np.arange(num_true + 1))
+        self._forth = (start.tolist(), neighbours.tolist())
+        self._back = (back.tolist(), rows[order].tolist())
+        self._of_predicted = np.full(len(start) - 1, -1, np.int64)
+        self._of_true = np.full(num_true, -1, np.int64)
+
+    def largest(self, chosen: np.ndarray) -> int:
+        """How many pixels of the bool mask `chosen` can have a true pixel of their own, at most."""
+        dropped = self._of_predicted[~chosen]
+        self._of_true[dropped[dropped >= 0]] = -1
+        self._of_predicted[~chosen] = -1
+        free = np.flatnonzero(chosen & (self._of_predicted < 0))
+        missed = np.flatnonzero(self._of_true < 0)
+        predicted, true = self._of_predicted.tolist(), self._of_true.tolist()
+        # A larger matching would have a path from a free pixel of either side: take the side
+        # with fewer of them.
+        if len(free) <= len(missed):
+            _augment(free.tolist(), self._forth, predicted, true, bytearray(len(true)))
+        else:
+            closed = bytearray((~chosen).tobytes())
+            _augment(missed.tolist(), self._back, true, predicted, closed)
+        self._of_predicted, self._of_true = np.array(predicted, int), np.array(true, int)
+        return int(np.count_nonzero(self._of_true >= 0))
+
+
+def _augment(
+    free: list[int],
+    graph: tuple[list[int], list[int]],
+    own: list[int],
+    other: list[int],
+    closed: bytearray,
+) -> None:
+    """Look for an augmenting path from each of `free`, breadth first, and match along it.
 
     Args:
-        start: Of `within`.
-        neighbours: Of `within`.
-        chosen: Which pixels of `within` take part, ascending.
+        free: Pixels of one side without a partner.
+        graph: `start` and `neighbours` of that side.
+        own: Partner of each pixel of that side, -1 for none; changed.
+        other: Partner of each pixel of the other side, -1 for none; changed.
+        closed: Pixels of the other side that cannot be used; changed.
     """
-    from scipy.sparse import csr_matrix
-    from scipy.sparse.csgraph import maximum_bipartite_matching
-
-    sizes = start[chosen + 1] - start[chosen]
-    chosen, sizes = chosen[sizes > 0], sizes[sizes > 0]
-    if not len(chosen):
-        return 0
-    begin = np.cumsum(sizes) - sizes
-    take = np.arange(sizes.sum()) + np.repeat(start[chosen] - begin, sizes)
-    columns = neighbours[take]
-    graph = csr_matrix(
-        (np.ones(len(columns), np.int8), columns, np.append(begin, len(columns))),
-        shape=(len(chosen), int(columns.max()) + 1),
-    )
-    return int(np.count_nonzero(maximum_bipartite_matching(graph, perm_type="column") >= 0))
+    start, neighbours = graph
+    came_from = [0] * len(other)
+    for root in free:
+        queue, seen = [root], []
+        found = False
+        for here in queue:
+            for there in neighbours[start[here] : start[here + 1]]:
+                if closed[there]:
+                    continue
+                closed[there] = 1
+                seen.append(there)
+                came_from[there] = here
+                if other[there] < 0:
+                    found = True
+                    break
+                queue.append(other[there])
+            if found:
+                break
+        if not found:
+            # Nothing that was seen leads to a free pixel, from wherever it is reached: it stays
+            # closed, so that all failures together look at each edge once.
+            continue
+        there = seen[-1]
+        while there >= 0:
+            here = came_from[there]
+            other[there] = here
+            own[here], there = there, own[here]
+        for there in seen:
+            closed[there] = 0
