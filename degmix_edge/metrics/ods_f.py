@@ -189,7 +189,7 @@ class Metric(_base.Metric):
             return float("nan")
         if not self.true:
             return 0.0 if self.predicted.any() else 100.0
-        return self.curve()[2].max().item()
+        return float(self.curve()[2].max())
 
     def curve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Precision, recall (0 to 1) and F (percent) per threshold, of all that was computed."""
@@ -329,11 +329,8 @@ def _read(file: Path, num_thresholds: int) -> Counts | None:
     """Counts of the cache; None if there are none, or the file is damaged."""
     try:
         data = json.loads(file.read_text())
-        counts = Counts(
-            [int(n) for n in data["predicted"]],
-            [int(n) for n in data["matched"]],
-            int(data["true"]),
-        )
+        predicted, matched = ([int(n) for n in data[name]] for name in ("predicted", "matched"))
+        counts = Counts(predicted, matched, int(data["true"]))
     except (OSError, ValueError, TypeError, KeyError):
         return None
     whole = len(counts.predicted) == len(counts.matched) == num_thresholds
@@ -387,7 +384,8 @@ def count(scores: np.ndarray, true: np.ndarray, settings: Settings) -> Counts:
     radius = settings.tolerance * math.hypot(*true.shape)
     start, neighbours = within(candidates, truth, radius)
     matching = Matching(start, neighbours, int(np.count_nonzero(truth)))
-    predicted, matched = [], []
+    predicted: list[int] = []
+    matched: list[int] = []
     before = -1
     for threshold in reversed(settings.thresholds):
         kept = values >= threshold
@@ -543,7 +541,7 @@ def thin(mask: np.ndarray) -> np.ndarray:
         if not len(recent):
             return image[1:-1, 1:-1].astype(bool)
         near = np.concatenate([recent + shift for shift in around])
-        look = near[flat[near] > 0]
+        look = np.unique(near[flat[near] > 0])
 
 
 # ---- matching ----
