@@ -53,7 +53,8 @@ class Metric(_base.Metric):
     pixels are pooled over the data set, and the best F of all thresholds is the result. There is no
     interpolation between thresholds.
 
-    **Against the published toolkits** (SEISM and the BSDS code, MATLAB), expect about 0.1 points:
+    **Against the published toolkits** (SEISM and the BSDS code, MATLAB) this has not been run.
+    Numbers will not be the same to the last digit; ports of that code quote 0.1 points:
 
     - BSDS's `correspondPixels` finds a matching of least cost in a graph that it makes complete
       with random outlier edges, each costlier than any real one; so it too has as many real matches
@@ -153,8 +154,8 @@ class Metric(_base.Metric):
         maps = (-1, *target.shape[-2:]) if target.size else (0, 1, 1)
         for scores, labels in zip(prediction.reshape(maps), target.reshape(maps), strict=True):
             true, valid = _base.binary(labels)
-            self.valid += int(np.count_nonzero(valid))
             image = _Image(eight_bit(scores, valid), true)
+            self.valid += int(np.count_nonzero(valid))
             if self.cache is not None:
                 image.file = self.cache / f"{image.key(self.settings)}.json"
                 known = _read(image.file, len(self.predicted))
@@ -237,6 +238,7 @@ class Metric(_base.Metric):
             try:
                 future = self._pool.submit(count, image.scores, image.true, self.settings)
             except BrokenProcessPool:
+                self._waiting.appendleft(image)
                 raise self._broken() from None
             self._running.append((image, future))
 
@@ -415,8 +417,9 @@ def suppress(scores: np.ndarray) -> np.ndarray:
     The direction across the line has the tangent `-sign(xy) * yy / (xx + 1e-5)` of the second
     derivatives of the map, smoothed by a triangle of radius 4. That is the formula of their code,
     which published numbers rest on: on a straight ridge it is the squared tangent of the true
-    direction, right at multiples of 45 degrees and at most 10 off between. Sums are of integers, so
-    that the result is the same on every machine. A cross derivative of 0 counts as positive here.
+    direction, right at multiples of 45 degrees and at most 13 off between. A cross derivative of 0
+    counts as negative here, which turns level ridges the right way. Sums are of integers, so that
+    the result is the same on every machine.
     """
     height, width = scores.shape
     smooth = _triangle(_triangle(scores.astype(np.int64), 0), 1)
