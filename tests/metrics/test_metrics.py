@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow_ods_f import slow_ods_f
 
 from degmix_edge import metrics, tasks
 from degmix_edge.errors import ConfigError, InputError, ShapeError
@@ -111,6 +112,7 @@ SLOW = {
     "mean_angle": slow_mean_angle,
     "max_f": slow_max_f,
     "edge_f": slow_edge_f,
+    "ods_f": slow_ods_f,
 }
 
 
@@ -161,7 +163,9 @@ def test_nothing_valid_is_nan(name):
     assert math.isnan(of(name, (prediction[:0], target[:0])))
 
 
-@pytest.mark.parametrize("name", NAMES)
+# odsF thins its prediction and fades its frame: random dots do not come through. Its own tests have
+# lines.
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "ods_f"])
 def test_a_perfect_prediction(name):
     _, target = draw(name, 3)
     prediction = np.where(target == 255, 0, target)
@@ -283,7 +287,7 @@ def test_max_f_predicts_from_the_threshold_on(step):
     assert metric.hit.sum() == step
 
 
-@pytest.mark.parametrize("name", ["max_f", "edge_f"])
+@pytest.mark.parametrize("name", ["max_f", "edge_f", "ods_f"])
 def test_probabilities_as_target_are_cut_at_half(name):
     prediction, _ = draw(name, 1)
     target, _ = draw(name, 2)
@@ -294,7 +298,7 @@ def test_probabilities_as_target_are_cut_at_half(name):
     assert of(name, (prediction, target)) == of(name, (prediction, cut))
 
 
-@pytest.mark.parametrize("name", ["max_f", "edge_f"])
+@pytest.mark.parametrize("name", ["max_f", "edge_f", "ods_f"])
 def test_maps_without_any_positive_pixel(name):
     none, some = np.zeros((4, 4), "f4"), np.eye(4, dtype="f4")
     assert of(name, (none, none)) == 100
