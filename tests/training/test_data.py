@@ -1,0 +1,306 @@
+"""Readers give back what was written; what cannot be a label is refused by name."""
+
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from degmix_training import data
+from degmix_training.data import _augment
+from degmix_training.data._check import check, check_archive, detect
+from degmix_training.data._sample import Sample
+from layouts import IDS, LAYOUTS, PART_NAMES, SIZE, nyud, save, scene, semseg_of
+
+from degmix_edge.errors import ConfigError, InputError
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    base = tmp_path_factory.mktemp("data")
+    made = {name: make(base / name) for name, make in LAYOUTS.items()}
+    return made | {"NYUD_MT": nyud(base / "NYUD_MT", "NYUD_MT")}
+
+
+def copy(roots, name, tmp_path):
+    return (nyud if name == "NYUD_MT" else LAYOUTS[name])(tmp_path / name)
+
+
+CASES = ["nyud", "NYUD_MT", "pascal_context", "cityscapes", "folder"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_layout_is_known_and_clean(roots, name):
+    source = detect(roots[name])
+    assert source.name == ("nyud" if name == "NYUD_MT" else name)
+    report = check(source)
+    known = [f for f in report.findings if "its list has" not in f]  # four images are not 795
+    assert known == []
+    for row in report.rows:
+        assert row.found == row.expected == len(IDS[row.split])
+        assert row.low is not None or row.what in ("images", "human_parts")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_samples_are_what_was_written(roots, name):
+    source = data.open_data("nyud" if name == "NYUD_MT" else name, roots[name], SIZE)
+    for split, ids in IDS.items():
+        samples = source.open_split(split, tuple(source.classes))
+        assert len(samples) == len(ids)
+        assert len(source.open_split(split, ("semseg",), 1)) == 1
+        for sample, number in zip(samples, ids, strict=True):
+            want = scene(number)
+            assert set(sample.labels) == set(source.classes)
+            mean_error = np.abs(sample.image.astype(int) - want.image).mean()
+            assert mean_error == 0 if name not in ("NYUD_MT", "pascal_context") else mean_error < 12
+            compare(name, sample.labels, want)
+
+
+def compare(name, labels, want):
+    semseg = want.semseg if name == "pascal_context" else semseg_of(want)
+    if name == "cityscapes":  # the ten ids written are the first ten of the nineteen classes
+        semseg = semseg_of(want)
+    np.testing.assert_array_equal(labels["semseg"], semseg)
+    assert labels["semseg"].dtype == np.uint8
+    if "depth" in labels:
+        assert labels["depth"].dtype == np.float32
+        tolerance = {"nyud": 0, "NYUD_MT": 0, "folder": 1.1e-3}.get(name)
+        if tolerance is None:
+            assert (labels["depth"][:, :3] == 0).all()
+            # Half a 256th of a pixel of disparity, at depth z and focal length x baseline 120.
+            error = np.abs(labels["depth"] - want.depth)[:, 3:]
+            assert (error <= 1.01 * want.depth[:, 3:] ** 2 / 120 / 512 + 1e-5).all()
+        else:
+            np.testing.assert_allclose(labels["depth"], want.depth, atol=tolerance, rtol=0)
+    if "normals" in labels:
+        length = np.linalg.norm(labels["normals"], axis=-1)
+        np.testing.assert_allclose(length, 1, atol=1e-5)
+        np.testing.assert_allclose(labels["normals"], want.normals, atol=0.01)
+    if "edge" in labels and name != "pascal_context":
+        np.testing.assert_array_equal(labels["edge"], want.edge)
+    if "saliency" in labels:
+        np.testing.assert_array_equal(labels["saliency"], want.saliency)
+    if "human_parts" in labels:
+        if name == "pascal_context" and not want.human_parts.any():
+            assert (labels["human_parts"] == 255).all()
+        else:
+            np.testing.assert_array_equal(labels["human_parts"], want.human_parts)
+
+
+def test_pascal_edges_are_thin_and_lie_between_classes(roots):
+    source = detect(roots["pascal_context"])
+    for name in IDS["train"]:
+        edge, classes = source.read_label("edge", name, SIZE), scene(name).semseg
+        change = np.zeros(SIZE, bool)
+        change[:, 1:] |= classes[:, 1:] != classes[:, :-1]
+        change[1:] |= classes[1:] != classes[:-1]
+        change[:, :-1] |= classes[:, 1:] != classes[:, :-1]
+        change[:-1] |= classes[1:] != classes[:-1]
+        assert set(np.unique(edge)) <= {0, 1}
+        assert change[edge == 1].all()
+        blocks = edge[1:, 1:] & edge[:-1, 1:] & edge[1:, :-1] & edge[:-1, :-1]
+        assert blocks.sum() <= 0.05 * edge.sum()
+
+
+def test_pascal_part_names_cover_all_six():
+    from degmix_training.data.pascal_context import PART_OF
+
+    assert {PART_OF[name] for name in PART_NAMES.values()} == set(range(1, 7))
+    assert [PART_OF[name] for name in PART_NAMES.values()] == list(PART_NAMES)
+    assert len(PART_OF) == 24
+
+
+def test_pascal_normals_are_kept_where_nyud_has_the_class(roots, tmp_path):
+    root = copy(roots, "pascal_context", tmp_path)
+    # Written as classes 1 to 10 of the context list.
+    names = ["wall", "floor", "sky", "door", "tree", "table", "car", "cat", "dog", "person"]
+    lines = [f"{i + 1}: {name}" for i, name in enumerate(names)]
+    (root / "pascal-context/labels.txt").write_text("\n".join(lines))
+    source = detect(root)
+    assert source.indoor == [1, 2, 4, 6, 10]
+    normals = source.read_label("normals", "0001", SIZE)
+    kept = np.isin(scene("0001").semseg + 1, source.indoor)
+    np.testing.assert_array_equal(np.abs(normals).sum(-1) > 0, kept)
+
+
+def refuse(name, root, tasks, match, kind=InputError, split="train"):
+    with pytest.raises(kind, match=match):
+        [*data.open_data(name, root, SIZE).open_split(split, tasks)]
+
+
+def test_what_is_refused(roots, tmp_path):
+    root = copy(roots, "nyud", tmp_path)
+    refuse("nyud", None, ("semseg",), "needs its folder", ConfigError)
+    refuse("nyud", root, ("saliency",), "no labels for task 'saliency'; it has", ConfigError)
+    refuse("nyud", root, ("semseg",), "no split 'test'", ConfigError, "test")
+    label = root / "segmentation/0002.png"
+    good = label.read_bytes()
+    save(label, np.full(SIZE, 41, np.uint8))
+    refuse("nyud", root, ("semseg",), r"0002\.png: label value 41, expected 0")
+    save(label, np.zeros((10, 12), np.uint8))
+    refuse("nyud", root, ("semseg",), r"0002\.png: is 10x12 pixels and its image .*48x64")
+    label.write_bytes(good[:40])
+    refuse("nyud", root, ("semseg",), r"0002\.png: damaged or cut off")
+    label.unlink()
+    refuse("nyud", root, ("semseg",), r"0002\.png: missing, the semseg label")
+    depth = root / "depth/0003.npy"
+    save(depth, np.full(SIZE, -1, np.float32))
+    refuse("nyud", root, ("depth",), r"0003\.npy: depth value -1\.0")
+    depth.write_bytes(depth.read_bytes()[:200])
+    refuse("nyud", root, ("depth",), r"0003\.npy: damaged or cut off")
+    for path in (root / "edge").iterdir():
+        path.unlink()
+    (root / "edge").rmdir()
+    refuse("nyud", root, ("edge",), "label folder .*edge is missing", ConfigError)
+    findings = "\n".join(check(detect(root)).findings)
+    assert "train edge: 0 of 4 files; missing 0001" in findings
+    assert "was its archive unpacked here?" in findings
+    assert "train semseg: 3 of 4 files; missing 0002: the archive was probably cut off" in findings
+    assert "0003.npy: damaged or cut off" in findings
+
+
+def test_layouts_are_never_mixed(roots, tmp_path):
+    root = copy(roots, "nyud", tmp_path)
+    save(root / "normals/0001.npy", scene("0001").normals)
+    with pytest.raises(InputError, match=r"mixes two layouts.*normals/\*\.npy of NYUD_MT"):
+        detect(root)
+
+
+def test_mixed_sizes_are_found(roots, tmp_path):
+    root = copy(roots, "nyud", tmp_path)
+    big = scene("0001", (60, 80))
+    save(root / "images/0001.png", big.image)
+    findings = "\n".join(check(detect(root)).findings)
+    assert "mixed sizes" in findings
+    assert "0001.png: is 48x64 pixels and its image" in findings
+
+
+def test_folders_of_ones_own(roots, tmp_path):
+    root = copy(roots, "folder", tmp_path)
+    (root / "train/flow").mkdir()
+    with pytest.raises(ConfigError, match="no task 'flow'"):
+        detect(root)
+    (root / "train/flow").rmdir()
+    (root / "classes.yaml").write_text("semseg: 3\n")
+    with pytest.raises(ConfigError, match="classes.yaml: expected lines"):
+        detect(root)
+    (root / "classes.yaml").unlink()
+    with pytest.raises(ConfigError, match="no class names for task 'semseg'"):
+        detect(root)
+    (root / "classes.yaml").write_text("semseg: [a, b]\n")
+    refuse("folder", root, ("semseg",), r"0001\.png: label value \d, expected 0 to 1, or 255")
+
+
+def test_places_that_are_no_data_set(roots, tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        detect(tmp_path / "none")
+    with pytest.raises(InputError, match="found nothing"):
+        detect(tmp_path)
+    copy(roots, "nyud", tmp_path)
+    with pytest.raises(InputError, match=r"Did you mean .*nyud\?"):
+        detect(tmp_path)
+    with pytest.raises(InputError, match="no Cityscapes"):
+        data.open_data("cityscapes", roots["nyud"], SIZE)
+    with pytest.raises(InputError, match="no PASCAL-Context"):
+        data.open_data("pascal_context", roots["nyud"], SIZE)
+    with pytest.raises(InputError, match="no NYUD-v2"):
+        data.open_data("nyud", roots["folder"], SIZE)
+
+
+def test_archives(roots, tmp_path):
+    packed = tmp_path / "a.tar.gz"
+    with tarfile.open(packed, "w:gz") as archive:
+        archive.add(roots["nyud"], "NYUDv2")
+    files = sum(path.is_file() for path in roots["nyud"].rglob("*"))
+    assert check_archive(packed) == files
+    cut = tmp_path / "cut.tar.gz"
+    cut.write_bytes(packed.read_bytes()[: packed.stat().st_size * 2 // 3])
+    with pytest.raises(InputError, match=r"cut off or damaged after \d+ files \(last whole one:"):
+        check_archive(cut)
+    zipped = tmp_path / "a.zip"
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.write(roots["nyud"] / "images/0001.png")
+    assert check_archive(zipped) == 1
+    page = tmp_path / "b.tar.gz"
+    page.write_text("<html>quota exceeded</html>")
+    with pytest.raises(InputError, match="was an HTML page saved"):
+        check_archive(page)
+
+
+def sample_of(seed=3):
+    s = scene("1")
+    return Sample("s", s.image, s.labels)
+
+
+def test_scaling_moves_things_nearer():
+    sample = sample_of()
+    twice = _augment.scale(sample, 2.0)
+    assert twice.image.shape == (96, 128, 3)
+    np.testing.assert_array_equal(twice.labels["semseg"][::2, ::2], sample.labels["semseg"])
+    np.testing.assert_allclose(twice.labels["depth"][::2, ::2], sample.labels["depth"] / 2)
+    np.testing.assert_array_equal(twice.labels["normals"][1::2, 1::2], sample.labels["normals"])
+    assert _augment.scale(sample, 0.5).labels["edge"].shape == (24, 32)
+
+
+def test_flipping_turns_normals():
+    sample = sample_of()
+    flipped = sample.flipped()
+    np.testing.assert_array_equal(flipped.labels["depth"], sample.labels["depth"][:, ::-1])
+    back = flipped.labels["normals"][:, ::-1]
+    np.testing.assert_array_equal(back * [-1, 1, 1], sample.labels["normals"])
+
+
+def test_padding_is_ignored_by_every_task():
+    sample = sample_of()
+    placed = _augment.place(sample, (50, 70))
+    assert (placed.image[0] == (124, 116, 104)).all()
+    np.testing.assert_array_equal(placed.image[1:49, 3:67], sample.image)
+    for task in ("semseg", "human_parts", "saliency", "edge"):
+        assert (placed.labels[task][:1] == 255).all()
+        np.testing.assert_array_equal(placed.labels[task][1:49, 3:67], sample.labels[task])
+    assert (placed.labels["depth"][0] == 0).all()
+    assert (placed.labels["normals"][:, :3] == 0).all()
+    smaller = _augment.place(sample, (40, 60))
+    np.testing.assert_array_equal(smaller.image, sample.image[4:44, 2:62])
+
+
+def test_crops_avoid_one_class():
+    label = np.zeros((40, 400), np.uint8)
+    label[:, 390:] = 1
+    label[:, 380:390] = 2
+    sample = Sample("s", np.zeros((40, 400, 3), np.uint8), {"semseg": label})
+    rng = np.random.default_rng(0)
+    crops = [_augment.crop(sample, (40, 24), rng).labels["semseg"] for _ in range(300)]
+    mixed = np.mean([len(np.unique(c)) > 1 for c in crops])
+    # One draw in 20 sees two classes; ten draws raise that to a third.
+    assert 0.25 < mixed < 0.55
+    assert all(c.shape == (40, 24) for c in crops)
+    assert _augment.crop(sample, (60, 24), rng).image.shape[:2] == (40, 24)
+
+
+def test_parts_without_a_person_are_ignored():
+    empty = Sample("s", np.zeros((2, 2, 3), np.uint8), {"human_parts": np.zeros((2, 2), np.uint8)})
+    assert (_augment.mark_ignored(empty).labels["human_parts"] == 255).all()
+    some = Sample("s", empty.image, {"human_parts": np.array([[0, 1], [0, 255]], np.uint8)})
+    assert _augment.mark_ignored(some) is some
+
+
+def test_photometric_changes_stay_in_range():
+    image = sample_of().image
+    rng = np.random.default_rng(1)
+    changed = [_augment.photometric(image, rng) for _ in range(64)]
+    assert all(c.dtype == np.uint8 and c.shape == image.shape for c in changed)
+    unchanged = np.mean([np.array_equal(c, image) for c in changed])
+    assert 0 < unchanged < 0.2  # each of four changes is skipped half of the time
+    means = [c.mean() - image.mean() for c in changed]
+    assert min(means) < -20 < 20 < max(means)
+
+
+def test_a_sample_depends_on_seed_epoch_and_index_only():
+    samples = [sample_of()]
+    make = lambda seed: _augment.Augmented(samples, ("semseg",), SIZE, "published", seed)  # noqa: E731
+    first, again, other = make(0), make(0), make(1)
+    again[1, 0]  # another draw in between
+    np.testing.assert_array_equal(first[0, 0].image, again[0, 0].image)
+    assert not np.array_equal(first[0, 0].image, first[1, 0].image)
+    assert not np.array_equal(first[0, 0].image, other[0, 0].image)
+    assert set(first[0, 0].labels) == {"semseg"}
