@@ -21,6 +21,7 @@ class Verbs(click.Group):
             "train",
             "eval",
             "data",
+            "convert",
             "export",
             "quantize",
             "build",

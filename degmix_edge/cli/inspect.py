@@ -12,11 +12,33 @@ from degmix_edge.cli._output import Output, verb
 
 
 @click.command()
-@click.argument("thing", metavar="BUNDLE_ONNX_OR_CHECKPOINT")
+@click.argument("thing", metavar="BUNDLE_ONNX_OR_CHECKPOINT", required=False)
 @click.option("--nodes", is_flag=True, help="Every weighted node's precision and reason (bundles).")
+@click.option("--model", help="Count a model instead: demt, demtg, degmix, baseline.")
+@click.option("--backbone", help="Its backbone, by timm name.")
+@click.option("--size", metavar="HxW", help="Input size of the count, as in 425x560.")
+@click.option("--tasks", metavar="A,B", help="Its tasks.")
+@click.option("--data", help="Data set whose classes it has; default: nyud, else one that fits.")
+@click.option("--set", "overrides", multiple=True, metavar="A=VALUE", help="Other model settings.")
 @verb
-def command(output: Output, thing: str, nodes: bool) -> None:
-    """Say what a bundle, an ONNX file or a checkpoint holds."""
+def command(
+    output: Output,
+    thing: str | None,
+    nodes: bool,
+    model: str | None,
+    backbone: str | None,
+    size: str | None,
+    tasks: str | None,
+    data: str | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Say what a bundle, an ONNX file or a checkpoint holds, or what a model costs."""
+    if (thing is None) == (model is None):
+        raise click.UsageError("give a bundle, ONNX file or checkpoint, or --model NAME")
+    if model is not None:
+        _model(output, model, backbone, size, tasks, data, overrides)
+        return
+    assert thing is not None
     path = Path(thing)
     if path.is_dir():
         _bundle(output, path, nodes)
@@ -24,6 +46,89 @@ def command(output: Output, thing: str, nodes: bool) -> None:
         _onnx(output, path)
     else:
         _checkpoint(output, thing)
+
+
+def _model(
+    output: Output,
+    model: str,
+    backbone: str | None,
+    size: str | None,
+    tasks: str | None,
+    data: str | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Parameters and multiply-adds, of the network and of the one that export makes of it."""
+    import torch
+    from degmix_training import cost, models
+    from degmix_training.config import network_config
+
+    from degmix_edge import config
+    from degmix_edge.cli._sources import split_tasks
+
+    height, width = _size(size or "425x560")
+    find = models.find(model)
+    values = config.override({"backbone": backbone} if backbone else {}, overrides)
+    settings = network_config(model, values)
+    data, specs = _specs(split_tasks(tasks), data)
+    with torch.device("meta"):
+        network = find.Model(settings, specs)
+        folded = network.fold_for_inference()
+    counts = cost.count(network, height, width)
+    folded_counts = cost.count(folded, height, width)
+    rows = [["parameters M", f"{counts.params / 1e6:.3f}", f"{folded_counts.params / 1e6:.3f}"]]
+    for part in ("total", *counts.macs_of):
+        pair = [c.macs_of.get(part, c.macs) for c in (counts, folded_counts)]
+        rows.append([f"GMAC {part}", *(f"{macs / 1e9:.2f}" for macs in pair)])
+    title = f"{model}, {height}x{width}, {', '.join(specs)} with the classes of {data}"
+    output.table(title, ["", "trained", "exported"], rows)
+    output.say("GMAC: billions of multiply-adds an image, attention and deformable ones included")
+    output.result(
+        {
+            "model": model,
+            "network": settings,
+            "height": height,
+            "width": width,
+            "data": data,
+            "tasks": {name: spec.num_channels for name, spec in specs.items()},
+            "params": counts.params,
+            "macs": counts.macs,
+            "macs_of": counts.macs_of,
+            "exported": folded_counts,
+        }
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    from degmix_edge.errors import ConfigError
+
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise ConfigError(f"--size {text}: expected HEIGHTxWIDTH in pixels, as in 425x560")
+    return int(height), int(width)
+
+
+def _specs(names: tuple[str, ...], data: str | None) -> tuple[str, dict[str, Any]]:
+    """The tasks with the classes of `data`, or of the first data set that has them all."""
+    from degmix_training import data as data_sets
+
+    from degmix_edge import tasks
+    from degmix_edge.errors import ConfigError
+    from degmix_edge.registry import unknown
+
+    known = {
+        name: data_sets.find(name).DataSet.classes
+        for name in ("nyud", "pascal_context", "cityscapes", "synthetic")
+    }
+    if data is not None and data not in known:
+        raise ConfigError(unknown("data set", data, known))
+    fitting = [
+        d for d, classes in known.items() if data in (None, d) and set(names) <= set(classes)
+    ]
+    if not fitting:
+        have = "; ".join(f"{name}: {', '.join(classes)}" for name, classes in known.items())
+        raise ConfigError(f"no data set has labels for {', '.join(names)} together. {have}")
+    classes = known[fitting[0]]
+    return fitting[0], {name: tasks.find(name).spec(classes[name]) for name in names or classes}
 
 
 def _bundle(output: Output, path: Path, nodes: bool) -> None:

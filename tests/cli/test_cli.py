@@ -18,7 +18,7 @@ from degmix_edge.bundle import open_bundle
 from degmix_edge.cli import invoke, verbs
 
 VERBS = ["demo", "train", "eval", "export onnx", "quantize", "build engine", "run", "compare"]
-VERBS += ["bench", "inspect", "verify", "doctor"]
+VERBS += ["bench", "inspect", "verify", "doctor", "data check", "convert"]
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_an_interrupted_training_can_be_resumed(tmp_path):
     _, err = child.communicate(timeout=60)
     assert child.returncode == 130, err
     assert "interrupted" in err
-    assert not list((tmp_path / "run").glob("*.safetensors"))
+    assert not list((tmp_path / "run").glob("*.part"))
     steps = json.loads((tmp_path / "run" / "scores.json").read_text())[-1]["step"] + 4
     done = process(*arguments, "--set", f"steps={steps}", "--resume")
     assert done.returncode == 0, done.stderr
@@ -265,7 +265,36 @@ def bad_inputs(folder: Path, bundle: Path, checkpoint: Path, model: Path):
         (("compare", bundle), 5, "which is not shipped; give it as CHECKPOINT"),
         (("train", "degmix_tiny", "--set", "stps=3"), 3, "Did you mean 'steps'"),
         (("train", "none.yaml"), 3, "no such config file"),
-        (("eval", checkpoint, "--data", folder / "nothing"), 4, "no images"),
+        (("train", "demtg_tiny", "--task", "semsg"), 3, "Did you mean 'semseg'"),
+        (
+            ("train", "demtg_tiny", "--set", "network.backbone=resnet81"),
+            3,
+            "no such model. Did you",
+        ),
+        (("train", "demtg_tiny", "--pretrained", "none.pth"), 5, "none.pth: no such file"),
+        (("train", "nyud_demtg"), 3, "data set 'nyud': needs its folder"),
+        (("train", "demtg_tiny", "--data", "nyud"), 3, "--data nyud: expected NAME:DIR"),
+        (("train", "demtg_tiny", "--data", f"nyud:{folder / 'no'}"), 4, "no such folder"),
+        (("train", "demtg_tiny", "--data", f"nyud:{folder / 'nothing'}"), 4, "no NYUD-v2"),
+        (("train", "demtg_tiny", "--out", "/proc/run"), 12, "/proc/run"),
+        (("eval", checkpoint, "--data", folder / "nothing"), 4, "give its kind, as in folder:"),
+        (("eval", checkpoint, "--data", "nyd:x"), 3, "Did you mean 'nyud'"),
+        (("eval", checkpoint, "--data", "nyud"), 3, "needs its folder"),
+        (("eval", checkpoint, "--data", "synthetic:none"), 3, "expected a count"),
+        (("eval", checkpoint, "--out", folder / "no" / "a.md"), 12, "make it first"),
+        (("convert", "none.ckpt", "--out", "a.safetensors"), 5, "none.ckpt: no such file"),
+        (("convert", checkpoint, "--out", "a.safetensors"), 5, "none of the authors' checkpoints"),
+        (("data", "check", folder / "nothing"), 4, "found nothing"),
+        (("inspect", "--model", "degmx"), 3, "Did you mean 'degmix'"),
+        (("inspect", "--model", "demt", "--backbone", "swin_tniy"), 3, "Did you mean swin_tiny"),
+        (("inspect", "--model", "demt", "--size", "425"), 3, "expected HEIGHTxWIDTH"),
+        (
+            ("inspect", "--model", "demt", "--tasks", "depth,saliency", "--data", "nyud"),
+            3,
+            "no data",
+        ),
+        (("inspect", "--model", "demt", "--set", "dims=3"), 3, "Did you mean 'dim'"),
+        (("inspect",), 2, "give a bundle, ONNX file or checkpoint, or --model"),
         (("export", "onnx", checkpoint, "--out", bundle), 12, "is a folder"),
     ]
 

@@ -1,12 +1,15 @@
 """Every model: shapes, batch independence, folding, gradients; mixer and query by reference."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from conftest import NETWORK, lively, task_specs
-from degmix_training import models
+from degmix_training import checkpoint, models
 from degmix_training.backbone import Backbone
-from degmix_training.config import network_config
+from degmix_training.config import TrainConfig, network_config
+from degmix_training.export import export
 from degmix_training.models._folded import FoldedTokenQuery, second_moments
 from degmix_training.models._mixer import (
     DeformConv,
@@ -63,6 +66,31 @@ def test_folding_is_exact(network, size):
         assert (got[name] - logits).abs().max() <= 1e-5 * logits.abs().max()
 
 
+def test_export_computes_what_torch_does(network):
+    import onnxruntime
+
+    name = next(m for m in models.names() if type(network) is models.find(m).Model)
+    card = checkpoint.Card(
+        model=name,
+        tasks=tuple(task_specs().values()),
+        height=64,
+        width=96,
+        config=TrainConfig(model=name),
+        scores={},
+        step=0,
+        seed=0,
+        commit="test",
+        versions={},
+    )
+    loaded = checkpoint.Checkpoint(network, card, "0" * 64, Path("small.safetensors"))
+    session = onnxruntime.InferenceSession(export(loaded).SerializeToString())
+    image = torch.randn(1, 3, 64, 96)
+    got = session.run(list(task_specs()), {"image": image.numpy()})
+    with torch.inference_mode():
+        for logits, want in zip(got, network(image).values(), strict=True):
+            assert abs(torch.from_numpy(logits) - want).max() <= 1e-4 * want.abs().max()
+
+
 def test_every_parameter_learns(network):
     network.train()
     sum(logits.square().mean() for logits in network(torch.randn(2, 3, 64, 96)).values()).backward()
@@ -106,6 +134,17 @@ def test_three_ways_to_sample_are_one(shape, reach):
     np.testing.assert_allclose(by_torchvision, want, atol=1e-5)
     if height > 1:  # grid_sample has no pixel pitch along a side of one pixel
         np.testing.assert_allclose(by_grid, want, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_offsets_that_are_no_numbers_sample_nothing():
+    conv = DeformConv(2).eval()
+    value = torch.ones(1, 2, 3, 4)
+    for bad in (float("nan"), float("inf"), -float("inf"), 1e30):
+        offset = torch.zeros(1, 4, 3, 4)
+        offset[:, :2] = bad
+        only_second = conv.weight[:, 1, 0, 0] + conv.bias
+        torch.testing.assert_close(conv(value, offset)[0, :, 1, 1], only_second)
 
 
 def test_positions_by_hand():

@@ -183,3 +183,178 @@ def test_a_task_without_a_weight_is_refused(tmp_path):
 
     with pytest.raises(ConfigError, match="loss_weights: none for depth"):
         fit(SMALL.model_copy(update={"loss_weights": {"semseg": 1.0}}), tmp_path)
+
+
+def test_every_preset_is_sound():
+    from degmix_training.config import PRESETS, network_config
+
+    found = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    assert {"degmix_tiny", "demtg_tiny", "baseline_tiny", "nyud_demtg", "pascal_degmix"} <= set(
+        found
+    )
+    for name in found:
+        settings = config.load(TrainConfig, preset(name))
+        network_config(settings.model, settings.network)
+        assert set(settings.tasks) <= set(settings.loss_weights)
+
+
+def test_the_published_recipe_is_the_default():
+    optim = TrainConfig().optim
+    assert (optim.name, optim.lr, optim.weight_decay, optim.power) == ("sgd", 1e-3, 5e-4, 0.9)
+    assert TrainConfig().steps == 40_000
+    assert TrainConfig().loss_weights["edge"] == 50
+
+
+def test_draws_are_the_same_for_any_number_of_processes():
+    from degmix_training.batches import Draws
+
+    def take(steps, **options):
+        draws = iter(Draws(length=11, batch_size=4, seed=1, **options))
+        return [next(draws) for _ in range(steps)]
+
+    alone = take(6)
+    assert [epoch for batch in alone for epoch, _ in batch] == [0] * 8 + [1] * 8 + [2] * 8
+    for epoch in range(3):
+        seen = [i for batch in alone[2 * epoch : 2 * epoch + 2] for _, i in batch]
+        assert len(set(seen)) == 8
+    assert take(3, first=3) == alone[3:]
+    halves = zip(take(6, rank=0, world=2), take(6, rank=1, world=2), strict=True)
+    assert [sorted(a + b) for a, b in halves] == [sorted(batch) for batch in alone]
+
+
+def test_ema_follows_and_is_what_is_kept(tmp_path):
+    from degmix_training.fit import fit
+
+    plain = fit(SMALL, tmp_path / "plain")
+    optim = SMALL.optim.model_copy(update={"ema": 0.9})
+    averaged = SMALL.model_copy(update={"optim": optim})
+    path = fit(averaged, tmp_path / "ema")
+    a, b = (checkpoint.load(p).network.state_dict() for p in (plain, path))
+    key = "heads.depth.3.weight"
+    assert not torch.equal(a[key], b[key])
+    state = torch.load(tmp_path / "ema" / "last.ckpt", weights_only=True)
+    assert torch.equal(state["state_dict"][f"network.{key}"], a[key])  # the same steps underneath
+    assert torch.equal(state["ema"][f"module.{key}"], b[key])
+    more = averaged.model_copy(update={"steps": 9})
+    again = fit(more, tmp_path / "ema", resume=True)
+    assert checkpoint.read_card(again).step == 9
+    assert not torch.equal(checkpoint.load(again).network.state_dict()[key], b[key])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision": "bf16"},
+        {"freeze_backbone": True},
+        {"model": "baseline", "network": {"backbone": NETWORK["backbone"]}},
+        {"data": {"train": 8, "val": 4, "augment": "published"}},
+    ],
+    ids=lambda c: next(iter(c)),
+)
+def test_ways_to_train(change, tmp_path):
+    from degmix_training.fit import Fit, fit
+
+    settings = TrainConfig.model_validate({**SMALL.model_dump(), **change})
+    before = initial_state(Fit, settings)
+    after = checkpoint.load(fit(settings, tmp_path / "run")).network.state_dict()
+    changed = {k for k, v in after.items() if not torch.equal(v, before[k])}
+    assert any(key.startswith("heads.") for key in changed)
+    frozen = "freeze_backbone" in change
+    assert any(key.startswith("backbone.") for key in changed) != frozen
+    assert (tmp_path / "run" / "best.safetensors").exists()
+    assert list((tmp_path / "run" / "log").glob("events.out.tfevents.*"))
+
+
+def initial_state(fit_class, settings):
+    import lightning
+
+    lightning.seed_everything(settings.seed, verbose=False)
+    return {k: v.clone() for k, v in fit_class(settings).network.state_dict().items()}
+
+
+def test_offsets_stay_fp32_in_mixed_precision():
+    from degmix_training.models._mixer import MixerBlock, MixerConfig
+
+    torch.manual_seed(0)
+    block = MixerBlock(8, MixerConfig())
+    seen = []
+    block.offset.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        block(torch.randn(2, 8, 6, 7)).sum().backward()
+    assert seen == [torch.float32]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    from degmix_training.fit import fit
+
+    from degmix_edge.errors import TrainingError
+
+    optim = SMALL.optim.model_copy(update={"name": "sgd", "lr": 1e18})
+    settings = SMALL.model_copy(update={"optim": optim, "steps": 30, "val_every": 1})
+    with pytest.raises(
+        TrainingError, match="the loss of|weights are not finite|are no numbers any more"
+    ):
+        fit(settings, tmp_path)
+    for name in ("last", "best"):
+        path = tmp_path / f"{name}.safetensors"
+        if path.exists():
+            for key, value in checkpoint.load(path).network.state_dict().items():
+                assert torch.isfinite(value.float()).all(), key
+
+
+def test_a_loss_that_is_no_number_names_task_and_batch(tmp_path, monkeypatch):
+    from degmix_training import fit as fitting
+
+    from degmix_edge.errors import TrainingError
+
+    module = fitting.Fit(SMALL)
+    batch = (
+        torch.zeros(2, HEIGHT, WIDTH, 3, dtype=torch.uint8),
+        {
+            "semseg": torch.zeros(2, HEIGHT, WIDTH),
+            "depth": torch.full((2, HEIGHT, WIDTH), torch.inf),
+        },
+        ["scene 4", "scene 9"],
+    )
+    with pytest.raises(TrainingError, match="loss of depth is inf on the batch scene 4, scene 9"):
+        module.training_step(batch, 0)
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path):
+    from degmix_training.fit import fit
+
+    fit(SMALL, tmp_path)
+    wider = SMALL.model_copy(update={"network": {**NETWORK, "dim": 32}})
+    with pytest.raises(ConfigError, match="cannot resume with other settings: network was .*'dim'"):
+        fit(wider, tmp_path, resume=True)
+    (tmp_path / "last.ckpt").write_bytes(b"cut off")
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: damaged"):
+        fit(SMALL.model_copy(update={"steps": 9}), tmp_path, resume=True)
+
+
+def test_batches_that_cannot_be(tmp_path):
+    from degmix_training.fit import fit
+
+    with pytest.raises(ConfigError, match="8 training samples, expected at least batch_size = 9"):
+        fit(SMALL.model_copy(update={"batch_size": 9}), tmp_path)
+    with pytest.raises(ConfigError, match="tasks: none given"):
+        SMALL.model_copy(update={"tasks": ()}).task_specs()
+
+
+def test_a_full_disk_leaves_what_was_there(loaded, tmp_path):
+    import resource
+
+    from degmix_edge.errors import OutputError
+
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(path, {"x": torch.zeros(3)}, loaded.card)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"a\.safetensors: cannot be written .*--resume"):
+            checkpoint.save(path, loaded.network.state_dict(), loaded.card)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]

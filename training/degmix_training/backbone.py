@@ -135,7 +135,7 @@ def _family(name: str) -> type | None:
         ConfigError: timm has no such model.
     """
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), 3, 0.5)
+        near = _nearest(name.partition(".")[0])
         raise ConfigError(
             f"backbone {name!r}: timm {timm.__version__} has no such model"
             + (f". Did you mean {' or '.join(near)}?" if near else "")
@@ -147,6 +147,15 @@ def _family(name: str) -> type | None:
         "timm.models.swin_transformer": SwinTransformer,
         "timm.models.hrnet": HighResolutionNet,
     }.get(where)
+
+
+def _nearest(name: str) -> list[str]:
+    """Models whose names, cut to the same length, come nearest: names end in sizes."""
+    by_start: dict[str, list[str]] = {}
+    for model in timm.list_models():
+        by_start.setdefault(model[: len(name)], []).append(model)
+    near = difflib.get_close_matches(name, by_start, n=3, cutoff=0.6)
+    return [min(by_start[start], key=len) for start in near]
 
 
 def _create(name: str, options: dict[str, Any], pretrained: bool = False) -> Any:

@@ -144,13 +144,13 @@ class Keep(Callback):
         self.saved = step
         network = self.ema.average.module if self.ema and self.ema.average else module.network
         if trainer.is_global_zero:
-            self._score(module, network, step)
+            self._score(trainer, network, step)
         # Every process takes part in this one; the file is the first one's.
         with whole_file(self.out / STATE) as part:
             trainer.save_checkpoint(part)
         trainer.strategy.barrier()
 
-    def _score(self, module: Any, network: nn.Module, step: int) -> None:
+    def _score(self, trainer: Any, network: nn.Module, step: int) -> None:
         bad = [name for name, value in network.state_dict().items() if not _finite(value)]
         if bad:
             raise TrainingError(
@@ -171,8 +171,8 @@ class Keep(Callback):
             self.write(self.out / BEST, network, scores, step)
         with whole_file(self.out / SCORES) as part:
             part.write_text(json.dumps(self.history, indent=1))
-        for task, value in scores.items():
-            module.log(f"val/{task}", value, rank_zero_only=True)
+        for logger in trainer.loggers:
+            logger.log_metrics({f"val/{task}": v for task, v in scores.items()}, step=step)
 
 
 def _finite(value: Tensor) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -32,6 +32,9 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 class Score(Settings):
     """One task's result on the validation split, beside that of the best constant prediction."""
+
+    # A task without a valid label scores nan.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     metric: str
     unit: str

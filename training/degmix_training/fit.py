@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import platform
 import re
@@ -19,7 +20,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 
 from degmix_edge import __version__, config, metrics
-from degmix_edge.errors import ConfigError, DegmixError, TrainingError
+from degmix_edge.errors import CheckpointError, ConfigError, DegmixError, TrainingError
 from degmix_edge.preprocess import MEAN, STD
 from degmix_training import checkpoint, models, sync_batchnorm
 from degmix_training.batches import Batch, Batches
@@ -198,6 +199,13 @@ def _lost(out: Path, trainer: Any, error: BaseException) -> TrainingError:
 def _check_resumable(settings: TrainConfig, out: Path) -> None:
     if not (out / STATE).exists():
         raise ConfigError(f"{out}: nothing to resume, there is no {STATE}; drop --resume")
+    try:
+        torch.load(out / STATE, map_location="meta", weights_only=True)
+    except Exception as error:  # torch raises nearly anything on a damaged file
+        raise CheckpointError(
+            f"{out / STATE}: damaged ({str(error).splitlines()[0]}); a run cannot be resumed from "
+            f"{LAST} beside it: start anew"
+        ) from None
     if not (out / "config.yaml").exists():
         return
     before = config.load(TrainConfig, out / "config.yaml").model_dump(mode="json")
@@ -226,7 +234,14 @@ def _trainer(
     def scores(network: nn.Module) -> dict[str, float]:
         if not constants:
             constants.update(constant_scores(batches.train, batches.val, specs))
-        return score(network_predictor(network, specs, size, module.device), batches.val, specs)
+        found = score(network_predictor(network, specs, size, module.device), batches.val, specs)
+        bad = [t for t, v in found.items() if math.isnan(v) and not math.isnan(constants[t])]
+        if bad:
+            raise TrainingError(
+                f"{', '.join(bad)}: predictions are no numbers any more; the last good weights "
+                f"stay in {out}. Lower optim.lr or set optim.clip_norm, and --resume"
+            )
+        return found
 
     def write(path: Path, network: nn.Module, values: dict[str, float], step: int) -> None:
         card = _card(module, values, constants, step)
@@ -271,7 +286,7 @@ def gain_over(
     values: dict[str, float], constants: dict[str, float], specs: dict[str, Any]
 ) -> float:
     """Mean gain over the best constant predictions, in percent; tasks without labels count none."""
-    usable = {t: v for t, v in values.items() if constants.get(t) and v == v}
+    usable = {t: v for t, v in values.items() if constants.get(t) and not math.isnan(v)}
     if not usable:
         return float("-inf")
     baselines = {task: (constants[task], "best constant") for task in usable}

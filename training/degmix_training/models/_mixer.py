@@ -17,6 +17,7 @@ from torchvision.ops import deform_conv2d
 
 from degmix_edge.config import Settings
 
+FAR = 1e6
 TAPS = 9
 """The offset network speaks of a 3x3 neighbourhood: nine rows, then nine columns."""
 
@@ -46,7 +47,7 @@ class OffsetNetwork(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """See the class."""
         kind = features.device.type
-        if torch.is_autocast_enabled(kind):
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             # In 16 bits a position of 140 px is off by up to half a pixel.
             with torch.autocast(kind, enabled=False):
                 return self._offsets(features.float())
@@ -97,7 +98,8 @@ class ModulatedDeformConv(nn.Conv2d):
     def forward(self, value: Tensor, offset_and_mask: tuple[Tensor, Tensor]) -> Tensor:
         """See the class; offset and mask are those of `ModulatedOffset`."""
         offset, mask = offset_and_mask
-        return deform_conv2d(value, offset, self.weight, self.bias, padding=self.padding, mask=mask)
+        options = {"padding": self.padding, "mask": mask}
+        return deform_conv2d(value, known(offset), self.weight, self.bias, **options)
 
 
 class DeformConv(nn.Conv2d):
@@ -116,7 +118,14 @@ class DeformConv(nn.Conv2d):
         if self.training and value.device.type == "cpu":
             # torchvision's CPU backward runs on one thread: 72 against 12 ms at (8, 48, 24, 32).
             return F.conv2d(sample(value, offset), self.weight, self.bias)
-        return deform_conv2d(value, offset, self.weight, self.bias)
+        return deform_conv2d(value, known(offset), self.weight, self.bias)
+
+
+def known(offset: Tensor) -> Tensor:
+    """`offset` with what is no number far outside: torchvision reads wild memory at a NaN."""
+    if torch.compiler.is_exporting():
+        return offset
+    return torch.nan_to_num(offset, nan=FAR, posinf=FAR, neginf=-FAR)
 
 
 def sample(value: Tensor, offset: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from degmix_edge.config import Settings
@@ -19,9 +20,10 @@ from degmix_training.models._decoder import Head, resize
 
 
 class Config(Settings):
-    """The baseline's one setting."""
+    """Settings of the baseline; `head_channels` None is a quarter of the backbone's sum."""
 
     backbone: str = "mobilenetv4_conv_small"
+    head_channels: int | None = Field(None, gt=0)
 
 
 class Model(nn.Module):
@@ -33,11 +35,9 @@ class Model(nn.Module):
         super().__init__()
         self.backbone = Backbone(config.backbone, pretrained=pretrained)
         channels = sum(self.backbone.channels)
+        hidden = config.head_channels or max(1, channels // 4)
         self.heads = nn.ModuleDict(
-            {
-                task: Head(channels, max(1, channels // 4), spec.num_channels)
-                for task, spec in tasks.items()
-            }
+            {task: Head(channels, hidden, spec.num_channels) for task, spec in tasks.items()}
         )
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,42 @@
+"""Eight images are learnt by heart: a network that cannot do that has a fault somewhere."""
+
+import numpy as np
+import pytest
+from degmix_training import checkpoint, data
+from degmix_training.config import TrainConfig
+from degmix_training.evaluate import network_predictor, score
+
+SETTINGS = {
+    "model": "demtg",
+    "network": {
+        "backbone": "mobilenetv4_conv_small",
+        "dim": 32,
+        "depth": 1,
+        "head_channels": 64,
+        "zero_offset_init": True,
+    },
+    "tasks": ["semseg", "depth"],
+    "height": 64,
+    "width": 96,
+    "data": {"train": 8, "val": 4, "augment": "none"},
+    "optim": {"name": "adamw", "lr": 3e-3, "weight_decay": 0, "warmup": 20, "clip_norm": 5.0},
+    "loss_weights": {"semseg": 1.0, "depth": 1.0},
+    "batch_size": 8,
+    "steps": 500,
+    "val_every": 500,
+}
+
+
+@pytest.mark.slow
+def test_eight_images_are_learnt_by_heart(tmp_path):
+    from degmix_training.fit import fit
+
+    settings = TrainConfig.model_validate(SETTINGS)
+    loaded = checkpoint.load(fit(settings, tmp_path))
+    size = (settings.height, settings.width)
+    seen = data.open_split("synthetic", "train", 8, *size)
+    found = score(network_predictor(loaded.network, loaded.tasks, size), seen, loaded.tasks)
+    depths = np.stack([sample.labels["depth"] for sample in seen])
+    print(found, depths.max() - depths.min())
+    assert found["semseg"] > 95
+    assert found["depth"] < 0.05 * (depths.max() - depths.min())

@@ -1,0 +1,157 @@
+"""The verbs of training: inspect --model, data check, convert, eval with baselines."""
+
+import json
+
+import pytest
+import torch
+from conftest import HEIGHT, NETWORK, WIDTH, lively, task_specs
+from degmix_training import checkpoint, models
+from degmix_training.backbone import Backbone
+from degmix_training.config import TrainConfig, network_config
+from layouts import LAYOUTS
+from public_head import mmseg_swin, random_state
+
+from degmix_edge.cli import invoke
+
+
+@pytest.fixture
+def cli(capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        capfd.readouterr()
+        code = invoke([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_inspect_counts_a_published_network(cli):
+    code, out, err = cli(
+        *("inspect", "--model", "demtg", "--backbone", "swin_tiny_patch4_window7_224"),
+        *("--size", "425x560", "--tasks", "semseg,depth,normals,edge", "--json"),
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    dead = 2 * (256 * 256 + 256) + 4 * 256
+    assert (found["params"] + dead) / 1e6 == pytest.approx(33.20, rel=1e-3)
+    assert 140e9 < found["macs"] <= 157.1e9
+    assert found["exported"]["macs"] < 110e9
+    assert found["tasks"] == {"semseg": 40, "depth": 1, "normals": 3, "edge": 1}
+    assert "GMAC queries" in err
+
+
+def small(path, model, tasks):
+    config = {"backbone": NETWORK["backbone"]}
+    specs = task_specs(tasks)
+    torch.manual_seed(4)
+    network = lively(models.find(model).Model(network_config(model, config), specs))
+    settings = TrainConfig(model=model, network=config, tasks=tasks, height=HEIGHT, width=WIDTH)
+    card = checkpoint.Card(
+        model=model,
+        tasks=tuple(specs.values()),
+        height=HEIGHT,
+        width=WIDTH,
+        config=settings,
+        scores={},
+        step=0,
+        seed=0,
+        commit="test",
+        versions={},
+    )
+    checkpoint.save(path, network.state_dict(), card)
+    return path
+
+
+def test_eval_prints_delta_m_against_single_task_networks(cli, checkpoint_path, tmp_path):
+    names = ("semseg", "human_parts", "saliency", "normals", "edge", "depth")
+    singles = [small(tmp_path / f"{name}.safetensors", "baseline", (name,)) for name in names]
+    options = [part for path in singles for part in ("--baseline", path)]
+    arguments = ("eval", checkpoint_path, "--data", "synthetic:3", "--out", "t.md", "--json")
+    code, out, err = cli(*arguments, *options)
+    assert code == 0, err
+    found = json.loads(out)
+    gains = found["delta_m"]["tasks"]
+    assert [g["task"] for g in gains] == list(found["scores"])
+    assert {g["task"]: g["sign"] for g in gains}["depth"] == -1
+    want = sum(100 * g["sign"] * (g["value"] - g["baseline"]) / g["baseline"] for g in gains) / 6
+    assert found["delta_m"]["delta_m"] == pytest.approx(want)
+    assert "baseline mobilenetv4" in gains[0]["source"]
+    table = (tmp_path / "t.md").read_text()
+    assert "| task | sign | value | baseline | gain | baseline is |" in table
+    assert "delta_m = " in err
+    code, _, err = cli(*arguments, "--force", *options[:2])
+    assert code == 3
+    assert "has baseline nan (none given)" in err
+
+
+def test_eval_stands_beside_the_published_row(cli, tmp_path):
+    root = LAYOUTS["nyud"](tmp_path / "NYUDv2")
+    swin = Backbone("swin_tiny_patch4_window7_224")
+    theirs = {"semseg": 40, "depth": 1, "normals": 3, "edge": 1}
+    state = random_state("demtg", "mix_first", theirs, swin.channels, dim=16, depth=1)
+    state |= {f"backbone.{key}": value for key, value in mmseg_swin(swin).items()}
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    torch.save({"state_dict": state}, tmp_path / "released.ckpt")
+    code, _, err = cli("convert", "released.ckpt", "--out", "m.safetensors", "--size", "48x64")
+    assert code == 0, err
+    assert "demtg on swin_tiny_patch4_window7_224, tasks semseg, depth, normals, edge" in err
+    assert "mixer order: mix first" in err
+    assert "1 keys: a shift pattern" not in err  # four of them, one a task
+    assert "4 keys: a shift pattern that no code reads" in err
+    code, out, err = cli(
+        "eval", "m.safetensors", "--data", f"nyud:{root}", "--ods", "--cache", "ods", "--json"
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["images"] == 2
+    assert list(found["scores"]) == ["semseg", "depth", "normals", "edge"]
+    assert found["metrics"]["semseg"] == "miou, absent classes zero"
+    assert found["metrics"]["edge"] == "ods_f"
+    assert found["published"]["source"] == "authors' README"
+    assert "authors' README" in err
+    assert "47.2" in err
+
+
+@pytest.mark.parametrize("name", ["cityscapes", "folder"])
+def test_data_check(cli, tmp_path, name):
+    root = LAYOUTS[name](tmp_path / name)
+    code, out, err = cli("data", "check", root, "--json")
+    if name == "folder":
+        assert code == 0, err
+        assert "nothing is wrong" in err
+        rows = json.loads(out)["report"]["rows"]
+        assert {(row["split"], row["what"]) for row in rows} >= {
+            ("train", "semseg"),
+            ("val", "depth"),
+        }
+        (root / "train/depth/0002.png").unlink()
+        (root / "val/semseg/0005.png").write_bytes(b"\x89PNG")
+        code, _, err = cli("data", "check", root)
+        assert code == 4
+        assert "train depth: 3 of 4 files; missing train/images/0002.png" in err
+        assert "0005.png: damaged or cut off" in err
+    else:
+        assert code == 4  # four images are not 2975
+        assert "train: its list has 4 ids, Cityscapes has 2975" in err
+
+
+@pytest.mark.parametrize("name", ["nyud", "folder"])
+def test_train_on_files(cli, tmp_path, name):
+    root = LAYOUTS[name](tmp_path / name)
+    settings = [
+        "network.dim=16",
+        f"network.backbone={NETWORK['backbone']}",
+        "height=32",
+        "width=48",
+    ]
+    settings += ["steps=2", "val_every=2", "batch_size=2", "data.augment=published"]
+    code, out, err = cli(
+        *("train", "demtg_tiny", "--data", f"{name}:{root}", "--out", "run", "--json"),
+        *(part for task in ("semseg", "depth", "normals") for part in ("--task", task)),
+        *(part for item in settings for part in ("--set", item)),
+    )
+    assert code == 0, err
+    assert list(json.loads(out)["scores"]) == ["semseg", "depth", "normals"]
+    assert (tmp_path / "run/best.safetensors").exists()
