@@ -18,7 +18,7 @@ ROLES = {
     "cpu": ("onnxruntime",),
     "export": ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnx-graphsurgeon"),
     "compare": ("polygraphy",),
-    "train": ("lightning", "torchmetrics", "safetensors"),
+    "train": ("lightning", "tensorboard", "scipy", "safetensors"),
     "demo": ("scikit-image",),
     "tensorrt": ("tensorrt", "pycuda"),
 }

@@ -15,7 +15,8 @@ EXTRAS = {
     "onnx_graphsurgeon": "export",
     "polygraphy": "compare",
     "lightning": "train",
-    "torchmetrics": "train",
+    "tensorboard": "train",
+    "scipy": "train",
     "skimage": "demo",
 }
 
