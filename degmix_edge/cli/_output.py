@@ -26,7 +26,10 @@ class Output:
         """stderr; rich honours NO_COLOR and drops colour and bars where there is no terminal."""
         from rich.console import Console
 
-        return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+        console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+        if not console.is_terminal:  # a file or a pipe has no width: tables stay whole
+            console.width = 200
+        return console
 
     def say(self, text: str) -> None:
         """One line."""

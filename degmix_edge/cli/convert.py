@@ -23,7 +23,7 @@ from degmix_edge.cli._output import Output, verb
 @click.option("--size", metavar="HxW", help="Input size, if it is not the data set's.")
 @click.option("--set", "overrides", multiple=True, metavar="A=VALUE", help="A model setting.")
 @click.option("--force", is_flag=True, help="Replace OUT.")
-@click.option("--all", "show_all", is_flag=True, help="Print every key's fate, not the summary.")
+@click.option("--summary", is_flag=True, help="Print no fate of single keys.")
 @verb
 def command(
     output: Output,
@@ -33,7 +33,7 @@ def command(
     size: str | None,
     overrides: tuple[str, ...],
     force: bool,
-    show_all: bool,
+    summary: bool,
 ) -> None:
     """Convert a checkpoint that the authors of DeMT, DeMTG or DeGMix released.
 
@@ -76,7 +76,7 @@ def command(
         versions={"converted from": checkpoint.name},
     )
     checkpoints.save(out, found.network.state_dict(), card)
-    if show_all:
+    if not summary:
         output.table(
             f"{checkpoint}: {len(found.fates)} keys",
             ["key", "became", "why"],

@@ -109,7 +109,9 @@ def command(
             for g in gains.tasks
         ]
         title = f"delta_m = {gains.delta_m:+.2f} % (mean gain over single-task networks)"
-        output.table(title, rows[0], rows[1:])
+        output.table(title, rows[0][:-1], [row[:-1] for row in rows[1:]])
+        for gain in gains.tasks:
+            output.say(f"baseline of {gain.task}: {gain.source}")
         tables.append((title, rows))
         result["delta_m"] = gains
     if out:

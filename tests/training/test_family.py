@@ -234,3 +234,15 @@ def test_weights_of_another_backbone_are_refused(swin, tmp_path):
         load_backbone(Backbone("swin_small_patch4_window7_224"), path)
     with pytest.raises(CheckpointError, match="keys that nothing explains"):
         load_backbone(Backbone("resnet18"), path)
+
+
+def test_hrnet_weights_from_a_file(tmp_path):
+    own = Backbone("hrnet_w18_small_v2")
+    state = {f"backbone.{k.removeprefix('network.')}": v for k, v in own.state_dict().items()}
+    state["decode_head.conv_seg.weight"] = torch.ones(3)
+    torch.save({"state_dict": state}, tmp_path / "hrnet.pth")
+    torch.manual_seed(9)
+    fresh = Backbone(own.name)
+    load_backbone(fresh, tmp_path / "hrnet.pth")
+    for key, value in fresh.state_dict().items():
+        assert torch.equal(value, own.state_dict()[key]), key

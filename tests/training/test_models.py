@@ -83,12 +83,19 @@ def test_export_computes_what_torch_does(network):
         versions={},
     )
     loaded = checkpoint.Checkpoint(network, card, "0" * 64, Path("small.safetensors"))
-    session = onnxruntime.InferenceSession(export(loaded).SerializeToString())
+    model = export(loaded)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
     image = torch.randn(1, 3, 64, 96)
     got = session.run(list(task_specs()), {"image": image.numpy()})
     with torch.inference_mode():
         for logits, want in zip(got, network(image).values(), strict=True):
             assert abs(torch.from_numpy(logits) - want).max() <= 1e-4 * want.abs().max()
+    # A recipe names nodes; fake-quantization will go into the modules of those names.
+    modules = dict(network.fold_for_inference().named_modules())
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm", "DeformConv") and weights & set(node.input):
+            assert node.name.split("/")[0] in modules, node.name
 
 
 def test_every_parameter_learns(network):

@@ -10,20 +10,20 @@ SETTINGS = {
     "model": "demtg",
     "network": {
         "backbone": "mobilenetv4_conv_small",
-        "dim": 32,
+        "dim": 48,
         "depth": 1,
-        "head_channels": 64,
+        "head_channels": 96,
         "zero_offset_init": True,
     },
     "tasks": ["semseg", "depth"],
-    "height": 64,
-    "width": 96,
+    "height": 96,
+    "width": 128,
     "data": {"train": 8, "val": 4, "augment": "none"},
-    "optim": {"name": "adamw", "lr": 3e-3, "weight_decay": 0, "warmup": 20, "clip_norm": 5.0},
-    "loss_weights": {"semseg": 1.0, "depth": 1.0},
+    "optim": {"name": "adamw", "lr": 4e-3, "weight_decay": 0, "warmup": 20, "clip_norm": 5.0},
+    "loss_weights": {"semseg": 1.0, "depth": 3.0},
     "batch_size": 8,
-    "steps": 500,
-    "val_every": 500,
+    "steps": 600,
+    "val_every": 600,
 }
 
 

@@ -87,6 +87,8 @@ def test_no_valid_pixel_is_zero_and_not_nan():
     assert losses.cross_entropy(logits(5), ignored).item() == 0
     assert losses.edge_bce(logits(1), ignored).item() == 0
     assert losses.depth_l1(logits(1), torch.zeros(2, 3, 4)).item() == 0
+    assert losses.balanced_cross_entropy(logits(2), ignored).item() == 0
+    assert losses.normals_l1(logits(3), torch.zeros(2, 3, 4, 3)).item() == 0
 
 
 def test_a_checkpoint_comes_back_bit_for_bit(loaded, tmp_path):
