@@ -66,15 +66,12 @@ def test_folding_is_exact(network, size):
         assert (got[name] - logits).abs().max() <= 1e-5 * logits.abs().max()
 
 
-def test_export_computes_what_torch_does(network):
-    import onnxruntime
-
-    name = next(m for m in models.names() if type(network) is models.find(m).Model)
+def exported(network, name, height, width):
     card = checkpoint.Card(
         model=name,
         tasks=tuple(task_specs().values()),
-        height=64,
-        width=96,
+        height=height,
+        width=width,
         config=TrainConfig(model=name),
         scores={},
         step=0,
@@ -82,8 +79,14 @@ def test_export_computes_what_torch_does(network):
         commit="test",
         versions={},
     )
-    loaded = checkpoint.Checkpoint(network, card, "0" * 64, Path("small.safetensors"))
-    model = export(loaded)
+    return export(checkpoint.Checkpoint(network, card, "0" * 64, Path("small.safetensors")))
+
+
+def test_export_computes_what_torch_does(network):
+    import onnxruntime
+
+    name = next(m for m in models.names() if type(network) is models.find(m).Model)
+    model = exported(network, name, 64, 96)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     image = torch.randn(1, 3, 64, 96)
     got = session.run(list(task_specs()), {"image": image.numpy()})
@@ -96,6 +99,15 @@ def test_export_computes_what_torch_does(network):
     for node in model.graph.node:
         if node.op_type in ("Conv", "Gemm", "DeformConv") and weights & set(node.input):
             assert node.name.split("/")[0] in modules, node.name
+
+
+def test_swin_exports_without_scatter_and_without_padding_windows():
+    network = make("demtg", backbone="swin_tiny_patch4_window7_224", dim=16).eval()
+    model = exported(network, "demtg", 224, 224)
+    operators = {node.op_type for node in model.graph.node}
+    assert not operators & {"ScatterND", "Where", "If", "Loop"}
+    pads = [node.name for node in model.graph.node if node.op_type == "Pad"]
+    assert all("downsample" in name for name in pads), pads  # by nothing; timm has them always
 
 
 def test_every_parameter_learns(network):

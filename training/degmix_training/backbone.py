@@ -100,7 +100,8 @@ class PadFirstBlock(SwinTransformerBlock):
         """Window attention over `(N, h, w, C)`."""
         n, height, width, channels = x.shape
         (wh, ww), (sh, sw) = self.window_size, self.shift_size
-        x = F.pad(x, (0, 0, 0, -width % ww, 0, -height % wh))
+        if height % wh or width % ww:
+            x = F.pad(x, (0, 0, 0, -width % ww, 0, -height % wh))
         rows, columns = x.shape[1] // wh, x.shape[2] // ww
         if sh or sw:
             x = torch.roll(x, (-sh, -sw), (1, 2))
