@@ -70,12 +70,19 @@ def command(
     settings.task_specs()
     from degmix_training.fit import Machine, fit, is_first_process
 
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     if is_first_process():
         make_folder(out)
         if any(out.iterdir()) and not (resume or force):
             raise OutputError(f"{out}: not empty; give --resume to go on, or --force to start anew")
     machine = Machine(accelerator, devices, nodes, workers, compiled)
-    path = fit(settings, out, resume=resume, machine=machine)
+    try:
+        path = fit(settings, out, resume=resume, machine=machine)
+    finally:
+        if is_first_process():  # a run that never began leaves nothing
+            for folder in new:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
     if not is_first_process():
         return
     from degmix_training.checkpoint import read_card

@@ -23,6 +23,7 @@ from degmix_edge import __version__, config, metrics
 from degmix_edge.errors import CheckpointError, ConfigError, DegmixError, TrainingError
 from degmix_edge.preprocess import MEAN, STD
 from degmix_training import checkpoint, models, sync_batchnorm
+from degmix_training._files import whole_file
 from degmix_training.batches import Batch, Batches
 from degmix_training.callbacks import LAST, STATE, Ema, Keep, Steps
 from degmix_training.config import TrainConfig, network_config
@@ -160,11 +161,12 @@ def fit(
     if resume:
         _check_resumable(settings, out)
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
+    module = Fit(settings)
+    batches = Batches(settings, machine.workers)
     out.mkdir(parents=True, exist_ok=True)
     if is_first_process():
-        (out / "config.yaml").write_text(config.dump(settings))
-    batches = Batches(settings, machine.workers)
-    module = Fit(settings)
+        with whole_file(out / "config.yaml") as part:
+            part.write_text(config.dump(settings))
     if machine.compile:
         module.network.compile()
     trainer = _trainer(settings, out, machine, module, batches)
