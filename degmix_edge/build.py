@@ -27,6 +27,7 @@ from degmix_edge.passes._base import apply, to_graph, to_model
 from degmix_edge.preprocess import Fit
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.recipe import Precision, Recipe, choose
+from degmix_edge.quant.sites import observed_tensors
 from degmix_edge.tensors import check
 
 RANGES, RECIPE, CARD = "ranges.json", "recipe.yaml", "card.md"
@@ -103,18 +104,6 @@ def quantize(
     return to_model(graph, {METADATA_KEY: spec.model_dump_json()})
 
 
-def observed_tensors(model: onnx.ModelProto, recipe: Recipe) -> list[str]:
-    """Tensors whose ranges an INT8 build needs: inputs and outputs of INT8 nodes, and Relus."""
-    chosen = recipe.nodes("int8")
-    wanted = []
-    for node in to_graph(model).nodes:
-        if node.name in chosen:
-            wanted += [node.inputs[0].name, node.outputs[0].name]
-        elif node.op == "Relu":
-            wanted.append(node.outputs[0].name)
-    return list(dict.fromkeys(wanted))
-
-
 def build(
     model: onnx.ModelProto,
     spec: NetworkSpec,
@@ -161,7 +150,7 @@ def build(
     if options.precision == "int8":
         if calibrate is None:
             raise BuildError("int8 needs calibration images: give --calib")
-        ranges = calibrate(deployed, observed_tensors(deployed, recipe))
+        ranges = calibrate(deployed, observed_tensors(graph, recipe))
         images, tensors = len(ranges.images), len(ranges.tensors)
         clock.done("calibrate", f"{tensors} tensors over {images} images, observer {observer}")
     final = quantize(deployed, recipe, ranges, spec)

@@ -32,6 +32,7 @@ def command(output: Output, source: str, out: Path, **options: Any) -> None:
     from degmix_edge.passes._base import to_graph
     from degmix_edge.preprocess import Fit
     from degmix_edge.quant.recipe import choose
+    from degmix_edge.quant.sites import observed_tensors
 
     tasks, force = split_tasks(options["tasks"]), options["force"]
     check_file(out, force=force)
@@ -47,8 +48,9 @@ def command(output: Output, source: str, out: Path, **options: Any) -> None:
     )
     deployed, spec, detail = building.deploy(model, spec, settings)
     clock.done("passes", detail)
+    graph = to_graph(deployed)
     recipe = choose(
-        to_graph(deployed),
+        graph,
         spec,
         options["precision"],
         observer=options["observer"],
@@ -61,7 +63,7 @@ def command(output: Output, source: str, out: Path, **options: Any) -> None:
         measure = _quantizing.calibrator(output, found, fit, options["observer"], options["ranges"])
         if measure is None:
             raise ConfigError("--precision int8 needs --calib DIR or --ranges")
-        ranges = measure(deployed, building.observed_tensors(deployed, recipe))
+        ranges = measure(deployed, observed_tensors(graph, recipe))
         clock.done("calibrate", f"{len(ranges.tensors)} tensors over {len(ranges.images)} images")
     final = building.quantize(deployed, recipe, ranges, spec)
     files = {

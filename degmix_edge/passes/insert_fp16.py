@@ -1,7 +1,8 @@
-"""Run weighted nodes in FP16: weights stored as FP16, casts around the node, all else FP32.
+"""Run what a recipe allows in FP16: weights are stored as FP16, and casts stand where types change.
 
-Norms, softmax, reductions, coordinates and decodes are no weighted nodes, so they stay FP32; the
-recipe keeps the offset branch FP32 too.
+FP16 spreads from the chosen products through what only moves or adds values, so that maps between
+products stay FP16 too. Norms, softmax, reductions over many terms, sampling coordinates, the image
+and the decodes stay FP32.
 """
 
 from __future__ import annotations
@@ -11,43 +12,155 @@ import onnx_graphsurgeon as gs
 
 from degmix_edge.errors import GraphError
 from degmix_edge.passes._base import Pass, append
-from degmix_edge.quant.recipe import Recipe, is_weighted
+from degmix_edge.quant.recipe import Recipe, is_weighted, offset_branch
 
 FLOAT, FLOAT16 = 1, 10
+SPREADS = {
+    *("Add", "Sub", "Mul", "Relu", "LeakyRelu", "Clip", "Gelu", "Erf", "Sigmoid", "Tanh"),
+    *("HardSigmoid", "HardSwish", "BatchNormalization", "MaxPool", "AveragePool", "Resize"),
+    *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Concat", "Split", "Slice"),
+    *("Pad", "Expand", "Gather", "DepthToSpace", "SpaceToDepth", "QuantizeLinear"),
+    *("DequantizeLinear", "DegmixDeformSample"),
+}
+FIRST_ONLY = {"Resize", "BatchNormalization", "DegmixDeformSample", "Pad"}
+"""Their further inputs have types of their own: scales, statistics, offsets, sizes."""
+LONGEST_SUM = 1024
+"""Longest sum of a product of two variables in FP16: attention's are 32 to 64 terms long, while a
+Gram matrix sums over every pixel."""
 
 
 class InsertFp16(Pass):
-    """Every FP16 node of `recipe` reads and writes FP16; consumers of one tensor share its cast."""
+    """FP16 nodes of `recipe`, and INT8 ones, read and write FP16, as do the nodes between them."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
 
     def run(self, graph: gs.Graph) -> int:
         """See `Pass`."""
-        chosen = self.recipe.nodes("fp16")
-        nodes = [n for n in graph.nodes if n.name in chosen and is_weighted(n)]
-        nodes = [n for n in nodes if n.inputs[1].dtype == np.float32]
-        casts: dict[str, gs.Variable] = {}
-        for node in nodes:
-            tensor = node.inputs[0]
-            if tensor.name not in casts:
-                name = f"{tensor.name}/fp16"
-                casts[tensor.name] = append(graph, "Cast", [tensor], name, np.float16, to=FLOAT16)
-            constants = [_half(node, tensor) for tensor in node.inputs[1:]]
-            node.inputs = [casts[tensor.name], *constants]
-            out = node.outputs[0]
-            half = gs.Variable(f"{out.name}/half", np.float16)
-            node.outputs = [half]
-            cast = {"to": FLOAT}
-            graph.nodes.append(gs.Node("Cast", f"{out.name}/fp32", cast, [half], [out]))
-        return len(nodes)
+        half = self._half_nodes(graph)
+        if not half:
+            return 0
+        casts = _Casts(graph)
+        for node in half.values():
+            for output in node.outputs:
+                if output.dtype == np.float32:
+                    output.dtype = np.dtype(np.float16)
+                    casts.turned.add(id(output))
+        for node in half.values():
+            for index, tensor in enumerate(node.inputs):
+                if index and node.op in FIRST_ONLY:
+                    continue
+                if isinstance(tensor, gs.Constant):
+                    node.inputs[index] = casts.constant(node, tensor)
+                elif tensor.dtype == np.float32:
+                    node.inputs[index] = casts.get(tensor, np.float16)
+        for node in list(graph.nodes):
+            if id(node) not in half and node.op != "Cast":
+                node.inputs = [casts.float32(tensor) for tensor in node.inputs]
+        graph.outputs = [casts.output(tensor) for tensor in graph.outputs]
+        return len(half)
+
+    def _half_nodes(self, graph: gs.Graph) -> dict[int, gs.Node]:
+        """Nodes that become FP16, by identity."""
+        decoded = {f"{tensor.name}/" for tensor in graph.outputs}
+        fixed = {id(node) for node in offset_branch(graph)}
+        fixed |= {id(n) for n in graph.nodes if _prefix(n.name) in {"image/", *decoded}}
+        chosen = self.recipe.nodes("fp16") | self.recipe.nodes("int8")
+        half = {
+            id(n): n
+            for n in graph.nodes
+            if n.name in chosen and _is_product(n) and n.outputs[0].dtype == np.float32
+        }
+        if not half:
+            return {}
+        graph.toposort()
+        for node in graph.nodes:
+            if id(node) in fixed or id(node) in half:
+                continue
+            if node.op in SPREADS or (node.op == "MatMul" and _sum_length(node) <= LONGEST_SUM):
+                makers = [m for t in _values(node) for m in t.inputs]
+                if any(id(maker) in half for maker in makers):
+                    half[id(node)] = node
+        _pull_back(graph, half, fixed)
+        return half
 
 
-def _half(node: gs.Node, tensor: gs.Constant) -> gs.Constant:
-    largest = float(np.abs(tensor.values).max(initial=0))
-    if largest > float(np.finfo(np.float16).max):
-        raise GraphError(
-            f"{node.name}: a weight of {largest:.3g} does not fit FP16; keep it float with "
-            f"--keep-float {node.name}"
-        )
-    return gs.Constant(f"{tensor.name}/fp16/{node.name}", tensor.values.astype(np.float16))
+class _Casts:
+    """One cast a tensor and type."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self.graph = graph
+        self.made: dict[tuple[str, str], gs.Variable] = {}
+        self.turned: set[int] = set()  # tensors that were FP32 before
+
+    def get(self, tensor: gs.Variable, dtype: type[np.floating]) -> gs.Variable:
+        half = dtype is np.float16
+        maker = tensor.inputs[0] if tensor.inputs else None
+        if maker is not None and maker.op == "Cast" and maker.inputs[0].dtype == dtype:
+            return maker.inputs[0]  # an earlier run's cast to the other type
+        name = f"{tensor.name}/{'fp16' if half else 'fp32'}"
+        key = (tensor.name, name)
+        if key not in self.made:
+            to = FLOAT16 if half else FLOAT
+            self.made[key] = append(self.graph, "Cast", [tensor], name, dtype, to=to)
+            self.made[key].shape = tensor.shape
+        return self.made[key]
+
+    def float32(self, tensor: gs.Variable | gs.Constant) -> gs.Variable | gs.Constant:
+        if id(tensor) in self.turned:
+            return self.get(tensor, np.float32)
+        return tensor
+
+    def output(self, tensor: gs.Variable) -> gs.Variable:
+        """A graph's output keeps its name and type."""
+        if id(tensor) not in self.turned:
+            return tensor
+        name, tensor.name = tensor.name, f"{tensor.name}/half"
+        out = gs.Variable(name, np.float32, tensor.shape)
+        self.graph.nodes.append(gs.Node("Cast", f"{name}/fp32", {"to": FLOAT}, [tensor], [out]))
+        return out
+
+    @staticmethod
+    def constant(node: gs.Node, tensor: gs.Constant) -> gs.Constant:
+        if tensor.dtype != np.float32:
+            return tensor
+        largest = float(np.abs(tensor.values).max(initial=0))
+        if largest > float(np.finfo(np.float16).max):
+            raise GraphError(
+                f"{node.name}: a weight of {largest:.3g} does not fit FP16; keep it float with "
+                f"--keep-float {node.name}"
+            )
+        return gs.Constant(f"{tensor.name}/fp16/{node.name}", tensor.values.astype(np.float16))
+
+
+def _prefix(name: str) -> str:
+    return name.partition("/")[0] + "/"
+
+
+def _is_product(node: gs.Node) -> bool:
+    """Of constant weights, which may stand behind a DQ; a deformable convolution stays FP32."""
+    if is_weighted(node) or len(node.inputs) < 2 or node.op == "DeformConv":
+        return is_weighted(node)
+    makers = node.inputs[1].inputs
+    return bool(makers) and makers[0].op == "DequantizeLinear"
+
+
+def _values(node: gs.Node) -> list[gs.Variable]:
+    inputs = node.inputs[:1] if node.op in FIRST_ONLY else node.inputs
+    return [t for t in inputs if isinstance(t, gs.Variable) and t.dtype == np.float32]
+
+
+def _sum_length(node: gs.Node) -> int:
+    """Terms of each sum of a product of two variables."""
+    length = node.inputs[0].shape[-1] if node.inputs[0].shape else None
+    return length if isinstance(length, int) else LONGEST_SUM + 1
+
+
+def _pull_back(graph: gs.Graph, half: dict[int, gs.Node], fixed: set[int]) -> None:
+    """What feeds FP16 nodes alone and only moves or dequantizes values is FP16 too."""
+    moves = ("Reshape", "Transpose", "QuantizeLinear", "DequantizeLinear")
+    for node in reversed(graph.nodes):
+        readers = [reader for out in node.outputs for reader in out.outputs]
+        inside = bool(readers) and all(id(reader) in half for reader in readers)
+        if node.op in moves and inside and id(node) not in fixed:
+            half[id(node)] = node

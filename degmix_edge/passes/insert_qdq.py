@@ -13,7 +13,8 @@ from degmix_edge.errors import GraphError
 from degmix_edge.passes._base import Pass, append, constant
 from degmix_edge.quant.qparams import per_channel_scale, quantize, scale_of
 from degmix_edge.quant.ranges import Ranges
-from degmix_edge.quant.recipe import Recipe, is_weighted, stored_operand
+from degmix_edge.quant.recipe import Recipe, is_quantizable, stored_operand
+from degmix_edge.quant.sites import activation_sites, shared_amax
 
 
 class InsertQdq(Pass):
@@ -24,16 +25,24 @@ class InsertQdq(Pass):
 
     def run(self, graph: gs.Graph) -> int:
         """See `Pass`."""
-        chosen = self.recipe.nodes("int8")
-        nodes = [node for node in graph.nodes if node.name in chosen and is_weighted(node)]
+        sites = activation_sites(graph, self.recipe)
+        names = {node.inputs[index].name for node, index in sites}
+        amax = shared_amax(graph, {name: self._amax(name) for name in names})
         pairs: dict[str, gs.Variable] = {}
-        for node in nodes:
-            tensor = node.inputs[0]
+        for node, index in sites:
+            tensor = node.inputs[index]
             if tensor.name not in pairs:
-                pairs[tensor.name] = self._activation(graph, tensor)
-            node.inputs[0] = pairs[tensor.name]
-            node.inputs[1] = _dequantized(graph, node, 1, _output_axis(node))
-        return len(nodes) + self._weights_only(graph)
+                pairs[tensor.name] = _pair(graph, tensor, amax[tensor.name])
+            node.inputs[index] = pairs[tensor.name]
+            if is_quantizable(node):
+                node.inputs[1] = _dequantized(graph, node, 1, _output_axis(node))
+        return len(sites) + self._weights_only(graph)
+
+    def _amax(self, name: str) -> float:
+        measured = self.ranges.tensors.get(name)
+        if measured is None:
+            raise GraphError(f"no range for tensor {name!r}; calibrate this graph again")
+        return measured.amax
 
     def _weights_only(self, graph: gs.Graph) -> int:
         chosen = self.recipe.nodes("int8_weights")
@@ -47,14 +56,12 @@ class InsertQdq(Pass):
                 rewrites += 1
         return rewrites
 
-    def _activation(self, graph: gs.Graph, tensor: gs.Variable) -> gs.Variable:
-        measured = self.ranges.tensors.get(tensor.name)
-        if measured is None:
-            raise GraphError(f"no range for tensor {tensor.name!r}; calibrate this graph again")
-        scale = constant(f"{tensor.name}/scale", scale_of(measured.amax))
-        zero = constant(f"{tensor.name}/zero", 0, np.int8)
-        q = append(graph, "QuantizeLinear", [tensor, scale, zero], f"{tensor.name}/q", np.int8)
-        return append(graph, "DequantizeLinear", [q, scale, zero], f"{tensor.name}/dq", np.float32)
+
+def _pair(graph: gs.Graph, tensor: gs.Variable, amax: float) -> gs.Variable:
+    scale = constant(f"{tensor.name}/scale", scale_of(amax))
+    zero = constant(f"{tensor.name}/zero", 0, np.int8)
+    q = append(graph, "QuantizeLinear", [tensor, scale, zero], f"{tensor.name}/q", np.int8)
+    return append(graph, "DequantizeLinear", [q, scale, zero], f"{tensor.name}/dq", np.float32)
 
 
 def _output_axis(node: gs.Node) -> int:

@@ -7,9 +7,10 @@ pair in between; ONNX Runtime runs a convolution in INT8 only if its output is q
   clipped at 255 steps instead of 127, and ONNX Runtime folds the Relu into it;
 - every other activation becomes uint8 with zero point 128: the same numbers, the fast kernel;
 - the output of a convolution that nothing quantizes gets a pair of its own, with the range that
-  calibration measured there.
+  calibration measured there;
+- a deformable convolution has no integer kernel, so its samples are of float values again.
 
-Only the last rounds anything anew.
+Only the output pairs round anything anew.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class LowerQdqForCpu(Pass):
 
     def run(self, graph: gs.Graph) -> int:
         """See `Pass`."""
-        rewrites = 0
+        rewrites = sum(_float_samples(n) for n in graph.nodes if n.op == "DeformConv")
         for conv in [n for n in graph.nodes if n.op == "Conv" and _dequantized(n.inputs[1])]:
             rewrites += self._quantize_output(graph, conv)
         for node in list(graph.nodes):
@@ -68,6 +69,14 @@ class LowerQdqForCpu(Pass):
 
 def _dequantized(tensor: gs.Variable | gs.Constant) -> bool:
     return bool(tensor.inputs) and tensor.inputs[0].op == "DequantizeLinear"
+
+
+def _float_samples(node: gs.Node) -> bool:
+    if not _dequantized(node.inputs[0]):
+        return False
+    quantize = node.inputs[0].inputs[0].inputs[0].inputs[0]
+    node.inputs[0] = quantize.inputs[0]
+    return True
 
 
 def _to_uint8(quantize: gs.Node) -> None:

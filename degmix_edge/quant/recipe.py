@@ -23,7 +23,7 @@ Placed = Literal["fp32", "fp16", "int8", "int8_weights"]
 """`int8_weights`: weights are stored in INT8 and the arithmetic stays float."""
 WEIGHTED = ("Conv", "MatMul", "Gemm")
 REGRESSIONS = ("clamp", "unit_vector", "sigmoid")
-DEFORMABLE = {"DeformConv": (2, 4)}
+DEFORMABLE = {"DeformConv": (2, 4), "DegmixDeformSample": (1,), "DegmixDeformConv2d": (1, 2)}
 """Inputs that hold offsets and modulation, by operator."""
 
 
@@ -75,7 +75,7 @@ def choose(
         GraphError: `keep_float` names a node that the graph does not have.
     """
     stored = [n for n in graph.nodes if precision == "int8" and stored_operand(n) is not None]
-    weighted = [node for node in graph.nodes if is_weighted(node)]
+    weighted = [node for node in graph.nodes if is_quantizable(node)]
     have = [node.name for node in (*weighted, *stored)]
     for name in keep_float:
         if name not in have:
@@ -116,13 +116,21 @@ def is_weighted(node: gs.Node) -> bool:
     return isinstance(weight, gs.Constant) and (node.op == "Conv" or len(weight.shape) == 2)
 
 
-def stored_operand(node: gs.Node) -> int | None:
-    """Index of a constant operand worth storing in INT8, of a node that `is_weighted` leaves out.
+def is_quantizable(node: gs.Node) -> bool:
+    """Whether `node` has an INT8 form: `is_weighted`, or a deformable convolution.
 
-    A deformable convolution samples in float; a stack of matrices meets a matrix of the data.
+    A bilinear sample is a convex combination: it keeps the scale of what it samples, so the
+    products behind the sampling are an INT8 convolution. Offsets and modulation stay float.
     """
-    if node.op == "DeformConv" and isinstance(node.inputs[1], gs.Constant):
-        return 1
+    deformable = node.op == "DeformConv" and isinstance(node.inputs[1], gs.Constant)
+    return is_weighted(node) or deformable
+
+
+def stored_operand(node: gs.Node) -> int | None:
+    """Index of a constant operand worth storing in INT8, of a node that has no INT8 form.
+
+    A stack of matrices meets a matrix of the data.
+    """
     if node.op == "MatMul" and not is_weighted(node):
         for index, tensor in enumerate(node.inputs):
             if isinstance(tensor, gs.Constant) and len(tensor.shape) > 2:
@@ -133,7 +141,7 @@ def stored_operand(node: gs.Node) -> int | None:
 def _float_nodes(
     graph: gs.Graph, spec: NetworkSpec, precision: Precision
 ) -> Iterator[tuple[str, str]]:
-    for node in _offset_branch(graph):
+    for node in offset_branch(graph):
         yield node.name, "makes the offsets of a deformable convolution"
     if precision == "fp16":
         return
@@ -148,7 +156,7 @@ def _float_nodes(
                 yield node.name, f"last layer of {task.name}, a regression"
 
 
-def _offset_branch(graph: gs.Graph) -> list[gs.Node]:
+def offset_branch(graph: gs.Graph) -> list[gs.Node]:
     """Nodes whose results reach nothing but an offset or modulation input."""
     branch: dict[int, gs.Node] = {}
     frontier = [

@@ -22,9 +22,10 @@ from degmix_edge.passes.lower_qdq_for_cpu import LowerQdqForCpu
 from degmix_edge.passes.prune_tasks import PruneTasks
 from degmix_edge.passes.share_constants import ShareConstants
 from degmix_edge.preprocess import normalise
-from degmix_edge.quant.qparams import scale_of
+from degmix_edge.quant.qparams import per_channel_scale, scale_of
 from degmix_edge.quant.ranges import Range, Ranges
 from degmix_edge.quant.recipe import Placement, Recipe, choose
+from degmix_edge.quant.sites import observed_tensors
 
 RNG = np.random.default_rng(0)
 
@@ -191,9 +192,9 @@ def test_qdq_is_fake_quantization():
     amax = 2.0
     step = InsertQdq(recipe("int8", "conv"), ranges({"x": amax}))
     assert [o.rewrites for o in apply(graph, [step, step])] == [1, 0]
-    s = amax / 127
-    x = np.clip(np.round(X / np.float32(s)), -128, 127) * s  # ONNX clips to all of int8
-    ws = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 127
+    s = scale_of(amax)
+    x = np.clip(np.round(X / s), -128, 127) * s  # ONNX clips to all of int8
+    ws = per_channel_scale(weight, 0).reshape(-1, 1, 1, 1)
     w = np.clip(np.round(weight / ws), -127, 127) * ws
     want = torch.nn.functional.conv2d(
         *map(torch.tensor, (x.astype(np.float64), w, bias)), padding=1
@@ -295,7 +296,7 @@ def test_the_whole_pipeline_finds_nothing_the_second_time(exported, calibrate):
     again, _, detail = building.deploy(deployed, spec, building.Options())
     assert all(part.endswith(" 0") for part in detail.split("(")[1].rstrip(")").split(", "))
     int8 = choose(to_graph(deployed), spec, "int8")
-    found = calibrate(deployed, building.observed_tensors(deployed, int8))
+    found = calibrate(deployed, observed_tensors(to_graph(deployed), int8))
     graph = to_graph(building.quantize(deployed, int8, found, spec))
     assert apply(graph, [InsertQdq(int8, found)])[0].rewrites == 0
 

@@ -46,9 +46,10 @@ def test_fp32_places_nothing(deployed):
 
 
 def test_weights_alone_where_other_operands_stay_float(deployed):
-    stored = choose(*deployed, "int8").nodes("int8_weights")
-    assert sum(name.endswith("deform/DeformConv") for name in stored) == 6
-    assert sum(name.startswith("queries.") for name in stored) == 12
+    recipe = choose(*deployed, "int8")
+    assert sum(name.startswith("queries.") for name in recipe.nodes("int8_weights")) == 12
+    deformable = [n for n in recipe.nodes("int8") if n.endswith("deform/DeformConv")]
+    assert len(deformable) == 6  # samples keep the scale of their values
 
 
 def test_keep_float_is_obeyed_and_checked(deployed):
@@ -65,7 +66,9 @@ def test_scale_and_quantize_by_hand():
     np.testing.assert_array_equal(
         quantize(values, scale_of(127.0)), [[-127, 0, 0, 2], [64, -1, 2, 127]]
     )
-    np.testing.assert_allclose(per_channel_scale(values, 0), [300 / 127, 1], rtol=1e-6)
+    np.testing.assert_allclose(per_channel_scale(values, 0), [300 / 127, 1], rtol=5e-4)
+    for scale in per_channel_scale(values, 0):
+        assert np.float32(np.float16(scale)) == scale  # the grid of the FP16 graph, exactly
     by_row = quantize(values, per_channel_scale(values, 0), axis=0)
     assert by_row[0, 0] == -127
     assert by_row[1, 3] == 127
