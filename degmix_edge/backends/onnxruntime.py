@@ -75,10 +75,11 @@ def _lower(model: bytes, ranges: Ranges) -> bytes:
     import onnx
 
     from degmix_edge.passes._base import apply, to_graph, to_model
+    from degmix_edge.passes.fuse_integer_matmul import FuseIntegerMatmul
     from degmix_edge.passes.lower_qdq_for_cpu import LowerQdqForCpu
 
     graph = to_graph(onnx.load_from_string(model))
-    apply(graph, [LowerQdqForCpu(ranges)])
+    apply(graph, [LowerQdqForCpu(ranges), FuseIntegerMatmul()])
     lowered: bytes = to_model(graph, {}).SerializeToString()
     return lowered
 

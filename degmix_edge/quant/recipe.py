@@ -141,6 +141,11 @@ def stored_operand(node: gs.Node) -> int | None:
 def _float_nodes(
     graph: gs.Graph, spec: NetworkSpec, precision: Precision
 ) -> Iterator[tuple[str, str]]:
+    # A node with two reasons has the last one.
+    if precision == "int8":
+        for node in graph.nodes:
+            if node.op == "Conv" and is_weighted(node) and _is_grouped(node):
+                yield node.name, "grouped: INT8 kernels are made for one group, or one a channel"
     for node in offset_branch(graph):
         yield node.name, "makes the offsets of a deformable convolution"
     if precision == "fp16":
@@ -175,6 +180,11 @@ def offset_branch(graph: gs.Graph) -> list[gs.Node]:
                 branch[id(node)] = node
                 frontier += [tensor for tensor in node.inputs if tensor.inputs]
     return list(branch.values())
+
+
+def _is_grouped(node: gs.Node) -> bool:
+    """In groups of several channels."""
+    return node.attrs.get("group", 1) > 1 and node.inputs[1].shape[1] > 1
 
 
 def _reads_image(node: gs.Node) -> bool:
