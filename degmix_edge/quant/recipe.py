@@ -184,7 +184,7 @@ def offset_branch(graph: gs.Graph) -> list[gs.Node]:
 
 def _is_grouped(node: gs.Node) -> bool:
     """In groups of several channels."""
-    return node.attrs.get("group", 1) > 1 and node.inputs[1].shape[1] > 1
+    return bool(node.attrs.get("group", 1) > 1 and node.inputs[1].shape[1] > 1)
 
 
 def _reads_image(node: gs.Node) -> bool:
