@@ -32,6 +32,8 @@ from degmix_edge.tensors import check
 
 RANGES, RECIPE, CARD = "ranges.json", "recipe.yaml", "card.md"
 Calibrate = Callable[[onnx.ModelProto, Sequence[str]], Ranges]
+Refine = Callable[[onnx.ModelProto, NetworkSpec, Recipe, Ranges], Recipe]
+"""From the float graph, its spec, the rules' recipe and ranges to a better recipe."""
 PACKAGES = ("numpy", "onnx", "onnx-graphsurgeon", "torch", "torchvision", "timm", "onnxruntime")
 
 
@@ -112,6 +114,7 @@ def build(
     *,
     golden_image: np.ndarray,
     calibrate: Calibrate | None = None,
+    refine: Refine | None = None,
     observer: str | None = None,
     force: bool = False,
     clock: Clock | None = None,
@@ -125,6 +128,7 @@ def build(
         options: What to build.
         golden_image: uint8 `(H, W, 3)` at the network's size.
         calibrate: Measures ranges of tensors; needed for int8.
+        refine: Changes an int8 recipe once ranges are there, as a search for a budget does.
         observer: How `calibrate` chooses; recorded in the recipe.
         force: Replace a bundle that is there.
         clock: Reports stages.
@@ -153,6 +157,9 @@ def build(
         ranges = calibrate(deployed, observed_tensors(graph, recipe))
         images, tensors = len(ranges.images), len(ranges.tensors)
         clock.done("calibrate", f"{tensors} tensors over {images} images, observer {observer}")
+        if refine is not None:
+            recipe = refine(deployed, spec, recipe, ranges)
+            clock.done("budget", f"{len(recipe.nodes('int8'))} nodes in INT8")
     final = quantize(deployed, recipe, ranges, spec)
     product = final.SerializeToString()
     clock.done("quantize", _quantized(recipe, deployed, product))

@@ -42,8 +42,8 @@ class Device(Settings):
 
     def node_ms(self, cost: NodeCost, precision: str) -> float:
         """Milliseconds of one node at best, in `fp32`, `fp16` or `int8`."""
-        bytes_moved = cost.weight_bytes + cost.read_bytes + cost.write_bytes
-        bytes_moved *= BYTES[precision] / FLOAT_BYTES
+        float_bytes = cost.weight_bytes + cost.read_bytes + cost.write_bytes
+        bytes_moved = float_bytes * BYTES[precision] / FLOAT_BYTES
         seconds = max(
             2 * cost.macs / (self.tflops[precision] * 1e12),
             bytes_moved / (self.bandwidth_gbs * 1e9),

@@ -87,21 +87,21 @@ def _macs(node: gs.Node) -> int:
 
 def _convolution(node: gs.Node) -> int:
     """Outputs times inputs that a weight sees; weights are `(O, I / groups, kH, kW)`."""
-    return prod(node.outputs[0].shape) * prod(node.inputs[1].shape[1:])
+    return int(prod(node.outputs[0].shape) * prod(node.inputs[1].shape[1:]))
 
 
 def _transposed(node: gs.Node) -> int:
     """Every input element meets `(O / groups, kH, kW)` weights."""
-    return prod(node.inputs[0].shape) * prod(node.inputs[1].shape[1:])
+    return int(prod(node.inputs[0].shape) * prod(node.inputs[1].shape[1:]))
 
 
 def _matmul(node: gs.Node) -> int:
-    return prod(node.outputs[0].shape) * int(node.inputs[0].shape[-1])
+    return int(prod(node.outputs[0].shape) * node.inputs[0].shape[-1])
 
 
 def _gemm(node: gs.Node) -> int:
     inner = node.inputs[0].shape[0 if node.attrs.get("transA") else 1]
-    return prod(node.outputs[0].shape) * int(inner)
+    return int(prod(node.outputs[0].shape) * inner)
 
 
 def _einsum(node: gs.Node) -> int:

@@ -65,6 +65,22 @@ def collect(
     )
 
 
+def histograms(
+    model: onnx.ModelProto, tensors: Iterable[str], images: Iterable[np.ndarray]
+) -> dict[str, Histogram]:
+    """Magnitudes of `tensors` over uint8 images `(H, W, 3)` at the graph's size."""
+    found = {name: Histogram() for name in tensors}
+    session = onnxruntime.InferenceSession(
+        _observed(model, list(found)).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    for image in images:
+        for histogram, value in zip(
+            found.values(), session.run(list(found), {IMAGE: image[None]}), strict=True
+        ):
+            histogram.update(value)
+    return found
+
+
 def graph_hash(model: onnx.ModelProto) -> str:
     """SHA-256 of nodes and weights; metadata does not count."""
     return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()

@@ -9,7 +9,7 @@ order comes from layers measured alone, and damages do not simply add up.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from degmix_calibration.budget import Limit
 from degmix_calibration.sensitivity import Layer, Sensitivity, restrict
@@ -30,6 +30,8 @@ class Choice:
         damage: By task, of this very recipe.
         use: By task, damage as a share of its allowance; over 1 is outside.
         trials: Recipes that were tried as a whole.
+        closest: With more layers than `kept`, the recipe that is least outside; None where
+            everything fits.
     """
 
     recipe: Recipe
@@ -37,6 +39,7 @@ class Choice:
     damage: dict[str, Damage]
     use: dict[str, float]
     trials: int
+    closest: Choice | None = None
 
     @property
     def worst(self) -> str:
@@ -123,7 +126,9 @@ def search(
         for layer in behind:
             wider = attempt([*best.kept, layer])
             best = wider if wider.fits else best
-    return Choice(best.recipe, best.kept, best.damage, best.use, len(tried))
+    wider_ones = [c for c in tried.values() if len(c.kept) > len(best.kept)]
+    closest = min(wider_ones, key=lambda c: c.use[c.worst], default=None)
+    return replace(best, trials=len(tried), closest=closest)
 
 
 def _share(amount: float, allowed: float) -> float:

@@ -84,15 +84,22 @@ class Trials:
         if not self.reference:
             self.reference = self.maps(Recipe(precision="fp32"))
 
-    def maps(self, recipe: Recipe) -> list[Maps]:
-        """Every example's maps under `recipe`, cut to the picture."""
+    def engine(self, recipe: Recipe) -> bytes:
+        """The graph under `recipe`, in the form that is run."""
         graph = to_graph(self.model)
         apply(graph, pipeline.quantize(recipe, self.ranges))
-        model = to_model(graph, {METADATA_KEY: self.spec.model_dump_json()}).SerializeToString()
+        model: bytes = to_model(
+            graph, {METADATA_KEY: self.spec.model_dump_json()}
+        ).SerializeToString()
+        if self.lowered:
+            backend: Any = find("onnxruntime")
+            model = backend.build(model, self.ranges if recipe.precision == "int8" else None)
+        return model
+
+    def maps(self, recipe: Recipe) -> list[Maps]:
+        """Every example's maps under `recipe`, cut to the picture."""
         backend: Any = find("onnxruntime")
-        if self.lowered and recipe.precision == "int8":
-            model = backend.build(model, self.ranges)
-        with backend(self.spec, model, threads=self.threads) as running:
+        with backend(self.spec, self.engine(recipe), threads=self.threads) as running:
             return [self._cut(e, running.infer(e.pixels[None])) for e in self.examples]
 
     def _cut(self, example: Example, maps: Maps) -> Maps:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from degmix_edge.cli import _quantizing
+from degmix_edge.cli import _budget, _quantizing
 from degmix_edge.cli._output import Output, verb
 
 
@@ -19,6 +19,7 @@ def command() -> None:
 @command.command("engine")
 @click.argument("source", metavar="CHECKPOINT_OR_ONNX_OR_BUNDLE")
 @_quantizing.options
+@_budget.options
 @click.option("--backend", default="auto", show_default=True)
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("robot.degmix"), show_default=True
@@ -76,6 +77,7 @@ def _build(
         check_images(options["calib"])
     with output.working("export"):
         model, spec = network(source, clock.done)
+    asked = _budget.request(out, options, spec.keep(tasks or spec.task_names))
     fit = Fit(height=spec.height, width=spec.width)
     found = _quantizing.calibration_images(output, options["calib"], fit)
     # Without calibration there is no image of the user's: the golden one is a synthetic scene.
@@ -96,6 +98,7 @@ def _build(
         calibrate=_quantizing.calibrator(
             output, found, fit, options["observer"], options["ranges"]
         ),
+        refine=_budget.Refiner(output, asked) if asked else None,
         observer=options["observer"],
         force=options["force"],
         clock=clock,

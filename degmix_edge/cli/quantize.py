@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
-from degmix_edge.cli import _quantizing
+from degmix_edge.cli import _budget, _quantizing
 from degmix_edge.cli._output import Output, verb
 
 
 @click.command()
 @click.argument("source", metavar="CHECKPOINT_OR_ONNX")
 @_quantizing.options
+@_budget.options
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("model.int8.onnx"), show_default=True
 )
@@ -46,6 +47,7 @@ def command(output: Output, source: str, out: Path, **options: Any) -> None:
     settings = building.Options(
         precision=options["precision"], tasks=tasks, raw_logits=options["raw_logits"]
     )
+    asked = _budget.request(out, options, spec.keep(tasks or spec.task_names))
     deployed, spec, detail = building.deploy(model, spec, settings)
     clock.done("passes", detail)
     graph = to_graph(deployed)
@@ -65,6 +67,10 @@ def command(output: Output, source: str, out: Path, **options: Any) -> None:
             raise ConfigError("--precision int8 needs --calib DIR or --ranges")
         ranges = measure(deployed, observed_tensors(graph, recipe))
         clock.done("calibrate", f"{len(ranges.tensors)} tensors over {len(ranges.images)} images")
+    refine = _budget.Refiner(output, asked) if asked and ranges is not None else None
+    if refine is not None and ranges is not None:
+        recipe = refine(deployed, spec, recipe, ranges)
+        clock.done("budget", f"{len(recipe.nodes('int8'))} nodes in INT8")
     final = building.quantize(deployed, recipe, ranges, spec)
     files = {
         out: final.SerializeToString(),
@@ -76,4 +82,5 @@ def command(output: Output, source: str, out: Path, **options: Any) -> None:
         write_file(path, data, force=force or path != out)
     clock.done("quantize", f"{out} {len(files[out]) / 1e6:.1f} MB")
     counts = {p: len(recipe.nodes(p)) for p in ("fp32", "fp16", "int8")}
-    output.result({"out": out, "nodes": counts, "files": list(files), "stages": clock.stages})
+    values = {"out": out, "nodes": counts, "files": list(files), "stages": clock.stages}
+    output.result(values | ({"budget": refine.result} if refine else {}))

@@ -47,6 +47,15 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A figure with its title and what to see in it; `html` is from `figures`."""
+
+    title: str
+    note: str
+    html: str
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything on the page, in the order in which people ask for it."""
 
@@ -58,6 +67,7 @@ class Report:
     tasks: tuple[TaskSpec, ...]
     panels: tuple[Panel, ...]
     commands: tuple[tuple[str, str], ...]
+    figures: tuple[Figure, ...] = ()
 
 
 def render(report: Report) -> str:
@@ -68,7 +78,7 @@ def render(report: Report) -> str:
         "verdict": escape(report.verdict),
         "state": "passed" if report.passed else "failed",
         "facts": _facts(report.facts),
-        "tables": "\n".join(map(_table, report.tables)),
+        "tables": "\n".join([*map(_table, report.tables), *map(_figure, report.figures)]),
         "legend": "\n".join(filter(None, map(_legend, report.tasks))),
         "panels": "\n".join(_panel(panel, report.tasks) for panel in report.panels),
         "commands": "\n".join(
@@ -111,6 +121,10 @@ def _table(table: Table) -> str:
     )
 
 
+def _figure(figure: Figure) -> str:
+    return f"<h3>{escape(figure.title)}</h3><p>{escape(figure.note)}</p>{figure.html}"
+
+
 def _legend(task: TaskSpec) -> str:
     chips = "".join(
         f'<span class="chip"><i style="background:rgb{colour}"></i>{escape(name)}</span>'
@@ -120,6 +134,8 @@ def _legend(task: TaskSpec) -> str:
 
 
 def _panel(panel: Panel, tasks: Sequence[TaskSpec]) -> str:
+    shown = {name for row in panel.rows for name in row.pictures}
+    tasks = [task for task in tasks if task.name in shown]
     heads = "".join(
         f'<th scope="col">{escape(task.name)}<small>{escape(task.unit)}</small></th>'
         for task in tasks
