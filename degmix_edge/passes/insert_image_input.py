@@ -11,7 +11,7 @@ from degmix_edge.passes._base import Pass, append, constant
 
 
 class InsertImageInput(Pass):
-    """Transpose (bytes are a quarter of floats), cast, subtract the mean, multiply by 1 / std."""
+    """Cast, transpose, subtract the mean, multiply by 1 / std."""
 
     def __init__(self, spec: NetworkSpec) -> None:
         self.spec = spec
@@ -36,10 +36,11 @@ class InsertImageInput(Pass):
         )
         consumers = list(old.outputs)
         image = gs.Variable(IMAGE, np.uint8, list(self.spec.image_spec.shape))
-        planes = append(graph, "Transpose", [image], "image/planes", np.uint8, perm=[0, 3, 1, 2])
-        pixels = append(graph, "Cast", [planes], "image/float", np.float32, to=1)
+        # TensorRT takes uint8 as an input's type only: the cast is first.
+        pixels = append(graph, "Cast", [image], "image/float", np.float32, to=1)
+        planes = append(graph, "Transpose", [pixels], "image/planes", np.float32, perm=[0, 3, 1, 2])
         centred = append(
-            graph, "Sub", [pixels, constant("image/mean", mean)], "image/centred", np.float32
+            graph, "Sub", [planes, constant("image/mean", mean)], "image/centred", np.float32
         )
         normal = append(
             graph,

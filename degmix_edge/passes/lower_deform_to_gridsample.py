@@ -1,0 +1,161 @@
+"""Rewrite deformable convolutions as GridSample and Conv, for builders without a kernel for them.
+
+Dai et al. 2017, eq. 2 and 3, exactly: each tap of the kernel samples the input at its position plus
+its offset, bilinear, zeros outside; the taps become channels of a 1x1 convolution. A tap of every
+channel with its own offset group is the 1x1 case of DeMT. Coordinates are FP32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from degmix_edge.errors import GraphError
+from degmix_edge.passes._base import Pass, append, constant
+
+
+class LowerDeformToGridsample(Pass):
+    """`DeformConv` becomes GridSample and a Conv that has its name and its output."""
+
+    def run(self, graph: gs.Graph) -> int:
+        """See `Pass`."""
+        deformable = [node for node in graph.nodes if node.op == "DeformConv"]
+        for node in deformable:
+            _Lowering(graph, node).run()
+        return len(deformable)
+
+
+class _Lowering:
+    """One node: sizes, and nodes called `<name>/...`."""
+
+    def __init__(self, graph: gs.Graph, node: gs.Node) -> None:
+        self.graph, self.node = graph, node
+        self.value, self.weight, self.offset = node.inputs[:3]
+        self.n, self.c, self.h, self.w = _static(node, self.value)
+        _, _, self.out_h, self.out_w = _static(node, self.offset)
+        attrs = node.attrs
+        self.kernel = [int(side) for side in _weight_shape(node)[2:]]
+        self.taps = self.kernel[0] * self.kernel[1]
+        self.groups = int(attrs.get("offset_group", 1))
+        self.stride = attrs.get("strides", [1, 1])
+        self.pads = attrs.get("pads", [0] * 4)
+        self.dilation = attrs.get("dilations", [1, 1])
+
+    def run(self) -> None:
+        """Replace the node."""
+        samples = self._masked(self._sample(self._grid()))
+        # N G C/G taps h w -> N C*taps h w: taps lie behind channels, as in the weights.
+        shape = [self.n, self.c * self.taps, self.out_h, self.out_w]
+        columns = self._reshape(samples, shape, "columns", np.float32)
+        bias = self.node.inputs[3:4]
+        inputs = [columns, self._columns_weight(), *([t for t in bias if not _empty(t)])]
+        outputs = list(self.node.outputs)
+        self.node.outputs.clear()
+        attrs = {"kernel_shape": [1, 1], "group": int(self.node.attrs.get("group", 1))}
+        self.graph.nodes.append(gs.Node("Conv", self.node.name, attrs, inputs, outputs))
+        self.graph.nodes.remove(self.node)
+
+    def _grid(self) -> gs.Variable:
+        """`(N G, taps h, w, 2)`: x then y, -1 and 1 at the centres of the outermost pixels."""
+        split = [self.n * self.groups, self.taps, 2, self.out_h * self.out_w]
+        offset = self._reshape(self.offset, split, "offset", np.float32)
+        # A side of one pixel has no scale: `_sample` appends a zero, which outside is anyway.
+        steps = 2 / (np.maximum([self.h, self.w], 2) - 1)
+        places = self._positions() * steps[:, None] - 1
+        scaled = self._op(
+            "Mul", [offset, constant(f"{self._at}/step", steps.reshape(1, 1, 2, 1))], "scaled"
+        )
+        place = constant(f"{self._at}/base", places.reshape(1, self.taps, 2, -1))
+        moved = self._op("Add", [scaled, place], "moved")
+        last = self._op("Transpose", [moved], "last", perm=[0, 1, 3, 2])
+        flipped = self._op(
+            "Gather", [last, constant(f"{self._at}/order", [1, 0], np.int64)], "xy", axis=3
+        )
+        shape = [self.n * self.groups, self.taps * self.out_h, self.out_w, 2]
+        return self._reshape(flipped, shape, "grid", np.float32)
+
+    def _positions(self) -> np.ndarray:
+        """`(taps, 2, h w)` pixels: where each tap lies without an offset, y then x."""
+        rows, columns = (
+            np.arange(count) * stride - pad
+            for count, stride, pad in zip(
+                (self.out_h, self.out_w), self.stride, self.pads[:2], strict=True
+            )
+        )
+        grid = np.stack(np.meshgrid(rows, columns, indexing="ij")).reshape(1, 2, -1)
+        taps = np.stack(np.meshgrid(*map(np.arange, self.kernel), indexing="ij"), -1)
+        return grid + (taps.reshape(-1, 2) * np.array(self.dilation))[:, :, None]
+
+    def _sample(self, grid: gs.Variable) -> gs.Variable:
+        """`(N, G, C / G, taps, h w)`."""
+        group = self.c // self.groups
+        planes = [self.n * self.groups, group, self.h, self.w]
+        value = self._reshape(self.value, planes, "planes", np.float32)
+        if 1 in (self.h, self.w):
+            pads = constant(f"{self._at}/pads", [0] * 6 + [self.h == 1, self.w == 1], np.int64)
+            value = self._op("Pad", [value, pads], "padded")
+        sampled = self._op(
+            "GridSample",
+            [value, grid],
+            "sampled",
+            mode="linear",
+            padding_mode="zeros",
+            align_corners=1,
+        )
+        split = [self.n, self.groups, group, self.taps, self.out_h * self.out_w]
+        return self._reshape(sampled, split, "samples", np.float32)
+
+    def _masked(self, samples: gs.Variable) -> gs.Variable:
+        mask = self.node.inputs[4] if len(self.node.inputs) > 4 else None
+        if mask is None or _empty(mask):
+            return samples
+        split = [self.n, self.groups, 1, self.taps, self.out_h * self.out_w]
+        return self._op("Mul", [samples, self._reshape(mask, split, "mask", np.float32)], "masked")
+
+    def _columns_weight(self) -> gs.Variable | gs.Constant:
+        """`(O, C taps / groups, 1, 1)`; behind a DQ the stored values are reshaped."""
+        maker = self.weight.inputs[0] if self.weight.inputs else None
+        shape = [_weight_shape(self.node)[0], -1, 1, 1]
+        if maker is None:
+            return gs.Constant(f"{self._at}/weight", self.weight.values.reshape(shape))
+        stored = gs.Constant(f"{self._at}/int8", maker.inputs[0].values.reshape(shape))
+        name = f"{self._at}/weight"
+        inputs = [stored, *maker.inputs[1:]]
+        return append(self.graph, maker.op, inputs, name, self.weight.dtype, **maker.attrs)
+
+    @property
+    def _at(self) -> str:
+        return str(self.node.name)
+
+    def _op(self, op: str, inputs: list[gs.Tensor], name: str, **attrs: object) -> gs.Variable:
+        return append(self.graph, op, inputs, f"{self._at}/{name}", np.float32, **attrs)
+
+    def _reshape(
+        self, tensor: gs.Tensor, shape: list[int], name: str, dtype: type[np.generic]
+    ) -> gs.Variable:
+        sizes = constant(f"{self._at}/{name}_shape", shape, np.int64)
+        reshaped = append(self.graph, "Reshape", [tensor, sizes], f"{self._at}/{name}", dtype)
+        reshaped.shape = shape
+        return reshaped
+
+
+def _static(node: gs.Node, tensor: gs.Variable) -> list[int]:
+    shape = list(tensor.shape or [])
+    if len(shape) != 4 or not all(isinstance(side, int) for side in shape):
+        raise GraphError(
+            f"{node.name} (DeformConv): shape {shape} of {tensor.name!r} is not static NCHW; "
+            f"export with a static height, width and batch"
+        )
+    return shape
+
+
+def _weight_shape(node: gs.Node) -> list[int]:
+    weight = node.inputs[1]
+    stored = weight.inputs[0].inputs[0] if weight.inputs else weight
+    if not isinstance(stored, gs.Constant):
+        raise GraphError(f"{node.name} (DeformConv): its weights are no constant")
+    return list(stored.shape)
+
+
+def _empty(tensor: gs.Tensor) -> bool:
+    return bool(tensor.is_empty())
