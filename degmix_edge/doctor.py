@@ -21,9 +21,10 @@ ROLES = {
     "train": ("lightning", "tensorboard", "scipy", "safetensors"),
     "demo": ("scikit-image",),
     "tensorrt": ("tensorrt", "pycuda"),
+    "tensorrt-rtx": ("tensorrt_rtx_cu13_bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13"),
 }
 """Packages by extra."""
-OPTIONAL = ("tensorrt",)
+OPTIONAL = ("tensorrt", "tensorrt-rtx")
 VNNI = ("avx512_vnni", "avx_vnni", "asimddp", "i8mm")
 LOW_DISK_BYTES = 1_000_000_000
 

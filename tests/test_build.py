@@ -102,12 +102,12 @@ def test_a_nan_is_found_at_its_node_though_argmax_hides_it(exported, pictures, t
 def test_an_engine_that_differs_is_refused(exported, pictures, tmp_path, monkeypatch):
     model, spec = exported
 
-    def wrong(cls, product, ranges):
+    def wrong(cls, product, recipe, ranges):
         def louder(values):
             values *= 3
 
         broken = weights(onnx.load_from_string(product), "heads.depth.3.weight", louder)
-        return broken.SerializeToString()
+        return {cls.engine_file: broken.SerializeToString()}
 
     monkeypatch.setattr(Backend, "build", classmethod(wrong))
     with pytest.raises(BuildError, match="engine differs from model.onnx"):

@@ -15,7 +15,7 @@ LAYERS = [
     {"_version", "errors", "registry", "config", "tensors"},
     {"preprocess", "tasks", "metrics", "network", "ops", "bundle"},
     {"quant", "cuda", "trt"},
-    {"passes", "engine"},
+    {"passes", "engine", "graph_cost", "devices"},
     {"backends"},
     {"runtime", "golden", "card", "foreign", "build", "compare", "bench", "doctor", "report"},
     {"degmix_training", "degmix_calibration"},

@@ -93,7 +93,7 @@ class Trials:
         ).SerializeToString()
         if self.lowered:
             backend: Any = find("onnxruntime")
-            model = backend.build(model, self.ranges if recipe.precision == "int8" else None)
+            model = backend.build(model, recipe, self.ranges)[backend.engine_file]
         return model
 
     def maps(self, recipe: Recipe) -> list[Maps]:

@@ -23,12 +23,16 @@ def find(name: str) -> type[Backend]:
     Raises:
         ConfigError: There is no such backend.
     """
-    backend: type[Backend] = registry.find(__name__, name).Backend
+    backend: type[Backend] = registry.find(__name__, name.replace("-", "_")).Backend
     return backend
 
 
-def choose(name: str) -> type[EngineBackend]:
+def choose(name: str, *, to_build: bool = False) -> type[EngineBackend]:
     """The engine backend called `name`, or for `auto` the best one that runs here.
+
+    Args:
+        name: `tensorrt-rtx` and `tensorrt_rtx` are one.
+        to_build: It need not run here, only build.
 
     Raises:
         ConfigError: There is no such backend, or it builds no engines.
@@ -39,8 +43,9 @@ def choose(name: str) -> type[EngineBackend]:
         backend = find(candidate)
         if not issubclass(backend, EngineBackend):
             raise ConfigError(f"backend {candidate!r} builds no engines; use {' or '.join(AUTO)}")
-        reason = backend.unavailable()
+        reason = backend.cannot_build() if to_build else backend.unavailable()
         if reason is None:
             return backend
         reasons.append(f"{candidate}: {reason}")
-    raise BackendError("no backend can run here. " + "; ".join(reasons))
+    what = "build" if to_build else "run"
+    raise BackendError(f"no backend can {what} here. " + "; ".join(reasons))

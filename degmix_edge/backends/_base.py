@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from degmix_edge.errors import BackendError
 from degmix_edge.network import NetworkSpec
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.tensors import check
+
+if TYPE_CHECKING:
+    from degmix_edge.quant.recipe import Recipe
 
 
 class Backend(ABC):
@@ -85,7 +88,12 @@ class EngineBackend(Backend):
         spec: The network.
         engine: What `build` returned, or `model.onnx` itself, which every engine backend can run.
         threads: CPU threads; None leaves the choice to the backend.
+
+    Attributes:
+        engine_file: What the engine is called in a bundle.
     """
+
+    engine_file: ClassVar[str] = "engine.onnx"
 
     def __init__(self, spec: NetworkSpec, engine: bytes, *, threads: int | None = None) -> None:
         super().__init__(spec)
@@ -102,9 +110,19 @@ class EngineBackend(Backend):
         """What the engine is built for, in words that change when it must be built again."""
 
     @classmethod
+    def cannot_build(cls) -> str | None:
+        """Why it cannot build here and what to do, or None. Most build where they run."""
+        return cls.unavailable()
+
+    @classmethod
     @abstractmethod
-    def build(cls, model: bytes, ranges: Ranges | None) -> bytes:
-        """The engine for `model.onnx`.
+    def build(cls, model: bytes, recipe: Recipe, ranges: Ranges | None) -> dict[str, bytes]:
+        """The engine for `model.onnx`, as `engine_file`, and files that go with it.
+
+        Args:
+            model: ONNX bytes with the recipe's precision inside.
+            recipe: What runs in which precision.
+            ranges: Of an int8 recipe.
 
         Raises:
             BackendError: The backend refused the model.

@@ -7,7 +7,7 @@ import tempfile
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from degmix_edge.backends._base import EngineBackend
 from degmix_edge.errors import BackendError
 from degmix_edge.network import IMAGE
 from degmix_edge.quant.ranges import Ranges
+
+if TYPE_CHECKING:
+    from degmix_edge.quant.recipe import Recipe
 
 FLOOR = (1, 25)
 """The first release whose CPU backend has DeformConv."""
@@ -48,16 +51,16 @@ class Backend(EngineBackend):
         return f"cpu-{platform.machine()}"
 
     @classmethod
-    def build(cls, model: bytes, ranges: Ranges | None) -> bytes:
+    def build(cls, model: bytes, recipe: Recipe, ranges: Ranges | None) -> dict[str, bytes]:
         """See `EngineBackend`. INT8 graphs are lowered to the form that has integer CPU kernels."""
-        if ranges is not None:
+        if recipe.precision == "int8" and ranges is not None:
             model = _lower(model, ranges)
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "engine.onnx"
+            path = Path(folder) / cls.engine_file
             options = _options(None, level="ORT_ENABLE_EXTENDED")
             options.optimized_model_filepath = str(path)
             _session(model, options)
-            return path.read_bytes()
+            return {cls.engine_file: path.read_bytes()}
 
     def _activate(self) -> None:
         self._running = _session(self.engine, _options(self.threads))

@@ -65,7 +65,7 @@ def _build(
     from degmix_edge.preprocess import Fit
 
     tasks = split_tasks(options["tasks"])
-    backends.choose(backend)
+    backends.choose(backend, to_build=True)
     check_target(out, force=options["force"])
     if options["precision"] == "int8" and not (options["calib"] or options["ranges"]):
         raise ConfigError(

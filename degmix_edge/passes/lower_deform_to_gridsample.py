@@ -84,7 +84,8 @@ class _Lowering:
         )
         grid = np.stack(np.meshgrid(rows, columns, indexing="ij")).reshape(1, 2, -1)
         taps = np.stack(np.meshgrid(*map(np.arange, self.kernel), indexing="ij"), -1)
-        return grid + (taps.reshape(-1, 2) * np.array(self.dilation))[:, :, None]
+        places: np.ndarray = grid + (taps.reshape(-1, 2) * np.array(self.dilation))[:, :, None]
+        return places
 
     def _sample(self, grid: gs.Variable) -> gs.Variable:
         """`(N, G, C / G, taps, h w)`."""

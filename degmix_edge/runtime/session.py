@@ -133,11 +133,16 @@ def engine_bytes(bundle: Bundle, backend: type[EngineBackend]) -> bytes:
     key = engine_key(model, bundle.file(RECIPE).read_bytes(), backend.name, *here)
     if engine is not None and engine.key == key:
         return bundle.file(engine.file).read_bytes()
-    built = f"{engine.version} on {engine.device}" if engine else "nothing"
+    if engine is None:
+        why = f"has no engine for {backend.name}"
+    else:
+        why = (
+            f"engine built for {backend.name} {engine.version} on {engine.device}, running on "
+            f"{here[0]} on {here[1]}"
+        )
     warnings.warn(
-        f"{bundle.path}: engine built for {backend.name} {built}, running on {here[0]} on "
-        f"{here[1]}: "
-        f"using {MODEL}, which is slower. `degmix-edge build engine {bundle.path}` builds it again",
+        f"{bundle.path}: {why}: using {MODEL}, which is slower. `degmix-edge build engine "
+        f"{bundle.path}` builds it again",
         stacklevel=3,
     )
     return model

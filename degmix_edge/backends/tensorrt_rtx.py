@@ -1,0 +1,73 @@
+"""TensorRT-RTX: engines for GeForce and RTX cards, built on any x86 machine without one.
+
+The builder compiles for every card that it knows; the card's driver finishes the work when the plan
+is loaded. Deformable convolutions are lowered to GridSample, which it has a kernel for.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from degmix_edge import trt
+from degmix_edge.backends._base import EngineBackend
+from degmix_edge.errors import BackendError
+from degmix_edge.quant.ranges import Ranges
+
+if TYPE_CHECKING:
+    from degmix_edge.quant.recipe import Recipe
+
+BINDINGS = "tensorrt_rtx_cu13_bindings"
+NOT_RUN = (
+    "its engines are built here and run by TensorRT-RTX itself on the card, from the bundle's "
+    "engine.plan; with --backend onnxruntime the bundle's model.onnx runs on the CPU"
+)
+
+
+class Backend(EngineBackend):
+    """See the module. It builds; it does not run."""
+
+    name = "tensorrt_rtx"
+    engine_file = "engine.plan"
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """See `Backend`."""
+        return NOT_RUN
+
+    @classmethod
+    def cannot_build(cls) -> str | None:
+        """See `EngineBackend`."""
+        return trt.unavailable("tensorrt-rtx")
+
+    @classmethod
+    def version(cls) -> str:
+        """See `EngineBackend`."""
+        return metadata.version(BINDINGS)
+
+    @classmethod
+    def device(cls) -> str:
+        """A plan is for all cards that this version knows."""
+        return "rtx-cards"
+
+    @classmethod
+    def build(cls, model: bytes, recipe: Recipe, ranges: Ranges | None) -> dict[str, bytes]:
+        """See `EngineBackend`; beside the plan, `layers.json` has the parsed layers."""
+        from degmix_edge.engine.build import build
+        from degmix_edge.engine.lower import lower
+
+        built = build("tensorrt-rtx", lower(model, recipe), trt.BuilderOptions())
+        layers = json.dumps({"version": built.version, "layers": trt.table(built.layers)})
+        return {cls.engine_file: built.plan, "layers.json": layers.encode()}
+
+    def _activate(self) -> None:
+        raise BackendError(f"{self.name}: {NOT_RUN}")
+
+    def _infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        raise BackendError(f"{self.name}: {NOT_RUN}")
+
+    def _deactivate(self) -> None:
+        """Nothing was activated."""

@@ -1,0 +1,82 @@
+"""Build a plan in a process of its own: a builder that aborts or is killed ends that process only.
+
+`python -m degmix_edge.engine.build FLAVOUR FOLDER` is that process: it reads `model.onnx` and
+`options.json` in FOLDER, and writes `engine.plan` and `layers.json`, or `error.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from degmix_edge import errors, trt
+from degmix_edge.errors import BuildError, DegmixError
+
+LOG_LINES = 5
+
+
+def build(flavour: trt.Flavour, model: bytes, options: trt.BuilderOptions) -> trt.Built:
+    """As `trt.build`, in a child process.
+
+    Raises:
+        BackendError, GraphError, BuildError: As `trt.build`; a child that died is a BuildError
+            with its last lines.
+    """
+    with tempfile.TemporaryDirectory(prefix="degmix-build-") as name:
+        folder = Path(name)
+        (folder / "model.onnx").write_bytes(model)
+        (folder / "options.json").write_text(json.dumps(asdict(options)))
+        command = _command(flavour, name)
+        child = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        if (folder / "error.json").exists():
+            values = json.loads((folder / "error.json").read_text())
+            raise getattr(errors, values["type"])(values["message"])
+        if child.returncode != 0:
+            raise BuildError(_died(flavour, child))
+        values = json.loads((folder / "layers.json").read_text())
+        layers = tuple(
+            trt.Layer(x["name"], x["kind"], tuple(x["types"]), tuple(tuple(s) for s in x["shapes"]))
+            for x in values["layers"]
+        )
+        return trt.Built((folder / "engine.plan").read_bytes(), layers, values["version"])
+
+
+def _command(flavour: str, folder: str) -> list[str]:
+    return [sys.executable, "-m", "degmix_edge.engine.build", flavour, folder]
+
+
+def _died(flavour: str, child: subprocess.CompletedProcess[str]) -> str:
+    last = " | ".join((child.stderr or child.stdout).strip().splitlines()[-LOG_LINES:])
+    if child.returncode == -signal.SIGKILL:
+        return (
+            f"{flavour}: the builder was killed, which is what the system does when memory runs "
+            f"out. Close other programs, add swap, or lower the optimization level. {last}"
+        )
+    how = f"signal {-child.returncode}" if child.returncode < 0 else f"code {child.returncode}"
+    return f"{flavour}: the builder's process ended with {how}. Its last lines: {last or 'none'}"
+
+
+def _main(flavour: Any, folder: Path) -> None:
+    values = json.loads((folder / "options.json").read_text())
+    values["compute_capabilities"] = tuple(values["compute_capabilities"])
+    try:
+        built = trt.build(
+            flavour, (folder / "model.onnx").read_bytes(), trt.BuilderOptions(**values)
+        )
+    except DegmixError as error:
+        text = json.dumps({"type": type(error).__name__, "message": str(error)})
+        (folder / "error.json").write_text(text)
+        return
+    (folder / "engine.plan").write_bytes(built.plan)
+    table = {"version": built.version, "layers": trt.table(built.layers)}
+    (folder / "layers.json").write_text(json.dumps(table))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], Path(sys.argv[2]))
