@@ -21,9 +21,10 @@ from degmix_edge.backends import EngineBackend
 from degmix_edge.bundle import GOLDEN, MODEL, Bundle, Engine, Manifest, engine_key
 from degmix_edge.errors import BuildError
 from degmix_edge.golden import LOWERED, differences, first_nonfinite, pack, unpack
-from degmix_edge.network import METADATA_KEY, NetworkSpec
+from degmix_edge.network import METADATA_KEY, NetworkSpec, from_metadata
 from degmix_edge.passes import pipeline
 from degmix_edge.passes._base import apply, to_graph, to_model
+from degmix_edge.passes._check import check as check_graph
 from degmix_edge.preprocess import Fit
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.recipe import Precision, Recipe, choose
@@ -86,10 +87,26 @@ class Clock:
         self.report(self.stages[-1])
 
 
+def simplify(model: onnx.ModelProto, tasks: Sequence[str]) -> onnx.ModelProto:
+    """The float network of `tasks` with fewer nodes: normalised image in, logits out."""
+    check_graph(model)
+    graph = to_graph(model)
+    apply(graph, pipeline.simplify(tasks))
+    return to_model(graph, props(model, tasks))
+
+
+def props(model: onnx.ModelProto, tasks: Sequence[str]) -> dict[str, str]:
+    """The metadata of `model`, with its spec cut to `tasks`."""
+    found = {prop.key: prop.value for prop in model.metadata_props}
+    spec = from_metadata(found, "this graph")
+    return found if spec is None else found | {METADATA_KEY: spec.keep(tasks).model_dump_json()}
+
+
 def deploy(
     model: onnx.ModelProto, spec: NetworkSpec, options: Options
 ) -> tuple[onnx.ModelProto, NetworkSpec, str]:
     """The float graph that takes bytes and gives maps, its spec, and what the passes did."""
+    check_graph(model)
     spec = spec.keep(options.tasks or spec.task_names)
     graph = to_graph(model)
     before = len(graph.nodes)

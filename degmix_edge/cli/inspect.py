@@ -63,15 +63,17 @@ def _model(
     from degmix_training.config import network_config
 
     from degmix_edge import config
+    from degmix_edge.cli._models import size as parse_size
+    from degmix_edge.cli._models import specs
     from degmix_edge.cli._sources import split_tasks
 
-    height, width = _size(size or "425x560")
+    height, width = parse_size(size or "425x560")
     find = models.find(model)
     values = config.override({"backbone": backbone} if backbone else {}, overrides)
     settings = network_config(model, values)
-    data, specs = _specs(split_tasks(tasks), data)
+    data, task_specs = specs(split_tasks(tasks), data)
     with torch.device("meta"):
-        network = find.Model(settings, specs)
+        network = find.Model(settings, task_specs)
         folded = network.fold_for_inference()
     counts = cost.count(network, height, width)
     folded_counts = cost.count(folded, height, width)
@@ -79,7 +81,7 @@ def _model(
     for part in ("total", *counts.macs_of):
         pair = [c.macs_of.get(part, c.macs) for c in (counts, folded_counts)]
         rows.append([f"GMAC {part}", *(f"{macs / 1e9:.2f}" for macs in pair)])
-    title = f"{model}, {height}x{width}, {', '.join(specs)} with the classes of {data}"
+    title = f"{model}, {height}x{width}, {', '.join(task_specs)} with the classes of {data}"
     output.table(title, ["", "trained", "exported"], rows)
     output.say("GMAC: billions of multiply-adds an image, attention and deformable ones included")
     output.result(
@@ -89,46 +91,13 @@ def _model(
             "height": height,
             "width": width,
             "data": data,
-            "tasks": {name: spec.num_channels for name, spec in specs.items()},
+            "tasks": {name: spec.num_channels for name, spec in task_specs.items()},
             "params": counts.params,
             "macs": counts.macs,
             "macs_of": counts.macs_of,
             "exported": folded_counts,
         }
     )
-
-
-def _size(text: str) -> tuple[int, int]:
-    from degmix_edge.errors import ConfigError
-
-    height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise ConfigError(f"--size {text}: expected HEIGHTxWIDTH in pixels, as in 425x560")
-    return int(height), int(width)
-
-
-def _specs(names: tuple[str, ...], data: str | None) -> tuple[str, dict[str, Any]]:
-    """The tasks with the classes of `data`, or of the first data set that has them all."""
-    from degmix_training import data as data_sets
-
-    from degmix_edge import tasks
-    from degmix_edge.errors import ConfigError
-    from degmix_edge.registry import unknown
-
-    known = {
-        name: data_sets.find(name).DataSet.classes
-        for name in ("nyud", "pascal_context", "cityscapes", "synthetic")
-    }
-    if data is not None and data not in known:
-        raise ConfigError(unknown("data set", data, known))
-    fitting = [
-        d for d, classes in known.items() if data in (None, d) and set(names) <= set(classes)
-    ]
-    if not fitting:
-        have = "; ".join(f"{name}: {', '.join(classes)}" for name, classes in known.items())
-        raise ConfigError(f"no data set has labels for {', '.join(names)} together. {have}")
-    classes = known[fitting[0]]
-    return fitting[0], {name: tasks.find(name).spec(classes[name]) for name in names or classes}
 
 
 def _bundle(output: Output, path: Path, nodes: bool) -> None:

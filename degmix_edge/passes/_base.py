@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from degmix_edge.errors import GraphError
 
 IR_VERSION = 10
+# graph-surgeon prints notes on large constants and colours to stdout, where JSON goes.
+G_LOGGER.severity = G_LOGGER.ERROR
 
 
 class Pass(ABC):

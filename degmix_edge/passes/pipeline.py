@@ -13,20 +13,30 @@ from degmix_edge.passes.insert_fp16 import InsertFp16
 from degmix_edge.passes.insert_image_input import InsertImageInput
 from degmix_edge.passes.insert_qdq import InsertQdq
 from degmix_edge.passes.prune_tasks import PruneTasks
+from degmix_edge.passes.remove_identities import RemoveIdentities
 from degmix_edge.passes.share_constants import ShareConstants
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.recipe import Recipe
 
 
-def deploy(spec: NetworkSpec, tasks: Sequence[str], *, raw_logits: bool = False) -> list[Pass]:
-    """From an exported float network to one that takes bytes and gives maps."""
+def simplify(tasks: Sequence[str]) -> list[Pass]:
+    """The same float function of the asked tasks, with fewer nodes."""
     return [
         PruneTasks(tasks),  # first: nothing is rewritten that is dropped
         FoldConstants(),  # before the others: they look for constants
+        RemoveIdentities(),  # before folds, which look for neighbours
         FoldBatchnorm(),  # before Q/DQ, which would stand between the two
+        ShareConstants(),  # last: the others make constants
+    ]
+
+
+def deploy(spec: NetworkSpec, tasks: Sequence[str], *, raw_logits: bool = False) -> list[Pass]:
+    """From an exported float network to one that takes bytes and gives maps."""
+    return [
+        *simplify(tasks),
         InsertImageInput(spec),
         DecodeTasks(spec, raw_logits=raw_logits),
-        ShareConstants(),  # last: the others make constants
+        ShareConstants(),
     ]
 
 

@@ -5,21 +5,28 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import json
 import logging
+import re
 import warnings
 from collections import Counter
+from collections.abc import Iterable
+from importlib import metadata
 from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
 
+from degmix_edge import __version__
 from degmix_edge.errors import GraphError
 from degmix_edge.network import IMAGE, METADATA_KEY, NetworkSpec, Source
 from degmix_training.checkpoint import Checkpoint
 
 OPSET = 20
 """DeformConv is in opset 19, Gelu in 20."""
+PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxscript")
+PROVENANCE_KEY = "degmix.provenance"
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -47,18 +54,25 @@ def network_spec(checkpoint: Checkpoint) -> NetworkSpec:
     )
 
 
-def export(checkpoint: Checkpoint) -> onnx.ModelProto:
+def export(checkpoint: Checkpoint, folds: Iterable[str] | None = None) -> onnx.ModelProto:
     """The network as float ONNX: `image` `(1, 3, H, W)` normalised to one logits output a task.
 
+    Static shapes, opset 20, every value's shape in the file.
+
     Nodes and their outputs are called `<module path>/<operator>`, so recipes and ranges survive a
-    re-export. The spec lies in the metadata.
+    re-export. The spec and the provenance lie in the metadata.
+
+    Args:
+        checkpoint: The network.
+        folds: Of the model's own, those to apply; None is all.
 
     Raises:
         GraphError: PyTorch's exporter refused the network.
     """
     spec = network_spec(checkpoint)
     network: Any = checkpoint.network
-    folded = network.fold_for_inference() if hasattr(network, "fold_for_inference") else network
+    folds = tuple(network.folds if folds is None else folds)
+    folded = network.fold_for_inference(folds)
     module = _Outputs(folded, spec.task_names).eval()
     example = torch.zeros(1, 3, spec.height, spec.width)
     noise = io.StringIO()
@@ -79,9 +93,34 @@ def export(checkpoint: Checkpoint) -> onnx.ModelProto:
         raise GraphError(f"{checkpoint.path}: PyTorch cannot export it: {error}") from error
     model: onnx.ModelProto = program.model_proto
     _rename(model, {IMAGE, *spec.task_names})
-    onnx.helper.set_model_props(model, {METADATA_KEY: spec.model_dump_json()})
-    onnx.checker.check_model(model)
+    provenance = {
+        "folds": folds,
+        "opset": OPSET,
+        "commit": checkpoint.card.commit,
+        "versions": {"degmix-edge": __version__} | {p: metadata.version(p) for p in PACKAGES},
+    }
+    props = {METADATA_KEY: spec.model_dump_json(), PROVENANCE_KEY: json.dumps(provenance)}
+    onnx.helper.set_model_props(model, props)
+    model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def wasteful_size(checkpoint: Checkpoint) -> str | None:
+    """Advice where a window transformer pads its windows at this size, else None."""
+    name = str(checkpoint.card.config.network.get("backbone", ""))
+    match = re.search(r"window(\d+)", name)
+    if match is None:
+        return None
+    whole = int(match[1]) * 32
+    height, width = checkpoint.card.height, checkpoint.card.width
+    if height % whole == 0 and width % whole == 0:
+        return None
+    better = "x".join(str(max(whole, round(side / whole) * whole)) for side in (height, width))
+    return (
+        f"{name} at {height}x{width} pads its windows of {match[1]} and computes on the padding; "
+        f"multiples of {whole} need none: the nearest is {better}"
+    )
 
 
 def _weight_owner(node: onnx.NodeProto, weights: set[str]) -> str:

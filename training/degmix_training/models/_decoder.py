@@ -15,7 +15,8 @@ computes for one image a device. That is what is here, for every row of a batch 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -150,7 +151,12 @@ class Decoder(nn.Module):
         patch: Side of the embedding's patches; does not apply to a plain vision transformer.
         gated: With the shared gate.
         pretrained: Ask timm for the backbone's weights.
+
+    Attributes:
+        folds: Names of the exact rewrites that inference takes, in order; see `_folded`.
     """
+
+    folds: ClassVar[tuple[str, ...]]
 
     def __init__(
         self,
@@ -207,6 +213,12 @@ class Decoder(nn.Module):
             tokens = self.gate(query(mixed[task], fused))
             logits[task] = resize(self.heads[task](image_of(tokens, small)), size)
         return logits
+
+    def fold_for_inference(self, folds: Iterable[str] | None = None) -> Decoder:
+        """The same function with fewer operations, for export; None takes all of `folds`."""
+        from degmix_training.models._folded import fold
+
+        return fold(self, self.folds if folds is None else folds)
 
     def share(self, fused: Tensor) -> Tensor:
         """What all queries take of the fused tokens; a folded network computes more here."""

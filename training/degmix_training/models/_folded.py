@@ -15,6 +15,7 @@ These need to know the model, so they live here and not in a graph pass.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -23,37 +24,53 @@ from torch import Tensor, nn
 
 from degmix_training.models._decoder import Decoder, Embed, pad_to_multiple, resize
 
+PIXEL_FOLDS = ("fold_interaction", "hoist_embed", "absorb_queries")
+"""Of DeMT and DeMTG, in the order in which a report applies them."""
+TOKEN_FOLDS = ("fold_interaction", "hoist_embed", "gram_queries")
+"""Of DeGMix."""
 
-def fold_pixel_queries(model: Decoder) -> Decoder:
-    """DeMT or DeMTG, folded; a copy in eval mode."""
-    folded = _fold(model)
-    tasks = len(folded.queries)
-    for task, query in folded.queries.items():
-        folded.queries[task] = FoldedPixelQuery(query, tasks)
+
+def fold(model: Decoder, names: Iterable[str]) -> Decoder:
+    """A copy of `model` in eval mode with the folds `names`."""
+    folded = copy.deepcopy(model).eval()
+    for name in names:
+        _FOLDS[name](folded)
     return folded
 
 
-def fold_token_queries(model: Decoder) -> Decoder:
-    """DeGMix, folded; a copy in eval mode."""
-    folded = _fold(model)
-    for task, query in folded.queries.items():
-        folded.queries[task] = FoldedTokenQuery(query)
-    folded.__class__ = _GramDecoder
-    return folded
+def _fold_interaction(model: Decoder) -> None:
+    *linears, norm = model.interact
+    model.interact = nn.Sequential(_chain(*linears), norm)
+
+
+def _hoist_embed(model: Decoder) -> None:
+    if isinstance(model.embed, Embed):
+        model.embed = FoldedEmbed(model.embed)
+
+
+def _absorb_queries(model: Decoder) -> None:
+    tasks = len(model.queries)
+    for task, query in model.queries.items():
+        model.queries[task] = FoldedPixelQuery(query, tasks)
+
+
+def _gram_queries(model: Decoder) -> None:
+    for task, query in model.queries.items():
+        model.queries[task] = FoldedTokenQuery(query)
+    model.__class__ = _GramDecoder
+
+
+_FOLDS: dict[str, Callable[[Decoder], None]] = {
+    "fold_interaction": _fold_interaction,
+    "hoist_embed": _hoist_embed,
+    "absorb_queries": _absorb_queries,
+    "gram_queries": _gram_queries,
+}
 
 
 class _GramDecoder(Decoder):
     def share(self, fused: Tensor) -> Tensor:
         return second_moments(F.layer_norm(fused, fused.shape[-1:]))
-
-
-def _fold(model: Decoder) -> Decoder:
-    folded = copy.deepcopy(model).eval()
-    if isinstance(folded.embed, Embed):
-        folded.embed = FoldedEmbed(folded.embed)
-    *linears, norm = folded.interact
-    folded.interact = nn.Sequential(_chain(*linears), norm)
-    return folded
 
 
 class FoldedPixelQuery(nn.Module):

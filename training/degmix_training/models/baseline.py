@@ -7,7 +7,8 @@ norm, ReLU, 1x1 convolution.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -29,6 +30,8 @@ class Config(Settings):
 class Model(nn.Module):
     """`(N, 3, H, W) -> {task: (N, C, H, W) logits}`."""
 
+    folds: ClassVar[tuple[str, ...]] = ()
+
     def __init__(
         self, config: Config, tasks: Mapping[str, TaskSpec], *, pretrained: bool = False
     ) -> None:
@@ -47,6 +50,6 @@ class Model(nn.Module):
         stacked = torch.cat([maps[0], *(resize(m, size) for m in maps[1:])], dim=1)
         return {task: resize(head(stacked), image.shape[-2:]) for task, head in self.heads.items()}
 
-    def fold_for_inference(self) -> nn.Module:
+    def fold_for_inference(self, folds: Iterable[str] | None = None) -> nn.Module:
         """Nothing folds here but what graph passes fold."""
         return self.eval()

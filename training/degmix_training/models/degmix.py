@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from degmix_edge.tasks import TaskSpec
 from degmix_training.models._decoder import Decoder, DecoderConfig
-from degmix_training.models._folded import fold_token_queries
+from degmix_training.models._folded import TOKEN_FOLDS
 
 
 class Config(DecoderConfig):
@@ -53,6 +53,8 @@ class TokenQuery(nn.Module):
 class Model(Decoder):
     """DeGMix for the given tasks: `(N, 3, H, W) -> {task: (N, C, H, W) logits}`."""
 
+    folds = TOKEN_FOLDS
+
     def __init__(
         self, config: Config, tasks: Mapping[str, TaskSpec], *, pretrained: bool = False
     ) -> None:
@@ -64,7 +66,3 @@ class Model(Decoder):
             gated=True,
             pretrained=pretrained,
         )
-
-    def fold_for_inference(self) -> nn.Module:
-        """The same function with fewer operations, for export; see `_folded`."""
-        return fold_token_queries(self)

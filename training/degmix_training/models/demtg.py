@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import nn
-
 from degmix_edge.tasks import TaskSpec
 from degmix_training.models._decoder import Decoder, DecoderConfig
-from degmix_training.models._folded import fold_pixel_queries
+from degmix_training.models._folded import PIXEL_FOLDS
 from degmix_training.models.demt import PixelQuery
 
 
@@ -23,11 +21,9 @@ class Config(DecoderConfig):
 class Model(Decoder):
     """DeMTG for the given tasks: `(N, 3, H, W) -> {task: (N, C, H, W) logits}`."""
 
+    folds = PIXEL_FOLDS
+
     def __init__(
         self, config: DecoderConfig, tasks: Mapping[str, TaskSpec], *, pretrained: bool = False
     ) -> None:
         super().__init__(config, tasks, PixelQuery, patch=1, gated=True, pretrained=pretrained)
-
-    def fold_for_inference(self) -> nn.Module:
-        """The same function with fewer operations, for export; see `_folded`."""
-        return fold_pixel_queries(self)

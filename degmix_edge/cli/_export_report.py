@@ -1,0 +1,165 @@
+"""`export onnx --report`: what every exact fold and every graph pass gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from degmix_edge.cli._output import Output
+
+if TYPE_CHECKING:
+    import onnx
+    from degmix_training.checkpoint import Checkpoint
+
+BACKBONE = "backbone"
+Logits = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The graph after one step.
+
+    Attributes:
+        kind: `export`, `fold` (in the model, before export) or `pass` (in the graph).
+        rewrites: Of a pass.
+        head_macs: Of everything behind the backbone.
+        difference: Largest difference of a logit from the plain export's, as a fraction of that
+            task's largest logit; the worst task's.
+    """
+
+    name: str
+    kind: str
+    macs: int
+    head_macs: int
+    nodes: int
+    size_bytes: int
+    rewrites: int
+    difference: float
+
+
+def report(
+    output: Output, loaded: Checkpoint, keep: Sequence[str]
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """Export plainly and fold by fold, then run the passes one by one; the last graph, and values.
+
+    Every graph is run on one random image by ONNX Runtime and compared with the plain export.
+    """
+    from degmix_training.export import export
+
+    from degmix_edge.build import props
+    from degmix_edge.graph_cost import by_part, costs
+    from degmix_edge.passes import pipeline
+    from degmix_edge.passes._base import apply, to_graph, to_model
+
+    folds: tuple[str, ...] = tuple(loaded.network.folds)
+    shape = (1, 3, loaded.card.height, loaded.card.width)
+    image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    steps: list[Step] = []
+    passes = pipeline.simplify(keep)
+    with output.progress("export and run", 1 + len(folds) + len(passes)) as advance:
+        model = export(loaded, ())
+        plain = _run(model, image)
+        steps.append(_step("plain export", "export", model, plain, plain))
+        advance(1)
+        for count in range(1, len(folds) + 1):
+            model = export(loaded, folds[:count])
+            logits = _run(model, image)
+            steps.append(_step(folds[count - 1], "fold", model, logits, plain))
+            advance(1)
+        for step in passes:
+            graph = to_graph(model)
+            rewrites = apply(graph, [step])[0].rewrites
+            model = to_model(graph, props(model, keep))
+            logits = _run(model, image)
+            steps.append(_step(step.name, "pass", model, logits, plain, rewrites))
+            advance(1)
+    _show(output, steps)
+    first, last = steps[0], steps[-1]
+    return model, {
+        "macs_plain": first.macs,
+        "macs": last.macs,
+        "saved_percent": 100 * (1 - last.macs / first.macs),
+        "head_macs_plain": first.head_macs,
+        "head_macs": last.head_macs,
+        "head_percent_kept": 100 * last.head_macs / max(first.head_macs, 1),
+        "max_relative_difference": max(step.difference for step in steps),
+        "macs_of": by_part(costs(model)),
+        "steps": steps,
+    }
+
+
+def _run(model: onnx.ModelProto, image: np.ndarray) -> Logits:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # As exported: ONNX Runtime's own rewrites would hide what ours change.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [value.name for value in session.get_outputs()]
+    inputs = {session.get_inputs()[0].name: image}
+    return dict(zip(names, session.run(None, inputs), strict=True))
+
+
+def _step(
+    name: str,
+    kind: str,
+    model: onnx.ModelProto,
+    logits: Logits,
+    plain: Logits,
+    rewrites: int = 0,
+) -> Step:
+    from degmix_edge.graph_cost import by_part, costs
+
+    parts = by_part(costs(model))
+    macs = sum(parts.values())
+    gaps = [
+        float(np.abs(value - plain[task]).max() / (np.abs(plain[task]).max() or 1))
+        for task, value in logits.items()
+    ]
+    return Step(
+        name,
+        kind,
+        macs,
+        macs - parts.get(BACKBONE, 0),
+        len(model.graph.node),
+        model.ByteSize(),
+        rewrites,
+        max(gaps),
+    )
+
+
+def _show(output: Output, steps: Sequence[Step]) -> None:
+    first = steps[0]
+    rows = []
+    before = first.macs
+    for step in steps:
+        share = 100 * (before - step.macs) / first.macs
+        rows.append(
+            [
+                step.name,
+                step.kind,
+                f"{step.macs / 1e9:.3f}",
+                f"{-share:+.1f} %" if step.macs != before else "",
+                f"{step.head_macs / 1e9:.3f}",
+                str(step.nodes),
+                f"{step.size_bytes / 1e6:.1f}",
+                str(step.rewrites) if step.kind == "pass" else "",
+                f"{step.difference:.1e}",
+            ]
+        )
+        before = step.macs
+    columns = ["step", "where", "GMAC", "saves", "GMAC head", "nodes", "MB", "rewrites"]
+    output.table("from the plain export", [*columns, "difference"], rows)
+    last = steps[-1]
+    output.say(
+        f"{first.macs / 1e9:.2f} -> {last.macs / 1e9:.2f} GMAC, "
+        f"{100 * (1 - last.macs / first.macs):.1f} % fewer; head {first.head_macs / 1e9:.2f} -> "
+        f"{last.head_macs / 1e9:.2f}, {100 * last.head_macs / max(first.head_macs, 1):.1f} % kept"
+    )
+    output.say("difference: of logits, relative to each task's largest; the worst task's")

@@ -1,0 +1,104 @@
+"""Remove nodes that give back what they get: identities, empty pads, reshapes to the same shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from degmix_edge.passes._base import Pass, replace_uses
+
+
+class RemoveIdentities(Pass):
+    """See the module; a node whose output is the graph's is kept, and so is its name."""
+
+    def run(self, graph: gs.Graph) -> int:
+        """See `Pass`."""
+        rewrites = 0
+        for node in list(graph.nodes):
+            kept = _same(node)
+            if kept is None or node.outputs[0] in graph.outputs:
+                continue
+            replace_uses(node.outputs[0], kept)
+            node.outputs.clear()
+            rewrites += 1
+        return rewrites
+
+
+def _same(node: gs.Node) -> gs.Tensor | None:
+    """The input that the node's one output equals, where it is known to."""
+    rule = _RULES.get(node.op)
+    if rule is None or not node.inputs or len(node.outputs) != 1:
+        return None
+    index = rule(node)
+    return None if index is None else node.inputs[index]
+
+
+def _first(node: gs.Node) -> int:
+    return 0
+
+
+def _if_same_shape(node: gs.Node) -> int | None:
+    before, after = node.inputs[0].shape, node.outputs[0].shape
+    static = before is not None and all(isinstance(side, int) for side in before)
+    return 0 if static and after is not None and list(before) == list(after) else None
+
+
+def _pad(node: gs.Node) -> int | None:
+    pads = node.inputs[1] if len(node.inputs) > 1 else None
+    return 0 if isinstance(pads, gs.Constant) and not np.any(pads.values) else None
+
+
+def _transpose(node: gs.Node) -> int | None:
+    order = list(node.attrs.get("perm", ()))
+    return 0 if order and order == sorted(order) else None
+
+
+def _cast(node: gs.Node) -> int | None:
+    before, after = node.inputs[0].dtype, node.outputs[0].dtype
+    return 0 if before is not None and after is not None and before == after else None
+
+
+def _slice(node: gs.Node) -> int | None:
+    """The whole range, forwards."""
+    steps = node.inputs[4] if len(node.inputs) > 4 else None
+    forwards = steps is None or (isinstance(steps, gs.Constant) and np.all(steps.values == 1))
+    return _if_same_shape(node) if forwards else None
+
+
+def _concat(node: gs.Node) -> int | None:
+    return 0 if len(node.inputs) == 1 else None
+
+
+def _neutral(value: float, *, both: bool) -> Callable[[gs.Node], int | None]:
+    """An operand that is `value` everywhere, if the shape stays."""
+
+    def rule(node: gs.Node) -> int | None:
+        for index in (0, 1) if both else (0,):
+            other = node.inputs[1 - index]
+            if isinstance(other, gs.Constant) and np.all(other.values == value):
+                same = list(node.inputs[index].shape or ()) == list(node.outputs[0].shape or ())
+                if same and node.outputs[0].shape is not None:
+                    return index
+        return None
+
+    return rule
+
+
+_RULES: dict[str, Callable[[gs.Node], int | None]] = {
+    "Identity": _first,
+    "Dropout": _first,
+    "Pad": _pad,
+    "Reshape": _if_same_shape,
+    "Expand": _if_same_shape,
+    "Resize": _if_same_shape,
+    "Transpose": _transpose,
+    "Cast": _cast,
+    "Slice": _slice,
+    "Concat": _concat,
+    "Add": _neutral(0.0, both=True),
+    "Sub": _neutral(0.0, both=False),
+    "Mul": _neutral(1.0, both=True),
+    "Div": _neutral(1.0, both=False),
+}

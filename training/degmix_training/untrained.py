@@ -1,0 +1,78 @@
+"""A network without a checkpoint, for questions that need no training: size, speed, exactness."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from degmix_edge.tasks import TaskSpec
+from degmix_training import models
+from degmix_training.checkpoint import Card, Checkpoint
+from degmix_training.config import TrainConfig, network_config
+
+
+def untrained(
+    model: str,
+    network: Mapping[str, Any],
+    tasks: Mapping[str, TaskSpec],
+    size: tuple[int, int],
+    seed: int = 0,
+) -> Checkpoint:
+    """`model` with random weights, in eval mode, as a checkpoint that is on no disk.
+
+    Every parameter is moved off its initial value, and batch norms get random statistics: a fold
+    that is exact for zeros and ones only would pass unseen.
+
+    Args:
+        model: Entry of `degmix_training.models`.
+        network: Its settings.
+        tasks: Its tasks.
+        size: Height and width of its input.
+        seed: Of the weights; the file name that exports carry is `random-<seed>`.
+
+    Raises:
+        ConfigError: No such model, or settings that do not fit it.
+    """
+    torch.manual_seed(seed)
+    made = models.find(model).Model(network_config(model, dict(network)), tasks).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            spread = parameter.abs().mean().clamp(min=0.02)
+            parameter.add_(0.3 * spread * torch.randn(parameter.shape, generator=generator))
+        for module in made.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                count = module.num_features
+                module.running_mean.copy_(0.2 * torch.randn(count, generator=generator))
+                module.running_var.copy_(0.5 + torch.rand(count, generator=generator))
+    digest = hashlib.sha256()
+    for value in made.state_dict().values():
+        digest.update(value.numpy().tobytes())
+    height, width = size
+    config = TrainConfig(
+        model=model,
+        network=dict(network),
+        tasks=tuple(tasks),
+        height=height,
+        width=width,
+        seed=seed,
+    )
+    card = Card(
+        model=model,
+        tasks=tuple(tasks.values()),
+        height=height,
+        width=width,
+        config=config,
+        scores={},
+        step=0,
+        seed=seed,
+        commit="none",
+        versions={},
+    )
+    made.requires_grad_(False)
+    return Checkpoint(made, card, digest.hexdigest(), Path(f"random-{seed}"))
