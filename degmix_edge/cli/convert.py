@@ -48,12 +48,12 @@ def command(
 
     from degmix_edge import config
     from degmix_edge.cli._files import check_file
-    from degmix_edge.cli._models import size
+    from degmix_edge.cli._models import size as parse_size
 
     check_file(out, force=force)
     source = data_sets.find(data).DataSet
     published = {"nyud": (425, 560), "pascal_context": (512, 512)}[data]
-    height, width = size(size) if size else published
+    height, width = parse_size(size) if size else published
     found = import_checkpoint(checkpoint, source.classes, config.override({}, overrides))
     settings = TrainConfig(
         model=found.model,
