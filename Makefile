@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test weights
+.PHONY: demo test weights cpu-ops
 
 demo: .venv/installed
 	$(BIN)/degmix-edge demo --out demo
@@ -12,6 +12,12 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --durations=10
+
+# Operators for ONNX Runtime's CPU backend; needs cmake and a C++ compiler.
+cpu-ops:
+	cmake -S . -B build -DCMAKE_BUILD_TYPE=Release
+	cmake --build build
+	cmake --install build
 
 # Trains the checkpoint that ships with the package, with the command that users have.
 weights: .venv/installed

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from degmix_edge.backends import _cpu_ops
 from degmix_edge.backends._base import EngineBackend
 from degmix_edge.errors import BackendError
 from degmix_edge.network import IMAGE
@@ -47,14 +48,14 @@ class Backend(EngineBackend):
 
     @classmethod
     def device(cls) -> str:
-        """The instruction set: what this level of optimisation depends on."""
-        return f"cpu-{platform.machine()}"
+        """The instruction set, and our operators: what an engine depends on."""
+        machine = f"cpu-{platform.machine()}"
+        return machine if _cpu_ops.library() is None else f"{machine}+{_cpu_ops.VERSION}"
 
     @classmethod
     def build(cls, model: bytes, recipe: Recipe, ranges: Ranges | None) -> dict[str, bytes]:
         """See `EngineBackend`. INT8 graphs are lowered to the form that has integer CPU kernels."""
-        if recipe.precision == "int8" and ranges is not None:
-            model = _lower(model, ranges)
+        model = _lower(model, ranges if recipe.precision == "int8" else None)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / cls.engine_file
             options = _options(None, level="ORT_ENABLE_EXTENDED")
@@ -74,15 +75,24 @@ class Backend(EngineBackend):
         del self._running
 
 
-def _lower(model: bytes, ranges: Ranges) -> bytes:
+def _lower(model: bytes, ranges: Ranges | None) -> bytes:
     import onnx
 
-    from degmix_edge.passes._base import apply, to_graph, to_model
+    from degmix_edge.passes._base import Pass, apply, to_graph, to_model
     from degmix_edge.passes.fuse_integer_matmul import FuseIntegerMatmul
+    from degmix_edge.passes.lower_deform_sample import LowerDeformSample
     from degmix_edge.passes.lower_qdq_for_cpu import LowerQdqForCpu
+    from degmix_edge.passes.requantize_samples import RequantizeSamples
 
+    steps: list[Pass] = []
+    if _cpu_ops.library() is not None:
+        steps += [LowerDeformSample(), RequantizeSamples()]
+    if ranges is not None:
+        steps += [LowerQdqForCpu(ranges), FuseIntegerMatmul()]
+    if not steps:
+        return model
     graph = to_graph(onnx.load_from_string(model))
-    apply(graph, [LowerQdqForCpu(ranges), FuseIntegerMatmul()])
+    apply(graph, steps)
     lowered: bytes = to_model(graph, {}).SerializeToString()
     return lowered
 
@@ -95,6 +105,9 @@ def _options(threads: int | None, level: str = "ORT_ENABLE_ALL") -> Any:
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
+    path = _cpu_ops.library()
+    if path is not None:
+        options.register_custom_ops_library(str(path))
     return options
 
 

@@ -116,6 +116,14 @@ def append(
     return out
 
 
+def import_domain(graph: gs.Graph, domain: str) -> None:
+    """Let `graph` hold operators of version 1 of `domain`."""
+    have = list(graph.import_domains or [onnx.helper.make_opsetid("", graph.opset)])
+    if domain not in {opset.domain for opset in have}:
+        have.append(onnx.helper.make_opsetid(domain, 1))
+    graph.import_domains = have
+
+
 def replace_uses(old: gs.Variable, new: gs.Variable, *, keep: Iterable[gs.Node] = ()) -> None:
     """Make every consumer of `old` read `new`, but for the nodes in `keep`."""
     kept = {id(node) for node in keep}

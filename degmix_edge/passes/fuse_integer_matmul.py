@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx.helper import make_opsetid
 
-from degmix_edge.passes._base import Pass
+from degmix_edge.passes._base import Pass, import_domain
 
 DOMAIN = "com.microsoft"
 
@@ -23,9 +22,7 @@ class FuseIntegerMatmul(Pass):
         """See `Pass`."""
         rewrites = sum(_fuse(graph, n) for n in list(graph.nodes) if n.op in ("MatMul", "Gemm"))
         if rewrites:
-            domains = list(graph.import_domains or [])
-            if DOMAIN not in {opset.domain for opset in domains}:
-                graph.import_domains = [*domains, make_opsetid(DOMAIN, 1)]
+            import_domain(graph, DOMAIN)
         return rewrites
 
 

@@ -1,0 +1,49 @@
+"""The optional library of ONNX Runtime operators: where it is, and what it offers.
+
+`make cpu-ops` compiles `plugins/deform_sample` and puts it beside this package.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from degmix_edge.errors import ConfigError
+
+VARIABLE = "DEGMIX_CPU_OPS"
+"""A path to the library, or `none` to leave it out."""
+INSTALLED = Path(__file__).parents[1] / "native" / "libdegmix_cpu.so"
+VERSION = "degmix_cpu1"
+
+
+def library() -> Path | None:
+    """The library's path, or None where there is none.
+
+    Raises:
+        ConfigError: The environment names a file that is not there.
+    """
+    named = os.environ.get(VARIABLE)
+    if named == "none":
+        return None
+    if named:
+        if not Path(named).is_file():
+            raise ConfigError(f"{VARIABLE}={named}: no such file; unset it, or run `make cpu-ops`")
+        return Path(named)
+    return INSTALLED if INSTALLED.is_file() else None
+
+
+@lru_cache
+def instruction_set(path: Path) -> str:
+    """What samples here: `avx2` or `plain`.
+
+    Raises:
+        ConfigError: The file is no such library, or of another machine.
+    """
+    try:
+        handle = ctypes.CDLL(str(path))
+        handle.degmixCpuIsa.restype = ctypes.c_char_p
+        return str(handle.degmixCpuIsa().decode())
+    except (OSError, AttributeError) as error:
+        raise ConfigError(f"{path}: no library of operators for this machine: {error}") from None
