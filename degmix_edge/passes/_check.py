@@ -5,8 +5,9 @@ from __future__ import annotations
 import onnx
 
 from degmix_edge.errors import GraphError
+from degmix_edge.ops import DOMAIN, INT8_DOMAIN
 
-DOMAINS = {"", "ai.onnx", "degmix"}
+DOMAINS = {"", "ai.onnx", DOMAIN, INT8_DOMAIN}
 DYNAMIC = {
     "Loop": "unroll it: the number of turns is known for one size",
     "If": "export with the branch that inference takes",
@@ -50,6 +51,6 @@ def _problem(node: onnx.NodeProto) -> str:
         )
     if node.op_type in DYNAMIC:
         return f"{node.op_type} at {where}: {DYNAMIC[node.op_type]}"
-    if node.domain != "degmix" and not onnx.defs.has(node.op_type):
+    if node.domain not in (DOMAIN, INT8_DOMAIN) and not onnx.defs.has(node.op_type):
         return f"{node.op_type} at {where}: no operator of ONNX {onnx.__version__}"
     return ""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+from degmix_edge.ops import DOMAIN
+from degmix_edge.ops.deform_sample import OP
 from degmix_edge.passes._base import Pass, import_domain
-
-DOMAIN, OP = "degmix", "DegmixDeformSample"
 
 
 class LowerDeformSample(Pass):
@@ -23,10 +23,10 @@ class LowerDeformSample(Pass):
         for node in nodes:
             value, weight, offset, *bias = node.inputs
             name = f"{node.name}/sample"
-            channels = value.shape[1] if value.shape else None
+            channels = _stored(weight).shape[1]
             shape = None if offset.shape is None else [offset.shape[0], channels, *offset.shape[2:]]
             sampled = gs.Variable(name, value.dtype, shape)
-            attrs = {"plugin_version": "1", "plugin_namespace": DOMAIN}
+            attrs = {"channels": channels, "plugin_version": "1", "plugin_namespace": DOMAIN}
             graph.nodes.append(gs.Node(OP, name, attrs, [value, offset], [sampled], domain=DOMAIN))
             node.op, node.attrs = "Conv", {"kernel_shape": [1, 1]}
             node.inputs = [sampled, weight, *(t for t in bias if not t.is_empty())]
@@ -41,7 +41,7 @@ def is_per_channel(node: gs.Node) -> bool:
     A modulation is not part of the operator.
     """
     weight = node.inputs[1]
-    stored = weight.inputs[0].inputs[0] if weight.inputs else weight
+    stored = _stored(weight)
     attrs = node.attrs
     plain = (
         attrs.get("group", 1) == 1
@@ -53,3 +53,8 @@ def is_per_channel(node: gs.Node) -> bool:
         return False
     _, inputs, *kernel = stored.shape
     return bool(kernel == [1, 1] and attrs.get("offset_group", 1) == inputs)
+
+
+def _stored(weight: gs.Tensor) -> gs.Tensor:
+    """The constant itself, or the one behind a DQ."""
+    return weight.inputs[0].inputs[0] if weight.inputs else weight

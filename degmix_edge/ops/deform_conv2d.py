@@ -1,0 +1,75 @@
+"""Deformable convolution, modulated or not. Dai et al. 2017, eq. 2; Zhu et al. 2019, eq. 1."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+OP = "DegmixDeformConv2d"
+ATTRIBUTES = ("kernel_shape", "strides", "pads", "dilations", "group", "offset_group")
+
+
+def reference(
+    value: np.ndarray,
+    weight: np.ndarray,
+    offset: np.ndarray,
+    bias: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    **attrs: Any,
+) -> np.ndarray:
+    """Value `(N, C, H, W)`, weight `(O, C / group, kH, kW)` to `(N, O, h, w)`, float64.
+
+    Offsets are `(N, 2 G kH kW, h, w)` in pixels, dy before dx; the mask is `(N, G kH kW, h, w)`;
+    `attrs` are those of ONNX's DeformConv. Each tap is `deform_sample.reference` of its channels.
+    """
+    from degmix_edge.ops.deform_sample import reference as sample
+
+    n, c = value.shape[:2]
+    outputs, per_group, k_h, k_w = weight.shape
+    stride, pads = attrs.get("strides", [1, 1]), attrs.get("pads", [0] * 4)
+    dilation = attrs.get("dilations", [1, 1])
+    groups, offset_groups = attrs.get("group", 1), attrs.get("offset_group", 1)
+    out_h, out_w = offset.shape[2:]
+    rows, columns = np.arange(out_h)[:, None], np.arange(out_w)
+    taps = k_h * k_w
+    out = np.zeros((n, outputs, out_h, out_w))
+    for tap in range(taps):
+        i, j = divmod(tap, k_w)
+        # Where the tap lies without an offset, as an offset from the output's own pixel.
+        dy = rows * stride[0] - pads[0] + i * dilation[0] - rows
+        dx = columns * stride[1] - pads[1] + j * dilation[1] - columns
+        moved = np.empty((n, 2 * c, out_h, out_w))
+        share = np.ones((n, c, out_h, out_w))
+        for channel in range(c):
+            at = (channel // (c // offset_groups)) * taps + tap
+            moved[:, 2 * channel] = offset[:, 2 * at] + dy
+            moved[:, 2 * channel + 1] = offset[:, 2 * at + 1] + dx
+            if mask is not None:
+                share[:, channel] = mask[:, at]
+        samples = share * sample(value, moved)
+        for o in range(outputs):
+            first = (o // (outputs // groups)) * per_group
+            part = samples[:, first : first + per_group]
+            out[:, o] += np.einsum("nchw,c->nhw", part, weight[o, :, i, j].astype(np.float64))
+    return out if bias is None else out + bias.reshape(1, -1, 1, 1)
+
+
+def functions() -> list[onnx.FunctionProto]:
+    """The standard operator, under the plugin's name."""
+    from onnx import AttributeProto
+    from onnx.helper import make_function, make_node, make_opsetid
+
+    from degmix_edge.ops import DOMAIN
+
+    names = ["value", "weight", "offset", "bias", "mask"]
+    deform = make_node("DeformConv", names, ["out"])
+    for name in ATTRIBUTES:
+        kind = AttributeProto.INT if "group" in name else AttributeProto.INTS
+        deform.attribute.append(AttributeProto(name=name, ref_attr_name=name, type=kind))
+    attributes = [*ATTRIBUTES, "plugin_version", "plugin_namespace"]
+    opsets = [make_opsetid("", 20)]
+    return [make_function(DOMAIN, OP, names, ["out"], [deform], opsets, attributes)]
