@@ -112,7 +112,7 @@ def _bundle(output: Output, out: Path, precision: str, fresh: bool) -> Bundle:
         target,
         Options(precision=precision),  # type: ignore[arg-type]
         golden_image=found[0].fitted(fit),
-        calibrate=calibrator(output, found, fit, OBSERVER, None),
+        calibrate=calibrator(output, found, fit, {"observer": OBSERVER}),
         observer=OBSERVER,
         force=True,
         clock=clock,

@@ -56,21 +56,21 @@ class Output:
         self.console.print(table)
 
     @contextmanager
-    def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    def progress(self, what: str, total: int) -> Iterator[Callable[[float], None]]:
         """A bar with remaining time; without a terminal, one line at the end of what was long."""
         import time
 
         if not self.console.is_terminal:
-            start, done = time.perf_counter(), 0
+            start, done = time.perf_counter(), 0.0
 
-            def count(n: int) -> None:
+            def count(n: float) -> None:
                 nonlocal done
                 done += n
 
             yield count
             seconds = time.perf_counter() - start
             if seconds > 2:
-                self.say(f"{what}: {done} in {seconds:.1f} s")
+                self.say(f"{what}: {done:.0f} in {seconds:.1f} s")
             return
         from rich.progress import Progress, TimeRemainingColumn
 

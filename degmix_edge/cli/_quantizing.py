@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 FEW = 8
 OBSERVER = "mse"
+COUNT = 64
+STILL = 0.05
+"""Ranges that move by less than this share have settled."""
 
 
 def options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--precision --calib --ranges --observer --tasks --keep-float --raw-logits --force`."""
+    """What decides a quantized graph: precision, calibration, tasks, what stays float."""
     for option in reversed(
         [
             click.option(
@@ -38,6 +41,13 @@ def options(function: Callable[..., Any]) -> Callable[..., Any]:
                 help="Images to calibrate INT8 with: a folder, or synthetic:64.",
             ),
             click.option(
+                "--calib-count",
+                type=click.IntRange(0),
+                default=COUNT,
+                show_default=True,
+                help="Of a larger folder, choose this many that differ most; 0 takes all.",
+            ),
+            click.option(
                 "--ranges",
                 type=click.Path(path_type=Path),
                 help="Use this ranges.json instead of calibrating.",
@@ -46,7 +56,7 @@ def options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--observer",
                 default=OBSERVER,
                 show_default=True,
-                help="min_max, percentile or mse.",
+                help="min_max, percentile, entropy or mse.",
             ),
             click.option("--tasks", metavar="A,B", help="Keep these tasks only."),
             click.option(
@@ -60,13 +70,25 @@ def options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def calibration_images(output: Output, calib: str | None, fit: Fit) -> list[NamedImage]:
-    """The images that `--calib` names; a warning where they are few."""
+def calibration_images(
+    output: Output, calib: str | None, fit: Fit, count: int = COUNT
+) -> list[NamedImage]:
+    """The images that `--calib` names, at most `count`; a warning where they are few."""
+    from degmix_calibration.image_set import choose
+
     from degmix_edge.cli._sources import images
 
     if calib is None:
         return []
     found = images(calib, fit, split="train")
+    total = len(found)
+    if count and total > count and Path(calib).is_dir():
+        with output.progress("look at images", total) as advance:
+            reads = [lambda item=item: item.image for item in found]
+            chosen, duplicates = choose(reads, count, advance=advance)
+        found = [found[index] for index in chosen]
+        twice = f", {duplicates} duplicates left out" if duplicates else ""
+        output.say(f"{len(found)} of {total} images chosen, as different as they come{twice}")
     if len(found) < FEW:
         output.warn(
             f"--calib {calib}: {len(found)} images; ranges from fewer than {FEW} miss what "
@@ -77,14 +99,28 @@ def calibration_images(output: Output, calib: str | None, fit: Fit) -> list[Name
 
 
 def calibrator(
-    output: Output, found: Sequence[NamedImage], fit: Fit, observer: str, ranges: Path | None
+    output: Output,
+    found: Sequence[NamedImage],
+    fit: Fit,
+    options: Mapping[str, Any],
+    state: Path | None = None,
 ) -> Calibrate | None:
-    """How a build gets its ranges: from a file, from images, or not at all."""
+    """How a build gets its ranges: from a file, from images, or not at all.
+
+    Args:
+        output: For progress.
+        found: The images.
+        fit: To the network's size.
+        options: `observer` and `ranges`.
+        state: An interrupted calibration goes on from this file.
+    """
     from degmix_calibration import observers
     from degmix_calibration.collect import collect, graph_hash
 
+    from degmix_edge.cli._sources import FittedImages
     from degmix_edge.quant.ranges import read
 
+    observer, ranges = options["observer"], options.get("ranges")
     observers.find(observer)
     if ranges is not None:
         return lambda model, tensors: read(ranges, graph_hash(model))
@@ -92,9 +128,25 @@ def calibrator(
         return None
 
     def calibrate(model: onnx.ModelProto, tensors: Sequence[str]) -> Ranges:
+        if state is not None and state.exists():
+            output.say(f"{state}: going on with an interrupted calibration")
         with output.progress("calibrate", len(found)) as advance:
-            pairs = ((item.name, item.fitted(fit)) for item in found)
-            found_ranges: Ranges = collect(model, tensors, pairs, observer, advance=advance)
-            return found_ranges
+            pairs = FittedImages(found, fit)
+            measured: Ranges = collect(
+                model, tensors, pairs, observer, advance=advance, state=state
+            )
+        settled = settled_after(measured)
+        if settled is None and len(found) > 1:
+            output.warn("ranges were still moving with the last images: give more of them")
+        return measured
 
     return calibrate
+
+
+def settled_after(ranges: Ranges) -> int | None:
+    """After how many images the ranges stopped moving, or None: 90 % of them within 5 %."""
+    for step in ranges.convergence[:-1]:
+        later = [s for s in ranges.convergence if s.images >= step.images]
+        if all(s.low >= 1 - STILL and s.high <= 1 + STILL for s in later):
+            return step.images
+    return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,15 +25,36 @@ PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "stereo_motorcycle")
 
 @dataclass(frozen=True)
 class NamedImage:
-    """An image of any size, with what labels it has; labels have the image's size."""
+    """An image of any size, with what labels it has; labels have the image's size.
+
+    Attributes:
+        source: The pixels, or the file that they are read from each time.
+    """
 
     name: str
-    image: np.ndarray
+    source: np.ndarray | Path
     labels: Mapping[str, np.ndarray]
+
+    @property
+    def image(self) -> np.ndarray:
+        """uint8 `(H, W, 3)`."""
+        return self.source if isinstance(self.source, np.ndarray) else read_image(self.source)
 
     def fitted(self, fit: Fit) -> np.ndarray:
         """At the network's size."""
         return fit_image(self.image, fit)[0]
+
+
+@dataclass(frozen=True)
+class FittedImages:
+    """Name and pixels at the network's size of each image, read as they are asked for."""
+
+    items: Sequence[NamedImage]
+    fit: Fit
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        """From the first one, each time."""
+        return ((item.name, item.fitted(self.fit)) for item in self.items)
 
 
 def images(source: str, fit: Fit, split: str = "test") -> list[NamedImage]:
@@ -54,7 +75,7 @@ def images(source: str, fit: Fit, split: str = "test") -> list[NamedImage]:
 
         samples = data.open_split(name, split, int(count), fit.height, fit.width)
         return [NamedImage(s.name, s.image, s.labels) for s in samples]
-    return [NamedImage(path.name, read_image(path), {}) for path in list_images(source)]
+    return [NamedImage(path.name, path, {}) for path in list_images(source)]
 
 
 def check_images(source: str) -> None:

@@ -79,7 +79,7 @@ def _build(
         model, spec = network(source, clock.done)
     asked = _budget.request(out, options, spec.keep(tasks or spec.task_names))
     fit = Fit(height=spec.height, width=spec.width)
-    found = _quantizing.calibration_images(output, options["calib"], fit)
+    found = _quantizing.calibration_images(output, options["calib"], fit, options["calib_count"])
     # Without calibration there is no image of the user's: the golden one is a synthetic scene.
     golden = found[0] if found else images("synthetic:1", fit)[0]
     clock.done("images", f"{len(found)} for calibration, golden image {golden.name}")
@@ -96,7 +96,7 @@ def _build(
         ),
         golden_image=golden.fitted(fit),
         calibrate=_quantizing.calibrator(
-            output, found, fit, options["observer"], options["ranges"]
+            output, found, fit, options, Path(f"{out}.calibration.partial")
         ),
         refine=_budget.Refiner(output, asked) if asked else None,
         observer=options["observer"],

@@ -22,8 +22,9 @@ from degmix_edge.cli._output import Output, verb
 def command(output: Output, source: str, out: Path, **options: Any) -> None:
     """Write the quantized ONNX, its recipe and its ranges, without building an engine.
 
-    Beside OUT come OUT.recipe.yaml and OUT.ranges.json; the latter can be given to --ranges next
-    time.
+    Beside OUT come OUT.recipe.yaml, OUT.ranges.json, which can be given to --ranges next time, and
+    OUT.ranges.svg, which shows how the ranges settled. An interrupted calibration goes on where it
+    was.
     """
     from degmix_edge import build as building
     from degmix_edge import config
@@ -34,6 +35,7 @@ def command(output: Output, source: str, out: Path, **options: Any) -> None:
     from degmix_edge.preprocess import Fit
     from degmix_edge.quant.recipe import choose
     from degmix_edge.quant.sites import observed_tensors
+    from degmix_edge.report.figures import convergence
 
     tasks, force = split_tasks(options["tasks"]), options["force"]
     check_file(out, force=force)
@@ -61,8 +63,10 @@ def command(output: Output, source: str, out: Path, **options: Any) -> None:
     ranges = None
     if options["precision"] == "int8":
         fit = Fit(height=spec.height, width=spec.width)
-        found = _quantizing.calibration_images(output, options["calib"], fit)
-        measure = _quantizing.calibrator(output, found, fit, options["observer"], options["ranges"])
+        count = options["calib_count"]
+        found = _quantizing.calibration_images(output, options["calib"], fit, count)
+        state = Path(f"{out}.calibration.partial")
+        measure = _quantizing.calibrator(output, found, fit, options, state)
         if measure is None:
             raise ConfigError("--precision int8 needs --calib DIR or --ranges")
         ranges = measure(deployed, observed_tensors(graph, recipe))
@@ -78,6 +82,8 @@ def command(output: Output, source: str, out: Path, **options: Any) -> None:
     }
     if ranges is not None:
         files[Path(f"{out}.ranges.json")] = ranges.model_dump_json(indent=1).encode()
+        if len(ranges.convergence) > 1:
+            files[Path(f"{out}.ranges.svg")] = convergence(ranges).encode()
     for path, data in files.items():
         write_file(path, data, force=force or path != out)
     clock.done("quantize", f"{out} {len(files[out]) / 1e6:.1f} MB")

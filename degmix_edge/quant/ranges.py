@@ -25,6 +25,22 @@ class CalibrationImage(Settings):
     sha256: str
 
 
+class Settled(Settings):
+    """Ranges after some images, relative to those after all of them.
+
+    Attributes:
+        low, median, high: 10th, 50th and 90th percentile over the tensors.
+        worst, worst_ratio: The tensor that was farthest from its final range.
+    """
+
+    images: int
+    low: float
+    median: float
+    high: float
+    worst: str
+    worst_ratio: float
+
+
 class Ranges(Settings):
     """Result of one calibration.
 
@@ -33,6 +49,7 @@ class Ranges(Settings):
         observer: How `amax` was chosen.
         images: What was run.
         tensors: By tensor name.
+        convergence: After 1, 2, 4 ... and all images; empty in files of older versions.
     """
 
     version: int = 1
@@ -40,6 +57,7 @@ class Ranges(Settings):
     observer: str
     images: tuple[CalibrationImage, ...]
     tensors: dict[str, Range]
+    convergence: tuple[Settled, ...] = ()
 
 
 def read(path: Path, graph_sha256: str) -> Ranges:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
 import numpy as np
+
+from degmix_edge.quant.ranges import Ranges
 
 WIDTH, HEIGHT, BARS = 360, 110, 64
 
@@ -38,6 +41,61 @@ def _cell(value: float, limit: float) -> str:
     text = f"{100 * max(value, 0.0):.0f}" if np.isfinite(value) else "broken"
     style = f"background:color-mix(in srgb, var(--bad) {0.7 * share:.0f}%, transparent)"
     return f'<td style="{style}">{text}</td>'
+
+
+def convergence(ranges: Ranges) -> str:
+    """A stand-alone SVG: ranges after 1, 2, 4 ... images relative to those after all of them."""
+    steps = ranges.convergence
+    left, top, wide, tall = 60, 46, 520, 220
+    most = max(2.0, *(min(s.high, 3.0) for s in steps)) if steps else 2.0
+    last = math.log2(max(steps[-1].images, 2)) if steps else 1.0
+
+    def at(images: int, ratio: float) -> str:
+        x = left + wide * math.log2(images) / last
+        return f"{x:.1f},{top + tall * (1 - min(ratio, most) / most):.1f}"
+
+    band = " ".join(
+        [*(at(s.images, s.high) for s in steps), *(at(s.images, s.low) for s in reversed(steps))]
+    )
+    line = " ".join(at(s.images, s.median) for s in steps)
+    marks = "".join(
+        f'<text x="{at(s.images, 0).split(",")[0]}" y="{top + tall + 18}" text-anchor="middle">'
+        f"{s.images}</text>"
+        for s in steps
+    )
+    levels = "".join(
+        f'<text x="{left - 8}" y="{float(at(1, r).split(",")[1]) + 4:.0f}" text-anchor="end">'
+        f"{r:g}</text>"
+        for r in (0, 0.5, 1, 1.5, 2)
+        if r <= most
+    )
+    one = at(1, 1.0).split(",")[1]
+    worst = steps[-2] if len(steps) > 1 else None
+    note = (
+        f"after {worst.images} images the farthest is {worst.worst} at {worst.worst_ratio:.2f} of "
+        f"its final range"
+        if worst
+        else ""
+    )
+    box = f"0 0 {left + wide + 30} {top + tall + 70}"
+    total = steps[-1].images if steps else 0
+    middle = left + wide / 2
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" role="img" '
+        'aria-label="Ranges against the number of calibration images"><style>'
+        "svg{background:#fff;color:#1c2430;font:13px system-ui,sans-serif}"
+        "@media (prefers-color-scheme:dark){svg{background:#12171e;color:#e6eaf0}}"
+        "text{fill:currentColor}</style>"
+        f'<text x="{left}" y="24" font-size="16">Ranges of {len(ranges.tensors)} tensors, relative '
+        f"to those after all {total} images</text>"
+        f'<polygon points="{band}" fill="#3b82c4" opacity=".25"/><path d="M{left} {one}h{wide}" '
+        'stroke="currentColor" opacity=".4" stroke-dasharray="4"/>'
+        f'<polyline points="{line}" fill="none" stroke="#3b82c4" stroke-width="2.5"/>'
+        f"{marks}{levels}"
+        f'<text x="{middle}" y="{top + tall + 38}" text-anchor="middle">calibration images (line: '
+        "median tensor; band: 80 % of them)</text>"
+        f'<text x="{left}" y="{top + tall + 60}">{escape(note)}</text></svg>'
+    )
 
 
 def histogram(title: str, counts: np.ndarray, limit: float, clip: float) -> str:

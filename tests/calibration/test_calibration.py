@@ -109,5 +109,201 @@ def test_a_tensor_that_is_not_finite_is_named(graph, pictures):
     values = onnx.numpy_helper.to_array(weight).copy()
     values.flat[0] = np.nan
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-    with pytest.raises(BuildError, match=f"'kitchen'.*{TENSOR}.*not finite"):
+    with pytest.raises(BuildError, match=f"'kitchen'.*first node.*'{TENSOR}'"):
         collect(broken, [TENSOR], [("kitchen", pictures[0])], "min_max")
+
+
+def test_entropy_clips_outliers_and_keeps_what_is_uniform():
+    choose = observers.find("entropy")
+    tail = filled(np.concatenate((RNG.normal(size=200_000), [40.0, -38.0])))
+    assert 2.0 < choose(tail) < 10.0
+    assert choose(filled(RNG.uniform(-3, 3, 200_000))) == pytest.approx(3, rel=0.02)
+
+
+def test_entropy_is_the_least_of_a_slow_search():
+    from degmix_calibration.observers import entropy
+
+    histogram = filled(RNG.standard_t(4, size=100_000))
+    counts = histogram.counts.astype(np.float64)
+    counts[0] = counts[1]
+    last = int(np.flatnonzero(counts)[-1]) + 1
+
+    def slow(size: int) -> float:
+        p = counts[:size].copy()
+        p[-1] += counts[size:].sum()
+        q = np.zeros(size)
+        edges = [int(level * size / entropy.LEVELS) for level in range(entropy.LEVELS)] + [size]
+        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+            held = [i for i in range(start, stop) if counts[i] > 0]
+            for i in held:
+                q[i] = counts[start:stop].sum() / len(held)
+        p, q = p / p.sum(), q / q.sum()
+        return sum(a * np.log(a / (b or 1e-9)) for a, b in zip(p, q, strict=True) if a > 0)
+
+    sizes = range(entropy.LEVELS, last + 1, entropy.STEP)
+    best = min(sizes, key=slow)
+    assert observers.find("entropy")(histogram) == pytest.approx(histogram.edges[best])
+
+
+def named(pictures):
+    return [(f"picture {i}", picture) for i, picture in enumerate(pictures)]
+
+
+@pytest.fixture(scope="module")
+def observed(exported):
+    from degmix_edge.passes._base import to_graph
+    from degmix_edge.quant.recipe import choose
+    from degmix_edge.quant.sites import observed_tensors
+
+    model, spec, _ = building.deploy(*exported, building.Options())
+    surgeon = to_graph(model)
+    return model, observed_tensors(surgeon, choose(surgeon, spec, "int8"))
+
+
+def test_chunks_give_the_same_ranges(observed, pictures):
+    model, tensors = observed
+    whole = collect(model, tensors, named(pictures), "mse")
+    done = []
+    small = collect(
+        model, tensors, named(pictures), "mse", memory_bytes=100_000, advance=done.append
+    )
+    assert small.tensors.keys() == whole.tensors.keys()
+    for name, measured in whole.tensors.items():
+        assert small.tensors[name].amax == pytest.approx(measured.amax, rel=1e-3)
+    assert sum(done) == pytest.approx(len(pictures))
+    assert [s.images for s in whole.convergence] == [1, 2, 4, 8]
+    assert whole.convergence[-1].median == 1
+
+
+class StopNowError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [3, 11, 20])
+def test_an_interrupted_calibration_goes_on(observed, pictures, tmp_path, monkeypatch, after):
+    from degmix_calibration import collect as module
+    from degmix_calibration import state as states
+
+    model, tensors = observed
+    path, runs = tmp_path / "x.partial", []
+    monkeypatch.setattr(states, "SECONDS", 0.0)
+    real = module._run
+
+    def counted(session, names, image):
+        runs.append(1)
+        if len(runs) == after:
+            raise StopNowError
+        return real(session, names, image)
+
+    monkeypatch.setattr(module, "_run", counted)
+    total = sum(_bytes for _bytes in module._bytes(model, tensors).values())
+    options = {"memory_bytes": total // 3, "state": path}
+    with pytest.raises(StopNowError):
+        collect(model, tensors, named(pictures), "mse", **options)
+    assert path.exists()
+    before = len(runs)
+    after = -1
+    resumed = collect(model, tensors, named(pictures), "mse", **options)
+    assert not path.exists()
+    fresh_runs = len(runs) - before
+    runs.clear()
+    fresh = collect(model, tensors, named(pictures), "mse", memory_bytes=total // 3)
+    assert fresh_runs <= len(runs) - before + 1
+    assert resumed == fresh
+
+
+def test_a_state_of_other_images_is_dropped(observed, pictures, tmp_path, monkeypatch):
+    from degmix_calibration import state as states
+
+    model, tensors = observed
+    monkeypatch.setattr(states, "SECONDS", 0.0)
+    path = tmp_path / "x.partial"
+
+    def some():
+        yield from named(pictures[:2])
+        raise StopNowError
+
+    with pytest.raises(StopNowError):
+        collect(model, tensors, some(), "min_max", state=path)
+    assert path.exists()
+    got = collect(model, tensors, named(pictures[3:6]), "min_max", state=path)
+    assert got == collect(model, tensors, named(pictures[3:6]), "min_max")
+    path.write_bytes(b"no state at all")
+    assert collect(model, tensors, named(pictures[3:6]), "min_max", state=path) == got
+
+
+def test_out_of_memory_halves_the_chunk_and_then_says_so(observed, pictures, monkeypatch):
+    from degmix_calibration import collect as module
+
+    model, tensors = observed
+    real, sizes = module._run, []
+
+    def scarce(session, names, image):
+        sizes.append(len(names))
+        if len(names) > 20:
+            raise MemoryError
+        return real(session, names, image)
+
+    monkeypatch.setattr(module, "_run", scarce)
+    got = collect(model, tensors, named(pictures[:2]), "min_max")
+    assert len(got.tensors) == len(tensors)
+    assert max(sizes) > 20
+
+    def none(session, names, image):
+        raise MemoryError
+
+    monkeypatch.setattr(module, "_run", none)
+    with pytest.raises(BuildError, match=r"no memory for tensor '.*' of [\d,]+ bytes"):
+        collect(model, tensors, named(pictures[:2]), "min_max")
+
+
+def test_onnxruntimes_own_words_are_understood():
+    from degmix_calibration.collect import _as_memory_error
+
+    text = "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : bad allocation"
+    assert isinstance(_as_memory_error(RuntimeError(text)), MemoryError)
+    assert not isinstance(_as_memory_error(RuntimeError("no such input")), MemoryError)
+
+
+def test_an_image_of_another_size_is_refused(observed, pictures):
+    from degmix_edge.errors import ShapeError
+
+    model, tensors = observed
+    with pytest.raises(ShapeError, match=r"'wide': got uint8 \(64, 97, 3\), expected uint8 \(64"):
+        collect(model, tensors, [("wide", np.zeros((64, 97, 3), np.uint8))], "min_max")
+
+
+def test_a_choice_holds_what_is_different_and_no_duplicates():
+    from degmix_calibration.image_set import choose
+
+    day = [np.full((40, 60, 3), 180 + i, np.uint8) for i in range(30)]
+    night = [np.full((40, 60, 3), 8 + i, np.uint8) for i in range(2)]
+    noisy = [RNG.integers(0, 255, (40, 60, 3)).astype(np.uint8)]
+    everything = [*day, *night, *noisy, day[0].copy()]
+    reads = [lambda image=image: image for image in everything]
+    chosen, duplicates = choose(reads, 5)
+    assert duplicates == 1
+    assert len(chosen) == 5
+    assert chosen == choose(reads, 5)[0] == sorted(chosen)
+    assert set(chosen) & {30, 31}  # night
+    assert 32 in chosen
+    assert choose(reads, 100)[0] == list(range(33))
+
+
+def test_the_plot_of_settling_ranges(observed, pictures):
+    import xml.etree.ElementTree as ElementTree
+
+    from degmix_edge.cli._quantizing import settled_after
+    from degmix_edge.report.figures import convergence
+
+    model, tensors = observed
+    ranges = collect(model, tensors, named(pictures), "min_max")
+    root = ElementTree.fromstring(convergence(ranges))
+    text = " ".join(root.itertext())
+    assert f"Ranges of {len(tensors)} tensors, relative to those after all 8 images" in text
+    assert ranges.convergence[-2].worst in text
+    steps = tuple(
+        s.model_copy(update={"low": 0.99, "high": 1.01}) if s.images >= 4 else s
+        for s in ranges.convergence
+    )
+    assert settled_after(ranges.model_copy(update={"convergence": steps})) == 4
