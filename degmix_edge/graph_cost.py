@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -127,4 +128,5 @@ def _size(tensor: gs.Variable | gs.Constant) -> int:
     """Bytes; 0 where the shape is not known."""
     if tensor.shape is None or not all(isinstance(side, int) for side in tensor.shape):
         return 0
-    return int(prod(tensor.shape)) * (getattr(tensor.dtype, "itemsize", 4) or 4)
+    itemsize = np.dtype(tensor.dtype).itemsize if tensor.dtype is not None else 4
+    return int(prod(tensor.shape)) * itemsize

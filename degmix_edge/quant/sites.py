@@ -56,7 +56,8 @@ def _residuals(graph: gs.Graph, int8: set[int]) -> Iterator[Site]:
             skip = add.inputs[1 - index]
             conv = tensor.inputs[0] if tensor.inputs else None
             alone = conv is not None and conv.op == "Conv" and len(tensor.outputs) == 1
-            if alone and id(conv) in int8 and skip.inputs and skip.shape == tensor.shape:
+            variable = isinstance(skip, gs.Variable)
+            if alone and variable and id(conv) in int8 and skip.shape == tensor.shape:
                 yield add, 1 - index
                 break
 

@@ -15,6 +15,7 @@ from degmix_edge.network import NetworkSpec, Source
 from degmix_edge.passes._base import apply, constant, read_model, to_graph, to_model
 from degmix_edge.passes.decode_tasks import DecodeTasks
 from degmix_edge.passes.fold_batchnorm import FoldBatchnorm
+from degmix_edge.passes.fuse_integer_matmul import FuseIntegerMatmul
 from degmix_edge.passes.insert_fp16 import InsertFp16
 from degmix_edge.passes.insert_image_input import InsertImageInput
 from degmix_edge.passes.insert_qdq import InsertQdq
@@ -314,3 +315,99 @@ def test_a_picture_is_no_onnx(tmp_path):
     path.write_bytes(b"\xff\xd8\xff\xe0" + bytes(range(256)) * 8)
     with pytest.raises(GraphError, match="photo.onnx: not a readable ONNX"):
         read_model(path)
+
+
+def test_a_residual_branch_is_quantized_where_the_sum_is():
+    """conv -> Add(x) -> Relu -> conv: the addition's other branch comes from x's own pair."""
+    x = gs.Variable("x", np.float32, [1, 4, 8, 8])
+    weights = [constant(f"w{i}", RNG.normal(size=(4, 4, 1, 1))) for i in range(3)]
+    names = ("a", "sum", "relu", "y")
+    a, total, relu, y = (gs.Variable(n, np.float32, [1, 4, 8, 8]) for n in names)
+    nodes = [
+        gs.Node("Conv", "a", {}, [x, weights[0]], [a]),
+        gs.Node("Add", "add", {}, [a, x], [total]),
+        gs.Node("Relu", "relu", {}, [total], [relu]),
+        gs.Node("Conv", "y", {}, [relu, weights[1]], [y]),
+    ]
+    graph = gs.Graph(nodes, [x], [y], opset=20)
+    apply(graph, [InsertQdq(recipe("int8", "a", "y"), ranges({"x": 3.0, "relu": 5.0}))])
+    add = next(n for n in graph.nodes if n.op == "Add")
+    assert [bool(t.inputs) and t.inputs[0].op for t in add.inputs] == ["Conv", "DequantizeLinear"]
+    assert sum(n.op == "QuantizeLinear" for n in graph.nodes) == 2  # x's pair serves both
+
+
+def test_a_residual_branch_stays_float_where_nothing_quantizes_the_sum():
+    graph = conv_graph(norm=False)
+    conv = graph.nodes[0]
+    skip = gs.Variable("skip", np.float32, [1, 6, 8, 8])
+    out = gs.Variable("out", np.float32, [1, 6, 8, 8])
+    graph.inputs.append(skip)
+    graph.nodes.append(gs.Node("Add", "add", {}, [conv.outputs[0], skip], [out]))
+    graph.outputs = [out]
+    apply(graph, [InsertQdq(recipe("int8", "conv"), ranges({"x": 2.0}))])
+    add = next(n for n in graph.nodes if n.op == "Add")
+    assert not any(t.inputs and t.inputs[0].op == "DequantizeLinear" for t in add.inputs)
+
+
+def test_a_concat_and_its_inputs_have_one_scale():
+    x = gs.Variable("x", np.float32, [1, 4, 8, 8])
+    one, two, joined, y, z = (
+        gs.Variable(n, np.float32) for n in ("one", "two", "joined", "y", "z")
+    )
+    one.shape = two.shape = [1, 4, 8, 8]
+    nodes = [
+        gs.Node("Relu", "one", {}, [x], [one]),
+        gs.Node("Neg", "two", {}, [x], [two]),
+        gs.Node("Concat", "joined", {"axis": 1}, [one, two], [joined]),
+        gs.Node("Conv", "y", {}, [joined, constant("w", RNG.normal(size=(3, 8, 1, 1)))], [y]),
+        gs.Node("Conv", "z", {}, [one, constant("v", RNG.normal(size=(3, 4, 1, 1)))], [z]),
+    ]
+    graph = gs.Graph(nodes, [x], [y, z], opset=20)
+    found = ranges({"joined": 4.0, "one": 1.0})
+    apply(graph, [InsertQdq(recipe("int8", "y", "z"), found)])
+    scales = {
+        n.inputs[0].name: float(n.inputs[1].values) for n in graph.nodes if n.op == "QuantizeLinear"
+    }
+    assert scales == {"joined": scale_of(4.0), "one": scale_of(4.0)}
+
+
+def test_fp16_spreads_between_products_and_stops_at_norms():
+    graph = conv_graph(norm=False, relu=True)
+    relu = graph.outputs[0]
+    norm, second = (gs.Variable(n, np.float32, [1, 6, 8, 8]) for n in ("norm", "second"))
+    scale = constant("g", np.ones(8))
+    graph.nodes.append(gs.Node("LayerNormalization", "ln", {"axis": -1}, [relu, scale], [norm]))
+    graph.nodes.append(
+        gs.Node("Conv", "c2", {}, [norm, constant("w2", RNG.normal(size=(6, 6, 1, 1)))], [second])
+    )
+    graph.outputs = [second]
+    before = run(to_model(graph.copy(), {}), X, "x")["second"]
+    step = InsertFp16(recipe("fp16", "conv", "c2"))
+    assert [o.rewrites for o in apply(graph, [step, step])] == [3, 0]
+    types = {n.name: n.outputs[0].dtype for n in graph.nodes if n.op != "Cast"}
+    assert types["relu"] == np.float16
+    assert types["ln"] == np.float32
+    assert run(to_model(graph, {}), X, "x")["second"].dtype == np.float32
+    np.testing.assert_allclose(run(to_model(graph, {}), X, "x")["second"], before, atol=0.05)
+
+
+def test_a_linear_layer_with_a_bias_runs_in_integers():
+    x, m, y = (
+        gs.Variable(n, np.float32, s)
+        for n, s in (("x", [1, 6, 8]), ("m", [1, 6, 5]), ("y", [1, 6, 5]))
+    )
+    nodes = [
+        gs.Node("MatMul", "mm", {}, [x, constant("w", RNG.normal(size=(8, 5)))], [m]),
+        gs.Node("Add", "bias", {}, [m, constant("b", RNG.normal(size=5))], [y]),
+    ]
+    graph = gs.Graph(nodes, [x], [y], opset=20)
+    found = ranges({"x": 3.0})
+    apply(graph, [InsertQdq(recipe("int8", "mm"), found)])
+    tokens = RNG.normal(size=(1, 6, 8)).astype(np.float32)
+    want = run(to_model(graph.copy(), {}), tokens, "x")["y"]
+    graph = copy(graph)
+    steps = [LowerQdqForCpu(found), FuseIntegerMatmul(), FuseIntegerMatmul()]
+    assert [o.rewrites for o in apply(graph, steps)][1:] == [1, 0]
+    ops = [n.op for n in graph.nodes]
+    assert ops == ["QuantizeLinear", "MatMulIntegerToFloat"]
+    np.testing.assert_allclose(run(to_model(graph, {}), tokens, "x")["y"], want, atol=1e-4)

@@ -1,0 +1,102 @@
+"""`quantize --budget` and `build engine --budget` as people type them."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from degmix_edge import config
+from degmix_edge.bundle import open_bundle
+from degmix_edge.cli import invoke
+from degmix_edge.quant.recipe import Recipe
+
+TINY = ["--tasks", "normals,depth", "--examples", "frames", "--workers", "2"]
+
+
+@pytest.fixture
+def cli(capfd, tmp_path, monkeypatch, pictures):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for index, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / f"{index}.png")
+
+    def run(*arguments):
+        capfd.readouterr()
+        code = invoke([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_a_recipe_inside_a_budget(cli, onnx_path, tmp_path):
+    wide = ["--budget", "normals=+20deg,depth=900%", "--device", "orin-agx"]
+    command = ["quantize", onnx_path, "--calib", "frames", *TINY, *wide]
+    code, out, err = cli(*command, "--out", "q.onnx", "--min-int8", "50", "--json")
+    assert code == 0, err
+    budget = json.loads(out)["budget"]
+    assert budget["fits"]
+    assert budget["int8_macs_percent"] >= 50
+    assert budget["device"] == "orin-agx"
+    assert set(budget["tasks"]) == {"normals", "depth"}
+    assert budget["tasks"]["normals"]["budget"] == "normals=+20deg"
+    assert "INT8 inside the budget, 8 images" in err
+    recipe = config.load(Recipe, tmp_path / "q.onnx.recipe.yaml")
+    assert len(recipe.nodes("int8")) >= len(budget["int8_layers"]) > 0
+    page = (tmp_path / "q.onnx.budget.html").read_text()
+    assert "What each layer costs each task alone" in page
+    assert "clipped at" in page
+    assert page.count("worst image for") == 2
+    assert not (tmp_path / "q.onnx.sensitivity.jsonl").exists()
+    assert (tmp_path / "q.onnx.ranges.svg").exists()
+
+
+def test_a_budget_that_no_recipe_meets_shows_the_best_and_fails(cli, onnx_path, tmp_path):
+    none = ["--budget", "normals=0.000001deg,depth=0.000001%", "--device", "orin-agx"]
+    command = ["quantize", onnx_path, "--calib", "frames", *TINY, *none, "--out", "q.onnx"]
+    code, out, err = cli(*command, "--json")
+    assert code == 13
+    message = json.loads(out)["error"]["message"]
+    assert "no layer can be INT8 inside it. The closest recipe with more has" in message
+    assert "Widen the budget of" in message
+    assert not (tmp_path / "q.onnx").exists()
+    assert (tmp_path / "q.onnx.budget.html").exists()
+    assert (tmp_path / "q.onnx.sensitivity.jsonl").exists()  # a wider budget needs no new trials
+    wide = ["--budget", "normals=20deg,depth=900%", "--device", "orin-agx"]
+    again = [*command[:-2], "--out", "q.onnx"]
+    again[again.index("--budget") : again.index("--budget") + 4] = wide
+    code, _, err = cli(*again)
+    assert code == 0, err
+    code, _, err = cli(*again, "--force", "--min-int8", "100")
+    assert code == 13
+    assert "--min-int8 asks for 100 %" in err
+
+
+def test_a_bundle_inside_a_budget_for_the_cpu(cli, onnx_path, tmp_path):
+    command = ["build", "engine", onnx_path, "--calib", "frames", *TINY, "--budget", "900%"]
+    code, _, err = cli(*command, "--out", "x.degmix")
+    assert code == 0, err
+    assert open_bundle(tmp_path / "x.degmix").manifest.precision == "int8"
+    assert "on cpu" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--budget", "flow=1%"], "no task 'flow'"),
+        (["--budget", "saliency=1%"], "no task 'saliency'"),
+        (["--budget", "depth=-1%"], "asks it to become better"),
+        (["--budget", "1%", "--device", "orin"], "no device 'orin'. Have: orin-agx"),
+        (["--budget", "1%", "--precision", "fp16"], "--budget is for --precision int8"),
+        (["--budget", "1%", "--examples", "nothing"], "nothing"),
+    ],
+)
+def test_mistakes_are_found_before_any_work(cli, onnx_path, options, message, tmp_path):
+    tasks = ["--tasks", "normals,depth"]
+    command = ["quantize", onnx_path, "--calib", "frames", *tasks, *options, "--out", "q.onnx"]
+    code, _, err = cli(*command)
+    assert code in (3, 4)
+    assert message in err
+    assert "calibrate" not in err
+    assert not (tmp_path / "q.onnx").exists()
