@@ -111,7 +111,7 @@ def _cpu_operators() -> Check:
     except ConfigError as error:
         return Check("cpu operators", "missing", "not usable", str(error))
     if path is None:
-        advice = "deformable sampling runs 2 to 5 x faster with them: make cpu-ops"
+        advice = "deformable convolutions take about half the time with them: make cpu-ops"
         return Check("cpu operators", "note", "not built", advice)
     return Check("cpu operators", "ok", found)
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections import Counter
+from pathlib import Path
 
 import onnx
 import pytest
@@ -27,6 +28,7 @@ from degmix_edge.runtime import load
 pytestmark = pytest.mark.skipif(
     trt.unavailable("tensorrt-rtx") is not None, reason="no TensorRT-RTX for this platform"
 )
+TABLES = Path(__file__).parents[2] / "build" / "layer_tables"
 TASKS = ("semseg", "depth", "normals")
 OF_MODEL = {"baseline": ("backbone",), "degmix": tuple(NETWORK)}
 
@@ -67,6 +69,8 @@ def test_it_builds(deployed, precision):
     model = building.quantize(graph, recipe, ranges, spec).SerializeToString()
     files = backends.find("tensorrt-rtx").build(model, recipe, ranges)
     assert len(files["engine.plan"]) > 100_000
+    TABLES.mkdir(parents=True, exist_ok=True)
+    (TABLES / f"{spec.model}.{precision}.json").write_bytes(files["layers.json"])
     layers = json.loads(files["layers.json"])["layers"]
     types = Counter(t for x in layers if x["kind"] == "CONVOLUTION" for t in x["types"])
     if precision == "fp32":
