@@ -32,7 +32,7 @@ from degmix_edge.quant.recipe import Recipe, choose
 from degmix_edge.quant.sites import observed_tensors
 
 WARM, TIMED = 3, 2
-"""Calls of a form before it is timed (the second one still grows its memory), and timed, a round."""
+"""Calls of a form a round: untimed (the second one still grows its memory), then timed."""
 FP32 = Recipe(precision="fp32")
 
 
