@@ -115,9 +115,9 @@ class _Casts:
         """A graph's output keeps its name and type."""
         if id(tensor) not in self.turned:
             return tensor
+        out = self.get(tensor, np.float32)  # FP32 readers may have one already
         name, tensor.name = tensor.name, f"{tensor.name}/half"
-        out = gs.Variable(name, np.float32, tensor.shape)
-        self.graph.nodes.append(gs.Node("Cast", f"{name}/fp32", {"to": FLOAT}, [tensor], [out]))
+        out.name = name
         return out
 
     @staticmethod
