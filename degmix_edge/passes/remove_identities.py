@@ -45,6 +45,23 @@ def _if_same_shape(node: gs.Node) -> int | None:
     return 0 if static and after is not None and list(before) == list(after) else None
 
 
+def _resize(node: gs.Node) -> int | None:
+    """To the same sides, by scales of one: 1.04 of 24 pixels is 24 pixels too, but others."""
+    cropped = node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
+    scales = node.inputs[2] if len(node.inputs) > 2 else None
+    given = isinstance(scales, gs.Tensor) and bool(scales.name)
+    whole = not given or (isinstance(scales, gs.Constant) and np.all(scales.values == 1))
+    return _if_same_shape(node) if whole and not cropped else None
+
+
+def _dropout(node: gs.Node) -> int | None:
+    """In training mode it is random."""
+    training = node.inputs[2] if len(node.inputs) > 2 else None
+    if training is None or not training.name:
+        return 0
+    return 0 if isinstance(training, gs.Constant) and not np.any(training.values) else None
+
+
 def _pad(node: gs.Node) -> int | None:
     pads = node.inputs[1] if len(node.inputs) > 1 else None
     return 0 if isinstance(pads, gs.Constant) and not np.any(pads.values) else None
@@ -88,11 +105,11 @@ def _neutral(value: float, *, both: bool) -> Callable[[gs.Node], int | None]:
 
 _RULES: dict[str, Callable[[gs.Node], int | None]] = {
     "Identity": _first,
-    "Dropout": _first,
+    "Dropout": _dropout,
     "Pad": _pad,
     "Reshape": _if_same_shape,
     "Expand": _if_same_shape,
-    "Resize": _if_same_shape,
+    "Resize": _resize,
     "Transpose": _transpose,
     "Cast": _cast,
     "Slice": _slice,

@@ -16,11 +16,23 @@ def ints(name, values):
     return constant(name, values, INTS)
 
 
+def resize(scales, mode="half_pixel"):
+    attrs = {"coordinate_transformation_mode": mode, "mode": "linear"}
+    roi = [0.1] * 4 + [0.9] * 4 if mode.startswith("tf_crop") else []
+    sides = np.asarray([1, 1, *scales], np.float32)
+    return "Resize", attrs, [constant("roi", roi), constant("scales", sides)]
+
+
 def pad(values):
     return "Pad", {}, [ints("pads", values)]
 
 
 CASES = {
+    "resize by 1": (resize([1, 1]), True),
+    "resize to as many pixels": (resize([1.2, 1.1]), False),
+    "crop": (resize([1, 1], "tf_crop_and_resize"), False),
+    "dropout in training": (("Dropout", {}, [constant("r", 0.0), constant("t", True, bool)]), False),
+    "still dropout": (("Dropout", {}, [constant("r", 0.5), constant("t", False, bool)]), True),
     "identity": (("Identity", {}, []), True),
     "dropout": (("Dropout", {}, []), True),
     "empty pad": (pad([0] * 8), True),

@@ -116,7 +116,8 @@ def wasteful_size(checkpoint: Checkpoint) -> str | None:
     height, width = checkpoint.card.height, checkpoint.card.width
     if height % whole == 0 and width % whole == 0:
         return None
-    better = "x".join(str(max(whole, round(side / whole) * whole)) for side in (height, width))
+    # Halfway is the larger one: nothing of the image is lost.
+    better = "x".join(str(max(1, (2 * s + whole) // (2 * whole)) * whole) for s in (height, width))
     return (
         f"{name} at {height}x{width} pads its windows of {match[1]} and computes on the padding; "
         f"multiples of {whole} need none: the nearest is {better}"
