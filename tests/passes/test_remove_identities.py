@@ -27,12 +27,13 @@ def pad(values):
     return "Pad", {}, [ints("pads", values)]
 
 
+TRAINING, STILL = (constant(f"training {value}", value, bool) for value in (True, False))
 CASES = {
     "resize by 1": (resize([1, 1]), True),
     "resize to as many pixels": (resize([1.2, 1.1]), False),
     "crop": (resize([1, 1], "tf_crop_and_resize"), False),
-    "dropout in training": (("Dropout", {}, [constant("r", 0.0), constant("t", True, bool)]), False),
-    "still dropout": (("Dropout", {}, [constant("r", 0.5), constant("t", False, bool)]), True),
+    "dropout in training": (("Dropout", {}, [constant("r", 0.0), TRAINING]), False),
+    "still dropout": (("Dropout", {}, [constant("r", 0.5), STILL]), True),
     "identity": (("Identity", {}, []), True),
     "dropout": (("Dropout", {}, []), True),
     "empty pad": (pad([0] * 8), True),
