@@ -107,7 +107,13 @@ def _options(threads: int | None, level: str = "ORT_ENABLE_ALL") -> Any:
         options.intra_op_num_threads = threads
     path = _cpu_ops.library()
     if path is not None:
-        options.register_custom_ops_library(str(path))
+        try:
+            options.register_custom_ops_library(str(path))
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise BackendError(
+                f"{path}: no library of operators for this machine ({error}); "
+                f"{_cpu_ops.VARIABLE}=none leaves it out, `make cpu-ops` builds it"
+            ) from None
     return options
 
 

@@ -18,16 +18,15 @@ from onnx import helper
 from degmix_edge import backends
 from degmix_edge import build as building
 from degmix_edge.backends import _cpu_ops
-from degmix_edge.errors import ConfigError
+from degmix_edge.backends.onnxruntime import _options
+from degmix_edge.errors import BackendError, ConfigError
 from degmix_edge.ops.deform_sample import reference
 from degmix_edge.passes._base import apply, to_graph, to_model
 from degmix_edge.passes.lower_deform_sample import LowerDeformSample
-from degmix_edge.quant.recipe import Recipe
 
 SOURCE = Path(__file__).parents[2] / "plugins" / "deform_sample"
 COMPILER = shutil.which("g++") or shutil.which("c++")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
-FP32 = Recipe(precision="fp32")
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +207,9 @@ def test_a_library_that_is_not_there_or_is_none(monkeypatch, tmp_path):
     text.write_text("no library")
     with pytest.raises(ConfigError, match=r"text.so: no library of operators"):
         _cpu_ops.instruction_set(text)
+    monkeypatch.setenv(_cpu_ops.VARIABLE, str(text))
+    with pytest.raises(BackendError, match=r"text.so: no library of operators.*=none leaves it"):
+        _options(None)
 
 
 def test_graphs_round_trip(present):
