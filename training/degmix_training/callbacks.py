@@ -146,7 +146,7 @@ class Keep(Callback):
         if trainer.is_global_zero:
             self._score(trainer, network, step)
         # Every process takes part in this one; the file is the first one's.
-        with whole_file(self.out / STATE) as part:
+        with whole_file(self.out / STATE, mine=trainer.is_global_zero) as part:
             trainer.save_checkpoint(part)
         trainer.strategy.barrier()
 
