@@ -21,9 +21,16 @@ INT8_DOMAIN = "degmix.int8"
 
 def attach(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model` with the bodies of the operators of ours that it uses."""
-    used = {(node.domain, node.op_type) for node in model.graph.node}
+    have = {(f.domain, f.name): f for f in functions()}
+    used: dict[tuple[str, str], onnx.FunctionProto] = {}
+    nodes = list(model.graph.node)
+    while nodes:
+        key = (nodes[-1].domain, nodes.pop().op_type)
+        if key in have and key not in used:
+            used[key] = have[key]
+            nodes += have[key].node  # bodies may use others of ours
     del model.functions[:]
-    model.functions.extend(f for f in functions() if (f.domain, f.name) in used)
+    model.functions.extend(used.values())
     return model
 
 

@@ -1,0 +1,272 @@
+"""DeMT's spatial-aware half of a mixer block: offsets expanded where they are used, product and tail.
+
+`DegmixDeformSampleFused` samples; `DegmixDeformMix` goes on with the 1x1 product, bias, GELU, the
+affine of the batch norm and the residual. Offsets are a 3x3 convolution with two groups of 9 maps
+each, plus what the same convolution makes of a pixel's own position: inside the map an affine
+function of y for the first half of the channels and of x for the second, with other coefficients
+along each border. The kernels take the weights in the order in which their lanes read them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+OP = "DegmixDeformSampleFused"
+MIX_OP = "DegmixDeformMix"
+MAPS, PADDED_MAPS, TAPS, DEPTH = 9, 10, 9, 96
+CHANNELS, MIX_CHANNELS = 8, 64
+"""What the channels must be a multiple of, without and with the product."""
+
+
+def pack(matrix: np.ndarray) -> np.ndarray:
+    """`(rows, depth)` in the order of tensor-core fragments, same shape; both multiples of 8 and 16.
+
+    Lane `4 r + q` of fragment `f` at step `s` reads four neighbours: row `8 f + r`, columns
+    `16 s + 2 q` and the next, then both 8 columns further.
+    """
+    rows, depth = matrix.shape
+    split = matrix.reshape(rows // 8, 8, depth // 16, 2, 4, 2)
+    return np.ascontiguousarray(split.transpose(0, 2, 1, 4, 3, 5)).reshape(rows, depth)
+
+
+def pack_expansion(weight: np.ndarray) -> np.ndarray:
+    """The expansion's weight `(2 C, 9, 3, 3)` as the kernel takes it, `(2 C, 96)`."""
+    rows = weight.shape[0]
+    padded = np.zeros((rows, DEPTH), weight.dtype)
+    by_tap = np.zeros((rows, TAPS, PADDED_MAPS), weight.dtype)
+    by_tap[:, :, :MAPS] = weight.reshape(rows, MAPS, TAPS).transpose(0, 2, 1)
+    padded[:, : TAPS * PADDED_MAPS] = by_tap.reshape(rows, -1)
+    return pack(padded)
+
+
+def position_table(
+    weight: np.ndarray, bias: np.ndarray | None, constant: np.ndarray
+) -> np.ndarray | None:
+    """What the expansion makes of constant maps, as an affine function of the position.
+
+    Args:
+        weight: Of the expansion, `(2 C, 9, 3, 3)`.
+        bias: Of the expansion, `(2 C,)`.
+        constant: Maps `(18, H, W)` that are added to the data's before it.
+
+    Returns:
+        `(9, C, 4)` float64: by border class (rows first, inner, last times columns), slope and
+        intercept of dy, then of dx, along y in the first half of the channels and x in the second.
+        None where the constant is no such function, or the map is smaller than 3x3.
+    """
+    rows = weight.shape[0]
+    _, height, width = constant.shape
+    if min(height, width) < 3:
+        return None
+    padded = np.pad(constant.astype(np.float64), ((0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    half = rows // 2
+    expanded = np.concatenate(
+        [
+            np.einsum("ohwij,coij->chw", windows[:MAPS], weight[:half].astype(np.float64)),
+            np.einsum("ohwij,coij->chw", windows[MAPS:], weight[half:].astype(np.float64)),
+        ]
+    )
+    if bias is not None:
+        expanded += bias.astype(np.float64)[:, None, None]
+    table = np.zeros((9, rows // 2, 4))
+    spans = [(0, [0]), (1, list(range(1, height - 1))), (2, [height - 1])]
+    across = [(0, [0]), (1, list(range(1, width - 1))), (2, [width - 1])]
+    rebuilt = np.empty_like(expanded)
+    for row_class, ys in spans:
+        for column_class, xs in across:
+            block = expanded[:, ys][:, :, xs]
+            for first, part in ((True, block[:half]), (False, block[half:])):
+                at = np.asarray(ys if first else xs, np.float64)
+                line = part[:, :, 0] if first else part[:, 0, :]
+                slope = (line[:, -1] - line[:, 0]) / max(at[-1] - at[0], 1.0)
+                intercept = line[:, 0] - slope * at[0]
+                begin = 0 if first else half // 2
+                entry = table[3 * row_class + column_class, begin : begin + half // 2]
+                entry[:, [0, 2]] = slope.reshape(-1, 2)
+                entry[:, [1, 3]] = intercept.reshape(-1, 2)
+                fitted = slope[:, None] * at + intercept[:, None]
+                whole = fitted[:, :, None] if first else fitted[:, None, :]
+                index = np.ix_(range(half) if first else range(half, rows), ys, xs)
+                rebuilt[index] = whole
+    close = np.allclose(rebuilt, expanded, rtol=0, atol=1e-6 * max(1.0, np.abs(expanded).max()))
+    return table if close else None
+
+
+def expand(maps: np.ndarray, expansion: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Offsets `(N, 2 C, H, W)` of maps `(N, 18, H, W)`, float64: by loops over taps."""
+    rows = expansion.shape[0]
+    split = expansion.reshape(rows // 8, DEPTH // 16, 8, 4, 2, 2).astype(np.float64)
+    matrix = split.transpose(0, 2, 1, 4, 3, 5).reshape(rows, DEPTH)
+    n, _, height, width = maps.shape
+    padded = np.pad(maps.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    out = np.zeros((n, rows, height, width))
+    for tap in range(TAPS):
+        i, j = divmod(tap, 3)
+        seen = padded[:, :, i : i + height, j : j + width]
+        for part in (0, 1):
+            channels = slice(part * rows // 2, (part + 1) * rows // 2)
+            weights = matrix[channels, tap * PADDED_MAPS : tap * PADDED_MAPS + MAPS]
+            out[:, channels] += np.einsum(
+                "nmhw,cm->nchw", seen[:, part * MAPS : (part + 1) * MAPS], weights
+            )
+    for y in range(height):
+        for x in range(width):
+            rows_class = 0 if y == 0 else 2 if y == height - 1 else 1
+            columns_class = 0 if x == 0 else 2 if x == width - 1 else 1
+            line = position[3 * rows_class + columns_class].astype(np.float64)
+            along = np.where(np.arange(rows // 2) < rows // 4, y, x)
+            out[:, 0::2, y, x] += line[:, 0] * along + line[:, 1]
+            out[:, 1::2, y, x] += line[:, 2] * along + line[:, 3]
+    return out
+
+
+def reference(
+    value: np.ndarray, maps: np.ndarray, expansion: np.ndarray, position: np.ndarray
+) -> np.ndarray:
+    """Value `(N, C, H, W)` at the offsets that `maps` `(N, 18, H, W)` expand to, float64.
+
+    `expansion` is `pack_expansion`'s, `position` is `position_table`'s.
+    """
+    from degmix_edge.ops.deform_sample import reference as sample
+
+    return sample(value, expand(maps, expansion, position))
+
+
+def functions() -> list[onnx.FunctionProto]:
+    """Both operators in standard ONNX, and the plugin's `DegmixDeformSample`."""
+    from onnx.parser import parse_function
+
+    return [parse_function(_SAMPLE), parse_function(_MIX)]
+
+
+_HEAD = """<domain: "degmix", opset_import: ["" : 20, "degmix" : 1]>
+"""
+_SAMPLE = (
+    _HEAD
+    + """DegmixDeformSampleFused <channels, plugin_version, plugin_namespace>
+(value, maps, expansion, position) => (out)
+{
+    # Weights from fragment order to (2 C, 9, 3, 3).
+    split = Constant <value_ints = [-1, 6, 8, 4, 2, 2]> ()
+    fragments = Reshape (expansion, split)
+    ordered = Transpose <perm = [0, 2, 1, 4, 3, 5]> (fragments)
+    depth = Constant <value_ints = [-1, 96]> ()
+    matrix = Reshape (ordered, depth)
+    zero = Constant <value_ints = [0]> ()
+    one = Constant <value_ints = [1]> ()
+    two = Constant <value_ints = [2]> ()
+    nine = Constant <value_ints = [9]> ()
+    ninety = Constant <value_ints = [90]> ()
+    used = Slice (matrix, zero, ninety, one)
+    taps = Constant <value_ints = [-1, 9, 10]> ()
+    by_tap = Reshape (used, taps)
+    by_map = Slice (by_tap, zero, nine, two)
+    turned = Transpose <perm = [0, 2, 1]> (by_map)
+    kernel = Constant <value_ints = [-1, 9, 3, 3]> ()
+    weight_raw = Reshape (turned, kernel)
+    weight = CastLike (weight_raw, maps)
+    expanded_raw = Conv <group = 2, pads = [1, 1, 1, 1]> (maps, weight)
+    expanded = Cast <to = 1> (expanded_raw)
+    # The position's part: the border class of each pixel picks a line of the table.
+    shape = Shape (value)
+    channels_1 = Slice (shape, one, two, zero)
+    three = Constant <value_ints = [3]> ()
+    four = Constant <value_ints = [4]> ()
+    height_1 = Slice (shape, two, three, zero)
+    width_1 = Slice (shape, three, four, zero)
+    begin = Constant <value_int = 0> ()
+    step = Constant <value_int = 1> ()
+    height = Squeeze (height_1)
+    width = Squeeze (width_1)
+    channels_0 = Squeeze (channels_1)
+    ys = Range (begin, height, step)
+    xs = Range (begin, width, step)
+    cs = Range (begin, channels_0, step)
+    last_y = Sub (height, step)
+    last_x = Sub (width, step)
+    y_from_0 = Cast <to = 7> (ys)
+    top = Greater (ys, begin)
+    top_class = Cast <to = 7> (top)
+    bottom = Equal (ys, last_y)
+    bottom_class = Cast <to = 7> (bottom)
+    y_class = Add (top_class, bottom_class)
+    left = Greater (xs, begin)
+    left_class = Cast <to = 7> (left)
+    right = Equal (xs, last_x)
+    right_class = Cast <to = 7> (right)
+    x_class = Add (left_class, right_class)
+    y_line = Mul (y_class, three)
+    y_column = Unsqueeze (y_line, one)
+    border = Add (y_column, x_class)
+    lines = Gather <axis = 0> (position, border)
+    lines_f = Cast <to = 1> (lines)
+    slope_dy, shift_dy, slope_dx, shift_dx = Split <axis = 3, num_outputs = 4> (lines_f)
+    half = Div (channels_0, two)
+    is_first = Less (cs, half)
+    cs_axes = Constant <value_ints = [0, 1, 3]> ()
+    first = Unsqueeze (is_first, cs_axes)
+    ys_f = Cast <to = 1> (y_from_0)
+    xs_f = Cast <to = 1> (xs)
+    ys_axes = Constant <value_ints = [1, 2, 3]> ()
+    xs_axes = Constant <value_ints = [0, 2, 3]> ()
+    ys_4 = Unsqueeze (ys_f, ys_axes)
+    xs_4 = Unsqueeze (xs_f, xs_axes)
+    along = Where (first, ys_4, xs_4)
+    dy_slope = Mul (slope_dy, along)
+    dy = Add (dy_slope, shift_dy)
+    dx_slope = Mul (slope_dx, along)
+    dx = Add (dx_slope, shift_dx)
+    pairs = Concat <axis = 3> (dy, dx)
+    planes = Transpose <perm = [2, 3, 0, 1]> (pairs)
+    minus = Constant <value_ints = [-1]> ()
+    flat = Concat <axis = 0> (minus, height_1, width_1)
+    fixed = Reshape (planes, flat)
+    offset = Add (expanded, fixed)
+    value_f = Cast <to = 1> (value)
+    sampled = degmix.DegmixDeformSample <channels : int = @channels, plugin_version = "1",
+        plugin_namespace = "degmix"> (value_f, offset)
+    out = CastLike (sampled, value)
+}"""
+)
+_MIX = (
+    _HEAD
+    + """DegmixDeformMix <channels, activation, residual, plugin_version, plugin_namespace>
+(value, maps, expansion, position, product, bias, scale, shift) => (out)
+{
+    sampled = degmix.DegmixDeformSampleFused <channels : int = @channels, plugin_version = "1",
+        plugin_namespace = "degmix"> (value, maps, expansion, position)
+    sampled_f = Cast <to = 1> (sampled)
+    shape = Shape (value)
+    one = Constant <value_ints = [1]> ()
+    two = Constant <value_ints = [2]> ()
+    zero = Constant <value_ints = [0]> ()
+    four = Constant <value_ints = [4]> ()
+    sixteen = Constant <value_ints = [16]> ()
+    eight = Constant <value_ints = [8]> ()
+    c = Slice (shape, one, two, zero)
+    steps = Div (c, sixteen)
+    fragments = Div (c, eight)
+    split = Concat <axis = 0> (fragments, steps, eight, four, two, two)
+    lanes = Reshape (product, split)
+    ordered = Transpose <perm = [0, 2, 1, 4, 3, 5]> (lanes)
+    kernel = Concat <axis = 0> (c, c, one, one)
+    weight_raw = Reshape (ordered, kernel)
+    weight = Cast <to = 1> (weight_raw)
+    mixed = Conv (sampled_f, weight, bias)
+    bent = Gelu (mixed)
+    spatial = Constant <value_ints = [1, 2]> ()
+    scale_3 = Unsqueeze (scale, spatial)
+    shift_3 = Unsqueeze (shift, spatial)
+    stretched = Mul (bent, scale_3)
+    moved = Add (stretched, shift_3)
+    value_f = Cast <to = 1> (value)
+    sum = Add (moved, value_f)
+    out = CastLike (sum, value)
+}"""
+)

@@ -1,0 +1,42 @@
+# Kernels for the cards of this project, and the plugin over them.
+set(DEGMIX_ARCHITECTURES_CHOSEN ${CMAKE_CUDA_ARCHITECTURES})
+enable_language(CUDA)
+find_package(CUDAToolkit REQUIRED)
+if(NOT DEGMIX_ARCHITECTURES_CHOSEN)
+  # 87 is Orin, 110 is Thor. The last is kept as PTX too, for cards to come.
+  if(CUDAToolkit_VERSION VERSION_GREATER_EQUAL 13.0)
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 87-real 89-real 90-real 100-real 110-real 120)
+  else()
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 87-real 89-real 90)
+  endif()
+endif()
+message(STATUS "degmix: CUDA ${CUDAToolkit_VERSION} kernels for ${CMAKE_CUDA_ARCHITECTURES}")
+
+add_library(degmix_objects OBJECT ${DEGMIX_KERNELS})
+target_include_directories(degmix_objects PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
+target_link_libraries(degmix_objects PUBLIC CUDA::cudart_static)
+target_compile_options(degmix_objects PRIVATE
+  $<$<COMPILE_LANGUAGE:CXX>:${DEGMIX_WARNINGS} -fvisibility=hidden>
+  "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-fvisibility=hidden;-Werror=all-warnings;-Xptxas=-v,-warn-spills>")
+
+add_library(degmix_kernels SHARED kernels/degmix_kernels.cpp)
+target_link_libraries(degmix_kernels PRIVATE degmix_objects)
+target_compile_options(degmix_kernels PRIVATE ${DEGMIX_WARNINGS} -fvisibility=hidden)
+install(TARGETS degmix_kernels LIBRARY DESTINATION ${DEGMIX_NATIVE})
+
+if(DEGMIX_TENSORRT_INCLUDE)
+  # One library a major version: loggers and registries differ between them.
+  set(plugin degmix_trt${DEGMIX_TENSORRT_MAJOR})
+  add_library(${plugin} SHARED ${DEGMIX_PLUGIN})
+  target_include_directories(${plugin} SYSTEM PRIVATE ${DEGMIX_TENSORRT_INCLUDE})
+  target_link_libraries(${plugin} PRIVATE degmix_objects)
+  target_compile_options(${plugin} PRIVATE ${DEGMIX_WARNINGS} -fvisibility=hidden)
+  target_link_options(${plugin} PRIVATE -Wl,--no-undefined -Wl,--exclude-libs,ALL)
+  install(TARGETS ${plugin} LIBRARY DESTINATION ${DEGMIX_NATIVE})
+
+  add_executable(degmix_mini_host tools/mini_host.cpp)
+  target_include_directories(degmix_mini_host SYSTEM PRIVATE ${DEGMIX_TENSORRT_INCLUDE})
+  target_link_libraries(degmix_mini_host PRIVATE CUDA::cudart_static ${CMAKE_DL_LIBS})
+  target_include_directories(degmix_mini_host PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+  target_compile_options(degmix_mini_host PRIVATE ${DEGMIX_WARNINGS})
+endif()

@@ -1,0 +1,25 @@
+# The kernels' own sources for the processor: see emulation/emulation.h.
+add_library(degmix_emulated_objects OBJECT emulation/emulation.cpp ${DEGMIX_KERNELS})
+set_source_files_properties(${DEGMIX_KERNELS} PROPERTIES LANGUAGE CXX)
+target_include_directories(degmix_emulated_objects BEFORE PUBLIC emulation ${CMAKE_CURRENT_SOURCE_DIR})
+target_compile_definitions(degmix_emulated_objects PUBLIC DEGMIX_EMULATED)
+set(options ${DEGMIX_WARNINGS} -Wno-unknown-pragmas -fvisibility=hidden)
+target_compile_options(degmix_emulated_objects PRIVATE ${options} -xc++)
+
+add_library(degmix_kernels_emulated SHARED kernels/degmix_kernels.cpp)
+target_link_libraries(degmix_kernels_emulated PRIVATE degmix_emulated_objects)
+target_compile_options(degmix_kernels_emulated PRIVATE ${options})
+
+if(DEGMIX_TENSORRT_INCLUDE)
+  add_library(degmix_trt_emulated SHARED ${DEGMIX_PLUGIN})
+  target_include_directories(degmix_trt_emulated SYSTEM PRIVATE ${DEGMIX_TENSORRT_INCLUDE})
+  target_link_libraries(degmix_trt_emulated PRIVATE degmix_emulated_objects)
+  target_compile_options(degmix_trt_emulated PRIVATE ${options})
+
+  add_executable(degmix_mini_host_emulated tools/mini_host.cpp)
+  target_include_directories(degmix_mini_host_emulated BEFORE PRIVATE emulation ${CMAKE_CURRENT_SOURCE_DIR})
+  target_include_directories(degmix_mini_host_emulated SYSTEM PRIVATE ${DEGMIX_TENSORRT_INCLUDE})
+  target_compile_definitions(degmix_mini_host_emulated PRIVATE DEGMIX_EMULATED)
+  target_link_libraries(degmix_mini_host_emulated PRIVATE ${CMAKE_DL_LIBS})
+  target_compile_options(degmix_mini_host_emulated PRIVATE ${options})
+endif()

@@ -1,0 +1,76 @@
+// Device code's common ground: conversions and shared memory. Compiles under nvcc, and under a plain
+// C++ compiler with plugins/emulation in front of the include path.
+#pragma once
+
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#if defined(DEGMIX_EMULATED)
+#define DEGMIX_SHARED(name) unsigned char* const name = ::degmix::emulation::sharedMemory()
+#else
+#define DEGMIX_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#endif
+
+namespace degmix
+{
+
+__device__ __forceinline__ float toFloat(float value)
+{
+    return value;
+}
+
+__device__ __forceinline__ float toFloat(__half value)
+{
+    return __half2float(value);
+}
+
+__device__ __forceinline__ float toFloat(int8_t value)
+{
+    return static_cast<float>(value);
+}
+
+template <typename T>
+__device__ __forceinline__ T fromFloat(float value);
+
+template <>
+__device__ __forceinline__ float fromFloat<float>(float value)
+{
+    return value;
+}
+
+template <>
+__device__ __forceinline__ __half fromFloat<__half>(float value)
+{
+    return __float2half_rn(value);
+}
+
+// Ties to even, as ONNX's QuantizeLinear; symmetric, so -128 does not occur.
+template <>
+__device__ __forceinline__ int8_t fromFloat<int8_t>(float value)
+{
+    return static_cast<int8_t>(rintf(fminf(fmaxf(value, -127.F), 127.F)));
+}
+
+__device__ __forceinline__ uint32_t bits(__half value)
+{
+    return __half_as_ushort(value);
+}
+
+__device__ __forceinline__ __half lowHalf(uint32_t word)
+{
+    return __ushort_as_half(static_cast<unsigned short>(word & 0xFFFFU));
+}
+
+__device__ __forceinline__ __half highHalf(uint32_t word)
+{
+    return __ushort_as_half(static_cast<unsigned short>(word >> 16U));
+}
+
+__device__ __forceinline__ uint32_t packHalves(float low, float high)
+{
+    return bits(__float2half_rn(low)) | (bits(__float2half_rn(high)) << 16U);
+}
+
+} // namespace degmix

@@ -1,0 +1,40 @@
+// One way to launch, for nvcc and for the emulation alike.
+#pragma once
+
+#include "common/types.h"
+
+#include <cuda_runtime.h>
+
+namespace degmix
+{
+
+// Of the current device; read once a device, since a launch must not ask the driver each time.
+cudaError_t deviceLimits(DeviceLimits& limits) noexcept;
+
+template <typename Params>
+cudaError_t launch(void (*kernel)(Params), Params const& params, int64_t blocks, int32_t threads, int64_t sharedBytes,
+    cudaStream_t stream) noexcept
+{
+    if (blocks == 0)
+    {
+        return cudaSuccess;
+    }
+    constexpr int64_t kWITHOUT_OPT_IN = 48 * 1024;
+    if (sharedBytes > kWITHOUT_OPT_IN)
+    {
+        cudaError_t const status = cudaFuncSetAttribute(reinterpret_cast<void const*>(kernel),
+            cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sharedBytes));
+        if (status != cudaSuccess)
+        {
+            return status;
+        }
+    }
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(blocks));
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = static_cast<size_t>(sharedBytes);
+    config.stream = stream;
+    return cudaLaunchKernelEx(&config, kernel, params);
+}
+
+} // namespace degmix

@@ -1,0 +1,134 @@
+#include "common/launch.h"
+#include "deform_sample/deform_sample.cuh"
+
+#include <algorithm>
+
+namespace degmix
+{
+namespace
+{
+
+template <typename T>
+constexpr int64_t planeBytes(int64_t height, int64_t width)
+{
+    using Plane = PlaneWord<T>;
+    return (height + Plane::kROWS) * (width + Plane::kCOLUMNS) * static_cast<int64_t>(sizeof(typename Plane::Word));
+}
+
+int64_t planeBytes(DeformSampleParams const& params)
+{
+    switch (params.valueType)
+    {
+    case Type::kFLOAT: return planeBytes<float>(params.height, params.width);
+    case Type::kHALF: return planeBytes<__half>(params.height, params.width);
+    case Type::kINT8: return planeBytes<int8_t>(params.height, params.width);
+    }
+    return 0;
+}
+
+template <typename T, typename TOffset>
+cudaError_t launchTyped(DeformSampleParams const& params, DeformSampleLaunch const& plan, cudaStream_t stream)
+{
+    auto const kernel = plan.variant == DeformSampleVariant::kSHARED ? deformSampleKernel<T, TOffset, true>
+                                                                     : deformSampleKernel<T, TOffset, false>;
+    return launch(kernel, params, plan.blocks, plan.threads, plan.sharedBytes, stream);
+}
+
+template <typename T>
+cudaError_t launchValue(DeformSampleParams const& params, DeformSampleLaunch const& plan, cudaStream_t stream)
+{
+    return params.offsetType == Type::kFLOAT ? launchTyped<T, float>(params, plan, stream)
+                                             : launchTyped<T, __half>(params, plan, stream);
+}
+
+} // namespace
+
+char const* checkDeformSample(DeformSampleParams const& params) noexcept
+{
+    constexpr int64_t kMOST = 2147483647;
+    if (params.items < 1 || params.items > DeformSampleParams::kMAX_ITEMS)
+    {
+        return "items: expected 1 to 8";
+    }
+    if (params.n < 0 || params.c < 0 || params.height < 0 || params.width < 0 || params.outHeight < 0
+        || params.outWidth < 0)
+    {
+        return "a size is negative";
+    }
+    if (params.valueType != Type::kFLOAT && params.valueType != Type::kHALF && params.valueType != Type::kINT8)
+    {
+        return "valueType: expected float, half or int8";
+    }
+    if (params.offsetType != Type::kFLOAT && params.offsetType != Type::kHALF)
+    {
+        return "offsetType: expected float or half";
+    }
+    // Inside a plane indices are 32 bits; 24 bits of a float place a sample.
+    if (static_cast<int64_t>(params.height) * params.width > kMOST
+        || static_cast<int64_t>(params.outHeight) * params.outWidth > kMOST)
+    {
+        return "a plane has more than 2^31 - 1 pixels";
+    }
+    if (static_cast<int64_t>(params.items) * params.n * params.c > kMOST)
+    {
+        return "items n c: expected at most 2^31 - 1 planes";
+    }
+    bool const empty = params.n == 0 || params.c == 0 || params.outHeight == 0 || params.outWidth == 0;
+    for (int32_t i = 0; i < params.items && !empty; ++i)
+    {
+        bool const valued = params.height == 0 || params.width == 0 || params.value[i] != nullptr;
+        if (!valued || params.offset[i] == nullptr || params.output[i] == nullptr)
+        {
+            return "a pointer is null";
+        }
+    }
+    return nullptr;
+}
+
+DeformSampleLaunch planDeformSample(DeformSampleParams const& params, DeviceLimits const& limits) noexcept
+{
+    int64_t const pixels = static_cast<int64_t>(params.outHeight) * params.outWidth;
+    int64_t const planes = pixels == 0 ? 0 : static_cast<int64_t>(params.items) * params.n * params.c;
+    int64_t const bytes = planeBytes(params);
+    bool const fits = bytes <= limits.sharedBytesPerBlock;
+    // Filling reads the whole plane, so few samples of a large plane are better read one by one.
+    bool const pays = 4 * pixels >= static_cast<int64_t>(params.height) * params.width;
+    DeformSampleVariant variant = params.variant;
+    if (variant == DeformSampleVariant::kAUTO)
+    {
+        variant = fits && pays ? DeformSampleVariant::kSHARED : DeformSampleVariant::kDIRECT;
+    }
+    if (variant == DeformSampleVariant::kSHARED && !fits)
+    {
+        variant = DeformSampleVariant::kDIRECT;
+    }
+    bool const isShared = variant == DeformSampleVariant::kSHARED;
+    // A thread per pixel and round; small planes get small blocks, of which more are resident.
+    int64_t const rounds = ceilDiv(pixels, kSAMPLE_UNROLL);
+    int64_t const threads = std::min<int64_t>(512, std::max<int64_t>(64, 32 * ceilDiv(rounds, 32)));
+    return DeformSampleLaunch{variant, planes, static_cast<int32_t>(threads), isShared ? bytes : 0};
+}
+
+cudaError_t deformSample(DeformSampleParams const& params, cudaStream_t stream) noexcept
+{
+    if (checkDeformSample(params) != nullptr)
+    {
+        return cudaErrorInvalidValue;
+    }
+    DeviceLimits limits{};
+    cudaError_t const status = deviceLimits(limits);
+    if (status != cudaSuccess)
+    {
+        return status;
+    }
+    DeformSampleLaunch const plan = planDeformSample(params, limits);
+    switch (params.valueType)
+    {
+    case Type::kFLOAT: return launchValue<float>(params, plan, stream);
+    case Type::kHALF: return launchValue<__half>(params, plan, stream);
+    case Type::kINT8: return launchValue<int8_t>(params, plan, stream);
+    }
+    return cudaErrorInvalidValue;
+}
+
+} // namespace degmix

@@ -1,0 +1,191 @@
+// CUDA's names for a plain C++ compiler: what our kernels and launchers use of them, and no more.
+// Kernels built against this run on the processor, thread by thread, as `emulation.h` says. Put this
+// folder in front of the include path and define DEGMIX_EMULATED.
+#pragma once
+
+#include "emulation.h"
+
+#include <math.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __restrict__ __restrict
+#define __launch_bounds__(...)
+#define __align__(n) alignas(n)
+
+using cudaStream_t = void*;
+
+enum cudaError_t
+{
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorNotSupported = 801,
+};
+
+enum cudaFuncAttribute
+{
+    cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+};
+
+enum cudaDeviceAttr
+{
+    cudaDevAttrMultiProcessorCount = 16,
+    cudaDevAttrComputeCapabilityMajor = 75,
+    cudaDevAttrComputeCapabilityMinor = 76,
+    cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81,
+    cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
+};
+
+struct dim3
+{
+    unsigned x;
+    unsigned y;
+    unsigned z;
+    constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1)
+        : x(x_)
+        , y(y_)
+        , z(z_)
+    {
+    }
+};
+
+struct cudaLaunchConfig_t
+{
+    dim3 gridDim;
+    dim3 blockDim;
+    size_t dynamicSmemBytes;
+    cudaStream_t stream;
+};
+
+inline char const* cudaGetErrorString(cudaError_t status)
+{
+    switch (status)
+    {
+    case cudaSuccess: return "no error";
+    case cudaErrorInvalidValue: return "invalid argument";
+    case cudaErrorMemoryAllocation: return "out of memory";
+    case cudaErrorNotSupported: return "operation not supported";
+    }
+    return "unrecognized error code";
+}
+
+inline cudaError_t cudaGetDevice(int* device)
+{
+    *device = 0;
+    return cudaSuccess;
+}
+
+// Of a Hopper card: the largest that kernels meet.
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int)
+{
+    switch (attribute)
+    {
+    case cudaDevAttrMultiProcessorCount: *value = 132; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = 233472; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = 232448; break;
+    }
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaFuncSetAttribute(void const*, cudaFuncAttribute, int)
+{
+    return cudaSuccess;
+}
+
+template <typename... Expected, typename... Given>
+cudaError_t cudaLaunchKernelEx(cudaLaunchConfig_t const* config, void (*kernel)(Expected...), Given const&... given)
+{
+    auto const body = [&] { kernel(given...); };
+    using Body = decltype(body);
+    degmix::emulation::runGrid(
+        config->gridDim.x, config->blockDim.x, config->dynamicSmemBytes,
+        [](void const* context) { (*static_cast<Body const*>(context))(); }, &body);
+    return cudaSuccess;
+}
+
+// threadIdx.x and the like: a launch is one-dimensional here, and so are our kernels.
+template <unsigned (*kREAD)() noexcept>
+struct BuiltIn
+{
+    struct
+    {
+        operator unsigned() const noexcept
+        {
+            return kREAD();
+        }
+    } x;
+};
+
+inline BuiltIn<degmix::emulation::threadIndex> const threadIdx{};
+inline BuiltIn<degmix::emulation::blockIndex> const blockIdx{};
+inline BuiltIn<degmix::emulation::blockSize> const blockDim{};
+inline BuiltIn<degmix::emulation::gridSize> const gridDim{};
+
+inline void __syncthreads()
+{
+    degmix::emulation::syncBlock();
+}
+
+inline void __syncwarp()
+{
+    degmix::emulation::syncWarp();
+}
+
+template <typename T>
+T __shfl_down_sync(unsigned, T value, int by)
+{
+    void const* const* all = degmix::emulation::publish(&value);
+    int const lane = static_cast<int>(degmix::emulation::threadIndex() % 32);
+    T const found = *static_cast<T const*>(all[lane + by < 32 ? lane + by : lane]);
+    degmix::emulation::syncWarp();
+    return found;
+}
+
+template <typename T>
+T __ldg(T const* at)
+{
+    return *at;
+}
+
+inline float __int_as_float(int32_t bits)
+{
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+
+
+inline float __expf(float x)
+{
+    return expf(x);
+}
+
+struct uint2
+{
+    uint32_t x;
+    uint32_t y;
+};
+
+struct alignas(16) uint4
+{
+    uint32_t x;
+    uint32_t y;
+    uint32_t z;
+    uint32_t w;
+};
+
+struct float2
+{
+    float x;
+    float y;
+};

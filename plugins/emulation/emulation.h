@@ -1,0 +1,44 @@
+// CUDA blocks on the processor: one fiber a thread, warps and blocks meet at their barriers.
+//
+// It exists to prove kernels where no GPU is, so it is stricter than a card: shared memory is filled
+// with NaN patterns and ends at a page that faults, an asynchronous copy arrives only when it is waited
+// for, a warp-wide operation that a lane misses aborts, and the order in which threads run can be
+// turned round, which changes results if a barrier is missing.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace degmix
+{
+namespace emulation
+{
+
+unsigned threadIndex() noexcept;
+unsigned blockIndex() noexcept;
+unsigned blockSize() noexcept;
+unsigned gridSize() noexcept;
+unsigned char* sharedMemory() noexcept;
+
+void syncBlock() noexcept;
+void syncWarp() noexcept;
+
+// Every lane's pointer, once all lanes of the warp have given theirs. Ends with a `syncWarp` of the
+// caller's, so that nothing goes out of scope that another lane still reads.
+void const* const* publish(void const* mine) noexcept;
+
+void multiplyAddHalf(float (&d)[4], uint32_t const (&a)[4], uint32_t const (&b)[2]) noexcept;
+void multiplyAddInt8(int32_t (&d)[4], uint32_t const (&a)[4], uint32_t const (&b)[2]) noexcept;
+void loadMatrices(uint32_t (&r)[4], void const* row) noexcept;
+void copyAsync(void* to, void const* from, bool inside) noexcept;
+void commitCopies() noexcept;
+void waitCopies(int32_t pending) noexcept;
+
+// Runs `body(context)` once a thread, block after block.
+void runGrid(unsigned blocks, unsigned threads, size_t sharedBytes, void (*body)(void const*), void const* context);
+
+} // namespace emulation
+} // namespace degmix
+
+// 0: threads run in order; 1: in reverse.
+extern "C" __attribute__((visibility("default"))) void degmix_emulation_set_order(int32_t order);
