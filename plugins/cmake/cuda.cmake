@@ -1,18 +1,23 @@
 # Kernels for the cards of this project, and the plugin over them.
-set(DEGMIX_ARCHITECTURES_CHOSEN ${CMAKE_CUDA_ARCHITECTURES})
+if(NOT CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES OFF) # targets name theirs
+endif()
+set(DEGMIX_CUDA_ARCHITECTURES "" CACHE STRING "Compute capabilities, as CMAKE_CUDA_ARCHITECTURES; empty is all of the project's")
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
-if(NOT DEGMIX_ARCHITECTURES_CHOSEN)
-  # 87 is Orin, 110 is Thor. The last is kept as PTX too, for cards to come.
+set(architectures ${DEGMIX_CUDA_ARCHITECTURES})
+if(NOT architectures)
+  # 87 is Orin, 110 is Thor. The last is kept as PTX too, for cards to come. 75 has no mma.m16n8k16.
   if(CUDAToolkit_VERSION VERSION_GREATER_EQUAL 13.0)
-    set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 87-real 89-real 90-real 100-real 110-real 120)
+    set(architectures 80-real 86-real 87-real 89-real 90-real 100-real 110-real 120)
   else()
-    set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 87-real 89-real 90)
+    set(architectures 80-real 86-real 87-real 89-real 90)
   endif()
 endif()
-message(STATUS "degmix: CUDA ${CUDAToolkit_VERSION} kernels for ${CMAKE_CUDA_ARCHITECTURES}")
+message(STATUS "degmix: CUDA ${CUDAToolkit_VERSION} kernels for ${architectures}")
 
 add_library(degmix_objects OBJECT ${DEGMIX_KERNELS})
+set_target_properties(degmix_objects PROPERTIES CUDA_ARCHITECTURES "${architectures}")
 target_include_directories(degmix_objects PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
 target_link_libraries(degmix_objects PUBLIC CUDA::cudart_static)
 target_compile_options(degmix_objects PRIVATE
@@ -22,6 +27,7 @@ target_compile_options(degmix_objects PRIVATE
 add_library(degmix_kernels SHARED kernels/degmix_kernels.cpp)
 target_link_libraries(degmix_kernels PRIVATE degmix_objects)
 target_compile_options(degmix_kernels PRIVATE ${DEGMIX_WARNINGS} -fvisibility=hidden)
+target_link_options(degmix_kernels PRIVATE ${DEGMIX_LINK})
 install(TARGETS degmix_kernels LIBRARY DESTINATION ${DEGMIX_NATIVE})
 
 if(DEGMIX_TENSORRT_INCLUDE)
@@ -31,7 +37,7 @@ if(DEGMIX_TENSORRT_INCLUDE)
   target_include_directories(${plugin} SYSTEM PRIVATE ${DEGMIX_TENSORRT_INCLUDE})
   target_link_libraries(${plugin} PRIVATE degmix_objects)
   target_compile_options(${plugin} PRIVATE ${DEGMIX_WARNINGS} -fvisibility=hidden)
-  target_link_options(${plugin} PRIVATE -Wl,--no-undefined -Wl,--exclude-libs,ALL)
+  target_link_options(${plugin} PRIVATE ${DEGMIX_LINK})
   install(TARGETS ${plugin} LIBRARY DESTINATION ${DEGMIX_NATIVE})
 
   add_executable(degmix_mini_host tools/mini_host.cpp)

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <new>
 
 #define __global__
 #define __device__
@@ -20,6 +21,7 @@
 #define __align__(n) alignas(n)
 
 using cudaStream_t = void*;
+using cudaEvent_t = void*;
 
 enum cudaError_t
 {
@@ -189,3 +191,39 @@ struct float2
     float x;
     float y;
 };
+
+// Memory and streams, as far as the mini host uses them.
+enum cudaMemcpyKind
+{
+    cudaMemcpyHostToDevice = 1,
+    cudaMemcpyDeviceToHost = 2,
+};
+
+inline cudaError_t cudaMalloc(void** pointer, size_t bytes)
+{
+    *pointer = ::operator new(bytes, std::align_val_t{256}, std::nothrow);
+    return *pointer == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+
+inline cudaError_t cudaFree(void* pointer)
+{
+    ::operator delete(pointer, std::align_val_t{256});
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaMemcpy(void* to, void const* from, size_t bytes, cudaMemcpyKind)
+{
+    std::memcpy(to, from, bytes);
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaStreamCreate(cudaStream_t* stream)
+{
+    *stream = nullptr;
+    return cudaSuccess;
+}
+
+inline cudaError_t cudaStreamSynchronize(cudaStream_t)
+{
+    return cudaSuccess;
+}

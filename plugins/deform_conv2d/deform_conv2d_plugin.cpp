@@ -1,0 +1,255 @@
+// TensorRT: DegmixDeformConv2d. Inputs are value, weight (outputs, kH, kW, channels / group), offset,
+// bias, then the mask if the node has one, then the weights' scales if the values are int8. Values
+// float32, float16 (linear or HWC8) or int8; offsets, mask and bias float32 or float16.
+#include "deform_conv2d/deform_conv2d.h"
+#include "tensorrt/plugin.h"
+
+using namespace nvinfer1;
+
+namespace degmix
+{
+namespace trt
+{
+namespace
+{
+
+constexpr char const* kNAME = "DegmixDeformConv2d";
+constexpr int32_t kHWC8 = 8;
+
+enum Input : int32_t
+{
+    kVALUE = 0,
+    kWEIGHT = 1,
+    kOFFSET = 2,
+    kBIAS = 3,
+    kREST = 4,
+};
+
+class DeformConv2dPlugin final : public Plugin
+{
+public:
+    DeformConv2dPlugin(char const* nameSpace, Attributes const& attributes)
+        : Plugin(kNAME, nameSpace, attributes)
+        , mNamespace(nameSpace)
+        , mHasMask(attributes.integer("mask") != 0)
+    {
+        int32_t const bottom = attributes.integer("pads", 2);
+        int32_t const right = attributes.integer("pads", 3);
+        if (attributes.integer("pads", 0) < 0 || attributes.integer("pads", 1) < 0 || bottom < 0 || right < 0)
+        {
+            refuse("attribute 'pads': expected no negative ones");
+        }
+    }
+
+    IPluginV3* clone() noexcept override
+    {
+        auto* copy = new (std::nothrow) DeformConv2dPlugin(mNamespace, mAttributes);
+        if (copy != nullptr)
+        {
+            copy->mTactic = mTactic;
+            copy->mIsPrepared = mIsPrepared;
+            copy->mParams = mParams;
+        }
+        return copy;
+    }
+
+    int32_t getOutputDataTypes(
+        DataType* outputTypes, int32_t, DataType const* inputTypes, int32_t) const noexcept override
+    {
+        // The bias says what leaves an int8 product, unless it is quantized again.
+        bool const isInt8 = inputTypes[kVALUE] == DataType::kINT8;
+        bool const staysInt8 = mAttributes.real("output_scale", 0.F) > 0.F;
+        outputTypes[0] = isInt8 && !staysInt8 ? inputTypes[kBIAS] : inputTypes[kVALUE];
+        return 0;
+    }
+
+    int32_t getOutputShapes(DimsExprs const* inputs, int32_t count, DimsExprs const*, int32_t, DimsExprs* outputs,
+        int32_t, IExprBuilder&) noexcept override
+    {
+        if (count < kREST + (mHasMask ? 1 : 0))
+        {
+            report(std::string(kNAME) + ": got " + std::to_string(count)
+                + " inputs, expected value, weight, offset, bias" + (mHasMask ? " and mask" : ""));
+            return -1;
+        }
+        outputs[0] = inputs[kOFFSET];
+        outputs[0].d[0] = inputs[kVALUE].d[0];
+        outputs[0].d[1] = inputs[kWEIGHT].d[0];
+        return 0;
+    }
+
+    bool supportsFormatCombination(
+        int32_t pos, DynamicPluginTensorDesc const* inOut, int32_t inputs, int32_t) noexcept override
+    {
+        PluginTensorDesc const& desc = inOut[pos].desc;
+        DataType const value = inOut[kVALUE].desc.type;
+        bool const isLinear = desc.format == TensorFormat::kLINEAR;
+        bool const isLinearOrHwc8
+            = isLinear || (desc.type == DataType::kHALF && desc.format == TensorFormat::kHWC8);
+        if (pos == kVALUE)
+        {
+            return (isFloating(desc.type) || desc.type == DataType::kINT8) && isLinearOrHwc8;
+        }
+        if (pos == inputs)
+        {
+            DataType types[1];
+            DataType const given[kREST] = {value, value, value, inOut[kBIAS].desc.type};
+            getOutputDataTypes(types, 1, given, kREST);
+            return desc.type == types[0] && isLinearOrHwc8;
+        }
+        if (pos == kWEIGHT)
+        {
+            return desc.type == value && isLinear;
+        }
+        if (pos == kREST && mHasMask)
+        {
+            return desc.type == inOut[kOFFSET].desc.type && isLinear;
+        }
+        bool const isScale = pos == kREST + (mHasMask ? 1 : 0);
+        return (isScale ? desc.type == DataType::kFLOAT : isFloating(desc.type)) && isLinear;
+    }
+
+protected:
+    void checkShapes(PluginTensorDesc const* in, int32_t inputs) const override
+    {
+        int32_t const expected = kREST + (mHasMask ? 1 : 0) + (in[kVALUE].type == DataType::kINT8 ? 1 : 0);
+        if (inputs != expected)
+        {
+            refuse("got " + std::to_string(inputs) + " inputs, expected " + std::to_string(expected)
+                + ": value, weight, offset, bias" + (mHasMask ? ", mask" : "")
+                + (in[kVALUE].type == DataType::kINT8 ? ", weight scale" : ""));
+        }
+        Dims const& value = in[kVALUE].dims;
+        Dims const& weight = in[kWEIGHT].dims;
+        Dims const& offset = in[kOFFSET].dims;
+        if (value.nbDims != 4 || weight.nbDims != 4 || offset.nbDims != 4)
+        {
+            refuse("got value " + shapeText(value) + ", weight " + shapeText(weight) + ", offset " + shapeText(offset)
+                + ", expected 4 dimensions each");
+        }
+        int64_t const group = mAttributes.integer("group");
+        int64_t const taps
+            = static_cast<int64_t>(mAttributes.integer("kernel_shape", 0)) * mAttributes.integer("kernel_shape", 1);
+        if (weight.d[1] != mAttributes.integer("kernel_shape", 0) || weight.d[2] != mAttributes.integer("kernel_shape", 1)
+            || weight.d[3] * group != value.d[1])
+        {
+            refuse("got weight " + shapeText(weight) + " for value " + shapeText(value)
+                + ", expected (outputs, kernel height, kernel width, channels / group)");
+        }
+        int64_t const offsets = 2 * taps * mAttributes.integer("offset_group");
+        if (offset.d[1] != offsets)
+        {
+            refuse("got offset " + shapeText(offset) + ", expected " + std::to_string(offsets)
+                + " channels: 2 x offset_group x taps");
+        }
+        if (in[kBIAS].dims.nbDims != 1 || in[kBIAS].dims.d[0] != weight.d[0])
+        {
+            refuse("got bias " + shapeText(in[kBIAS].dims) + ", expected (" + std::to_string(weight.d[0]) + ")");
+        }
+        if (mHasMask && (in[kREST].dims.nbDims != 4 || in[kREST].dims.d[1] * 2 != offsets))
+        {
+            refuse("got mask " + shapeText(in[kREST].dims) + ", expected half the offset's channels");
+        }
+        for (int32_t axis = 0; axis < 2; ++axis)
+        {
+            int64_t const size = value.d[2 + axis];
+            int64_t const spread
+                = mAttributes.integer("dilations", axis) * (mAttributes.integer("kernel_shape", axis) - 1) + 1;
+            int64_t const padded = size + mAttributes.integer("pads", axis) + mAttributes.integer("pads", axis + 2);
+            int64_t const out = (padded - spread) / mAttributes.integer("strides", axis) + 1;
+            if (size >= 0 && offset.d[2 + axis] >= 0 && offset.d[2 + axis] != out)
+            {
+                refuse("offset " + shapeText(offset) + " does not fit value " + shapeText(value)
+                    + " under the strides, pads and dilations: expected " + std::to_string(out) + " along axis "
+                    + std::to_string(2 + axis));
+            }
+        }
+    }
+
+    void prepare(PluginTensorDesc const* in, int32_t, PluginTensorDesc const* out) override
+    {
+        auto const layoutOf = [](PluginTensorDesc const& desc)
+        { return desc.format == TensorFormat::kHWC8 ? Layout::kCHANNELS_LAST : Layout::kPLANAR; };
+        auto const at = [](PluginTensorDesc const& desc, int32_t axis) { return static_cast<int32_t>(desc.dims.d[axis]); };
+        mParams.n = at(in[kVALUE], 0);
+        mParams.c = at(in[kVALUE], 1);
+        mParams.height = at(in[kVALUE], 2);
+        mParams.width = at(in[kVALUE], 3);
+        mParams.outChannels = at(in[kWEIGHT], 0);
+        mParams.outHeight = at(in[kOFFSET], 2);
+        mParams.outWidth = at(in[kOFFSET], 3);
+        mParams.kernelHeight = mAttributes.integer("kernel_shape", 0);
+        mParams.kernelWidth = mAttributes.integer("kernel_shape", 1);
+        mParams.strideHeight = mAttributes.integer("strides", 0);
+        mParams.strideWidth = mAttributes.integer("strides", 1);
+        mParams.padTop = mAttributes.integer("pads", 0);
+        mParams.padLeft = mAttributes.integer("pads", 1);
+        mParams.dilationHeight = mAttributes.integer("dilations", 0);
+        mParams.dilationWidth = mAttributes.integer("dilations", 1);
+        mParams.groups = mAttributes.integer("group");
+        mParams.offsetGroups = mAttributes.integer("offset_group");
+        mParams.valueType = typeOf(in[kVALUE].type);
+        mParams.offsetType = typeOf(in[kOFFSET].type);
+        mParams.biasType = typeOf(in[kBIAS].type);
+        mParams.outputType = typeOf(out[0].type);
+        mParams.valueLayout = layoutOf(in[kVALUE]);
+        mParams.outputLayout = layoutOf(out[0]);
+        mParams.valuePitch = (mParams.c + kHWC8 - 1) / kHWC8 * kHWC8;
+        mParams.outputPitch = (mParams.outChannels + kHWC8 - 1) / kHWC8 * kHWC8;
+        mParams.activation = static_cast<Activation>(mAttributes.integer("activation"));
+        mParams.sigmoidMask = mAttributes.integer("sigmoid_mask");
+        mParams.valueScale = mAttributes.real("value_scale", 0.F);
+        mParams.outputScale = mAttributes.real("output_scale", 0.F);
+    }
+
+    cudaError_t launch(void const* const* inputs, void* const* outputs, cudaStream_t stream) override
+    {
+        DeformConv2dParams params = mParams;
+        params.tileN = mTactic;
+        params.value = inputs[kVALUE];
+        params.weight = inputs[kWEIGHT];
+        params.offset = inputs[kOFFSET];
+        params.bias = inputs[kBIAS];
+        params.mask = mHasMask ? inputs[kREST] : nullptr;
+        params.weightScale = params.valueType == Type::kINT8
+            ? static_cast<float const*>(inputs[kREST + (mHasMask ? 1 : 0)])
+            : nullptr;
+        params.output = outputs[0];
+        if (char const* reason = checkDeformConv2d(params))
+        {
+            refuse(reason);
+        }
+        return deformConv2d(params, stream);
+    }
+
+    std::vector<int32_t> tactics() const override
+    {
+        return {64, 128, 256};
+    }
+
+private:
+    char const* mNamespace;
+    bool mHasMask;
+    DeformConv2dParams mParams{};
+};
+
+IPluginV3* make(char const* nameSpace, Attributes const& attributes)
+{
+    return new DeformConv2dPlugin(nameSpace, attributes);
+}
+
+} // namespace
+
+std::vector<IPluginCreatorInterface*> deformConv2dCreators()
+{
+    static Creator creator(kNAME, kNAMESPACE,
+        {{"kernel_shape", 2, true, {}}, {"strides", 2, true, {}}, {"pads", 4, true, {}}, {"dilations", 2, true, {}},
+            {"group", 1, true, {}}, {"offset_group", 1, true, {}}, {"mask", 1, true, {}},
+            {"activation", 0, false, {"none", "relu", "gelu"}}, {"sigmoid_mask", 1, false, {}},
+            {"value_scale", -1, false, {}}, {"output_scale", -1, false, {}}},
+        make);
+    return {&creator};
+}
+
+} // namespace trt
+} // namespace degmix

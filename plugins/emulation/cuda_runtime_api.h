@@ -1,0 +1,4 @@
+// TensorRT's headers ask for this one.
+#pragma once
+
+#include "cuda_runtime.h"
