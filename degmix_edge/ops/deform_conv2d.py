@@ -59,17 +59,28 @@ def reference(
 
 
 def functions() -> list[onnx.FunctionProto]:
-    """The standard operator, under the plugin's name."""
-    from onnx import AttributeProto
-    from onnx.helper import make_function, make_node, make_opsetid
+    """The standard operator, under the plugin's name, with weights `(O, kH, kW, C / group)`.
 
-    from degmix_edge.ops import DOMAIN
+    With channels last, a step of the plugin's product is a run of memory. Offsets and mask are
+    float32 whatever the values are.
+    """
+    from onnx.parser import parse_function
 
-    names = ["value", "weight", "offset", "bias", "mask"]
-    deform = make_node("DeformConv", names, ["out"])
-    for name in ATTRIBUTES:
-        kind = AttributeProto.INT if "group" in name else AttributeProto.INTS
-        deform.attribute.append(AttributeProto(name=name, ref_attr_name=name, type=kind))
-    attributes = [*ATTRIBUTES, "plugin_version", "plugin_namespace"]
-    opsets = [make_opsetid("", 20)]
-    return [make_function(DOMAIN, OP, names, ["out"], [deform], opsets, attributes)]
+    text = _BODY.format(names=", ".join(ATTRIBUTES), pairs=_PAIRS)
+    return [parse_function(text)]
+
+
+_PAIRS = ", ".join(
+    f"{name} : {'int' if 'group' in name else 'ints'} = @{name}" for name in ATTRIBUTES
+)
+_BODY = """<domain: "degmix", opset_import: ["" : 20]>
+DegmixDeformConv2d <{names}, mask, plugin_version, plugin_namespace>
+(value, weight, offset, bias, modulation) => (out)
+{{
+    standard = Transpose <perm = [0, 3, 1, 2]> (weight)
+    floats = Cast <to = 1> (value)
+    weights = Cast <to = 1> (standard)
+    biases = Cast <to = 1> (bias)
+    sum = DeformConv <{pairs}> (floats, weights, offset, biases, modulation)
+    out = CastLike (sum, value)
+}}"""

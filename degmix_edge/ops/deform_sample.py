@@ -37,46 +37,31 @@ def reference(value: np.ndarray, offset: np.ndarray) -> np.ndarray:
 
 
 def functions() -> list[onnx.FunctionProto]:
-    """The operator for floats, and for INT8 values with rounding to their own grid."""
-    from onnx.helper import make_node
+    """The operator for floats, and for INT8 values with rounding to their own grid.
+
+    A depthwise deformable convolution in float32 whose weights are ones.
+    """
+    from onnx.parser import parse_function
 
     from degmix_edge.ops import DOMAIN, INT8_DOMAIN
 
-    rounded = [make_node("Round", ["sampled"], ["whole"])]
-    rounded.append(make_node("CastLike", ["whole", "value"], ["out"]))
     return [
-        _function(DOMAIN, [], "value", "out", []),
-        _function(
-            INT8_DOMAIN,
-            [make_node("Cast", ["value"], ["floats"], to=1)],
-            "floats",
-            "sampled",
-            rounded,
-        ),
+        parse_function(_BODY % (DOMAIN, "whole = Identity (sampled)")),
+        parse_function(_BODY % (INT8_DOMAIN, "whole = Round (sampled)")),
     ]
 
 
-def _function(
-    domain: str, before: list[onnx.NodeProto], value: str, out: str, after: list[onnx.NodeProto]
-) -> onnx.FunctionProto:
-    """A depthwise deformable convolution whose weights are ones; `channels` is an attribute."""
-    from onnx import AttributeProto
-    from onnx.helper import make_function, make_node, make_opsetid, make_tensor
-
-    deform = make_node("DeformConv", [value, "ones", "offset"], [out])
-    for name in ("group", "offset_group"):
-        attribute = AttributeProto(name=name, ref_attr_name="channels", type=AttributeProto.INT)
-        deform.attribute.append(attribute)
-    one = make_tensor("one", 1, [1], [1.0])
-    nodes = [
-        *before,
-        make_node("Shape", ["value"], ["count"], start=1, end=2),
-        make_node("Constant", [], ["rest"], value_ints=[1, 1, 1]),
-        make_node("Concat", ["count", "rest"], ["shape"], axis=0),
-        make_node("ConstantOfShape", ["shape"], ["ones"], value=one),
-        deform,
-        *after,
-    ]
-    attributes = ["channels", "plugin_version", "plugin_namespace"]
-    opsets = [make_opsetid("", 20)]
-    return make_function(domain, OP, ["value", "offset"], ["out"], nodes, opsets, attributes)
+_BODY = """<domain: "%s", opset_import: ["" : 20]>
+DegmixDeformSample <channels, plugin_version, plugin_namespace> (value, offset) => (out)
+{
+    floats = Cast <to = 1> (value)
+    pixels = Cast <to = 1> (offset)
+    count = Shape <start = 1, end = 2> (value)
+    rest = Constant <value_ints = [1, 1, 1]> ()
+    shape = Concat <axis = 0> (count, rest)
+    ones = ConstantOfShape <value = float[1] {1.0}> (shape)
+    sampled = DeformConv <group : int = @channels, offset_group : int = @channels>
+        (floats, ones, pixels)
+    %s
+    out = CastLike (whole, value)
+}"""

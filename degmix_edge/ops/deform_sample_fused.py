@@ -1,4 +1,4 @@
-"""DeMT's spatial-aware half of a mixer block: offsets expanded where they are used, product and tail.
+"""DeMT's spatial-aware half of a mixer block: offsets are expanded where they are used.
 
 `DegmixDeformSampleFused` samples; `DegmixDeformMix` goes on with the 1x1 product, bias, GELU, the
 affine of the batch norm and the residual. Offsets are a 3x3 convolution with two groups of 9 maps
@@ -24,7 +24,7 @@ CHANNELS, MIX_CHANNELS = 8, 64
 
 
 def pack(matrix: np.ndarray) -> np.ndarray:
-    """`(rows, depth)` in the order of tensor-core fragments, same shape; both multiples of 8 and 16.
+    """`(rows, depth)`, multiples of 8 and 16, in the order of tensor-core fragments, same shape.
 
     Lane `4 r + q` of fragment `f` at step `s` reads four neighbours: row `8 f + r`, columns
     `16 s + 2 q` and the next, then both 8 columns further.

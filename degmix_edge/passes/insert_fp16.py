@@ -22,8 +22,15 @@ SPREADS = {
     *("Pad", "Expand", "Gather", "DepthToSpace", "SpaceToDepth", "QuantizeLinear"),
     *("DequantizeLinear", "DegmixDeformSample"),
 }
-FIRST_ONLY = {"Resize", "BatchNormalization", "DegmixDeformSample", "Pad"}
-"""Their further inputs have types of their own: scales, statistics, offsets, sizes."""
+HALF_INPUTS = {
+    **dict.fromkeys(("Resize", "BatchNormalization", "DegmixDeformSample", "Pad"), (0,)),
+    "DegmixDeformConv2d": (0, 1, 3),
+    "DegmixDeformSampleFused": (0, 1, 2),
+    "DegmixDeformMix": (0, 1, 2, 4),
+}
+"""Of operators whose other inputs keep types of their own: scales, statistics, offsets, sizes."""
+ALWAYS = {"DegmixDeformSampleFused", "DegmixDeformMix"}
+"""Operators that have kernels for FP16 alone."""
 LONGEST_SUM = 1024
 """Longest sum of a product of two variables in FP16: attention's are 32 to 64 terms long, while a
 Gram matrix sums over every pixel."""
@@ -48,7 +55,7 @@ class InsertFp16(Pass):
                     casts.turned.add(id(output))
         for node in half.values():
             for index, tensor in enumerate(node.inputs):
-                if index and node.op in FIRST_ONLY:
+                if index not in HALF_INPUTS.get(node.op, (index,)):
                     continue
                 if isinstance(tensor, gs.Constant):
                     node.inputs[index] = casts.constant(node, tensor)
@@ -69,7 +76,8 @@ class InsertFp16(Pass):
         half = {
             id(n): n
             for n in graph.nodes
-            if n.name in chosen and _is_product(n) and n.outputs[0].dtype == np.float32
+            if (n.op in ALWAYS or (n.name in chosen and _is_product(n)))
+            and n.outputs[0].dtype == np.float32
         }
         if not half:
             return {}
@@ -141,12 +149,14 @@ def _is_product(node: gs.Node) -> bool:
     """Of constant weights, which may stand behind a DQ; a deformable convolution stays FP32."""
     if is_weighted(node) or len(node.inputs) < 2 or node.op == "DeformConv":
         return is_weighted(node)
+    if node.op == "DegmixDeformConv2d" and isinstance(node.inputs[1], gs.Constant):
+        return True
     makers = node.inputs[1].inputs
     return bool(makers) and makers[0].op == "DequantizeLinear"
 
 
 def _values(node: gs.Node) -> list[gs.Variable]:
-    inputs = node.inputs[:1] if node.op in FIRST_ONLY else node.inputs
+    inputs = [t for i, t in enumerate(node.inputs) if i in HALF_INPUTS.get(node.op, (i,))]
     return [t for t in inputs if isinstance(t, gs.Variable) and t.dtype == np.float32]
 
 

@@ -6,12 +6,13 @@ becomes `DegmixDeformConv2d`. `ops.attach` gives both their function bodies.
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from degmix_edge.ops import DOMAIN, INT8_DOMAIN
 from degmix_edge.ops.deform_conv2d import OP as CONV
 from degmix_edge.ops.deform_sample import OP as SAMPLE
-from degmix_edge.passes._base import Pass, import_domain
+from degmix_edge.passes._base import Pass, append, constant, import_domain
 from degmix_edge.passes.lower_deform_sample import LowerDeformSample
 from degmix_edge.passes.requantize_samples import RequantizeSamples
 
@@ -26,11 +27,7 @@ class LowerDeformToPlugin(Pass):
         rewrites = LowerDeformSample().run(graph)
         rest = [node for node in graph.nodes if node.op == "DeformConv"]
         for node in rest:
-            weight = node.inputs[1]
-            stored = weight.inputs[0].inputs[0] if weight.inputs else weight
-            attrs = {"kernel_shape": list(stored.shape[2:]), **DEFAULTS, **node.attrs}
-            node.op, node.domain = CONV, DOMAIN
-            node.attrs = {**attrs, "plugin_version": "1", "plugin_namespace": DOMAIN}
+            _to_plugin(graph, node)
         rewrites += RequantizeSamples(int8_sampler=True).run(graph)
         for node in [n for n in graph.nodes if n.op == SAMPLE]:
             if node.inputs[0].dtype == "int8":
@@ -39,3 +36,32 @@ class LowerDeformToPlugin(Pass):
         if rest:
             import_domain(graph, DOMAIN)
         return rewrites + len(rest)
+
+
+def _to_plugin(graph: gs.Graph, node: gs.Node) -> None:
+    """Weights with channels last, a bias always, and the mask said by an attribute."""
+    value, weight, offset, *more = node.inputs
+    bias, mask = [*more, None, None][:2]
+    outputs, _, *kernel = weight.shape
+    if weight.inputs and weight.inputs[0].op == "DequantizeLinear":
+        dq = weight.inputs[0]
+        dq.inputs[0] = _channels_last(graph, node, dq.inputs[0])
+        weight.shape = dq.inputs[0].shape
+    else:
+        weight = _channels_last(graph, node, weight)
+    if bias is None or bias.is_empty():
+        bias = constant(f"{node.name}/bias", np.zeros(outputs))
+    node.inputs = [value, weight, offset, bias, *([mask] if mask is not None else [])]
+    attrs = {"kernel_shape": kernel, **DEFAULTS, **node.attrs, "mask": int(mask is not None)}
+    node.op, node.domain = CONV, DOMAIN
+    node.attrs = {**attrs, "plugin_version": "1", "plugin_namespace": DOMAIN}
+
+
+def _channels_last(graph: gs.Graph, node: gs.Node, weight: gs.Tensor) -> gs.Tensor:
+    if isinstance(weight, gs.Constant):
+        values = np.ascontiguousarray(weight.values.transpose(0, 2, 3, 1))
+        return gs.Constant(f"{weight.name}/{node.name}", values)
+    name = f"{node.name}/weight"
+    turned = append(graph, "Transpose", [weight], name, weight.dtype, perm=[0, 2, 3, 1])
+    turned.shape = [weight.shape[axis] for axis in (0, 2, 3, 1)]
+    return turned

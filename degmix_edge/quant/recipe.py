@@ -23,7 +23,7 @@ Placed = Literal["fp32", "fp16", "int8", "int8_weights"]
 """`int8_weights`: weights are stored in INT8 and the arithmetic stays float."""
 WEIGHTED = ("Conv", "MatMul", "Gemm")
 REGRESSIONS = ("clamp", "unit_vector", "sigmoid")
-DEFORMABLE = {"DeformConv": (2, 4), "DegmixDeformSample": (1,), "DegmixDeformConv2d": (1, 2)}
+DEFORMABLE = {"DeformConv": (2, 4), "DegmixDeformSample": (1,), "DegmixDeformConv2d": (2, 4)}
 """Inputs that hold offsets and modulation, by operator."""
 
 

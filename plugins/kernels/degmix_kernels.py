@@ -114,7 +114,10 @@ class Kernels:
             check.argtypes, check.restype = [POINTER(params)], c_char_p
             if plan is not None:
                 ask = getattr(self.library, f"degmix_{name}_plan")
-                ask.argtypes, ask.restype = [POINTER(params), POINTER(DeviceLimits), POINTER(plan)], None
+                ask.argtypes, ask.restype = (
+                    [POINTER(params), POINTER(DeviceLimits), POINTER(plan)],
+                    None,
+                )
         self.library.degmix_error_string.restype = c_char_p
 
     def launch(self, name: str, params: ctypes.Structure, stream: int = 0) -> None:
