@@ -1,6 +1,7 @@
 # TensorRT's headers: DEGMIX_TENSORRT_INCLUDE and DEGMIX_TENSORRT_MAJOR, empty where there are none.
 # The library itself is not linked: the plugin only implements interfaces.
-find_path(DEGMIX_TENSORRT_INCLUDE NvInferRuntime.h
+# Not cached: another TENSORRT_ROOT in the same build folder must count.
+find_path(DEGMIX_TENSORRT_INCLUDE NvInferRuntime.h NO_CACHE
   HINTS ${TENSORRT_ROOT} $ENV{TENSORRT_ROOT}
   PATH_SUFFIXES include . targets/${CMAKE_SYSTEM_PROCESSOR}-linux-gnu/include
   PATHS /usr/include/${CMAKE_SYSTEM_PROCESSOR}-linux-gnu /usr/local/tensorrt /opt/tensorrt)

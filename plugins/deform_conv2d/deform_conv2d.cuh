@@ -158,7 +158,7 @@ public:
         , mY(y)
         , mX(x)
         , mPart(part)
-        , mInside(y < params.outHeight && x < params.outWidth)
+        , mInside(y < params.outHeight && x < params.outWidth && params.height > 0 && params.width > 0)
         , mTap(-1)
         , mGroup(-1)
     {
@@ -275,7 +275,7 @@ private:
     int32_t mY;
     int32_t mX;
     int32_t mPart;
-    bool mInside;
+    bool mInside; // has something to sample
     int32_t mTap;
     int32_t mGroup;
     int32_t mCount{0};

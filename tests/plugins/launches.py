@@ -1,0 +1,180 @@
+"""Kernels over numpy arrays, through the C interface. Arrays end at a page without access."""
+
+import ctypes
+import mmap
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "plugins" / "kernels"))
+
+import degmix_kernels as native  # noqa: E402
+
+TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.int8): 2}
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+ANONYMOUS, NO_ACCESS = 0x20, 0
+
+
+class Guarded:
+    """A copy of an array that ends, on 16 bytes, at a page that faults."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        array = np.ascontiguousarray(array)  # lives until it is copied
+        page = mmap.PAGESIZE
+        self.bytes = -(-array.nbytes // 16) * 16
+        inside = -(-max(self.bytes, 1) // page) * page
+        self.length = inside + page
+        flags = mmap.MAP_PRIVATE | ANONYMOUS
+        access = mmap.PROT_READ | mmap.PROT_WRITE
+        self.base = _LIBC.mmap(None, self.length, access, flags, -1, 0)
+        assert _LIBC.mprotect(self.base + inside, page, NO_ACCESS) == 0
+        self.address = self.base + inside - self.bytes
+        self.shape, self.dtype = array.shape, array.dtype
+        ctypes.memmove(self.address, array.ctypes.data, array.nbytes)
+
+    def array(self) -> np.ndarray:
+        count = int(np.prod(self.shape))
+        raw = ctypes.string_at(self.address, count * self.dtype.itemsize)
+        return np.frombuffer(raw, self.dtype).reshape(self.shape).copy()
+
+    def __del__(self) -> None:
+        _LIBC.munmap(self.base, self.length)
+
+
+def channels_last(array: np.ndarray, pitch: int) -> np.ndarray:
+    n, c, height, width = array.shape
+    out = np.zeros((n, height, width, pitch), array.dtype)
+    out[..., :c] = array.transpose(0, 2, 3, 1)
+    return out
+
+
+def sample(
+    kernels: native.Kernels, pairs: list[Any], variant: int = native.AUTO
+) -> list[np.ndarray]:
+    """`deform_sample` of (value, offset) pairs of one shape, in one launch."""
+    value, offset = pairs[0]
+    n, c, height, width = value.shape
+    out_shape = (n, c, *offset.shape[2:])
+    params = native.DeformSampleParams(
+        items=len(pairs),
+        n=n,
+        c=c,
+        height=height,
+        width=width,
+        out_height=offset.shape[2],
+        out_width=offset.shape[3],
+        value_type=TYPES[value.dtype],
+        offset_type=TYPES[offset.dtype],
+        variant=variant,
+    )
+    kept = []
+    for i, (one, moved) in enumerate(pairs):
+        guards = Guarded(one), Guarded(moved), Guarded(np.full(out_shape, 77, value.dtype))
+        kept.append(guards)
+        params.value[i], params.offset[i], params.output[i] = (g.address for g in guards)
+    kernels.launch("deform_sample", params)
+    return [guards[2].array() for guards in kept]
+
+
+def convolution(
+    kernels: native.Kernels,
+    value: np.ndarray,
+    weight: np.ndarray,
+    offset: np.ndarray,
+    bias: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    *,
+    last: bool = False,
+    tile_n: int = 0,
+    sigmoid: bool = False,
+    activation: str = "none",
+    scales: tuple[float, np.ndarray, float] | None = None,
+    out_type: Any = None,
+    **attrs: Any,
+) -> np.ndarray:
+    """`deform_conv2d`; weight `(O, C / group, kH, kW)`, attributes as ONNX's."""
+    n, c, height, width = value.shape
+    outputs, _, k_h, k_w = weight.shape
+    out_h, out_w = offset.shape[2:]
+    vector = 16 // value.dtype.itemsize
+    pitch, out_pitch = -(-c // vector) * vector, -(-outputs // 8) * 8
+    stride, pads = attrs.get("strides", [1, 1]), attrs.get("pads", [0] * 4)
+    dilation = attrs.get("dilations", [1, 1])
+    out_dtype = np.dtype(out_type or (np.float32 if scales else value.dtype))
+    shape = (n, out_h, out_w, out_pitch) if last else (n, outputs, out_h, out_w)
+    arrays = {
+        "value": channels_last(value, pitch) if last else value,
+        "weight": weight.transpose(0, 2, 3, 1),
+        "offset": offset,
+        "mask": mask,
+        "bias": bias,
+        "weight_scale": None if scales is None else scales[1].astype(np.float32),
+        "output": np.full(shape, 77, out_dtype),
+    }
+    guards = {name: Guarded(array) for name, array in arrays.items() if array is not None}
+    params = native.DeformConv2dParams(
+        **{name: guard.address for name, guard in guards.items()},
+        n=n,
+        c=c,
+        height=height,
+        width=width,
+        out_channels=outputs,
+        out_height=out_h,
+        out_width=out_w,
+        kernel_height=k_h,
+        kernel_width=k_w,
+        stride_height=stride[0],
+        stride_width=stride[1],
+        pad_top=pads[0],
+        pad_left=pads[1],
+        dilation_height=dilation[0],
+        dilation_width=dilation[1],
+        groups=attrs.get("group", 1),
+        offset_groups=attrs.get("offset_group", 1),
+        value_type=TYPES[value.dtype],
+        offset_type=TYPES[offset.dtype],
+        bias_type=0 if bias is None else TYPES[bias.dtype],
+        output_type=TYPES[out_dtype],
+        value_layout=int(last),
+        output_layout=int(last),
+        value_pitch=pitch,
+        output_pitch=out_pitch,
+        activation=native.ACTIVATIONS[activation],
+        sigmoid_mask=int(sigmoid),
+        value_scale=scales[0] if scales else 0.0,
+        output_scale=scales[2] if scales else 0.0,
+        tile_n=tile_n,
+    )
+    kernels.launch("deform_conv2d", params)
+    out = guards["output"].array()
+    return out[..., :outputs].transpose(0, 3, 1, 2) if last else out
+
+
+def fused(kernels: native.Kernels, blocks: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
+    """`deform_sample_fused` of blocks of one shape; with `product`, the whole tail."""
+    n, c, height, width = blocks[0]["value"].shape
+    params = native.DeformSampleFusedParams(
+        items=len(blocks),
+        n=n,
+        c=c,
+        height=height,
+        width=width,
+        activation=native.ACTIVATIONS["gelu"],
+        residual=1,
+    )
+    kept = []
+    for i, block in enumerate(blocks):
+        guards = {name: Guarded(array) for name, array in block.items()}
+        guards["output"] = Guarded(np.full((n, c, height, width), 77, np.float16))
+        kept.append(guards)
+        for name, guard in guards.items():
+            getattr(params, name)[i] = guard.address
+    kernels.launch("deform_sample_fused", params)
+    return [guards["output"].array() for guards in kept]

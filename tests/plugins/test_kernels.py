@@ -1,0 +1,438 @@
+"""The CUDA kernels' own sources, run on the processor, against slow references.
+
+The emulation is strict: see plugins/emulation/emulation.h. Cases run with threads in order and in
+reverse, and must give the same bits: a missing barrier would not.
+"""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from launches import convolution, fused, native, sample
+from onnx.backend.test.case.node import deformconv
+from torchvision.ops import deform_conv2d as by_torchvision
+
+from degmix_edge.ops import deform_conv2d, deform_sample, deform_sample_fused
+
+FEW = {"max_examples": 25, "deadline": None, "derandomize": True}
+WILD = [np.nan, np.inf, -np.inf, 1e30, -1e30, 3e9, -1.0, -0.9999999, 0.5]
+
+
+def twice(kernels, launch):
+    """A launch with threads in order and in reverse: equal bits."""
+    found = []
+    for order in (0, 1):
+        kernels.library.degmix_emulation_set_order(order)
+        out = launch()
+        found.append(out if isinstance(out, list) else [out])
+    kernels.library.degmix_emulation_set_order(0)
+    for a, b in zip(*found, strict=True):
+        assert a.tobytes() == b.tobytes(), "the order of threads changes the result"
+    return found[0] if isinstance(out, list) else found[0][0]
+
+
+def offsets(rng, shape, spread, dtype=np.float32):
+    """Normal ones, with some at and far beyond every border, infinite and none."""
+    out = (spread * rng.standard_normal(shape)).astype(np.float64)
+    if out.size >= 2 * len(WILD):
+        places = rng.choice(out.size, len(WILD), replace=False)
+        out.flat[places] = WILD
+    with np.errstate(over="ignore"):
+        return out.astype(dtype)
+
+
+def relative(got, want):
+    return np.linalg.norm(got.astype(np.float64) - want) / max(np.linalg.norm(want), 1e-12)
+
+
+sizes = st.integers(1, 20)
+
+
+@settings(**FEW)
+@given(
+    seed=st.integers(0, 9999),
+    n=st.sampled_from([1, 2, 33]),
+    c=st.integers(1, 4),
+    shape=st.tuples(sizes, sizes),
+    out=st.one_of(st.none(), st.tuples(sizes, sizes)),
+    kind=st.sampled_from([np.float32, np.float16, np.int8]),
+    offset_kind=st.sampled_from([np.float32, np.float16]),
+    variant=st.sampled_from([native.SHARED, native.DIRECT]),
+)
+def test_sampling_is_its_reference(kernels, seed, n, c, shape, out, kind, offset_kind, variant):
+    rng = np.random.default_rng(seed)
+    c = 1 if n == 33 else c
+    whole = 40 if kind is np.int8 else 1
+    value = (whole * rng.standard_normal((n, c, *shape))).clip(-127, 127).astype(kind)
+    offset = offsets(rng, (n, 2 * c, *(out or shape)), max(shape), offset_kind)
+    (got,) = twice(kernels, lambda: sample(kernels, [(value, offset)], variant))
+    want = deform_sample.reference(value.astype(np.float64), offset)
+    assert np.isfinite(got.astype(np.float64)).all()
+    # A float32 coordinate of 20 px is off by 1e-6 of a pixel, between values up to 5 apart.
+    allowed = {np.float32: 2e-5, np.float16: 3e-3, np.int8: 0.51}[kind]
+    assert np.abs(got - want).max() <= allowed
+
+
+def test_several_maps_go_in_one_launch(kernels):
+    rng = np.random.default_rng(0)
+    pairs = [
+        (rng.standard_normal((2, 3, 5, 6)).astype(np.float16), offsets(rng, (2, 6, 5, 6), 3))
+        for _ in range(8)
+    ]
+    for got, (value, offset) in zip(
+        twice(kernels, lambda: sample(kernels, pairs)), pairs, strict=True
+    ):
+        assert relative(got, deform_sample.reference(value, offset)) < 5e-4
+
+
+@settings(**FEW)
+@given(
+    seed=st.integers(0, 9999),
+    batch=st.sampled_from([1, 2]),
+    group=st.sampled_from([1, 2]),
+    groups=st.sampled_from([1, 2, 4]),
+    per_group=st.sampled_from([2, 8, 24]),
+    outputs=st.sampled_from([2, 6, 70]),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    pads=st.tuples(*[st.integers(0, 2)] * 4),
+    modulated=st.booleans(),
+    kind=st.sampled_from([np.float32, np.float16]),
+    last=st.booleans(),
+)
+def test_convolution_is_its_reference(
+    kernels, seed, batch, group, groups, per_group, outputs, kernel, stride, dilation, pads,
+    modulated, kind, last,
+):  # fmt: skip
+    rng = np.random.default_rng(seed)
+    c, size = per_group * max(group, groups), (7, 9)
+    out = [
+        (size[i] + pads[i] + pads[i + 2] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
+        for i in (0, 1)
+    ]
+    value = rng.standard_normal((batch, c, *size)).astype(kind)
+    weight = rng.standard_normal((outputs, c // group, *kernel)).astype(kind)
+    taps = kernel[0] * kernel[1]
+    offset = offsets(rng, (batch, 2 * groups * taps, *out), 2)
+    bias = rng.standard_normal(outputs).astype(kind)
+    mask = rng.random((batch, groups * taps, *out)).astype(np.float32) if modulated else None
+    attrs = {"group": group, "offset_group": groups, "strides": stride, "pads": pads}
+    attrs["dilations"] = dilation
+    got = twice(
+        kernels,
+        lambda: convolution(kernels, value, weight, offset, bias, mask, last=last, **attrs),
+    )
+    want = deform_conv2d.reference(value, weight, offset, bias, mask, **attrs)
+    assert relative(got, want) < (2e-6 if kind is np.float32 else 6e-4)
+
+
+def test_convolution_is_torchvisions(kernels):
+    rng = np.random.default_rng(1)
+    value = rng.standard_normal((2, 16, 11, 13)).astype(np.float32)
+    weight = rng.standard_normal((24, 16, 3, 3)).astype(np.float32)
+    offset = 3 * rng.standard_normal((2, 2 * 4 * 9, 6, 13)).astype(np.float32)
+    mask = rng.random((2, 4 * 9, 6, 13)).astype(np.float32)
+    want = by_torchvision(
+        *map(torch.tensor, (value, offset, weight)),
+        stride=(2, 1),
+        padding=(1, 2),
+        dilation=(1, 2),
+        mask=torch.tensor(mask),
+    ).numpy()
+    attrs = {"strides": [2, 1], "pads": [1, 2, 1, 2], "dilations": [1, 2], "offset_group": 4}
+    for last in (False, True):
+        got = convolution(kernels, value, weight, offset, mask=mask, last=last, **attrs)
+        assert relative(got, want.astype(np.float64)) < 1e-6
+
+
+def deform_conv_cases():
+    """What onnx's generator of node tests would write, taken as it is made."""
+    found = []
+    patch = pytest.MonkeyPatch()
+    patch.setattr(deformconv, "expect", lambda node, **case: found.append((node, case)))
+    for name in dir(deformconv.DeformConv):
+        if name.startswith("export"):
+            getattr(deformconv.DeformConv, name)()
+    patch.undo()
+    assert len(found) >= 4
+    return found
+
+
+@pytest.mark.parametrize(
+    ("node", "case"),
+    deform_conv_cases(),
+    ids=lambda v: v.get("name", "") if isinstance(v, dict) else "",
+)
+def test_onnx_own_node_tests(kernels, node, case):
+    arrays = [*inputs_of(node, case["inputs"]), None, None][:5]
+    attrs = {a.name: list(a.ints) or a.i for a in node.attribute if a.name != "kernel_shape"}
+    for last in (False, True):
+        got = convolution(kernels, *arrays, last=last, **attrs)
+        np.testing.assert_allclose(got, case["outputs"][0], rtol=1e-6, atol=1e-6)
+
+
+def inputs_of(node, inputs):
+    """Arrays by input, None where the node leaves one out."""
+    left = iter(inputs)
+    return [next(left) if name else None for name in node.input]
+
+
+@pytest.mark.parametrize("tile_n", [64, 128, 256])
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8])
+def test_every_tile_gives_the_same(kernels, tile_n, kind):
+    rng = np.random.default_rng(2)
+    unit = 30 if kind is np.int8 else 1
+    value = (unit * rng.standard_normal((1, 64, 10, 9))).clip(-127, 127).astype(kind)
+    weight = (unit * rng.standard_normal((200, 64, 3, 3))).clip(-127, 127).astype(kind)
+    offset = offsets(rng, (1, 18, 10, 9), 2)
+    scales = (0.02, rng.random(200) / 50, 1.0) if kind is np.int8 else None
+    found = {
+        (last, tile): convolution(
+            kernels, value, weight, offset, last=last, tile_n=tile, scales=scales, pads=[1] * 4
+        )
+        for last in (False, True)
+        for tile in (64, tile_n)
+    }
+    want = deform_conv2d.reference(value, weight, offset, pads=[1] * 4)
+    want = want * 0.02 * scales[1][:, None, None] if scales else want
+    for got in found.values():
+        assert relative(got, want) < {np.float32: 1e-6, np.float16: 5e-4, np.int8: 2e-2}[kind]
+    assert found[True, 64].tobytes() == found[True, tile_n].tobytes()
+
+
+def test_int8_is_exact_on_its_own_grid(kernels):
+    """Samples rounded once, integer sums, one scale an output channel; and a quantized output."""
+    rng = np.random.default_rng(3)
+    value = rng.integers(-127, 128, (1, 32, 6, 7)).astype(np.int8)
+    weight = rng.integers(-127, 128, (16, 32, 1, 1)).astype(np.int8)
+    offset = 2 * rng.standard_normal((1, 2, 6, 7)).astype(np.float32)
+    samples = deform_sample.reference(value, np.repeat(offset, 32, axis=0).reshape(1, 64, 6, 7))
+    whole = np.rint(samples)
+    sums = np.einsum("nchw,oc->nohw", whole, weight[:, :, 0, 0].astype(np.float64))
+    scales = (0.05, rng.random(16) / 100 + 0.001, 4.0)
+    real = sums * 0.05 * scales[1].astype(np.float32)[:, None, None]
+    near = np.abs(np.abs(samples - np.floor(samples)) - 0.5) < 1e-4  # a tie in float32
+    clear = ~near.any(axis=1, keepdims=True)
+    got = convolution(kernels, value, weight, offset, last=True, scales=scales)
+    assert (np.abs(got - real) <= 1e-5 * np.abs(real) + 1e-4)[
+        np.broadcast_to(clear, got.shape)
+    ].all()
+    eight = convolution(kernels, value, weight, offset, last=True, scales=scales, out_type=np.int8)
+    assert np.abs(eight - np.clip(real / 4.0, -127, 127)).max() <= 0.5 + 1e-3 + near.any() * 100
+
+
+def test_sigmoid_and_activations(kernels):
+    rng = np.random.default_rng(4)
+    value = rng.standard_normal((1, 8, 6, 6)).astype(np.float32)
+    weight = rng.standard_normal((8, 8, 3, 3)).astype(np.float32)
+    offset, mask = offsets(rng, (1, 18, 6, 6), 1), rng.standard_normal((1, 9, 6, 6)).astype("f4")
+    want = deform_conv2d.reference(
+        value, weight, offset, None, 1 / (1 + np.exp(-mask.astype(np.float64))), pads=[1] * 4
+    )
+    options = {"pads": [1] * 4, "sigmoid": True, "mask": mask}
+    bent = {
+        "none": want,
+        "relu": np.maximum(want, 0),
+        "gelu": torch.nn.functional.gelu(torch.tensor(want)).numpy(),
+    }
+    for activation, expected in bent.items():
+        got = convolution(kernels, value, weight, offset, activation=activation, **options)
+        assert relative(got, expected) < 1e-5
+
+
+def test_half_is_as_good_as_its_inputs_allow(kernels):
+    """Against float64, at most twice the error of the same arithmetic in plain half torch."""
+    rng = np.random.default_rng(5)
+    value = rng.standard_normal((1, 64, 16, 20)).astype(np.float16)
+    weight = (rng.standard_normal((64, 64, 3, 3)) / 24).astype(np.float16)
+    offset = (8 * rng.standard_normal((1, 18, 16, 20))).astype(np.float32)
+    want = deform_conv2d.reference(value, weight, offset, pads=[1] * 4)
+    columns = torch.tensor(deform_columns(value, offset)).half()
+    plain = (torch.tensor(weight).reshape(64, -1).half() @ columns).reshape(1, 64, 16, 20)
+    got = convolution(kernels, value, weight, offset, last=True, pads=[1] * 4)
+    assert relative(got, want) <= 2 * relative(plain.numpy(), want)
+    assert relative(got, want) <= 5e-4
+
+
+def deform_columns(value, offset):
+    """Sampled columns `(C 9, H W)` of a 3x3 convolution with pads of one, float64."""
+    n, c, height, width = value.shape
+    taps = []
+    for tap in range(9):
+        shift = np.array([tap // 3 - 1, tap % 3 - 1]).reshape(1, 2, 1, 1)
+        moved = np.tile(offset[:, 2 * tap : 2 * tap + 2] + shift, (1, c, 1, 1))
+        taps.append(deform_sample.reference(value, moved)[0].reshape(c, -1))
+    return np.stack(taps, axis=1).reshape(c * 9, -1)
+
+
+def mixer(rng, n, c, height, width):
+    """Inputs of the fused operator, and what it must give without and with the product."""
+    weight = (0.1 * rng.standard_normal((2 * c, 9, 3, 3))).astype(np.float16)
+    positions = np.zeros((18, height, width))
+    positions[:9] = (
+        np.arange(1, height + 1)[None, :, None] + np.repeat([-1, 0, 1], 3)[:, None, None]
+    )
+    positions[9:] = np.arange(1, width + 1)[None, None] + np.tile([-1, 0, 1], 3)[:, None, None]
+    bias = rng.standard_normal(2 * c)
+    table = deform_sample_fused.position_table(weight, bias, positions)
+    inputs = {
+        "value": rng.standard_normal((n, c, height, width)).astype(np.float16),
+        "maps": (0.3 * rng.standard_normal((n, 18, height, width))).astype(np.float16),
+        "expand": deform_sample_fused.pack_expansion(weight),
+        "position": table.astype(np.float32),
+    }
+    sampled = deform_sample_fused.reference(
+        inputs["value"], inputs["maps"], inputs["expand"], inputs["position"]
+    )
+    product = (rng.standard_normal((c, c)) / np.sqrt(c)).astype(np.float16)
+    tail = {"product": deform_sample_fused.pack(product)}
+    tail |= {k: rng.standard_normal(c).astype(np.float32) for k in ("bias", "scale", "shift")}
+    mixed = np.einsum("oc,nchw->nohw", product.astype(np.float64), sampled)
+    mixed += tail["bias"][:, None, None]
+    mixed = torch.nn.functional.gelu(torch.tensor(mixed)).numpy()
+    mixed = mixed * tail["scale"][:, None, None] + tail["shift"][:, None, None] + inputs["value"]
+    return inputs, tail, sampled, mixed
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 64, 4, 3), (2, 64, 9, 19), (1, 128, 8, 16), (1, 192, 11, 17)]
+)
+def test_fused_sampling_is_its_reference(kernels, shape):
+    rng = np.random.default_rng(6)
+    made = [mixer(rng, *shape) for _ in range(2)]
+    got = twice(kernels, lambda: fused(kernels, [inputs for inputs, *_ in made]))
+    for one, (_, _, sampled, _) in zip(got, made, strict=True):
+        assert relative(one, sampled) < 5e-4
+    got = twice(kernels, lambda: fused(kernels, [inputs | tail for inputs, tail, *_ in made]))
+    for one, (*_, mixed) in zip(got, made, strict=True):
+        assert relative(one, mixed) < 5e-4
+
+
+def test_what_is_empty(kernels):
+    rng = np.random.default_rng(7)
+    for n, c, size, out in [(0, 2, (4, 4), (4, 4)), (1, 0, (4, 4), (4, 4)), (1, 2, (4, 4), (0, 4))]:
+        (got,) = sample(
+            kernels, [(np.zeros((n, c, *size), "f4"), np.zeros((n, 2 * c, *out), "f4"))]
+        )
+        assert got.shape == (n, c, *out)
+    (got,) = sample(kernels, [(np.zeros((1, 2, 0, 3), "f4"), offsets(rng, (1, 4, 4, 4), 2))])
+    assert not got.any()
+    weight = rng.standard_normal((8, 8, 1, 1)).astype("f4")
+    got = convolution(kernels, np.zeros((0, 8, 4, 4), "f4"), weight, np.zeros((0, 2, 4, 4), "f4"))
+    assert got.shape == (0, 8, 4, 4)
+    empty = np.zeros((1, 8, 0, 0), "f4")
+    got = convolution(kernels, empty, weight, np.zeros((1, 2, 3, 3), "f4"), np.ones(8, "f4"))
+    assert (got == 1).all()  # nothing to sample: the bias
+
+
+def test_corners_alone(kernels):
+    """Indices lie inside for any coordinate at all, and weights are those of the reference."""
+    rng = np.random.default_rng(8)
+    y = np.concatenate([rng.uniform(-3, 8, 500), WILD]).astype(np.float32)
+    x = np.concatenate([rng.uniform(-3, 9, 500), WILD[::-1]]).astype(np.float32)
+    index, weight = np.empty((len(y), 4), np.int32), np.empty((len(y), 4), np.float32)
+    pointers = [a.ctypes.data_as(native.c_void_p) for a in (y, x, index, weight)]
+    kernels.library.degmix_corners(
+        pointers[0], pointers[1], native.c_int64(len(y)), 5, 6, pointers[2], pointers[3]
+    )
+    assert index.min() >= 0
+    assert index.max() < 30
+    assert weight.min() >= 0
+    assert weight.sum(axis=1).max() <= 1 + 1e-6
+    plane = rng.standard_normal(30)
+    value = np.zeros((1, 1, 5, 6))
+    value[0, 0] = plane.reshape(5, 6)
+    for i in range(len(y)):
+        offset = np.array([y[i], x[i]], np.float64).reshape(1, 2, 1, 1)
+        want = deform_sample.reference(value, offset)[0, 0, 0, 0]
+        assert plane[index[i]] @ weight[i] == pytest.approx(want, abs=1e-5)
+
+
+def test_heuristics(kernels):
+    """Pure functions: any card can be asked about anywhere."""
+
+    def plane(kind, height, width, out=None):
+        params = native.DeformSampleParams(
+            items=1, n=1, c=256, height=height, width=width, value_type=kind
+        )
+        params.out_height, params.out_width = out or (height, width)
+        return params
+
+    ask = lambda params, card: kernels.plan("deform_sample", params, card)  # noqa: E731
+    demt = ask(plane(native.HALF, 112, 144), native.H200)
+    assert (demt.variant, demt.blocks, demt.threads) == (native.SHARED, 256, 512)
+    assert demt.shared_bytes == 115 * 146 * 4
+    for card in (native.H200, native.ORIN, native.RTX4090):
+        assert (
+            2 * demt.shared_bytes <= card.shared_bytes_per_multiprocessor or card is native.RTX4090
+        )
+    assert ask(plane(native.HALF, 28, 36), native.ORIN).threads == 256
+    assert ask(plane(native.HALF, 256, 256), native.RTX4090).variant == native.DIRECT
+    assert ask(plane(native.HALF, 112, 144, (3, 3)), native.H200).variant == native.DIRECT
+    forced = plane(native.FLOAT, 300, 300)
+    forced.variant = native.SHARED
+    assert ask(forced, native.H200).variant == native.DIRECT  # does not fit
+
+    def conv(c, out, side, kind=native.HALF, n=1):
+        return native.DeformConv2dParams(
+            n=n, c=c, height=side, width=side, out_channels=out, out_height=side, out_width=side,
+            kernel_height=3, kernel_width=3, groups=1, offset_groups=1, value_type=kind,
+            value_layout=native.CHANNELS_LAST, value_pitch=c,
+        )  # fmt: skip
+
+    tile = lambda *a, card=native.H200, **k: kernels.plan("deform_conv2d", conv(*a, **k), card)  # noqa: E731
+    assert tile(256, 256, 112).tile_n == 256
+    assert tile(256, 256, 64).tile_n == 64  # 64 tiles of pixels would leave half the card idle
+    assert tile(256, 256, 64, card=native.ORIN).tile_n == 256
+    assert tile(64, 64, 128).tile_n == 64
+    assert tile(256, 256, 112, kind=native.FLOAT).tile_n == 128
+    assert tile(256, 256, 112).is_vector == 1
+    assert tile(12, 24, 112).is_vector == 0
+    assert tile(256, 256, 112).shared_bytes == 64 * (2 * 64 + 3 * 256)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"items": 0}, "items: expected 1 to 8"),
+        ({"items": 9}, "items: expected 1 to 8"),
+        ({"height": -1}, "a size is negative"),
+        ({"value_type": 7}, "valueType: expected float, half or int8"),
+        ({"offset_type": native.INT8}, "offsetType: expected float or half"),
+        ({"height": 70000, "width": 70000}, "more than 2^31 - 1 pixels"),
+        ({"c": 2**30, "n": 4}, "planes"),
+        ({}, "a pointer is null"),
+    ],
+)
+def test_sampling_refuses(kernels, change, reason):
+    right = {"items": 1, "n": 1, "c": 2, "height": 3, "width": 3, "out_height": 3, "out_width": 3}
+    params = native.DeformSampleParams(**right | change)
+    with pytest.raises(ValueError, match="deform_sample: ") as refused:
+        kernels.launch("deform_sample", params)
+    assert reason in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"groups": 3}, "groups: expected a divisor"),
+        ({"offset_groups": 5}, "offsetGroups: expected a divisor"),
+        ({"kernel_height": 0}, "kernel, stride and dilation"),
+        ({"value_type": native.INT8}, "int8 values: expected a scale"),
+        ({"output_type": native.HALF}, "outputType: expected the values' type"),
+        ({"value_layout": 1, "value_pitch": 4}, "valuePitch"),
+        ({"tile_n": 96}, "tileN"),
+        ({}, "a pointer is null"),
+    ],
+)
+def test_convolution_refuses(kernels, change, reason):
+    right = {"n": 1, "c": 8, "height": 4, "width": 4, "out_channels": 8, "out_height": 4}
+    right |= {"out_width": 4, "kernel_height": 1, "kernel_width": 1, "stride_height": 1}
+    right |= {"stride_width": 1, "dilation_height": 1, "dilation_width": 1}
+    right |= {"groups": 1, "offset_groups": 1}
+    params = native.DeformConv2dParams(**right | change)
+    with pytest.raises(ValueError, match="deform_conv2d: ") as refused:
+        kernels.launch("deform_conv2d", params)
+    assert reason in str(refused.value)
