@@ -5,19 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-INTERFACE = Path(__file__).parent / "tensorrt_interface"
-
-
-def configure(folder: Path, *options: str) -> str:
-    """Configure plugins/ as a project of its own; what cmake said."""
-    command = ["cmake", "-S", str(ROOT / "plugins"), "-B", str(folder), *options]
-    if shutil.which("ninja"):
-        command += ["-G", "Ninja"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+from native_build import INTERFACE, configure
 
 
 @pytest.fixture(scope="session")

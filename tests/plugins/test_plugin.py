@@ -1,0 +1,129 @@
+"""The TensorRT plugin: driven by the mini host, taken by NVIDIA's registry, built by nvcc."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from native_build import INTERFACE, ROOT, configure
+
+from degmix_edge import ops, registry, trt
+from degmix_edge.ops import deform_conv2d, deform_sample, deform_sample_fused
+
+CREATORS = {
+    (deform_sample.OP, ops.DOMAIN),
+    (deform_sample.OP, ops.INT8_DOMAIN),
+    (deform_sample_fused.OP, ops.DOMAIN),
+    (deform_sample_fused.MIX_OP, ops.DOMAIN),
+    (deform_conv2d.OP, ops.DOMAIN),
+}
+LISTED = """
+import json, sys
+from degmix_edge import trt
+module = trt.load("tensorrt-rtx")
+logger = module.Logger(module.Logger.ERROR)
+registry = module.get_plugin_registry()
+assert registry.load_library(sys.argv[1]) is not None
+found = [c for c in registry.all_creators if c.name.startswith("Degmix")]
+print(json.dumps([[c.name, c.plugin_namespace, [f.name for f in c.field_names]] for c in found]))
+"""
+
+
+def symbols(library: Path, *options: str) -> list[str]:
+    output = subprocess.run(
+        ["nm", "-D", *options, str(library)], capture_output=True, text=True, check=True
+    ).stdout
+    return [line.split()[-1] for line in output.splitlines()]
+
+
+def test_the_mini_host_drives_every_operator(emulated):
+    command = [emulated / "degmix_mini_host_emulated", emulated / "libdegmix_trt_emulated.so"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 creators, 0 failures" in done.stdout
+    assert done.stdout.count("tactic 0: error") == 10
+    assert not done.stderr
+
+
+def test_what_is_no_plugin_library(emulated):
+    host = emulated / "degmix_mini_host_emulated"
+    for library, reason in (("/nowhere.so", "cannot open"), ("libdegmix_kernels_emulated.so", "")):
+        done = subprocess.run([host, emulated / library], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert (reason or "has no getCreators") in done.stderr
+
+
+def test_nothing_of_tensorrt_is_needed_and_only_entry_points_are_exported(emulated):
+    library = emulated / "libdegmix_trt_emulated.so"
+    undefined = symbols(library, "--undefined-only")
+    assert not [name for name in undefined if "nvinfer" in name or "Registry" in name]
+    exported = set(symbols(library, "--defined-only"))
+    assert {"getCreators", "setLoggerFinder", "degmix_tensorrt_major"} <= exported
+    assert all(n.startswith("degmix_") or n in {"getCreators", "setLoggerFinder"} for n in exported)
+
+
+@pytest.mark.skipif(
+    trt.unavailable("tensorrt-rtx") is not None, reason="no TensorRT-RTX for this platform"
+)
+def test_nvidias_registry_lists_the_creators(emulated):
+    library = str(emulated / "libdegmix_trt_emulated.so")
+    done = subprocess.run([sys.executable, "-c", LISTED, library], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    listed = {(name, space): fields for name, space, fields in json.loads(done.stdout)}
+    assert set(listed) == CREATORS
+    # A creator reads what the operator's function body declares, and nothing that it lacks.
+    bodies = {(f.name, f.domain): set(f.attribute) for f in ops.functions()}
+    optional = {"items", "activation", "sigmoid_mask", "value_scale", "output_scale"}
+    for key, fields in listed.items():
+        assert set(fields) - optional <= bodies[key]
+        assert bodies[key] - {"plugin_version", "plugin_namespace"} <= set(fields)
+
+
+def test_both_halves_of_an_operator_are_there():
+    folders = {p.parent.name for p in (ROOT / "plugins").glob("*/*_plugin.cpp")}
+    assert folders == set(registry.names(ops.__name__))
+    for folder in folders:
+        assert (ROOT / "plugins" / folder / "README.md").exists()
+
+
+def test_what_is_left_out_is_said(tmp_path):
+    said = configure(tmp_path, "-DDEGMIX_CPU_OPS=OFF", "-DDEGMIX_CUDA=OFF")
+    assert "no TensorRT plugin: NvInferRuntime.h was not found in TENSORRT_ROOT" in said
+    assert "sudo apt install tensorrt-dev" in said
+    said = configure(tmp_path, f"-DTENSORRT_ROOT={INTERFACE}")  # the same folder, after mending
+    assert "TensorRT 10 headers in" in said
+
+
+def test_an_old_tensorrt_is_refused(tmp_path):
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "NvInferRuntime.h").write_text("")
+    (old / "NvInferVersion.h").write_text("#define NV_TENSORRT_MAJOR 8 //!< major\n")
+    with pytest.raises(AssertionError) as refused:
+        configure(tmp_path / "build", "-DDEGMIX_CUDA=OFF", f"-DTENSORRT_ROOT={old}")
+    said = " ".join(str(refused.value).split())
+    assert "has no IPluginV3; expected 10.3 or later" in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_nvcc_compiles_without_warnings_or_spills(tmp_path):
+    """Orin and Hopper; the other architectures differ in nothing that the sources ask about."""
+    said = configure(
+        tmp_path,
+        "-DDEGMIX_CPU_OPS=OFF",
+        "-DDEGMIX_CUDA_ARCHITECTURES=87-real;90-real",
+        f"-DTENSORRT_ROOT={INTERFACE}",
+    )
+    assert "kernels for 87-real;90-real" in said
+    done = subprocess.run(["cmake", "--build", str(tmp_path)], capture_output=True, text=True)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert not re.search(r"\bwarning\b", output), output
+    kernels = re.findall(r"Compiling entry function '(\w+)' for 'sm_(\d+)'", output)
+    assert len(kernels) >= 64
+    assert set(re.findall(r"(\d+) bytes spill", output)) == {"0"}
+    assert "libnvinfer" not in " ".join(symbols(tmp_path / "libdegmix_trt10.so"))
