@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test weights cpu-ops
+.PHONY: demo test weights cpu-ops plugin
 
 demo: .venv/installed
 	$(BIN)/degmix-edge demo --out demo
@@ -18,6 +18,12 @@ cpu-ops:
 	cmake -S . -B build -DCMAKE_BUILD_TYPE=Release
 	cmake --build build
 	cmake --install build
+
+# The TensorRT plugin and its kernels; needs nvcc and TensorRT's headers (TENSORRT_ROOT=... if elsewhere).
+plugin:
+	cmake -S plugins -B build/plugins -DDEGMIX_CPU_OPS=OFF -DTENSORRT_ROOT=$(TENSORRT_ROOT)
+	cmake --build build/plugins --parallel 2
+	cmake --install build/plugins
 
 # Trains the checkpoint that ships with the package, with the command that users have.
 weights: .venv/installed

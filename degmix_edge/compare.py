@@ -6,10 +6,12 @@ one: so logits are compared too, and the worst task decides.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +19,17 @@ from polygraphy.backend.base import BaseRunner
 from polygraphy.backend.onnx import BytesFromOnnx, ModifyOutputs, OnnxFromPath
 from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
 from polygraphy.common import TensorMetadata
-from polygraphy.comparator import Comparator
+from polygraphy.comparator import Comparator, IterationResult, RunResults
 from polygraphy.logger import G_LOGGER
 
 from degmix_edge import metrics
 from degmix_edge.backends import Backend
-from degmix_edge.bundle import MODEL, Bundle
+from degmix_edge.bundle import MODEL, Bundle, output_errors
+from degmix_edge.errors import InputError
 from degmix_edge.metrics import relative_drop
 from degmix_edge.network import IMAGE
-from degmix_edge.runtime import Session
+from degmix_edge.preprocess import Image, fit_image
+from degmix_edge.runtime import Maps, Session, TaskMap
 from degmix_edge.tasks import TaskSpec, logits_name
 
 LOGITS_TOLERANCE = 1e-4
@@ -114,6 +118,83 @@ class Comparison:
     verdict: str
 
 
+IMAGE_HASH = "image_sha256"
+"""An output beside the maps of saved results: which image they are of."""
+
+
+def save_results(
+    session: Session,
+    images: Iterable[Image],
+    path: Path,
+    advance: Callable[[int], None] = lambda n: None,
+) -> None:
+    """Run images and keep the maps as polygraphy's RunResults, which its tools read too.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    name = session.backend.name
+    iterations = []
+    for image in images:
+        pixels, _ = fit_image(image, session.fit)
+        start = time.perf_counter()
+        maps = session.backend.infer(pixels[None])
+        outputs = OrderedDict(maps) | {IMAGE_HASH: _hash(pixels)}
+        seconds = time.perf_counter() - start
+        iterations.append(IterationResult(outputs, runtime=seconds, runner_name=name))
+        advance(1)
+    with output_errors(path), G_LOGGER.verbosity(G_LOGGER.ERROR):
+        RunResults([(name, iterations)]).save(str(path))
+
+
+class Recorded:
+    """Saved results in the place of a session: the maps that a robot gave for an image.
+
+    Raises:
+        InputError: The file holds no such results, or not all of the bundle's tasks.
+    """
+
+    def __init__(self, path: Path, bundle: Bundle) -> None:
+        self.path, self.bundle, self.fit = path, bundle, bundle.manifest.fit
+        self.spec = bundle.manifest.network
+        try:
+            with G_LOGGER.verbosity(G_LOGGER.ERROR):
+                ((self.name, iterations),) = RunResults.load(str(path)).lst
+            self._maps = {bytes(r[IMAGE_HASH]): {k: r[k] for k in r} for r in iterations}
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file; `compare --save-results` writes one") from None
+        except Exception as error:  # polygraphy's errors, JSON's, and what a foreign file gives
+            raise InputError(f"{path}: no results of `compare --save-results`: {error}") from None
+        have = set().union(*self._maps.values()) if self._maps else set()
+        lacking = [task for task in self.spec.task_names if task not in have]
+        if lacking:
+            raise InputError(f"{path}: has no {', '.join(lacking)}; it is of another bundle")
+
+    def __call__(self, image: Image) -> Maps:
+        """Maps of one image.
+
+        Raises:
+            InputError: The robot was not given it.
+        """
+        pixels, placement = fit_image(image, self.fit)
+        arrays = self._maps.get(bytes(_hash(pixels)))
+        if arrays is None:
+            raise InputError(
+                f"{self.path}: has {len(self._maps)} images, and this one is not among them; give "
+                f"the same --data as to --save-results"
+            )
+        return Maps(
+            {
+                task.name: TaskMap(placement.crop(arrays[task.name][0]), task, placement)
+                for task in self.spec.tasks
+            }
+        )
+
+
+def _hash(pixels: np.ndarray) -> np.ndarray:
+    return np.frombuffer(hashlib.sha256(pixels.tobytes()).digest(), np.uint8)
+
+
 def tensor_differences(
     bundle: Bundle, torch_backend: Backend, images: Sequence[np.ndarray]
 ) -> tuple[TensorDifference, ...]:
@@ -154,7 +235,7 @@ def _difference(name: str, pairs: list[tuple[np.ndarray, np.ndarray]]) -> Tensor
 
 
 def compare(
-    session: Session,
+    session: Session | Recorded,
     reference: Session,
     samples: Iterable[tuple[np.ndarray, Mapping[str, np.ndarray]]],
     tensors: tuple[TensorDifference, ...] = (),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,3 +92,11 @@ def _one(problem: dict[str, Any]) -> str:
         return unknown("setting", where, problem["fields"])
     got = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
     return f"{where}: {problem['msg'].lower()}{got}"
+
+
+def cache_folder() -> Path:
+    """What can be made again is kept here: `$DEGMIX_CACHE`, else in `$XDG_CACHE_HOME`."""
+    if own := os.environ.get("DEGMIX_CACHE"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "degmix-edge"

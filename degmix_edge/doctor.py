@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from degmix_edge import __version__, backends
-from degmix_edge.backends import _cpu_ops
+from degmix_edge import __version__, backends, cuda, trt
+from degmix_edge.backends import _cpu_ops, _trt_plugin
 from degmix_edge.bench import cpu_name
-from degmix_edge.errors import ConfigError
+from degmix_edge.errors import ConfigError, DegmixError
 
 ROLES = {
     "cpu": ("onnxruntime",),
@@ -50,6 +50,7 @@ def examine() -> list[Check]:
         _cpu(),
         _cpu_operators(),
         _gpu(),
+        _plugin(),
         _disk(),
     ]
 
@@ -85,7 +86,8 @@ def _backend(name: str) -> Check:
     reason = backends.find(name).unavailable()
     if reason is None:
         return Check(f"backend {name}", "ok", "runs here")
-    return Check(f"backend {name}", "missing", "cannot run here", reason)
+    status: Literal["note", "missing"] = "note" if name in OPTIONAL else "missing"
+    return Check(f"backend {name}", status, "cannot run here", reason)
 
 
 def _cpu() -> Check:
@@ -119,9 +121,36 @@ def _cpu_operators() -> Check:
 
 
 def _gpu() -> Check:
-    if shutil.which("nvidia-smi") is None and not Path("/dev/nvidia0").exists():
+    # A Jetson has the last of these alone.
+    nodes = any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/nvhost-gpu"))
+    if shutil.which("nvidia-smi") is None and not nodes:
         return Check("gpu", "note", "no NVIDIA GPU", "the onnxruntime backend runs on the CPU")
-    return Check("gpu", "ok", "NVIDIA GPU present")
+    reason = cuda.unavailable()
+    if reason is not None:
+        return Check("gpu", "missing", "NVIDIA GPU present, not usable from Python", reason)
+    card = cuda.Device()
+    free = card.free_bytes()
+    card.close()
+    text = f"{card.info}, driver {card.info.driver}, {free / 1e9:.1f} GB free"
+    return Check("gpu", "ok", text)
+
+
+def _plugin() -> Check:
+    """Our TensorRT plugin: whether it is there, fits, and which operators it has."""
+    if trt.unavailable("tensorrt") is not None:
+        return Check("tensorrt plugin", "note", "no TensorRT, so none is needed")
+    try:
+        tensorrt = backends.find("tensorrt")
+        path = _trt_plugin.library(tensorrt.major())  # type: ignore[attr-defined]
+        if path is None:
+            advice = (
+                f"deformable convolutions are slower and less exact without: {trt.BUILD_PLUGIN}"
+            )
+            return Check("tensorrt plugin", "note", "not built", advice)
+        names = trt.register("tensorrt", path)
+    except DegmixError as error:
+        return Check("tensorrt plugin", "missing", "not usable", str(error))
+    return Check("tensorrt plugin", "ok", f"{path.name}: {', '.join(names)}")
 
 
 def _disk() -> Check:

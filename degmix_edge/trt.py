@@ -8,19 +8,21 @@ strongly typed: precision is in the graph, and no builder flag changes it.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from degmix_edge.errors import BackendError, BuildError, GraphError
+from degmix_edge.errors import BackendError, BuildError, GraphError, ShapeError
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 RTX_LIBRARIES = "onnxruntime_ep_nv_tensorrt_rtx"
 """The wheel that holds TensorRT-RTX's own libraries."""
 KEPT_LINES = 20
+FIRST_CREATOR = "DegmixDeformSample"
+BUILD_PLUGIN = "`make plugin` builds it (see plugins/README.md)"
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,24 @@ class BuilderOptions:
         workspace_bytes: Most scratch memory of a layer; None leaves it to the builder.
         optimization_level: 0 to 5; None is the builder's own.
         compute_capabilities: Targets of TensorRT-RTX, as `SM89`; empty is its default, all cards.
+        profile: Smallest, usual and largest shape of inputs that have sizes of -1, by name.
+        plugin: Our plugin library, loaded before the graph is parsed.
+        timing_cache: A file of measured tactics, read if it is there and written back.
+        version_compatible: The plan runs with later minor versions too; the plugin goes into it.
+        hardware_compatible: The plan runs on every card since Ampere, slower.
+        dla_core: Experimental: what Orin's deep learning accelerator can run goes there, the rest,
+            deformable convolutions too, to the GPU.
     """
 
     workspace_bytes: int | None = None
     optimization_level: int | None = None
     compute_capabilities: tuple[str, ...] = ()
+    profile: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    plugin: str | None = None
+    timing_cache: str | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    dla_core: int | None = None
 
 
 @dataclass
@@ -111,8 +126,19 @@ def load(flavour: Flavour) -> Any:
         raise BackendError(f"{flavour} does not load: {error}") from error
 
 
-def build(flavour: Flavour, model: bytes, options: BuilderOptions) -> Built:
+def build(
+    flavour: Flavour,
+    model: bytes,
+    options: BuilderOptions,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Built:
     """Parse ONNX bytes into a strongly typed network and build its plan.
+
+    Args:
+        flavour: Which builder.
+        model: ONNX bytes.
+        options: How to build.
+        progress: Called with a phase of the builder, the steps that are done, and all of them.
 
     Raises:
         BackendError: The library is missing or gives no builder.
@@ -129,15 +155,23 @@ def build(flavour: Flavour, model: bytes, options: BuilderOptions) -> Built:
             f"{flavour} {trt.__version__} gives no builder ({error}); its libraries or the driver "
             f"do not fit the bindings. {log.errors}"
         ) from None
+    if options.plugin is not None:
+        register(flavour, Path(options.plugin))
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags=flags)
     parser = trt.OnnxParser(network=network, logger=logger)
     if not parser.parse(model=model):
         raise GraphError(_parser_errors(flavour, trt, parser))
     config = _config(trt, builder, options)
+    _add_profile(trt, builder, config, network, options)
+    cache = _timing_cache(trt, config, options)
+    if progress is not None and hasattr(trt, "IProgressMonitor"):
+        config.progress_monitor = _monitor(trt, progress)
     plan = builder.build_serialized_network(network=network, config=config)
     if plan is None:
         raise BuildError(f"{flavour} {trt.__version__} built no engine: {log.errors}")
+    if cache is not None:
+        _keep_timing_cache(cache, options)
     return Built(bytes(plan), _layers(network), str(trt.__version__))
 
 
@@ -167,7 +201,222 @@ def _config(trt: Any, builder: Any, options: BuilderOptions) -> Any:
                 f"{trt.__version__}: builds for the GPU that it runs on; compute capabilities "
                 f"{', '.join(options.compute_capabilities)} can be chosen with TensorRT-RTX only"
             )
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        if options.plugin is not None and hasattr(config, "plugins_to_serialize"):
+            config.plugins_to_serialize = [options.plugin]
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if options.dla_core is not None:
+        if builder.num_DLA_cores <= options.dla_core:
+            raise BackendError(
+                f"DLA core {options.dla_core}: this device has {builder.num_DLA_cores}; only Orin "
+                f"AGX and NX have some, and not under every TensorRT"
+            )
+        config.default_device_type = trt.DeviceType.DLA
+        config.DLA_core = options.dla_core
+        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
     return config
+
+
+def _add_profile(
+    trt: Any, builder: Any, config: Any, network: Any, options: BuilderOptions
+) -> None:
+    """Shapes of inputs that have sizes of -1."""
+    profile = builder.create_optimization_profile()
+    dynamic = []
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        if -1 not in tuple(tensor.shape):
+            continue
+        shapes = options.profile.get(tensor.name)
+        if shapes is None or len(shapes) != 3:
+            raise ShapeError(
+                f"input {tensor.name!r} {tuple(tensor.shape)} has sizes that are not known: give "
+                f"its smallest, usual and largest shape, or export it with fixed sizes"
+            )
+        smallest, usual, largest = shapes
+        profile.set_shape(tensor.name, min=smallest, opt=usual, max=largest)
+        dynamic.append(tensor.name)
+    unknown = set(options.profile) - set(dynamic)
+    if unknown:
+        raise ShapeError(
+            f"shapes for {', '.join(sorted(unknown))}: no such input with sizes that are not known"
+        )
+    if dynamic:
+        config.add_optimization_profile(profile)
+
+
+def _timing_cache(trt: Any, config: Any, options: BuilderOptions) -> Any:
+    if options.timing_cache is None:
+        return None
+    path = Path(options.timing_cache)
+    measured = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(measured)
+    if not config.set_timing_cache(cache, ignore_mismatch=False):
+        # Of another card, version or driver: start anew.
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
+
+
+def _keep_timing_cache(cache: Any, options: BuilderOptions) -> None:
+    path = Path(str(options.timing_cache))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_bytes(bytes(cache.serialize()))
+    part.replace(path)
+
+
+def _monitor(trt: Any, progress: Callable[[str, int, int], None]) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """Forwards the builder's outermost phase."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if parent_phase is None:
+                self.steps[phase_name] = num_steps
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if phase_name in self.steps:
+                progress(phase_name, step + 1, self.steps[phase_name])
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            if phase_name in self.steps:
+                total = self.steps.pop(phase_name)
+                progress(phase_name, total, total)
+
+    return Monitor()
+
+
+def register(flavour: Flavour, library: Path) -> list[str]:
+    """Load our plugin library into the registry, once a process; names of its creators.
+
+    Raises:
+        BackendError: It is not there, of another major version, or the registry does not take it.
+    """
+    trt = load(flavour)
+    major = int(str(trt.__version__).partition(".")[0])
+    if not library.is_file():
+        raise BackendError(f"{library}: no such plugin library; {BUILD_PLUGIN}")
+    registry = trt.get_plugin_registry()
+    if registry is None:
+        raise BackendError(f"{flavour} {trt.__version__} has no plugin registry")
+    if registry.get_creator(FIRST_CREATOR, "1", "degmix") is None:
+        try:
+            built_for = int(ctypes.CDLL(str(library)).degmix_tensorrt_major())
+        except (OSError, AttributeError) as error:
+            raise BackendError(
+                f"{library}: no plugin library of ours for this machine: {error}"
+            ) from None
+        if flavour == "tensorrt" and built_for != major:
+            raise BackendError(
+                f"{library}: built for TensorRT {built_for}, running TensorRT {trt.__version__}; "
+                f"{BUILD_PLUGIN}"
+            )
+        if registry.load_library(str(library)) is None:
+            raise BackendError(f"{library}: TensorRT's registry does not take it; {BUILD_PLUGIN}")
+    return sorted(
+        creator.name for creator in registry.all_creators if creator.plugin_namespace == "degmix"
+    )
+
+
+@dataclass(frozen=True)
+class Binding:
+    """An input or output of an engine; a size of -1 is not fixed."""
+
+    name: str
+    is_input: bool
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Engine:
+    """A plan, ready to make execution contexts. The device's context is current in every call.
+
+    Args:
+        flavour: Whose plan it is.
+        plan: Its bytes. They are executable: verify where they come from first.
+        plugin: Our library, where the plan has nodes of ours.
+
+    Raises:
+        BackendError: The plan is of another version or card, or damaged; has TensorRT's own text.
+    """
+
+    def __init__(self, flavour: Flavour, plan: bytes, plugin: Path | None = None) -> None:
+        trt = load(flavour)
+        log = Log()
+        runtime = trt.Runtime(_logger(trt, log))
+        if plugin is not None:
+            register(flavour, plugin)
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise BackendError(
+                f"{flavour} {trt.__version__} refuses the engine ({len(plan)} bytes): {log.errors}"
+            )
+        self._trt, self._log, self._runtime, self._engine = trt, log, runtime, engine
+        inputs = trt.TensorIOMode.INPUT
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        self.bindings = tuple(
+            Binding(
+                name,
+                engine.get_tensor_mode(name) == inputs,
+                _plain(engine.get_tensor_dtype(name)),
+                tuple(engine.get_tensor_shape(name)),
+            )
+            for name in names
+        )
+
+    def context(self) -> Context:
+        """A new execution context: one a thread."""
+        engine = self._engine
+        context = engine.create_execution_context()
+        if context is None:
+            raise BackendError(f"no execution context: out of GPU memory? {self._log.errors}")
+        return Context(context, self._log)
+
+    def layers(self) -> str:
+        """The inspector's JSON: layers as they were built, with their tactics and our metadata."""
+        trt, engine = self._trt, self._engine
+        inspector = engine.create_engine_inspector()
+        return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+class Context:
+    """An execution context: addresses are set once, then it is enqueued again and again."""
+
+    def __init__(self, context: Any, log: Log) -> None:
+        self._context, self._log = context, log
+
+    def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Of an input whose sizes are not fixed.
+
+        Raises:
+            ShapeError: It lies outside the engine's profile.
+        """
+        context = self._context
+        if not context.set_input_shape(name, shape):
+            raise ShapeError(f"{name} {shape}: outside the engine's profile. {self._log.errors}")
+
+    def set_address(self, name: str, pointer: int) -> None:
+        """Where a tensor lies on the device."""
+        context = self._context
+        if not context.set_tensor_address(name, pointer):
+            raise BackendError(f"{name}: address refused. {self._log.errors}")
+
+    def enqueue(self, stream: int) -> None:
+        """Run on a stream, asynchronously.
+
+        Raises:
+            BackendError: TensorRT refused; has its own text.
+        """
+        context = self._context
+        if not context.execute_async_v3(stream):
+            raise BackendError(f"the engine does not run: {self._log.errors}")
 
 
 def _parser_errors(flavour: Flavour, trt: Any, parser: Any) -> str:

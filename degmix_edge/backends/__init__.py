@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from degmix_edge import registry
-from degmix_edge.backends._base import Backend, EngineBackend
+from degmix_edge.backends._base import PLAIN, Backend, EngineBackend, EngineOptions
 from degmix_edge.errors import BackendError, ConfigError
 
-__all__ = ["Backend", "EngineBackend", "choose", "find", "names"]
+__all__ = ["PLAIN", "Backend", "EngineBackend", "EngineOptions", "choose", "find", "names"]
 
-AUTO = ("onnxruntime",)
+AUTO = ("tensorrt", "onnxruntime")
 """What `auto` tries, best first."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar
 
@@ -23,13 +25,17 @@ class Backend(ABC):
     Attributes:
         name: The file's name.
         spec: The network that it runs.
+        is_concurrent: Several threads may infer at once.
+        stages: Milliseconds by part of the last call, of a backend that measures them.
     """
 
     name: ClassVar[str]
+    is_concurrent: ClassVar[bool] = False
 
     def __init__(self, spec: NetworkSpec) -> None:
         self.spec = spec
         self.active = False
+        self.stages: dict[str, float] = {}
 
     @classmethod
     @abstractmethod
@@ -81,19 +87,45 @@ class Backend(ABC):
             self._deactivate()
 
 
+@dataclass(frozen=True)
+class EngineOptions:
+    """What a user may ask of an engine; a backend refuses what it does not have.
+
+    Attributes:
+        dcn: How deformable convolutions are built; `auto` measures where it can.
+        version_compatible: Runs with later minor versions of the library too.
+        hardware_compatible: Runs on every card since Ampere.
+        dla_core: Of Orin's deep learning accelerator; experimental.
+    """
+
+    dcn: str = "auto"
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    dla_core: int | None = None
+
+
+PLAIN = EngineOptions()
+"""Nothing in particular."""
+Progress = Callable[[str, int, int], None]
+"""Called with what is under way, the steps that are done, and all of them."""
+
+
 class EngineBackend(Backend):
     """A backend that makes an engine of `model.onnx` and runs that.
 
     Args:
         spec: The network.
-        engine: What `build` returned, or `model.onnx` itself, which every engine backend can run.
-        threads: CPU threads; None leaves the choice to the backend.
+        engine: What `build` returned; where `runs_model`, also `model.onnx` itself.
+        threads: How many CPU threads, or for a GPU how many calls at once; None is the backend's
+            own choice.
 
     Attributes:
         engine_file: What the engine is called in a bundle.
+        runs_model: `model.onnx` can stand in for an engine.
     """
 
     engine_file: ClassVar[str] = "engine.onnx"
+    runs_model: ClassVar[bool] = True
 
     def __init__(self, spec: NetworkSpec, engine: bytes, *, threads: int | None = None) -> None:
         super().__init__(spec)
@@ -116,14 +148,35 @@ class EngineBackend(Backend):
 
     @classmethod
     @abstractmethod
-    def build(cls, model: bytes, recipe: Recipe, ranges: Ranges | None) -> dict[str, bytes]:
+    def build(
+        cls,
+        model: bytes,
+        recipe: Recipe,
+        ranges: Ranges | None,
+        options: EngineOptions = PLAIN,
+        progress: Progress | None = None,
+    ) -> dict[str, bytes]:
         """The engine for `model.onnx`, as `engine_file`, and files that go with it.
 
         Args:
             model: ONNX bytes with the recipe's precision inside.
             recipe: What runs in which precision.
             ranges: Of an int8 recipe.
+            options: What the user asked of it.
+            progress: Told of the builder's steps.
 
         Raises:
-            BackendError: The backend refused the model.
+            BackendError: The backend refused the model, or has no such option.
         """
+
+    @classmethod
+    def refuse_options(cls, options: EngineOptions) -> None:
+        """For a backend that has none.
+
+        Raises:
+            BackendError: One was asked for.
+        """
+        asked = [f.name for f in fields(options) if getattr(options, f.name) != f.default]
+        if asked:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
+            raise BackendError(f"{cls.name}: has no {flags}; that is for --backend tensorrt")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from degmix_edge.backends import _cpu_ops
-from degmix_edge.backends._base import EngineBackend
+from degmix_edge.backends._base import PLAIN, EngineBackend, EngineOptions, Progress
 from degmix_edge.errors import BackendError
 from degmix_edge.network import IMAGE
 from degmix_edge.quant.ranges import Ranges
@@ -28,6 +28,7 @@ class Backend(EngineBackend):
     """See the module. An engine is the graph after ONNX Runtime's portable optimisations."""
 
     name = "onnxruntime"
+    is_concurrent = True
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -53,14 +54,22 @@ class Backend(EngineBackend):
         return machine if _cpu_ops.library() is None else f"{machine}+{_cpu_ops.VERSION}"
 
     @classmethod
-    def build(cls, model: bytes, recipe: Recipe, ranges: Ranges | None) -> dict[str, bytes]:
+    def build(
+        cls,
+        model: bytes,
+        recipe: Recipe,
+        ranges: Ranges | None,
+        options: EngineOptions = PLAIN,
+        progress: Progress | None = None,
+    ) -> dict[str, bytes]:
         """See `EngineBackend`. INT8 graphs are lowered to the form that has integer CPU kernels."""
+        cls.refuse_options(options)
         model = _lower(model, ranges if recipe.precision == "int8" else None)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / cls.engine_file
-            options = _options(None, level="ORT_ENABLE_EXTENDED")
-            options.optimized_model_filepath = str(path)
-            _session(model, options)
+            portable = _options(None, level="ORT_ENABLE_EXTENDED")
+            portable.optimized_model_filepath = str(path)
+            _session(model, portable)
             return {cls.engine_file: path.read_bytes()}
 
     def _activate(self) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from degmix_edge import trt
-from degmix_edge.backends._base import EngineBackend
+from degmix_edge.backends._base import PLAIN, EngineBackend, EngineOptions, Progress
 from degmix_edge.errors import BackendError
 from degmix_edge.quant.ranges import Ranges
 
@@ -54,12 +54,20 @@ class Backend(EngineBackend):
         return "rtx-cards"
 
     @classmethod
-    def build(cls, model: bytes, recipe: Recipe, ranges: Ranges | None) -> dict[str, bytes]:
+    def build(
+        cls,
+        model: bytes,
+        recipe: Recipe,
+        ranges: Ranges | None,
+        options: EngineOptions = PLAIN,
+        progress: Progress | None = None,
+    ) -> dict[str, bytes]:
         """See `EngineBackend`; beside the plan, `layers.json` has the parsed layers."""
         from degmix_edge.engine.build import build
         from degmix_edge.engine.lower import lower
 
-        built = build("tensorrt-rtx", lower(model, recipe), trt.BuilderOptions())
+        cls.refuse_options(options)
+        built = build("tensorrt-rtx", lower(model, recipe), trt.BuilderOptions(), progress)
         layers = json.dumps({"version": built.version, "layers": trt.table(built.layers)})
         return {cls.engine_file: built.plan, "layers.json": layers.encode()}
 

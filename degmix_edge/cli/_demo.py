@@ -134,7 +134,7 @@ def _compare(
     with output.progress("compare", len(held_out)) as advance:
         pairs = ((item.image, item.labels) for item in held_out)
         comparison = compare(session, torch_session, pairs, tensors, advance=advance)
-    show_comparison(output, comparison, bundle.manifest.precision, "held-out scenes")
+    show_comparison(output, {"engine": comparison}, bundle.manifest.precision, "held-out scenes")
     return comparison
 
 

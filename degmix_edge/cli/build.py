@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,18 @@ def command() -> None:
 @_budget.options
 @click.option("--backend", default="auto", show_default=True)
 @click.option(
+    "--dcn",
+    type=click.Choice(["auto", "plugin", "fused", "builtin", "gridsample"]),
+    default="auto",
+    show_default=True,
+    help="TensorRT: the form of deformable convolutions; auto builds each, times it, keeps one.",
+)
+@click.option("--version-compatible", is_flag=True, help="TensorRT: runs with later versions too.")
+@click.option(
+    "--hardware-compatible", is_flag=True, help="TensorRT: runs on any card since Ampere."
+)
+@click.option("--dla-core", type=click.IntRange(0), help="TensorRT on Orin: experimental.")
+@click.option(
     "--out", type=click.Path(path_type=Path), default=Path("robot.degmix"), show_default=True
 )
 @verb
@@ -32,12 +45,16 @@ def engine(output: Output, source: str, out: Path, backend: str, **options: Any)
     tasks, or a bundle whose engine is to be built again for this machine.
     """
     from degmix_edge import build as building
+    from degmix_edge.backends import EngineOptions
 
-    clock = building.Clock(lambda stage: _say(output, stage))
+    options["engine"] = EngineOptions(
+        **{f.name: options.pop(f.name) for f in dataclasses.fields(EngineOptions)}
+    )
+    clock = building.Clock(lambda stage: _say(output, stage), _Steps(output))
     if (Path(source) / "manifest.json").exists():
         from degmix_edge.bundle import open_bundle
 
-        built = building.rebuild(open_bundle(Path(source)), backend, clock)
+        built = building.rebuild(open_bundle(Path(source)), backend, clock, options["engine"])
     else:
         built = _build(output, source, out, backend, clock, options)
     manifest = built.manifest
@@ -93,6 +110,7 @@ def _build(
             backend=backend,
             raw_logits=options["raw_logits"],
             keep_float=options["keep_float"],
+            engine=options["engine"],
         ),
         golden_image=golden.fitted(fit),
         calibrate=_quantizing.calibrator(
@@ -103,6 +121,19 @@ def _build(
         force=options["force"],
         clock=clock,
     )
+
+
+class _Steps:
+    """Says how far a builder is: at most a line for each tenth of a phase."""
+
+    def __init__(self, output: Output) -> None:
+        self.output, self.said = output, ("", -1)
+
+    def __call__(self, phase: str, done: int, steps: int) -> None:
+        tenth = (phase, 10 * done // max(steps, 1))
+        if tenth != self.said:
+            self.said = tenth
+            self.output.say(f"  {phase}: {done} of {steps}")
 
 
 def _say(output: Output, stage: Any) -> None:

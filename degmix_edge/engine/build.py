@@ -1,7 +1,8 @@
 """Build a plan in a process of its own: a builder that aborts or is killed ends that process only.
 
 `python -m degmix_edge.engine.build FLAVOUR FOLDER` is that process: it reads `model.onnx` and
-`options.json` in FOLDER, and writes `engine.plan` and `layers.json`, or `error.json`.
+`options.json` in FOLDER, and writes `engine.plan` and `layers.json`, or `error.json`; each line of
+its output is a step of the builder.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,16 @@ from degmix_edge import errors, trt
 from degmix_edge.errors import BuildError, DegmixError
 
 LOG_LINES = 5
+STEP = "step "
 
 
-def build(flavour: trt.Flavour, model: bytes, options: trt.BuilderOptions) -> trt.Built:
-    """As `trt.build`, in a child process.
+def build(
+    flavour: trt.Flavour,
+    model: bytes,
+    options: trt.BuilderOptions,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> trt.Built:
+    """As `trt.build`, in a child process; `progress` is called in this one.
 
     Raises:
         BackendError, GraphError, BuildError: As `trt.build`; a child that died is a BuildError
@@ -33,7 +41,7 @@ def build(flavour: trt.Flavour, model: bytes, options: trt.BuilderOptions) -> tr
         (folder / "model.onnx").write_bytes(model)
         (folder / "options.json").write_text(json.dumps(asdict(options)))
         command = _command(flavour, name)
-        child = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        child = _follow(command, folder / "stderr", progress)
         if (folder / "error.json").exists():
             values = json.loads((folder / "error.json").read_text())
             raise getattr(errors, values["type"])(values["message"])
@@ -45,6 +53,31 @@ def build(flavour: trt.Flavour, model: bytes, options: trt.BuilderOptions) -> tr
             for x in values["layers"]
         )
         return trt.Built((folder / "engine.plan").read_bytes(), layers, values["version"])
+
+
+def _follow(
+    command: list[str], errors_file: Path, progress: Callable[[str, int, int], None] | None
+) -> subprocess.CompletedProcess[str]:
+    """Run the child, and hand on its steps; what it says besides is kept."""
+    said = []
+    with errors_file.open("w") as stderr:
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, text=True, errors="replace"
+        )
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                if not line.startswith(STEP):
+                    said.append(line)
+                elif progress is not None:
+                    progress(*json.loads(line[len(STEP) :]))
+            child.wait()
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+    text = errors_file.read_text(errors="replace")
+    return subprocess.CompletedProcess(command, child.returncode, "".join(said), text)
 
 
 def _command(flavour: str, folder: str) -> list[str]:
@@ -62,13 +95,16 @@ def _died(flavour: str, child: subprocess.CompletedProcess[str]) -> str:
     return f"{flavour}: the builder's process ended with {how}. Its last lines: {last or 'none'}"
 
 
+def _say(phase: str, done: int, steps: int) -> None:
+    print(f"{STEP}{json.dumps([phase, done, steps])}", flush=True)
+
+
 def _main(flavour: Any, folder: Path) -> None:
     values = json.loads((folder / "options.json").read_text())
     values["compute_capabilities"] = tuple(values["compute_capabilities"])
+    model = (folder / "model.onnx").read_bytes()
     try:
-        built = trt.build(
-            flavour, (folder / "model.onnx").read_bytes(), trt.BuilderOptions(**values)
-        )
+        built = trt.build(flavour, model, trt.BuilderOptions(**values), _say)
     except DegmixError as error:
         text = json.dumps({"type": type(error).__name__, "message": str(error)})
         (folder / "error.json").write_text(text)

@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from degmix_edge.config import cache_folder
 from degmix_training.data._sample import Sample
 
 CHUNK = 50
@@ -66,14 +67,6 @@ def rendered(name: str, make: Callable[[int], Sample], seeds: range) -> Rendered
         _render(make, folder, missing[0])
     chunks = [dict(np.load(_file(folder, part))) for part in parts]
     return Rendered(chunks, [f"scene {seed}" for seed in seeds])
-
-
-def cache_folder() -> Path:
-    """Where rendered samples are kept."""
-    if own := os.environ.get("DEGMIX_CACHE"):
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "degmix-edge"
 
 
 def _render(make: Callable[[int], Sample], folder: Path, seeds: range) -> None:

@@ -1,0 +1,364 @@
+"""TensorRT: engines for the card in this machine, from Orin to Hopper.
+
+A session has lanes. A lane is an execution context with its own stream, buffers and CUDA graphs;
+each call takes a free lane and gives it back, so as many threads run at once as there are lanes.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import re
+import statistics
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from degmix_edge import cuda, trt
+from degmix_edge.backends import _trt_plugin
+from degmix_edge.backends._base import PLAIN, EngineBackend, EngineOptions, Progress
+from degmix_edge.config import cache_folder
+from degmix_edge.errors import BackendError, BuildError, ConfigError, GraphError
+from degmix_edge.network import IMAGE, NetworkSpec
+from degmix_edge.quant.ranges import Ranges
+from degmix_edge.registry import unknown
+
+if TYPE_CHECKING:
+    from degmix_edge.engine.lower import Dcn
+    from degmix_edge.quant.recipe import Recipe
+
+PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+WARM_CALLS = 3
+"""Before a graph is captured, as TensorRT asks for, and before a session's first frame."""
+TIMED_CALLS = 50
+"""Of each form of the deformable convolutions, to choose one."""
+GRAPHS = 4
+"""Kept a lane, one for each set of addresses."""
+DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32"}
+DTYPES |= {"UINT8": "uint8", "BOOL": "bool", "INT64": "int64"}
+
+
+class Backend(EngineBackend):
+    """See the module. The plan needs the very card and version that it was built with.
+
+    Args:
+        spec: The network.
+        engine: What `build` returned.
+        threads: Lanes; None is one.
+        device_index: Which card.
+    """
+
+    name = "tensorrt"
+    engine_file = "engine.plan"
+    runs_model = False
+    is_concurrent = True
+
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        engine: bytes,
+        *,
+        threads: int | None = None,
+        device_index: int = 0,
+    ) -> None:
+        super().__init__(spec, engine, threads=threads)
+        self.device_index = device_index
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """See `Backend`."""
+        return trt.unavailable("tensorrt") or cuda.unavailable()
+
+    @classmethod
+    def version(cls) -> str:
+        """See `EngineBackend`."""
+        for package in PACKAGES:
+            try:
+                return metadata.version(package)
+            except metadata.PackageNotFoundError:
+                continue
+        return str(trt.load("tensorrt").__version__)  # a Jetson's has no metadata
+
+    @classmethod
+    def device(cls) -> str:
+        """Card, compute capability, driver, and whether our plugin is there."""
+        card = cuda.Device()
+        card.close()
+        plugin = _trt_plugin.library(cls.major())
+        return f"{card.info}, driver {card.info.driver}" + (", degmix plugin" if plugin else "")
+
+    @classmethod
+    def build(
+        cls,
+        model: bytes,
+        recipe: Recipe,
+        ranges: Ranges | None,
+        options: EngineOptions = PLAIN,
+        progress: Progress | None = None,
+    ) -> dict[str, bytes]:
+        """See `EngineBackend`.
+
+        Where more than one form of the deformable convolutions can be built, each is, and the
+        fastest on this card is kept. `layers.json` has the parsed layers, the form, and what each
+        form took.
+        """
+        # Building needs onnx; a robot that only runs does not have it.
+        from degmix_edge.engine.lower import lower
+
+        plugin = _trt_plugin.library(cls.major())
+        found: dict[str, tuple[float, trt.Built]] = {}
+        refused: dict[str, str] = {}
+        forms = _forms(options.dcn, recipe, plugin)
+        for form in forms:
+            try:
+                built = cls._built(lower(model, recipe, form), plugin, options, progress)
+            except (BackendError, BuildError, GraphError) as error:
+                refused[form] = str(error)
+                continue
+            found[form] = (cls._time(built.plan) if len(forms) > 1 else 0.0, built)
+        if not found:
+            raise BuildError("; ".join(f"{form}: {why}" for form, why in refused.items()))
+        fastest = min(found, key=lambda name: found[name][0])
+        built = found[fastest][1]
+        said = {
+            "version": built.version,
+            "dcn": fastest,
+            "milliseconds": {name: round(ms, 4) for name, (ms, _) in found.items()},
+            "refused": refused,
+            "layers": trt.table(built.layers),
+        }
+        return {cls.engine_file: built.plan, "layers.json": json.dumps(said).encode()}
+
+    @classmethod
+    def _built(
+        cls, lowered: bytes, plugin: Path | None, options: EngineOptions, progress: Progress | None
+    ) -> trt.Built:
+        from degmix_edge.engine.build import build
+
+        card = cuda.Device()
+        try:
+            free, what = card.free_bytes(), f"{card.info.name}-{card.info.driver}"
+        finally:
+            card.close()
+        name = re.sub(r"[^\w.-]+", "-", f"{cls.version()}-{what}.timing")
+        return build(
+            "tensorrt",
+            lowered,
+            trt.BuilderOptions(
+                workspace_bytes=free // 2,
+                plugin=None if plugin is None else str(plugin),
+                timing_cache=str(cache_folder() / "timing" / name),
+                version_compatible=options.version_compatible,
+                hardware_compatible=options.hardware_compatible,
+                dla_core=options.dla_core,
+            ),
+            progress,
+        )
+
+    @classmethod
+    def _time(cls, plan: bytes) -> float:
+        """Median milliseconds of a call on the device, as a graph."""
+        device = cuda.Device()
+        try:
+            with device.current():
+                engine = trt.Engine("tensorrt", plan, _trt_plugin.library(cls.major()))
+            lane = Lane(device, engine)
+            image = np.zeros(lane.buffers[IMAGE].host.shape, np.uint8)
+            found = []
+            for _ in range(WARM_CALLS + TIMED_CALLS):
+                lane.run(image)
+                found.append(lane.stages["gpu_ms"])
+            lane.close()
+            return statistics.median(found[WARM_CALLS:])
+        finally:
+            device.close()
+
+    @classmethod
+    def major(cls) -> str:
+        """Of the library's version."""
+        return cls.version().partition(".")[0]
+
+    def _activate(self) -> None:
+        self._device = cuda.Device(self.device_index)
+        plugin = _trt_plugin.library(self.major())
+        self._lanes: list[Lane] = []
+        self._free: queue.LifoQueue[Lane] = queue.LifoQueue()
+        try:
+            with self._device.current():
+                self._engine = trt.Engine("tensorrt", self.engine, plugin)
+            for _ in range(self.threads or 1):
+                lane = Lane(self._device, self._engine)
+                self._lanes.append(lane)
+                self._free.put(lane)
+            for lane in self._lanes:
+                for _ in range(WARM_CALLS):
+                    lane.run(np.zeros(self.spec.image_spec.shape, np.uint8))  # type: ignore[arg-type]
+        except BaseException:
+            self._deactivate()
+            raise
+
+    @contextmanager
+    def _lane(self) -> Iterator[Lane]:
+        lane = self._free.get()
+        try:
+            yield lane
+        finally:
+            self._free.put(lane)
+
+    def _infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        with self._lane() as lane:
+            maps = lane.run(image)
+            self.stages = lane.stages
+            return {name: maps[name].copy() for name in maps}
+
+    def infer_device(self, image: Any) -> dict[str, cuda.DeviceArray]:
+        """Maps that stay on the device, of an image that may be there already; no copies.
+
+        They are overwritten by the next call on the same lane, so use it with one lane.
+
+        Args:
+            image: uint8 RGB `(1, H, W, 3)` at the network's size, contiguous, with
+                `__cuda_array_interface__`, ready: its writer is done.
+
+        Raises:
+            CudaError: It is on another device, or not contiguous.
+            BackendError: It is no such image.
+        """
+        if not self.active:
+            raise BackendError(f"{self.name}: not active; use it inside `with`")
+        found = cuda.foreign_image(image, self.device_index)
+        want = (tuple(self.spec.image_spec.shape), self.spec.image_spec.dtype)
+        if found is None or found[1:] != want:
+            got = type(image).__name__ if found is None else f"{found[2]} {found[1]}"
+            raise BackendError(
+                f"{self.name}: got {got} on the device, expected {want[1]} {want[0]}"
+            )
+        with self._lane() as lane:
+            return lane.run_device(found[0], self)
+
+    def _deactivate(self) -> None:
+        for lane in self._lanes:
+            lane.close()
+        self._lanes, self._free = [], queue.LifoQueue()
+        self._engine = None  # type: ignore[assignment]
+        self._device.close()
+
+
+def _forms(asked: str, recipe: Recipe, plugin: Path | None) -> tuple[Dcn, ...]:
+    """What is worth building.
+
+    Raises:
+        ConfigError: No such form.
+        BackendError: It needs the plugin, which is not there.
+    """
+    from degmix_edge.engine.lower import FORMS
+
+    if asked == "auto":
+        if plugin is None:
+            return ("builtin",)
+        fused: tuple[Dcn, ...] = ("fused",) if recipe.precision == "fp16" else ()
+        return (*fused, "plugin", "builtin")
+    form = next((form for form in FORMS if form == asked), None)
+    if form is None:
+        raise ConfigError(unknown("form of deformable convolutions", asked, FORMS))
+    if form in ("plugin", "fused") and plugin is None:
+        raise BackendError(
+            f"--dcn {form}: our plugin library is not in {_trt_plugin.FOLDER} nor named by "
+            f"{_trt_plugin.VARIABLE}; {trt.BUILD_PLUGIN}"
+        )
+    return (form,)
+
+
+class Lane:
+    """One execution context, its stream, its buffers, and its CUDA graphs by input address."""
+
+    def __init__(self, device: cuda.Device, engine: trt.Engine) -> None:
+        self.device, self.calls = device, 0
+        self.stages: dict[str, float] = {}
+        self.graphs: OrderedDict[int, cuda.Graph] = OrderedDict()
+        self.buffers: dict[str, cuda.Buffer] = {}
+        self.outputs = [b.name for b in engine.bindings if not b.is_input]
+        with device.current() as driver:
+            self.context = engine.context()
+            self.stream = driver.Stream()
+            self.events = [driver.Event() for _ in range(4)]
+            for binding in engine.bindings:
+                if -1 in binding.shape:
+                    raise BackendError(
+                        f"{binding.name} {binding.shape}: the engine has sizes that are not fixed; "
+                        f"sessions run engines of one size"
+                    )
+                shape, dtype = binding.shape, DTYPES[binding.dtype]
+                self.buffers[binding.name] = cuda.Buffer(device, shape, dtype)
+                self.context.set_address(binding.name, self.buffers[binding.name].pointer)
+
+    def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Maps in this lane's host buffers, until the next call."""
+        with self.device.current():
+            self.buffers[IMAGE].host[...] = image
+            start, uploaded, ran, done = self.events
+            start.record(self.stream)
+            self.buffers[IMAGE].upload(self.stream)
+            uploaded.record(self.stream)
+            self._enqueue(self.buffers[IMAGE].pointer)
+            ran.record(self.stream)
+            for name in self.outputs:
+                self.buffers[name].download(self.stream)
+            done.record(self.stream)
+            self.stream.synchronize()
+            self.stages = {
+                "copy_in_ms": uploaded.time_since(start),
+                "gpu_ms": ran.time_since(uploaded),
+                "copy_out_ms": done.time_since(ran),
+            }
+            return {name: self.buffers[name].host for name in self.outputs}
+
+    def run_device(self, pointer: int, owner: Any) -> dict[str, cuda.DeviceArray]:
+        """The same from and to the device."""
+        with self.device.current():
+            self._enqueue(pointer)
+            self.stream.synchronize()
+        where = (cuda.DLPACK_CUDA, self.device.info.index)
+        return {
+            name: cuda.DeviceArray(
+                buffer.pointer, buffer.host.shape, buffer.host.dtype, where, owner
+            )
+            for name, buffer in self.buffers.items()
+            if name in self.outputs
+        }
+
+    def _enqueue(self, pointer: int) -> None:
+        """The engine on the stream: plainly while it warms up, then as a graph of its input."""
+        graph = self.graphs.get(pointer)
+        if graph is None:
+            self.context.set_address(IMAGE, pointer)
+            self.calls += 1
+            if self.calls < WARM_CALLS:
+                self.context.enqueue(self.stream.handle)
+                return
+            # The first after a change of addresses runs plainly: TensorRT prepares itself in it.
+            self.context.enqueue(self.stream.handle)
+            with cuda.Graph.capture(self.stream) as graph:
+                self.context.enqueue(self.stream.handle)
+            self.graphs[pointer] = graph
+            if len(self.graphs) > GRAPHS:
+                self.graphs.popitem(last=False)[1].close()
+            return
+        self.graphs.move_to_end(pointer)
+        graph.launch(self.stream)
+
+    def close(self) -> None:
+        """Wait for the stream and give everything back."""
+        with self.device.current():
+            self.stream.synchronize()
+            for graph in self.graphs.values():
+                graph.close()
+        for buffer in self.buffers.values():
+            buffer.close()
+        self.graphs.clear()
+        self.buffers.clear()

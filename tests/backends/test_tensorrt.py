@@ -1,0 +1,259 @@
+"""The TensorRT backend over stand-ins of PyCUDA and TensorRT; on a card, plugins/bench/gpu.py has the rest."""
+
+import json
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from degmix_edge import backends, cuda, doctor, trt
+from degmix_edge import build as building
+from degmix_edge.backends import EngineOptions
+from degmix_edge.bundle import open_bundle
+from degmix_edge.errors import BackendError, BuildError, ConfigError, CudaError
+from degmix_edge.runtime import load
+
+STAND_INS = Path(__file__).parents[1] / "stand_ins"
+
+
+@pytest.fixture
+def card(monkeypatch, tmp_path):
+    """TensorRT and a card, as far as our own code can tell; what was made and not given back."""
+    monkeypatch.syspath_prepend(STAND_INS)
+    path = f"{STAND_INS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    monkeypatch.setenv("PYTHONPATH", path)  # of the builder's process
+    monkeypatch.setenv("DEGMIX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DEGMIX_TRT_PLUGIN", "none")
+    import pycuda.driver as driver
+
+    tensorrt = backends.find("tensorrt")
+    monkeypatch.setattr(tensorrt, "version", classmethod(lambda cls: "10.3.0"))
+    monkeypatch.setattr(cuda, "_LIBRARY", [driver.Library()])
+    driver.MADE.update(integrated=False, contexts=0, alive=0, launches=0, graphs=0)
+    yield driver
+    for name in [n for n in sys.modules if n.split(".")[0] in ("pycuda", "tensorrt")]:
+        del sys.modules[name]
+    trt._LOGGERS.clear()
+    left = {key: driver.MADE[key] for key in ("contexts", "alive", "graphs")}
+    assert left == {"contexts": 0, "alive": 0, "graphs": 0}
+
+
+@pytest.fixture
+def made(card, exported, pictures, tmp_path):
+    """A bundle with a TensorRT engine."""
+    stages = []
+    steps = []
+    clock = building.Clock(stages.append, lambda *step: steps.append(step))
+    options = building.Options(precision="fp32", backend="tensorrt")
+    target = tmp_path / "robot.degmix"
+    building.build(*exported, target, options, golden_image=pictures[0], clock=clock)
+    assert steps == [("Building", i, 4) for i in (1, 2, 3, 4, 4)]
+    assert "engine against model.onnx" in next(s.detail for s in stages if s.name == "golden check")
+    return open_bundle(target)
+
+
+def want(bundle, picture):
+    with backends.find("onnxruntime")(
+        bundle.manifest.network, bundle.file("model.onnx").read_bytes()
+    ) as runs:
+        return runs.infer(picture[None])
+
+
+def test_a_session_gives_the_maps(made, card, pictures):
+    with load(made, backend="auto") as session:  # a card is the best there is
+        assert session.backend.name == "tensorrt"
+        for picture in pictures[:4]:
+            maps, expected = session(picture), want(made, picture)
+            for task in maps:
+                np.testing.assert_allclose(maps[task], expected[task][0], rtol=1e-4, atol=1e-5)
+        assert set(session.latency.stages) == {"copy_in_ms", "gpu_ms", "copy_out_ms"}
+    assert card.MADE["launches"] >= 4  # as a graph, after warming up
+    with pytest.raises(BackendError, match="not active"):
+        session(pictures[0])
+    with pytest.raises(BackendError, match="the session is closed"):
+        session.submit(pictures[0])
+    session.close()
+
+
+def test_mapped_memory_on_an_integrated_card(made, card, pictures):
+    card.MADE["integrated"] = True
+    with pytest.MonkeyPatch().context() as patch, load(made) as session:
+        patch.setattr(card, "memcpy_htod_async", None)  # no copy is made
+        np.testing.assert_allclose(
+            session(pictures[1])["depth"], want(made, pictures[1])["depth"][0], rtol=1e-4, atol=1e-5
+        )
+
+
+def test_eight_threads_give_what_one_gives(made, pictures):
+    with load(made, threads=1) as session:
+        serial = [session(picture) for picture in pictures]
+    with load(made, threads=3) as session, ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(session, pictures * 3))
+        futures = [session.submit(picture) for picture in pictures]
+        later = [future.result() for future in futures]
+        assert threading.active_count() > 3
+    for found in (together[: len(serial)], together[-len(serial) :], later):
+        for a, b in zip(found, serial, strict=True):
+            for task in a:
+                np.testing.assert_array_equal(a[task], b[task])
+
+
+def test_images_and_maps_that_stay_on_the_device(made, card, pictures):
+    with load(made) as session:
+        device = cuda.Device()
+        image = cuda.Buffer(device, (1, *pictures[0].shape), np.uint8)
+        other = cuda.Buffer(device, (1, *pictures[0].shape), np.uint8)
+        for buffer, picture in ((image, pictures[0]), (other, pictures[1])):
+            with device.current() as driver:
+                stream = driver.Stream()
+                buffer.host[...] = picture
+                buffer.upload(stream)
+                stream.synchronize()
+        where = (cuda.DLPACK_CUDA, 0)
+        for buffer, picture in ((image, pictures[0]), (other, pictures[1]), (image, pictures[0])):
+            view = cuda.DeviceArray(buffer.pointer, buffer.host.shape, np.uint8, where, buffer)
+            maps = session.backend.infer_device(view)
+            depth = maps["depth"]
+            assert depth.__cuda_array_interface__["data"][0] == depth.pointer
+            # The stand-in's device memory is the host's: numpy may look.
+            host = cuda.DeviceArray(depth.pointer, depth.shape, depth.dtype, (1, 0), depth)
+            expected = want(made, picture)["depth"]
+            np.testing.assert_allclose(np.from_dlpack(host), expected, rtol=1e-4, atol=1e-5)
+        with pytest.raises(BackendError, match="got ndarray on the device, expected uint8"):
+            session.backend.infer_device(pictures[0])
+        elsewhere = cuda.DeviceArray(image.pointer, image.host.shape, np.uint8, (2, 1), image)
+        with pytest.raises(CudaError, match="on device 1, the engine runs on device 0"):
+            session.backend.infer_device(elsewhere)
+        image.close()
+        other.close()
+        device.close()
+
+
+def test_an_engine_of_another_card_is_shown_and_built_again(made, card, pictures, monkeypatch):
+    monkeypatch.setattr(card.Device, "compute_capability", lambda self: (9, 0))
+    with pytest.raises(BackendError) as refused:
+        load(made, rebuild=False)
+    said = str(refused.value)
+    assert "built for" in said
+    assert "running on" in said
+    assert "Stand-in (sm_87)" in said
+    assert "Stand-in (sm_90)" in said
+    assert "degmix-edge build engine" in said
+    with pytest.warns(UserWarning, match="building one"), load(made) as session:
+        first = session(pictures[0])
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        with load(made) as session:  # from the cache
+            np.testing.assert_array_equal(session(pictures[0])["depth"], first["depth"])
+    (kept,) = (Path(os.environ["DEGMIX_CACHE"]) / "engines").glob("*.plan")
+    kept.write_bytes(kept.read_bytes() + b"x")  # a plan is code: it must be what was put there
+    with pytest.warns(UserWarning, match="building one"), load(made) as session:
+        assert "depth" in session(pictures[0])
+
+
+def test_a_damaged_plan_and_one_of_another_version(made, pictures):
+    file = made.path / "engines" / "tensorrt" / "engine.plan"
+    spec = made.manifest.network
+    with pytest.raises(BackendError, match="refuses the engine .*magic tag does not match"):
+        backends.find("tensorrt")(spec, b"nonsense").__enter__()
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(Exception, match=r"engine\.plan' was changed"):
+        load(made.path)
+
+
+def test_forms_are_timed_and_one_is_kept(card, exported, pictures, tmp_path, emulated_plugin):
+    plugin = emulated_plugin
+    tensorrt = backends.find("tensorrt")
+    model, spec, _ = building.deploy(*exported, building.Options())
+    recipe = building.choose(building.to_graph(model), spec, "fp16")
+    lowered = building.quantize(model, recipe.model_copy(update={"precision": "fp32"}), None, spec)
+    files = tensorrt.build(lowered.SerializeToString(), recipe, None)
+    said = json.loads(files["layers.json"])
+    assert set(said["milliseconds"]) == {"fused", "plugin", "builtin"}
+    assert said["dcn"] in said["milliseconds"]
+    assert not said["refused"]
+    only = tensorrt.build(
+        lowered.SerializeToString(), recipe, None, EngineOptions(dcn="gridsample")
+    )
+    assert json.loads(only["layers.json"])["dcn"] == "gridsample"
+    assert doctor._plugin().found.startswith(plugin.name)
+    timing = list((tmp_path / "cache" / "timing").iterdir())
+    assert [p.suffix for p in timing] == [".timing"]
+
+
+@pytest.fixture
+def emulated_plugin(tmp_path, monkeypatch):
+    """A library with a plugin's entry points."""
+    import shutil
+    import subprocess
+
+    compiler = shutil.which("cc") or pytest.skip("no C compiler")
+    source, library = tmp_path / "p.c", tmp_path / "libdegmix_trt10.so"
+    source.write_text(
+        "int degmix_tensorrt_major(void) { return 10; }\n"
+        "void* getCreators(int* count) { *count = 5; return 0; }\n"
+    )
+    subprocess.run([compiler, "-shared", "-fPIC", source, "-o", library], check=True)
+    monkeypatch.setenv("DEGMIX_TRT_PLUGIN", str(library))
+    return library
+
+
+def test_mistakes(card, exported, monkeypatch, tmp_path):
+    tensorrt = backends.find("tensorrt")
+    model, spec, _ = building.deploy(*exported, building.Options())
+    recipe = building.choose(building.to_graph(model), spec, "fp32")
+    data = model.SerializeToString()
+    with pytest.raises(ConfigError, match="no form of deformable convolutions 'plugn'"):
+        tensorrt.build(data, recipe, None, EngineOptions(dcn="plugn"))
+    with pytest.raises(BackendError, match="--dcn plugin: our plugin library is not in"):
+        tensorrt.build(data, recipe, None, EngineOptions(dcn="plugin"))
+    with pytest.raises(BuildError, match="DLA core 0: this device has 0"):
+        tensorrt.build(data, recipe, None, EngineOptions(dla_core=0))
+    with pytest.raises(BackendError, match="onnxruntime: has no --dcn, --dla-core"):
+        backends.find("onnxruntime").build(
+            data, recipe, None, EngineOptions(dcn="plugin", dla_core=1)
+        )
+    monkeypatch.setenv("DEGMIX_TRT_PLUGIN", str(tmp_path / "gone.so"))
+    with pytest.raises(ConfigError, match=r"gone\.so: no such file"):
+        tensorrt.build(data, recipe, None)
+    with pytest.raises(CudaError, match="device 3: there are 1"):
+        cuda.Device(3)
+    device = cuda.Device()
+    with pytest.raises(CudaError, match="out of memory; close other programs or use fewer lanes"):
+        cuda.Buffer(device, (1 << 30,), np.uint8)
+    device.close()
+    with pytest.raises(CudaError, match="used after it was closed"):
+        device.free_bytes()
+    card.MADE["alive"] = 0  # the host half of the buffer that failed
+
+
+def test_a_plugin_of_another_major_version(card, tmp_path, emulated_plugin, monkeypatch):
+    import tensorrt as stand_in
+
+    monkeypatch.setattr(stand_in, "__version__", "11.4.0")
+    with pytest.raises(BackendError, match="built for TensorRT 10, running TensorRT 11.4.0"):
+        trt.register("tensorrt", emulated_plugin)
+    junk = tmp_path / "junk.so"
+    junk.write_bytes(b"junk")
+    with pytest.raises(BackendError, match="no plugin library of ours for this machine"):
+        trt.register("tensorrt", junk)
+    with pytest.raises(BackendError, match="no such plugin library; `make plugin` builds it"):
+        trt.register("tensorrt", tmp_path / "none.so")
+
+
+def test_without_pycuda_or_a_driver(monkeypatch):
+    monkeypatch.setattr(cuda, "find_spec", lambda name: None)
+    assert "pip install 'degmix-edge[tensorrt]'" in cuda.unavailable()
+    monkeypatch.setattr(cuda, "find_spec", lambda name: object())
+
+    def missing(name):
+        raise ImportError("libcuda.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(cuda, "import_module", missing)
+    assert "libcuda.so.1 comes with NVIDIA's driver" in cuda.unavailable()

@@ -1,0 +1,250 @@
+"""A stand-in for TensorRT, whose libraries are on no registry: a plan is ONNX, run by ONNX Runtime.
+
+It has what `degmix_edge/trt.py` uses; that those names exist in the real one is another test's.
+"""
+
+import ctypes
+import enum
+
+import numpy as np
+
+__version__ = "10.3.0"
+MAGIC = b"stand-in plan"
+
+
+class ILogger:
+    class Severity(enum.IntEnum):
+        INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+
+class NetworkDefinitionCreationFlag(enum.IntEnum):
+    STRONGLY_TYPED = 1
+
+
+class MemoryPoolType(enum.Enum):
+    WORKSPACE = 0
+
+
+class ProfilingVerbosity(enum.Enum):
+    DETAILED = 1
+
+
+class BuilderFlag(enum.Enum):
+    VERSION_COMPATIBLE, GPU_FALLBACK = range(2)
+
+
+class HardwareCompatibilityLevel(enum.Enum):
+    AMPERE_PLUS = 1
+
+
+class DeviceType(enum.Enum):
+    DLA = 1
+
+
+class TensorIOMode(enum.Enum):
+    INPUT, OUTPUT = range(2)
+
+
+class IProgressMonitor:
+    pass
+
+
+class _Config:
+    def __init__(self):
+        self.flags, self.progress_monitor, self.pool = [], None, None
+
+    def set_memory_pool_limit(self, pool, pool_size):
+        self.pool = pool_size
+
+    def set_flag(self, flag):
+        self.flags.append(flag)
+
+    def create_timing_cache(self, data):
+        return _Cache(data)
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        return cache.data in (b"", b"measured")
+
+
+class _Cache:
+    def __init__(self, data):
+        self.data = data
+
+    def serialize(self):
+        return b"measured"
+
+
+class _Profile:
+    def set_shape(self, name, min, opt, max):  # noqa: A002
+        pass
+
+
+class _Network:
+    num_inputs = 0
+    num_layers = 0
+
+
+class Builder:
+    num_DLA_cores = 0
+
+    def __init__(self, logger):
+        self.logger = logger
+
+    def create_network(self, flags):
+        assert flags == 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED
+        return _Network()
+
+    def create_builder_config(self):
+        return _Config()
+
+    def create_optimization_profile(self):
+        return _Profile()
+
+    def build_serialized_network(self, network, config):
+        assert config.pool == 1 << 28  # half of what is free
+        if config.progress_monitor is not None:
+            config.progress_monitor.phase_start("Building", None, 4)
+            config.progress_monitor.phase_start("Tactics", "Building", 9)
+            for step in range(4):
+                config.progress_monitor.step_complete("Building", step)
+            config.progress_monitor.phase_finish("Building")
+        return MAGIC + network.model
+
+
+class _ParserError:
+    def __init__(self, node):
+        self.node = node
+
+    def node_name(self):
+        return self.node.name
+
+    def node_operator(self):
+        return self.node.op_type
+
+    def desc(self):
+        return "Plugin not found"
+
+
+class OnnxParser:
+    def __init__(self, network, logger):
+        self.network, self.errors = network, []
+
+    def parse(self, model):
+        import onnx
+
+        graph = onnx.load_from_string(model).graph
+        ours = [n for n in graph.node if n.op_type.startswith("Degmix")]
+        known = {creator.name for creator in _REGISTRY.all_creators}
+        self.errors = [_ParserError(n) for n in ours if n.op_type not in known]
+        self.network.model = model
+        return not self.errors
+
+    @property
+    def num_errors(self):
+        return len(self.errors)
+
+    def get_error(self, index):
+        return self.errors[index]
+
+
+class _Creator:
+    def __init__(self, name):
+        self.name, self.plugin_namespace = name, "degmix"
+
+
+class _Registry:
+    def __init__(self):
+        self.all_creators = []
+
+    def get_creator(self, name, version, namespace):
+        return next((c for c in self.all_creators if c.name == name), None)
+
+    def load_library(self, path):
+        count = ctypes.c_int32()
+        ctypes.CDLL(path).getCreators(ctypes.byref(count))
+        names = ["DegmixDeformSample", "DegmixDeformConv2d", "DegmixDeformMix"]
+        self.all_creators = [_Creator(name) for name in [*names, "DegmixDeformSampleFused"]]
+        return self if count.value else None
+
+
+_REGISTRY = _Registry()
+
+
+def get_plugin_registry():
+    return _REGISTRY
+
+
+class Runtime:
+    def __init__(self, logger):
+        self.logger = logger
+
+    def deserialize_cuda_engine(self, plan):
+        if not plan.startswith(MAGIC):
+            self.logger.log(ILogger.Severity.ERROR, "the plan's magic tag does not match")
+            return None
+        return _Engine(plan[len(MAGIC) :])
+
+
+class _Engine:
+    def __init__(self, model):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 3, 1
+        self.session = onnxruntime.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"]
+        )
+        self.tensors = {t.name: (t, TensorIOMode.INPUT) for t in self.session.get_inputs()}
+        self.tensors |= {t.name: (t, TensorIOMode.OUTPUT) for t in self.session.get_outputs()}
+        self.num_io_tensors = len(self.tensors)
+
+    def get_tensor_name(self, index):
+        return list(self.tensors)[index]
+
+    def get_tensor_mode(self, name):
+        return self.tensors[name][1]
+
+    def get_tensor_dtype(self, name):
+        return (
+            "DataType."
+            + {"tensor(float)": "FLOAT", "tensor(uint8)": "UINT8"}[self.tensors[name][0].type]
+        )
+
+    def get_tensor_shape(self, name):
+        return self.tensors[name][0].shape
+
+    def create_execution_context(self):
+        return _Context(self)
+
+
+class _Context:
+    def __init__(self, engine):
+        self.engine, self.addresses = engine, {}
+
+    def set_tensor_address(self, name, pointer):
+        self.addresses[name] = pointer
+        return pointer != 0
+
+    def execute_async_v3(self, handle):
+        from pycuda import driver
+
+        driver._needs_context()
+        addresses = dict(self.addresses)
+        driver.STREAMS[handle].add(lambda: self._run(addresses))
+        return True
+
+    def _run(self, addresses):
+        image = self._view("image", addresses)
+        names = [n for n, (_, mode) in self.engine.tensors.items() if mode is TensorIOMode.OUTPUT]
+        for name, value in zip(
+            names, self.engine.session.run(names, {"image": image}), strict=True
+        ):
+            self._view(name, addresses)[...] = value
+
+    def _view(self, name, addresses):
+        shape = self.engine.tensors[name][0].shape
+        kinds = {"DataType.FLOAT": np.float32, "DataType.UINT8": np.uint8}
+        dtype = np.dtype(kinds[self.engine.get_tensor_dtype(name)])
+        size = int(np.prod(shape)) * dtype.itemsize
+        data = (ctypes.c_ubyte * size).from_address(addresses[name])
+        return np.frombuffer(data, dtype).reshape(shape)
