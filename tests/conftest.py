@@ -10,6 +10,7 @@ import torch
 from degmix_training import checkpoint, models
 from degmix_training.config import TrainConfig, network_config
 from degmix_training.data import synthetic
+from native_build import emulated, kernels  # noqa: F401
 
 from degmix_edge import build as building
 from degmix_edge import tasks

@@ -1,6 +1,8 @@
 #include "common/launch.h"
 #include "deform_conv2d/deform_conv2d.cuh"
 
+#include <type_traits>
+
 namespace degmix
 {
 namespace
@@ -43,8 +45,10 @@ cudaError_t launchTyped(DeformConv2dParams const& params, DeformConv2dLaunch con
     {
     case 64: return launchTile<T, 64>(params, plan, stream);
     case 128: return launchTile<T, 128>(params, plan, stream);
-    default: return launchTile<T, 256>(params, plan, stream);
     }
+    // float32 has no tile of 256: its sums would not fit the registers of two blocks.
+    constexpr int32_t kWIDEST = std::is_same_v<T, float> ? 128 : 256;
+    return launchTile<T, kWIDEST>(params, plan, stream);
 }
 
 } // namespace

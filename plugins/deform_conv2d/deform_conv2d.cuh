@@ -334,7 +334,7 @@ __device__ __forceinline__ float scaled<int32_t>(DeformConv2dParams const& param
 }
 
 template <typename T, int32_t kTILE_N, bool kVECTOR>
-__global__ void __launch_bounds__(kTHREADS) deformConv2dKernel(DeformConv2dParams params)
+__global__ void __launch_bounds__(kTHREADS, kVECTOR && sizeof(T) == 2 && kTILE_N < 256 ? 2 : 1) deformConv2dKernel(DeformConv2dParams params)
 {
     constexpr int32_t kFRAGMENTS = kTILE_N / kWARPS_N / 8;
     constexpr int32_t kCHANNELS = kPARTS * Part<T>::kCOUNT; // of a step

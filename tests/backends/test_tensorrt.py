@@ -1,4 +1,4 @@
-"""The TensorRT backend over stand-ins of PyCUDA and TensorRT; on a card, plugins/bench/gpu.py has the rest."""
+"""The TensorRT backend over stand-ins of PyCUDA and TensorRT, which no registry has."""
 
 import json
 import os

@@ -127,3 +127,16 @@ def test_nvcc_compiles_without_warnings_or_spills(tmp_path):
     assert len(kernels) >= 64
     assert set(re.findall(r"(\d+) bytes spill", output)) == {"0"}
     assert "libnvinfer" not in " ".join(symbols(tmp_path / "libdegmix_trt10.so"))
+
+
+def test_the_gpu_benchmark_checks_its_cases(emulated, tmp_path):
+    """All that it does but timing: packing, peers, errors, the table."""
+    command = [sys.executable, str(ROOT / "plugins" / "bench" / "gpu.py")]
+    library = emulated / "libdegmix_kernels_emulated.so"
+    command += ["--emulated", str(library), "--json", str(tmp_path / "rows.json")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert len(rows) == 7
+    assert all(row["ok"] and row["error"] < 5e-4 for row in rows)
+    assert {row["offsets"] for row in rows} >= {"zero", "net-init", "gauss 30 px", "trained"}

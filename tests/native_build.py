@@ -5,7 +5,19 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from native_build import INTERFACE, configure
+
+ROOT = Path(__file__).parents[1]
+INTERFACE = Path(__file__).parent / "plugins" / "tensorrt_interface"
+
+
+def configure(folder: Path, *options: str) -> str:
+    """Configure plugins/ as a project of its own; what cmake said."""
+    command = ["cmake", "-S", str(ROOT / "plugins"), "-B", str(folder), *options]
+    if shutil.which("ninja"):
+        command += ["-G", "Ninja"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="session")
