@@ -8,6 +8,8 @@ strongly typed: precision is in the graph, and no builder flag changes it.
 from __future__ import annotations
 
 import ctypes
+import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -379,11 +381,36 @@ class Engine:
             raise BackendError(f"no execution context: out of GPU memory? {self._log.errors}")
         return Context(context, self._log)
 
-    def layers(self) -> str:
-        """The inspector's JSON: layers as they were built, with their tactics and our metadata."""
+    def layers(self) -> list[dict[str, object]]:
+        """Layers as they were built: name, kind, tactic, and the modules that went into each."""
         trt, engine = self._trt, self._engine
         inspector = engine.create_engine_inspector()
-        return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+        text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+        return inspected(str(text))
+
+
+def inspected(text: str) -> list[dict[str, object]]:
+    """The inspector's JSON as rows; a fused layer lists every module that it holds.
+
+    Nodes are named `module.path/Op`. TensorRT writes them into each layer's metadata, or strings
+    their names together with ` + `.
+    """
+    rows: list[dict[str, object]] = []
+    for layer in json.loads(text).get("Layers", []):
+        entry = layer if isinstance(layer, dict) else {"Name": layer}
+        name = str(entry.get("Name", "?"))
+        nodes = re.findall(r"\[ONNX Layer: ([^\]]+)\]", str(entry.get("Metadata", "")))
+        nodes = nodes or [part.strip() for part in name.split(" + ")]
+        modules = dict.fromkeys(node.partition("/")[0] for node in nodes if "/" in node)
+        rows.append(
+            {
+                "name": name,
+                "kind": entry.get("LayerType", ""),
+                "tactic": entry.get("TacticName", ""),
+                "modules": list(modules),
+            }
+        )
+    return rows
 
 
 class Context:

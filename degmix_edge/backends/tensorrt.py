@@ -104,14 +104,14 @@ class Backend(EngineBackend):
         """See `EngineBackend`.
 
         Where more than one form of the deformable convolutions can be built, each is, and the
-        fastest on this card is kept. `layers.json` has the parsed layers, the form, and what each
-        form took.
+        fastest on this card is kept. `layers.json` has the parsed layers, the layers as built with
+        their modules, the form, and what each form took.
         """
         # Building needs onnx; a robot that only runs does not have it.
         from degmix_edge.engine.lower import lower
 
         plugin = _trt_plugin.library(cls.major())
-        found: dict[str, tuple[float, trt.Built]] = {}
+        found: dict[str, tuple[float, list[dict[str, object]], trt.Built]] = {}
         refused: dict[str, str] = {}
         forms = _forms(options.dcn, recipe, plugin)
         for form in forms:
@@ -120,17 +120,18 @@ class Backend(EngineBackend):
             except (BackendError, BuildError, GraphError) as error:
                 refused[form] = str(error)
                 continue
-            found[form] = (cls._time(built.plan) if len(forms) > 1 else 0.0, built)
+            found[form] = (*cls._try(built.plan, timed=len(forms) > 1), built)
         if not found:
             raise BuildError("; ".join(f"{form}: {why}" for form, why in refused.items()))
         fastest = min(found, key=lambda name: found[name][0])
-        built = found[fastest][1]
+        _, inspected, built = found[fastest]
         said = {
             "version": built.version,
             "dcn": fastest,
-            "milliseconds": {name: round(ms, 4) for name, (ms, _) in found.items()},
+            "milliseconds": {name: round(entry[0], 4) for name, entry in found.items()},
             "refused": refused,
             "layers": trt.table(built.layers),
+            "built": inspected,
         }
         return {cls.engine_file: built.plan, "layers.json": json.dumps(said).encode()}
 
@@ -161,12 +162,15 @@ class Backend(EngineBackend):
         )
 
     @classmethod
-    def _time(cls, plan: bytes) -> float:
-        """Median milliseconds of a call on the device, as a graph."""
+    def _try(cls, plan: bytes, *, timed: bool) -> tuple[float, list[dict[str, object]]]:
+        """Median milliseconds of a call on the device, as a graph, and the layers as built."""
         device = cuda.Device()
         try:
             with device.current():
                 engine = trt.Engine("tensorrt", plan, _trt_plugin.library(cls.major()))
+                layers = engine.layers()
+            if not timed:
+                return 0.0, layers
             lane = Lane(device, engine)
             image = np.zeros(lane.buffers[IMAGE].host.shape, np.uint8)
             found = []
@@ -174,7 +178,7 @@ class Backend(EngineBackend):
                 lane.run(image)
                 found.append(lane.stages["gpu_ms"])
             lane.close()
-            return statistics.median(found[WARM_CALLS:])
+            return statistics.median(found[WARM_CALLS:]), layers
         finally:
             device.close()
 

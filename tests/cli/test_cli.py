@@ -148,6 +148,32 @@ def test_export_quantize_and_ranges_again(cli, checkpoint_path, photos, tmp_path
     assert (tmp_path / "r.onnx").read_bytes() == (tmp_path / "q.onnx").read_bytes()
 
 
+def test_results_of_a_robot_are_compared_on_a_desktop(cli, bundles, checkpoint_path, photos):
+    """Saved without PyTorch, loaded instead of an engine: the same comparison, to the last digit."""
+    path = bundles["fp32"].path
+    code, _, err = cli("compare", path, "--data", photos, "--save-results", "robot.json")
+    assert code == 0, err
+    assert "--load-results robot.json" in err
+    live, loaded = (
+        cli("compare", path, checkpoint_path, "--data", photos, "--json", *more)
+        for more in ((), ("--load-results", "robot.json"))
+    )
+    assert live[0] == loaded[0] == 0, loaded[2]
+    assert json.loads(live[1])["comparison"] == json.loads(loaded[1])["comparison"]
+    assert "onnxruntime, recorded" in loaded[2]
+    wrong = ("compare", path, checkpoint_path, "--data", "synthetic:4", "--load-results")
+    code, _, err = cli(*wrong, "robot.json")
+    assert code == 4
+    assert "give the same --data as to --save-results" in err
+    code, _, err = cli(*wrong, "none.json")
+    assert code == 4
+    assert "none.json: no such file; `compare --save-results` writes one" in err
+    Path("none.json").write_text("{}")
+    code, _, err = cli(*wrong, "none.json")
+    assert code == 4
+    assert "no results of `compare --save-results`" in err
+
+
 def test_compare_and_bench(cli, bundles, checkpoint_path, photos):
     path = bundles["fp32"].path
     code, out, err = cli("compare", path, checkpoint_path, "--data", "synthetic:4", "--json")

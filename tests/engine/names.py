@@ -32,6 +32,7 @@ KINDS = {
     "context": "IExecutionContext",
     "inspector": "EngineInspector",
     "names": "",
+    "text": "",
     "outputs": "",
     "flags": "",
     "have": "",
