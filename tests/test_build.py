@@ -102,7 +102,7 @@ def test_a_nan_is_found_at_its_node_though_argmax_hides_it(exported, pictures, t
 def test_an_engine_that_differs_is_refused(exported, pictures, tmp_path, monkeypatch):
     model, spec = exported
 
-    def wrong(cls, product, recipe, ranges):
+    def wrong(cls, product, recipe, ranges, options, progress):
         def louder(values):
             values *= 3
 
