@@ -149,7 +149,7 @@ def test_export_quantize_and_ranges_again(cli, checkpoint_path, photos, tmp_path
 
 
 def test_results_of_a_robot_are_compared_on_a_desktop(cli, bundles, checkpoint_path, photos):
-    """Saved without PyTorch, loaded instead of an engine: the same comparison, to the last digit."""
+    """Saved without PyTorch, loaded instead of an engine: the same comparison exactly."""
     path = bundles["fp32"].path
     code, _, err = cli("compare", path, "--data", photos, "--save-results", "robot.json")
     assert code == 0, err
