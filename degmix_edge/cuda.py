@@ -347,8 +347,23 @@ def _capsule(array: DeviceArray) -> Any:
     return make(ctypes.addressof(managed), b"dltensor", None)
 
 
-def foreign_image(image: Any, device: int) -> tuple[int, tuple[int, ...], str] | None:
-    """Address, shape and dtype of a contiguous device array of another library; None for others.
+@dataclass(frozen=True)
+class ForeignImage:
+    """Another library's array on the device; `stream` is what its writer may still run on."""
+
+    pointer: int
+    shape: tuple[int, ...]
+    dtype: str
+    stream: int | None
+
+    def wait(self) -> None:
+        """Until it is written; the context is current."""
+        if self.stream is not None:
+            Graph._call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
+
+
+def foreign_image(image: Any, device: int) -> ForeignImage | None:
+    """A contiguous device array of another library; None for anything else.
 
     Raises:
         CudaError: It is not contiguous, or on another device.
@@ -368,4 +383,4 @@ def foreign_image(image: Any, device: int) -> tuple[int, tuple[int, ...], str] |
                 f"an image on device {index}, the engine runs on device {device}: move it, or load "
                 f"the session there"
             )
-    return int(view["data"][0]), shape, str(dtype)
+    return ForeignImage(int(view["data"][0]), shape, str(dtype), view.get("stream"))

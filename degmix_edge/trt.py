@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ Flavour = Literal["tensorrt", "tensorrt-rtx"]
 RTX_LIBRARIES = "onnxruntime_ep_nv_tensorrt_rtx"
 """The wheel that holds TensorRT-RTX's own libraries."""
 KEPT_LINES = 20
+ALLOW_CODE = "DEGMIX_ALLOW_ENGINE_CODE"
+"""Set to 1 to load version-compatible plans: they hold libraries."""
 FIRST_CREATOR = "DegmixDeformSample"
 BUILD_PLUGIN = "`make plugin` builds it (see plugins/README.md)"
 
@@ -353,6 +356,9 @@ class Engine:
         trt = load(flavour)
         log = Log()
         runtime = trt.Runtime(_logger(trt, log))
+        if os.environ.get(ALLOW_CODE) == "1":
+            # A version-compatible plan holds its own runtime and plugins, as machine code.
+            runtime.engine_host_code_allowed = True
         if plugin is not None:
             register(flavour, plugin)
         engine = runtime.deserialize_cuda_engine(plan)

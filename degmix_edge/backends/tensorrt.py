@@ -10,7 +10,7 @@ import json
 import queue
 import re
 import statistics
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -227,7 +227,8 @@ class Backend(EngineBackend):
 
         Args:
             image: uint8 RGB `(1, H, W, 3)` at the network's size, contiguous, with
-                `__cuda_array_interface__`, ready: its writer is done.
+                `__cuda_array_interface__`. The stream that it names is waited for; without one
+                its writer must be done.
 
         Raises:
             CudaError: It is on another device, or not contiguous.
@@ -237,13 +238,13 @@ class Backend(EngineBackend):
             raise BackendError(f"{self.name}: not active; use it inside `with`")
         found = cuda.foreign_image(image, self.device_index)
         want = (tuple(self.spec.image_spec.shape), self.spec.image_spec.dtype)
-        if found is None or found[1:] != want:
-            got = type(image).__name__ if found is None else f"{found[2]} {found[1]}"
+        if found is None or (found.shape, found.dtype) != want:
+            got = type(image).__name__ if found is None else f"{found.dtype} {found.shape}"
             raise BackendError(
                 f"{self.name}: got {got} on the device, expected {want[1]} {want[0]}"
             )
         with self._lane() as lane:
-            return lane.run_device(found[0], self)
+            return lane.run_device(found, self)
 
     def _deactivate(self) -> None:
         for lane in self._lanes:
@@ -282,7 +283,8 @@ class Lane:
     """One execution context, its stream, its buffers, and its CUDA graphs by input address."""
 
     def __init__(self, device: cuda.Device, engine: trt.Engine) -> None:
-        self.device, self.calls = device, 0
+        self.device = device
+        self.uses: Counter[int] = Counter()
         self.stages: dict[str, float] = {}
         self.graphs: OrderedDict[int, cuda.Graph] = OrderedDict()
         self.buffers: dict[str, cuda.Buffer] = {}
@@ -322,10 +324,11 @@ class Lane:
             }
             return {name: self.buffers[name].host for name in self.outputs}
 
-    def run_device(self, pointer: int, owner: Any) -> dict[str, cuda.DeviceArray]:
+    def run_device(self, image: cuda.ForeignImage, owner: Any) -> dict[str, cuda.DeviceArray]:
         """The same from and to the device."""
         with self.device.current():
-            self._enqueue(pointer)
+            image.wait()
+            self._enqueue(image.pointer)
             self.stream.synchronize()
         where = (cuda.DLPACK_CUDA, self.device.info.index)
         return {
@@ -337,24 +340,23 @@ class Lane:
         }
 
     def _enqueue(self, pointer: int) -> None:
-        """The engine on the stream: plainly while it warms up, then as a graph of its input."""
+        """The engine on the stream: plainly, until an address has come often, then as its graph."""
         graph = self.graphs.get(pointer)
-        if graph is None:
-            self.context.set_address(IMAGE, pointer)
-            self.calls += 1
-            if self.calls < WARM_CALLS:
-                self.context.enqueue(self.stream.handle)
-                return
-            # The first after a change of addresses runs plainly: TensorRT prepares itself in it.
-            self.context.enqueue(self.stream.handle)
-            with cuda.Graph.capture(self.stream) as graph:
-                self.context.enqueue(self.stream.handle)
-            self.graphs[pointer] = graph
-            if len(self.graphs) > GRAPHS:
-                self.graphs.popitem(last=False)[1].close()
+        if graph is not None:
+            self.graphs.move_to_end(pointer)
+            graph.launch(self.stream)
             return
-        self.graphs.move_to_end(pointer)
-        graph.launch(self.stream)
+        self.context.set_address(IMAGE, pointer)
+        self.context.enqueue(self.stream.handle)
+        self.uses[pointer] += 1
+        if self.uses[pointer] < WARM_CALLS:
+            return
+        with cuda.Graph.capture(self.stream) as graph:
+            self.context.enqueue(self.stream.handle)
+        self.graphs[pointer] = graph
+        self.uses.clear()
+        if len(self.graphs) > GRAPHS:
+            self.graphs.popitem(last=False)[1].close()
 
     def close(self) -> None:
         """Wait for the stream and give everything back."""

@@ -14,16 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import struct
-import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torchvision.ops import deform_conv2d as by_torchvision
@@ -32,102 +28,13 @@ PLUGINS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PLUGINS / "kernels"), str(PLUGINS.parent)]
 
 import degmix_kernels as native  # noqa: E402
+from measure import Row, build, capture, replay, show  # noqa: E402
+from offsets import KINDS, per_channel_offsets, positions  # noqa: E402
 
 from degmix_edge.ops.deform_sample_fused import pack, pack_expansion, position_table  # noqa: E402
 
-SOURCES = (
-    "common/launch.cpp",
-    "deform_sample/deform_sample.cu",
-    "deform_sample_fused/deform_sample_fused.cu",
-    "deform_conv2d/deform_conv2d.cu",
-    "kernels/degmix_kernels.cpp",
-)
-CHECKPOINT = PLUGINS.parent / "training" / "degmix_training" / "weights"
-KINDS = ("zero", "net-init", "gauss 2 px", "gauss 30 px", "trained")
-REPLAYS, ROUNDS = 20, 5
+ROUNDS = 5
 TYPES = {torch.float32: native.FLOAT, torch.float16: native.HALF}
-
-
-@dataclass
-class Row:
-    """One case: errors, then microseconds by contestant, cold and warm."""
-
-    case: str
-    offsets: str
-    error: float
-    error_half_torch: float
-    ok: bool
-    cold_us: dict[str, float] = field(default_factory=dict)
-    warm_us: dict[str, float] = field(default_factory=dict)
-    bytes: int = 0
-    flops: int = 0
-
-
-def build(folder: Path) -> Path:
-    """Compile the kernels for this card alone; the library's path."""
-    major, minor = torch.cuda.get_device_capability()
-    arch = f"-gencode=arch=compute_{major}{minor},code=sm_{major}{minor}"
-    folder.mkdir(parents=True, exist_ok=True)
-    library = folder / "libdegmix_kernels.so"
-
-    def compile_one(source: str) -> str:
-        made = folder / (source.replace("/", "_") + ".o")
-        options = ["-std=c++17", "-O3", f"-I{PLUGINS}", "-Xcompiler=-fPIC", arch, "-c"]
-        subprocess.run(["nvcc", *options, str(PLUGINS / source), "-o", str(made)], check=True)
-        return str(made)
-
-    with ThreadPoolExecutor(4) as pool:
-        objects = list(pool.map(compile_one, SOURCES))
-    subprocess.run(["nvcc", "-shared", arch, *objects, "-o", str(library)], check=True)
-    return library
-
-
-def positions(height: int, width: int) -> torch.Tensor:
-    """`(1, 18, h, w)`: what DeMT's offset network adds before its second convolution."""
-    near = torch.arange(-1.0, 2.0)
-    rows = torch.arange(1.0, height + 1).view(1, height, 1) + near.repeat_interleave(3).view(
-        9, 1, 1
-    )
-    columns = torch.arange(1.0, width + 1).view(1, 1, width) + near.repeat(3).view(9, 1, 1)
-    both = (rows.expand(9, height, width), columns.expand(9, height, width))
-    return torch.cat(both).unsqueeze(0)
-
-
-def trained_weights() -> tuple[np.ndarray, np.ndarray]:
-    """Both convolutions of the first offset network in the shipped checkpoint."""
-    path = next(CHECKPOINT.glob("*.safetensors"))
-    data = path.read_bytes()
-    (size,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + size])
-
-    def read(suffix: str) -> np.ndarray:
-        entry = next(v for k, v in sorted(header.items()) if k.endswith(suffix))
-        begin, end = (8 + size + at for at in entry["data_offsets"])
-        kind = {"F32": np.float32, "F16": np.float16}[entry["dtype"]]
-        return np.frombuffer(data[begin:end], kind).reshape(entry["shape"]).astype(np.float32)
-
-    return read("offset.to_taps.weight"), read("offset.to_offset.weight")
-
-
-def per_channel_offsets(kind: str, n: int, c: int, height: int, width: int) -> torch.Tensor:
-    """`(n, 2 c, h, w)` of one kind, in pixels."""
-    shape = (n, 2 * c, height, width)
-    if kind == "zero":
-        return torch.zeros(shape)
-    if kind.startswith("gauss"):
-        return float(kind.split()[1]) * torch.randn(shape)
-    if kind == "net-init":
-        expand = torch.empty(2 * c, 9, 3, 3)
-        torch.nn.init.kaiming_uniform_(expand, a=5**0.5)
-        return F.conv2d(positions(height, width), expand, padding=1, groups=2).expand(shape).clone()
-    taps, expand = (torch.tensor(w) for w in trained_weights())
-    seen = torch.randn(n, taps.shape[1], height, width)
-    maps = F.conv2d(seen, taps, padding=1) + positions(height, width)
-    offsets = F.conv2d(maps, expand, padding=1, groups=2)
-    halves = [
-        half.repeat(1, -(-c // half.shape[1]), 1, 1)[:, :c] for half in offsets.chunk(2, dim=1)
-    ]
-    return torch.cat(halves, dim=1)
 
 
 def pointers(tensors: list[torch.Tensor]) -> native.Pointers:
@@ -141,6 +48,7 @@ class Bench:
     def __init__(self, library: Path, device: str) -> None:
         self.kernels, self.device = native.Kernels(library), device
         self.is_cuda = device == "cuda"
+        torch.set_default_device(device)  # random numbers are made where they are used
         self.rows: list[Row] = []
 
     def stream(self) -> int:
@@ -333,13 +241,14 @@ class Bench:
                 torch.nn.init.kaiming_uniform_(expand, a=5**0.5)
                 expand = expand.half().float()
                 weight = (torch.randn(c, c) / c**0.5).half()
-                table = position_table(expand.numpy(), None, constant[0].numpy())
+                packed = pack_expansion(expand.cpu().numpy())
+                table = position_table(expand.cpu().numpy(), None, constant[0].cpu().numpy())
                 one = {
                     "value": self.put(torch.randn(1, c, height, width), torch.float16),
                     "maps": self.put(0.3 * torch.randn(1, 18, height, width), torch.float16),
-                    "expand": self.put(torch.tensor(pack_expansion(expand.numpy())), torch.float16),
+                    "expand": self.put(torch.tensor(packed), torch.float16),
                     "position": self.put(torch.tensor(table), torch.float32),
-                    "product": self.put(torch.tensor(pack(weight.numpy())), torch.float16),
+                    "product": self.put(torch.tensor(pack(weight.cpu().numpy())), torch.float16),
                     "weight": self.put(weight.view(c, c, 1, 1), torch.float16),
                     "plain": self.put(expand, torch.float16),
                     "constant": self.put(constant, torch.float16),
@@ -489,41 +398,6 @@ class Bench:
         show(row)
 
 
-def capture(work: Callable[[object], object], inputs: list[object]) -> torch.cuda.CUDAGraph:
-    """One graph of the work over every set of inputs."""
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        work(inputs[0])
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for one in inputs:
-            work(one)
-    return graph
-
-
-def replay(graph: torch.cuda.CUDAGraph) -> list[float]:
-    """Microseconds of each replay."""
-    graph.replay()
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(REPLAYS + 1)]
-    events[0].record()
-    for event in events[1:]:
-        graph.replay()
-        event.record()
-    torch.cuda.synchronize()
-    return [1e3 * a.elapsed_time(b) for a, b in zip(events, events[1:], strict=False)]
-
-
-def show(row: Row) -> None:
-    """A line a case and contestant."""
-    state = "ok" if row.ok else "WRONG"
-    print(f"{row.case}; {row.offsets}: error {row.error:.1e} ({row.error_half_torch:.1e}) {state}")
-    first = next(iter(row.cold_us.values()), 0.0)
-    for name, cold in row.cold_us.items():
-        warm = row.warm_us[name]
-        print(f"    {name:<46} {cold:9.1f} us cold {warm:9.1f} us warm  {cold / first:5.2f} x")
-
-
 def main() -> int:
     """Run everything; 1 if a case is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -546,7 +420,8 @@ def main() -> int:
         print("no CUDA device here; --emulated LIBRARY checks small cases on the processor")
         return 2
     else:
-        bench = Bench(build(asked.build), "cuda")
+        major, minor = torch.cuda.get_device_capability()
+        bench = Bench(build(asked.build, 10 * major + minor), "cuda")
         for kind in KINDS:
             bench.demt(kind, (256, 112, 144), 4)
         for shape, tasks in (((256, 128, 128), 1), ((256, 112, 144), 1), ((256, 28, 36), 8)):

@@ -123,6 +123,13 @@ def test_images_and_maps_that_stay_on_the_device(made, card, pictures):
             host = cuda.DeviceArray(depth.pointer, depth.shape, depth.dtype, (1, 0), depth)
             expected = want(made, picture)["depth"]
             np.testing.assert_allclose(np.from_dlpack(host), expected, rtol=1e-4, atol=1e-5)
+        view.__class__ = type(
+            "Torch",
+            (cuda.DeviceArray,),
+            {"__cuda_array_interface__": {**view.__cuda_array_interface__, "stream": 7}},
+        )
+        session.backend.infer_device(view)
+        assert card.MADE["waited"] == 7
         with pytest.raises(BackendError, match="got ndarray on the device, expected uint8"):
             session.backend.infer_device(pictures[0])
         elsewhere = cuda.DeviceArray(image.pointer, image.host.shape, np.uint8, (2, 1), image)

@@ -189,6 +189,10 @@ class Library:
             STREAMS[handle.value].add(work)
         return 0
 
+    def cuStreamSynchronize(self, handle):
+        MADE["waited"] = handle.value
+        return 0
+
     def cuGraphExecDestroy(self, executable):
         MADE["graphs"] -= 1
         return 0

@@ -1,0 +1,89 @@
+"""Compiling for one card, replaying as CUDA graphs, and a row of the table."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+PLUGINS = Path(__file__).resolve().parents[1]
+SOURCES = (
+    "common/launch.cpp",
+    "deform_sample/deform_sample.cu",
+    "deform_sample_fused/deform_sample_fused.cu",
+    "deform_conv2d/deform_conv2d.cu",
+    "kernels/degmix_kernels.cpp",
+)
+REPLAYS = 20
+
+
+@dataclass
+class Row:
+    """One case: errors, then microseconds by contestant, cold and warm."""
+
+    case: str
+    offsets: str
+    error: float
+    error_half_torch: float
+    ok: bool
+    cold_us: dict[str, float] = field(default_factory=dict)
+    warm_us: dict[str, float] = field(default_factory=dict)
+    bytes: int = 0
+    flops: int = 0
+
+
+def build(folder: Path, capability: int) -> Path:
+    """Compile the kernels for one compute capability (10 major + minor); the library's path."""
+    arch = f"-gencode=arch=compute_{capability},code=sm_{capability}"
+    folder.mkdir(parents=True, exist_ok=True)
+    library = folder / "libdegmix_kernels.so"
+
+    def compile_one(source: str) -> str:
+        made = folder / (source.replace("/", "_") + ".o")
+        options = ["-std=c++17", "-O3", f"-I{PLUGINS}", "-Xcompiler=-fPIC", arch, "-c"]
+        subprocess.run(["nvcc", *options, str(PLUGINS / source), "-o", str(made)], check=True)
+        return str(made)
+
+    with ThreadPoolExecutor(4) as pool:
+        objects = list(pool.map(compile_one, SOURCES))
+    subprocess.run(["nvcc", "-shared", arch, *objects, "-o", str(library)], check=True)
+    return library
+
+
+def capture(work: Callable[[object], object], inputs: list[object]) -> torch.cuda.CUDAGraph:
+    """One graph of the work over every set of inputs."""
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        work(inputs[0])
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for one in inputs:
+            work(one)
+    return graph
+
+
+def replay(graph: torch.cuda.CUDAGraph) -> list[float]:
+    """Microseconds of each replay."""
+    graph.replay()
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(REPLAYS + 1)]
+    events[0].record()
+    for event in events[1:]:
+        graph.replay()
+        event.record()
+    torch.cuda.synchronize()
+    return [1e3 * a.elapsed_time(b) for a, b in zip(events, events[1:], strict=False)]
+
+
+def show(row: Row) -> None:
+    """A line a case and contestant."""
+    state = "ok" if row.ok else "WRONG"
+    print(f"{row.case}; {row.offsets}: error {row.error:.1e} ({row.error_half_torch:.1e}) {state}")
+    first = next(iter(row.cold_us.values()), 0.0)
+    for name, cold in row.cold_us.items():
+        warm = row.warm_us[name]
+        print(f"    {name:<46} {cold:9.1f} us cold {warm:9.1f} us warm  {cold / first:5.2f} x")
