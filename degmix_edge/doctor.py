@@ -22,7 +22,7 @@ ROLES = {
     "compare": ("polygraphy",),
     "train": ("lightning", "tensorboard", "scipy", "safetensors"),
     "demo": ("scikit-image",),
-    "tensorrt": ("tensorrt", "pycuda"),
+    "tensorrt": ("tensorrt", "pycuda", "onnx", "onnx-graphsurgeon"),
     "tensorrt-rtx": ("tensorrt_rtx_cu13_bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13"),
 }
 """Packages by extra."""

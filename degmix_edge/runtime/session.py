@@ -212,9 +212,15 @@ def _mismatch(name: str, engine: Engine | None, here: tuple[str, str]) -> str:
 
 def _build(bundle: Bundle, backend: type[EngineBackend], model: bytes) -> bytes:
     # Building needs onnx, which a robot that has its engine does without.
-    from degmix_edge import config
-    from degmix_edge.quant.ranges import Ranges
-    from degmix_edge.quant.recipe import Recipe
+    try:
+        from degmix_edge import config
+        from degmix_edge.quant.ranges import Ranges
+        from degmix_edge.quant.recipe import Recipe
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"building an engine needs {error.name}: pip install 'degmix-edge[tensorrt]', or build "
+            f"it on another machine with this card"
+        ) from None
 
     ranges = None
     if RANGES in bundle.manifest.files:
