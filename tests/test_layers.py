@@ -14,7 +14,7 @@ TREES = {
 LAYERS = [
     {"_version", "errors", "registry", "config", "tensors"},
     {"preprocess", "tasks", "metrics", "network", "ops", "bundle"},
-    {"quant", "cuda", "trt"},
+    {"quant", "cuda", "device_array", "trt"},
     {"passes", "engine", "graph_cost", "devices"},
     {"backends"},
     {"runtime", "golden", "card", "foreign", "build", "compare", "bench", "doctor", "report"},

@@ -23,6 +23,7 @@ from degmix_edge import cuda, trt
 from degmix_edge.backends import _trt_plugin
 from degmix_edge.backends._base import PLAIN, EngineBackend, EngineOptions, Progress
 from degmix_edge.config import cache_folder
+from degmix_edge.device_array import DLPACK_CUDA, DeviceArray, ForeignImage, foreign_image
 from degmix_edge.errors import BackendError, BuildError, ConfigError, GraphError
 from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.quant.ranges import Ranges
@@ -220,7 +221,7 @@ class Backend(EngineBackend):
             self.stages = lane.stages
             return {name: maps[name].copy() for name in maps}
 
-    def infer_device(self, image: Any) -> dict[str, cuda.DeviceArray]:
+    def infer_device(self, image: Any) -> dict[str, DeviceArray]:
         """Maps that stay on the device, of an image that may be there already; no copies.
 
         They are overwritten by the next call on the same lane, so use it with one lane.
@@ -236,7 +237,7 @@ class Backend(EngineBackend):
         """
         if not self.active:
             raise BackendError(f"{self.name}: not active; use it inside `with`")
-        found = cuda.foreign_image(image, self.device_index)
+        found = foreign_image(image, self.device_index)
         want = (tuple(self.spec.image_spec.shape), self.spec.image_spec.dtype)
         if found is None or (found.shape, found.dtype) != want:
             got = type(image).__name__ if found is None else f"{found.dtype} {found.shape}"
@@ -324,17 +325,15 @@ class Lane:
             }
             return {name: self.buffers[name].host for name in self.outputs}
 
-    def run_device(self, image: cuda.ForeignImage, owner: Any) -> dict[str, cuda.DeviceArray]:
+    def run_device(self, image: ForeignImage, owner: Any) -> dict[str, DeviceArray]:
         """The same from and to the device."""
         with self.device.current():
             image.wait()
             self._enqueue(image.pointer)
             self.stream.synchronize()
-        where = (cuda.DLPACK_CUDA, self.device.info.index)
+        where = (DLPACK_CUDA, self.device.info.index)
         return {
-            name: cuda.DeviceArray(
-                buffer.pointer, buffer.host.shape, buffer.host.dtype, where, owner
-            )
+            name: DeviceArray(buffer.pointer, buffer.host.shape, buffer.host.dtype, where, owner)
             for name, buffer in self.buffers.items()
             if name in self.outputs
         }

@@ -14,6 +14,7 @@ from degmix_edge import backends, cuda, doctor, trt
 from degmix_edge import build as building
 from degmix_edge.backends import EngineOptions
 from degmix_edge.bundle import open_bundle
+from degmix_edge.device_array import DLPACK_CPU, DLPACK_CUDA, DeviceArray
 from degmix_edge.errors import BackendError, BuildError, ConfigError, CudaError
 from degmix_edge.runtime import load
 
@@ -113,26 +114,26 @@ def test_images_and_maps_that_stay_on_the_device(made, card, pictures):
                 buffer.host[...] = picture
                 buffer.upload(stream)
                 stream.synchronize()
-        where = (cuda.DLPACK_CUDA, 0)
+        where = (DLPACK_CUDA, 0)
         for buffer, picture in ((image, pictures[0]), (other, pictures[1]), (image, pictures[0])):
-            view = cuda.DeviceArray(buffer.pointer, buffer.host.shape, np.uint8, where, buffer)
+            view = DeviceArray(buffer.pointer, buffer.host.shape, np.uint8, where, buffer)
             maps = session.backend.infer_device(view)
             depth = maps["depth"]
             assert depth.__cuda_array_interface__["data"][0] == depth.pointer
             # The stand-in's device memory is the host's: numpy may look.
-            host = cuda.DeviceArray(depth.pointer, depth.shape, depth.dtype, (1, 0), depth)
+            host = DeviceArray(depth.pointer, depth.shape, depth.dtype, (DLPACK_CPU, 0), depth)
             expected = want(made, picture)["depth"]
             np.testing.assert_allclose(np.from_dlpack(host), expected, rtol=1e-4, atol=1e-5)
         view.__class__ = type(
             "Torch",
-            (cuda.DeviceArray,),
+            (DeviceArray,),
             {"__cuda_array_interface__": {**view.__cuda_array_interface__, "stream": 7}},
         )
         session.backend.infer_device(view)
         assert card.MADE["waited"] == 7
         with pytest.raises(BackendError, match="got ndarray on the device, expected uint8"):
             session.backend.infer_device(pictures[0])
-        elsewhere = cuda.DeviceArray(image.pointer, image.host.shape, np.uint8, (2, 1), image)
+        elsewhere = DeviceArray(image.pointer, image.host.shape, np.uint8, (2, 1), image)
         with pytest.raises(CudaError, match="on device 1, the engine runs on device 0"):
             session.backend.infer_device(elsewhere)
         image.close()
