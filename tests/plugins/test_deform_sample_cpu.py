@@ -82,7 +82,8 @@ def test_it_is_the_reference(sample, n, c, size, spread, seed):
     rng = np.random.default_rng(seed)
     value = rng.normal(size=(n, c, *size)).astype(np.float32)
     offset = (spread * rng.normal(size=(n, 2 * c, *size))).astype(np.float32)
-    np.testing.assert_allclose(sample(value, offset), reference(value, offset), atol=3e-6)
+    # A float32 coordinate of 20 px is off by 1e-6 of a pixel, between values up to 8 apart.
+    np.testing.assert_allclose(sample(value, offset), reference(value, offset), atol=2e-5)
 
 
 def test_borders_and_what_is_no_number(sample):
@@ -100,7 +101,7 @@ def test_a_large_batch_and_another_output_size(sample):
     rng = np.random.default_rng(2)
     value = rng.normal(size=(33, 2, 4, 9)).astype(np.float32)
     offset = rng.normal(size=(33, 4, 3, 8)).astype(np.float32)
-    np.testing.assert_allclose(sample(value, offset), reference(value, offset), atol=3e-6)
+    np.testing.assert_allclose(sample(value, offset), reference(value, offset), atol=2e-5)
 
 
 def test_threads_change_nothing(library):
