@@ -122,10 +122,12 @@ class EngineBackend(Backend):
     Attributes:
         engine_file: What the engine is called in a bundle.
         runs_model: `model.onnx` can stand in for an engine.
+        takes_options: It has what `EngineOptions` offers.
     """
 
     engine_file: ClassVar[str] = "engine.onnx"
     runs_model: ClassVar[bool] = True
+    takes_options: ClassVar[bool] = False
 
     def __init__(self, spec: NetworkSpec, engine: bytes, *, threads: int | None = None) -> None:
         super().__init__(spec)
@@ -171,11 +173,13 @@ class EngineBackend(Backend):
 
     @classmethod
     def refuse_options(cls, options: EngineOptions) -> None:
-        """For a backend that has none.
+        """Before any work: what a backend does not have must not be asked for.
 
         Raises:
-            BackendError: One was asked for.
+            BackendError: It was.
         """
+        if cls.takes_options:
+            return
         asked = [f.name for f in fields(options) if getattr(options, f.name) != f.default]
         if asked:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in asked)

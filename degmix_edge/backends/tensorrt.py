@@ -57,6 +57,7 @@ class Backend(EngineBackend):
     name = "tensorrt"
     engine_file = "engine.plan"
     runs_model = False
+    takes_options = True
     is_concurrent = True
 
     def __init__(

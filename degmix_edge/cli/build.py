@@ -82,7 +82,7 @@ def _build(
     from degmix_edge.preprocess import Fit
 
     tasks = split_tasks(options["tasks"])
-    backends.choose(backend, to_build=True)
+    backends.choose(backend, to_build=True).refuse_options(options["engine"])
     check_target(out, force=options["force"])
     if options["precision"] == "int8" and not (options["calib"] or options["ranges"]):
         raise ConfigError(

@@ -285,6 +285,8 @@ def bad_inputs(folder: Path, bundle: Path, checkpoint: Path, model: Path):
         (("build", "engine", folder / "timm.pth", "--precision", "fp32"), 5, "not a safetensors"),
         (("build", "engine", cut, "--precision", "fp32"), 6, "not a readable ONNX model"),
         (("build", "engine", "none.onnx", "--precision", "fp32"), 6, "none.onnx: no such file"),
+        (("build", "engine", "none.onnx", "--dcn", "plugin"), 10, "onnxruntime: has no --dcn"),
+        (("build", "engine", "x", "--backend", "tensorrt"), 10, "tensorrt is not installed"),
         (("verify", folder / "nothing"), 9, "no manifest.json"),
         (("verify", "none.degmix"), 9, "no such bundle"),
         (("compare", bundle, "degmix_tiny"), 5, "is not what"),
