@@ -411,6 +411,8 @@ __global__ void __launch_bounds__(kTHREADS, kVECTOR && sizeof(T) == 2 && kTILE_N
 
     int32_t const lane = thread % 32;
     int64_t const pixels = static_cast<int64_t>(params.outHeight) * params.outWidth;
+    int32_t const paddedOutputs
+        = params.outputLayout == Layout::kPLANAR ? params.outChannels : params.outputPitch;
 #pragma unroll
     for (int32_t m = 0; m < 2; ++m)
     {
@@ -424,14 +426,22 @@ __global__ void __launch_bounds__(kTHREADS, kVECTOR && sizeof(T) == 2 && kTILE_N
                 int32_t const y = tileY * kTILE + at / kTILE;
                 int32_t const x = tileX * kTILE + at % kTILE;
                 int32_t const inGroup = firstOutput + column + 8 * f + 2 * (lane % 4) + i % 2;
-                if (y >= params.outHeight || x >= params.outWidth || inGroup >= outputs)
+                int32_t const output = group * outputs + inGroup;
+                // Channels that only fill a vector are zero: whoever reads them multiplies them by zero,
+                // which what memory happens to hold need not survive.
+                bool const isPadding = inGroup >= outputs;
+                if (y >= params.outHeight || x >= params.outWidth
+                    || (isPadding && (output < params.outChannels || output >= paddedOutputs)))
                 {
                     continue;
                 }
-                int32_t const output = group * outputs + inGroup;
-                float value = scaled(params, sum[m][f][i], output);
-                value += params.bias != nullptr ? loadAs(params.bias, output, params.biasType) : 0.F;
-                value = activate(value, params.activation);
+                float value = 0.F;
+                if (!isPadding)
+                {
+                    value = scaled(params, sum[m][f][i], output);
+                    value += params.bias != nullptr ? loadAs(params.bias, output, params.biasType) : 0.F;
+                    value = activate(value, params.activation);
+                }
                 int64_t const place = static_cast<int64_t>(y) * params.outWidth + x;
                 int64_t const index = params.outputLayout == Layout::kPLANAR
                     ? (static_cast<int64_t>(image) * params.outChannels + output) * pixels + place
