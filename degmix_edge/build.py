@@ -208,6 +208,14 @@ class Product:
     mode: str
 
 
+def recipe_and_ranges(opened: Bundle) -> tuple[Recipe, Ranges | None]:
+    """What an engine is built by, beside model.onnx."""
+    ranges = None
+    if RANGES in opened.manifest.files:
+        ranges = Ranges.model_validate_json(opened.file(RANGES).read_text())
+    return config.load(Recipe, opened.file(RECIPE)), ranges
+
+
 def rebuild(opened: Bundle, backend: str, clock: Clock, engine: EngineOptions = PLAIN) -> Bundle:
     """Build the engine of a bundle again, for what runs here. Everything else stays.
 
@@ -216,10 +224,7 @@ def rebuild(opened: Bundle, backend: str, clock: Clock, engine: EngineOptions = 
         BuildError: The engine differs from the bundle's golden maps.
     """
     manifest = opened.manifest
-    ranges = None
-    if RANGES in manifest.files:
-        ranges = Ranges.model_validate_json(opened.file(RANGES).read_text())
-    recipe = config.load(Recipe, opened.file(RECIPE))
+    recipe, ranges = recipe_and_ranges(opened)
     model = opened.file(MODEL).read_bytes()
     product = Product(model, manifest.network, recipe, ranges, manifest.fit.mode)
     image, _ = unpack(opened.file(GOLDEN).read_bytes(), opened.path)

@@ -29,7 +29,7 @@ from degmix_edge.errors import InputError
 from degmix_edge.metrics import relative_drop
 from degmix_edge.network import IMAGE
 from degmix_edge.preprocess import Image, fit_image
-from degmix_edge.runtime import Maps, Session, TaskMap
+from degmix_edge.runtime import Maps, Session
 from degmix_edge.tasks import TaskSpec, logits_name
 
 LOGITS_TOLERANCE = 1e-4
@@ -183,12 +183,7 @@ class Recorded:
                 f"{self.path}: has {len(self._maps)} images, and this one is not among them; give "
                 f"the same --data as to --save-results"
             )
-        return Maps(
-            {
-                task.name: TaskMap(placement.crop(arrays[task.name][0]), task, placement)
-                for task in self.spec.tasks
-            }
-        )
+        return Maps.of(arrays, self.spec.tasks, placement)
 
 
 def _hash(pixels: np.ndarray) -> np.ndarray:

@@ -12,6 +12,8 @@ import numpy as np
 from degmix_edge.cuda import call
 from degmix_edge.errors import CudaError
 
+LEGACY_STREAM = 1
+"""CUDA's default stream, in both protocols' numbers: producers order their work before it."""
 DLPACK_CPU, DLPACK_CUDA = 1, 2
 """Kinds of device, in DLPack's numbers."""
 
@@ -89,6 +91,25 @@ def _forget(managed: Any) -> None:
         _HANDED_OUT.pop(ctypes.addressof(managed.contents), None)
 
 
+_Destructor = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+NAME = b"dltensor"
+"""Of a capsule that nobody has consumed; a consumer renames it and calls the deleter itself."""
+
+
+@_Destructor  # type: ignore[untyped-decorator]
+def _drop(capsule: int) -> None:
+    # By address: the object is dying, and a reference would bring it back.
+    python = ctypes.pythonapi
+    python.PyCapsule_IsValid.argtypes = python.PyCapsule_GetPointer.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_char_p,
+    ]
+    python.PyCapsule_GetPointer.restype = ctypes.c_void_p
+    if python.PyCapsule_IsValid(capsule, NAME):
+        with _LOCK:
+            _HANDED_OUT.pop(python.PyCapsule_GetPointer(capsule, NAME), None)
+
+
 def _capsule(array: DeviceArray) -> Any:
     shape = (ctypes.c_int64 * max(len(array.shape), 1))(*array.shape)
     managed = _DlManaged()
@@ -107,21 +128,24 @@ def _capsule(array: DeviceArray) -> Any:
     with _LOCK:
         _HANDED_OUT[ctypes.addressof(managed)] = (managed, shape, array)
     make = ctypes.pythonapi.PyCapsule_New
-    make.restype, make.argtypes = (
-        ctypes.py_object,
-        [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p],
-    )
-    return make(ctypes.addressof(managed), b"dltensor", None)
+    make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, _Destructor]
+    return make(ctypes.addressof(managed), NAME, _drop)
 
 
 @dataclass(frozen=True)
 class ForeignImage:
-    """Another library's array on the device; `stream` is what its writer may still run on."""
+    """Another library's array on the device.
+
+    Attributes:
+        stream: What its writer may still run on.
+        owner: Keeps the memory.
+    """
 
     pointer: int
     shape: tuple[int, ...]
     dtype: str
     stream: int | None
+    owner: Any
 
     def wait(self) -> None:
         """Until it is written; the context is current."""
@@ -130,19 +154,11 @@ class ForeignImage:
 
 
 def foreign_image(image: Any, device: int) -> ForeignImage | None:
-    """A contiguous device array of another library; None for anything else.
+    """A contiguous device array of another library, by either protocol; None for anything else.
 
     Raises:
         CudaError: It is not contiguous, or on another device.
     """
-    if not hasattr(image, "__cuda_array_interface__"):
-        return None
-    view = image.__cuda_array_interface__
-    dtype, shape = np.dtype(view["typestr"]), tuple(view["shape"])
-    strides = view.get("strides")
-    packed = tuple(dtype.itemsize * int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
-    if strides is not None and tuple(strides) != packed:
-        raise CudaError(f"an image on the device with strides {strides}: make it contiguous first")
     if hasattr(image, "__dlpack_device__"):
         kind, index = image.__dlpack_device__()
         if int(kind) == DLPACK_CUDA and index != device:
@@ -150,4 +166,35 @@ def foreign_image(image: Any, device: int) -> ForeignImage | None:
                 f"an image on device {index}, the engine runs on device {device}: move it, or load "
                 f"the session there"
             )
-    return ForeignImage(int(view["data"][0]), shape, str(dtype), view.get("stream"))
+        if int(kind) == DLPACK_CUDA and not hasattr(image, "__cuda_array_interface__"):
+            return _from_dlpack(image)
+    if not hasattr(image, "__cuda_array_interface__"):
+        return None
+    view = image.__cuda_array_interface__
+    dtype, shape = np.dtype(view["typestr"]), tuple(view["shape"])
+    strides = view.get("strides")
+    if strides is not None:
+        _check_packed(shape, tuple(s // dtype.itemsize for s in strides))
+    return ForeignImage(int(view["data"][0]), shape, str(dtype), view.get("stream"), image)
+
+
+def _from_dlpack(image: Any) -> ForeignImage:
+    """The producer orders its work before the default stream's, which is waited for."""
+    capsule = image.__dlpack__(stream=LEGACY_STREAM)
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]
+    tensor = _DlManaged.from_address(get(id(capsule), NAME)).tensor
+    shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
+    if tensor.strides:
+        _check_packed(shape, tuple(tensor.strides[i] for i in range(tensor.ndim)))
+    kind = {code: letter for letter, code in _CODES.items()}.get(tensor.code, "V")
+    dtype = np.dtype(f"{kind}{tensor.bits // 8}")
+    # The capsule is not consumed: it frees the tensor itself once nobody holds it any more.
+    pointer = (tensor.data or 0) + tensor.byte_offset
+    return ForeignImage(pointer, shape, str(dtype), LEGACY_STREAM, capsule)
+
+
+def _check_packed(shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    packed = tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
+    if strides != packed:
+        raise CudaError(f"an image on the device with strides {strides}: make it contiguous first")

@@ -47,28 +47,35 @@ def lively(network: torch.nn.Module, size=(HEIGHT, WIDTH), seed: int = 0) -> tor
     return network.eval()
 
 
-@pytest.fixture(scope="session")
-def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    specs = task_specs()
-    torch.manual_seed(1)
-    network = models.find("degmix").Model(network_config("degmix", NETWORK), specs)
-    lively(network)
-    config = TrainConfig(network=NETWORK, height=HEIGHT, width=WIDTH)
+def saved(path: Path, model: str, network: torch.nn.Module, config: dict, specs: dict) -> Path:
+    """A checkpoint of `network`, at the small size."""
+    settings = TrainConfig(
+        model=model, network=config, tasks=tuple(specs), height=HEIGHT, width=WIDTH
+    )
     card = checkpoint.Card(
-        model="degmix",
+        model=model,
         tasks=tuple(specs.values()),
         height=HEIGHT,
         width=WIDTH,
-        config=config,
+        config=settings,
         scores={},
         step=0,
         seed=0,
         commit="test",
         versions={},
     )
-    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
     checkpoint.save(path, network.state_dict(), card)
     return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    specs = task_specs()
+    torch.manual_seed(1)
+    network = models.find("degmix").Model(network_config("degmix", NETWORK), specs)
+    lively(network)
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    return saved(path, "degmix", network, NETWORK, specs)
 
 
 @pytest.fixture(scope="session")

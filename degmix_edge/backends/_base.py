@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -26,7 +27,7 @@ class Backend(ABC):
         name: The file's name.
         spec: The network that it runs.
         is_concurrent: Several threads may infer at once.
-        stages: Milliseconds by part of the last call, of a backend that measures them.
+        stages: Milliseconds by part of this thread's last call, of a backend that measures them.
     """
 
     name: ClassVar[str]
@@ -35,7 +36,13 @@ class Backend(ABC):
     def __init__(self, spec: NetworkSpec) -> None:
         self.spec = spec
         self.active = False
-        self.stages: dict[str, float] = {}
+        self._mine = threading.local()
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """See the class; of the thread that asks."""
+        found: dict[str, float] = getattr(self._mine, "stages", {})
+        return found
 
     @classmethod
     @abstractmethod

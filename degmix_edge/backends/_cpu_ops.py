@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from functools import lru_cache
 from pathlib import Path
 
+from degmix_edge.backends import _native
 from degmix_edge.errors import ConfigError
 
 VARIABLE = "DEGMIX_CPU_OPS"
 """A path to the library, or `none` to leave it out."""
-INSTALLED = Path(__file__).parents[1] / "native" / "libdegmix_cpu.so"
 VERSION = "degmix_cpu1"
 
 
@@ -24,14 +23,7 @@ def library() -> Path | None:
     Raises:
         ConfigError: The environment names a file that is not there.
     """
-    named = os.environ.get(VARIABLE)
-    if named == "none":
-        return None
-    if named:
-        if not Path(named).is_file():
-            raise ConfigError(f"{VARIABLE}={named}: no such file; unset it, or run `make cpu-ops`")
-        return Path(named)
-    return INSTALLED if INSTALLED.is_file() else None
+    return _native.find("libdegmix_cpu.so", VARIABLE, "make cpu-ops")
 
 
 @lru_cache

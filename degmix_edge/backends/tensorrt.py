@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from degmix_edge import cuda, trt
-from degmix_edge.backends import _trt_plugin
+from degmix_edge.backends import _native, _trt_plugin
 from degmix_edge.backends._base import PLAIN, EngineBackend, EngineOptions, Progress
 from degmix_edge.config import cache_folder
 from degmix_edge.device_array import DLPACK_CUDA, DeviceArray, ForeignImage, foreign_image
@@ -219,7 +219,7 @@ class Backend(EngineBackend):
     def _infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
         with self._lane() as lane:
             maps = lane.run(image)
-            self.stages = lane.stages
+            self._mine.stages = lane.stages
             return {name: maps[name].copy() for name in maps}
 
     def infer_device(self, image: Any) -> dict[str, DeviceArray]:
@@ -275,7 +275,7 @@ def _forms(asked: str, recipe: Recipe, plugin: Path | None) -> tuple[Dcn, ...]:
         raise ConfigError(unknown("form of deformable convolutions", asked, FORMS))
     if form in ("plugin", "fused") and plugin is None:
         raise BackendError(
-            f"--dcn {form}: our plugin library is not in {_trt_plugin.FOLDER} nor named by "
+            f"--dcn {form}: our plugin library is not in {_native.FOLDER} nor named by "
             f"{_trt_plugin.VARIABLE}; {trt.BUILD_PLUGIN}"
         )
     return (form,)

@@ -80,11 +80,6 @@ def command(
     opened = open_bundle(bundle)
     torch_session = reference(opened, checkpoint, threads)
     found = images(data, opened.manifest.fit)
-    tensors = tensor_differences(
-        opened,
-        torch_session.backend,
-        [item.fitted(opened.manifest.fit) for item in found[:TENSOR_IMAGES]],
-    )
     compared: dict[str, Comparison] = {}
     with contextlib.ExitStack() as open_sessions:
         engines: dict[str, Session | Recorded] = {}
@@ -95,6 +90,12 @@ def command(
             for name in backend.split(","):
                 session = open_sessions.enter_context(load(opened, backend=name, threads=threads))
                 engines[session.backend.name] = session
+        # After all engines are open: a backend that is not there is said before any work.
+        tensors = tensor_differences(
+            opened,
+            torch_session.backend,
+            [item.fitted(opened.manifest.fit) for item in found[:TENSOR_IMAGES]],
+        )
         for name, engine in engines.items():
             with output.progress(f"compare {name}", len(found)) as advance:
                 compared[name] = compare(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,15 @@ class TaskMap(np.ndarray):
 
 class Maps(dict[str, TaskMap]):
     """Task maps of one image, by task name. `latency` says what they cost."""
+
+    @classmethod
+    def of(
+        cls, arrays: Mapping[str, np.ndarray], tasks: Iterable[TaskSpec], placement: Placement
+    ) -> Maps:
+        """A backend's arrays, batch first, as the maps of the one image in them."""
+        return cls(
+            {t.name: TaskMap(placement.crop(arrays[t.name][0]), t, placement) for t in tasks}
+        )
 
     def __missing__(self, task: str) -> TaskMap:
         """A task that this network does not have."""

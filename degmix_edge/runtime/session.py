@@ -20,9 +20,9 @@ from degmix_edge.config import cache_folder
 from degmix_edge.errors import BackendError
 from degmix_edge.network import NetworkSpec
 from degmix_edge.preprocess import Fit, Image, fit_image
-from degmix_edge.runtime.maps import Maps, TaskMap
+from degmix_edge.runtime.maps import Maps
 
-RECIPE, RANGES = "recipe.yaml", "ranges.json"
+RECIPE = "recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,9 @@ class Session:
         fitted = time.perf_counter()
         with self._turn:
             arrays = self.backend.infer(pixels[None])
-            stages = dict(self.backend.stages)
+            stages = self.backend.stages
         inferred = time.perf_counter()
-        maps = Maps(
-            {
-                task.name: TaskMap(placement.crop(arrays[task.name][0]), task, placement)
-                for task in self.spec.tasks
-            }
-        )
+        maps = Maps.of(arrays, self.spec.tasks, placement)
         done = time.perf_counter()
         self.latency = Latency(
             1e3 * (fitted - start), 1e3 * (inferred - fitted), 1e3 * (done - inferred), stages
@@ -213,20 +208,13 @@ def _mismatch(name: str, engine: Engine | None, here: tuple[str, str]) -> str:
 def _build(bundle: Bundle, backend: type[EngineBackend], model: bytes) -> bytes:
     # Building needs onnx, which a robot that has its engine does without.
     try:
-        from degmix_edge import config
-        from degmix_edge.quant.ranges import Ranges
-        from degmix_edge.quant.recipe import Recipe
+        from degmix_edge.build import recipe_and_ranges
     except ModuleNotFoundError as error:
         raise BackendError(
             f"building an engine needs {error.name}: pip install 'degmix-edge[tensorrt]', or build "
             f"it on another machine with this card"
         ) from None
-
-    ranges = None
-    if RANGES in bundle.manifest.files:
-        ranges = Ranges.model_validate_json(bundle.file(RANGES).read_text())
-    recipe = config.load(Recipe, bundle.file(RECIPE))
-    return backend.build(model, recipe, ranges)[backend.engine_file]
+    return backend.build(model, *recipe_and_ranges(bundle))[backend.engine_file]
 
 
 def _kept(path: Path) -> bytes | None:

@@ -8,14 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
-from degmix_edge import backends, cuda, doctor, trt
+from degmix_edge import backends, cuda, device_array, doctor, trt
 from degmix_edge import build as building
 from degmix_edge.backends import EngineOptions
 from degmix_edge.bundle import open_bundle
+from degmix_edge.cli import invoke
 from degmix_edge.device_array import DLPACK_CPU, DLPACK_CUDA, DeviceArray
-from degmix_edge.errors import BackendError, BuildError, ConfigError, CudaError
+from degmix_edge.errors import BackendError, BuildError, ConfigError, CudaError, ShapeError
 from degmix_edge.runtime import load
 
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
@@ -103,6 +105,19 @@ def test_eight_threads_give_what_one_gives(made, pictures):
                 np.testing.assert_array_equal(a[task], b[task])
 
 
+class DlpackOnly:
+    """An array of a library that has no `__cuda_array_interface__`."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+    def __dlpack__(self, *, stream):
+        return self.array.__dlpack__(stream=stream)
+
+
 def test_images_and_maps_that_stay_on_the_device(made, card, pictures):
     with load(made) as session:
         device = cuda.Device()
@@ -131,6 +146,16 @@ def test_images_and_maps_that_stay_on_the_device(made, card, pictures):
         )
         session.backend.infer_device(view)
         assert card.MADE["waited"] == 7
+        card.MADE["waited"] = None
+        maps = session.backend.infer_device(DlpackOnly(view))
+        assert (
+            card.MADE["waited"] == 1
+        )  # the default stream, which the producer ordered itself before
+        host = DeviceArray(maps["depth"].pointer, maps["depth"].shape, np.float32, (1, 0), maps)
+        expected = want(made, pictures[0])["depth"]
+        np.testing.assert_allclose(np.from_dlpack(host), expected, rtol=1e-4, atol=1e-5)
+        del host, maps
+        assert not device_array._HANDED_OUT  # nothing is kept for capsules that are gone
         with pytest.raises(BackendError, match="got ndarray on the device, expected uint8"):
             session.backend.infer_device(pictures[0])
         elsewhere = DeviceArray(image.pointer, image.host.shape, np.uint8, (2, 1), image)
@@ -265,3 +290,41 @@ def test_without_pycuda_or_a_driver(monkeypatch):
 
     monkeypatch.setattr(cuda, "import_module", missing)
     assert "libcuda.so.1 comes with NVIDIA's driver" in cuda.unavailable()
+
+
+def test_engines_side_by_side_with_pytorch(made, checkpoint_path, capfd):
+    """PyTorch, ONNX Runtime and TensorRT in one table."""
+    capfd.readouterr()
+    backends_asked = ("--backend", "onnxruntime,tensorrt", "--json")
+    code = invoke(
+        ["compare", str(made.path), str(checkpoint_path), "--data", "synthetic:2", *backends_asked]
+    )
+    out, err = capfd.readouterr()
+    assert code == 0, err
+    assert set(json.loads(out)["engines"]) == {"onnxruntime", "tensorrt"}
+    header = next(line for line in err.splitlines() if line.startswith("task "))
+    assert header.split()[:4] == ["task", "metric", "PyTorch", "onnxruntime"]
+    assert "tensorrt" in header
+
+
+def dynamic_model() -> bytes:
+    x = onnx.helper.make_tensor_value_info("x", 1, ["batch", 2])
+    node = onnx.helper.make_node("Relu", ["x"], ["y"], name="r")
+    y = onnx.helper.make_tensor_value_info("y", 1, ["batch", 2])
+    graph = onnx.helper.make_graph([node], "g", [x], [y])
+    opsets = [onnx.helper.make_opsetid("", 20)]
+    return onnx.helper.make_model(graph, opset_imports=opsets).SerializeToString()
+
+
+def test_profiles_of_sizes_that_are_not_fixed(card):
+    shapes = ((1, 2), (4, 2), (8, 2))
+    space = {"workspace_bytes": 1 << 28}
+    built = trt.build(
+        "tensorrt", dynamic_model(), trt.BuilderOptions(profile={"x": shapes}, **space)
+    )
+    assert built.plan
+    with pytest.raises(ShapeError, match=r"'x' \(-1, 2\) has sizes that are not known: give its"):
+        trt.build("tensorrt", dynamic_model(), trt.BuilderOptions(**space))
+    options = trt.BuilderOptions(profile={"x": shapes, "z": shapes}, **space)
+    with pytest.raises(ShapeError, match="shapes for z: no such input"):
+        trt.build("tensorrt", dynamic_model(), options)

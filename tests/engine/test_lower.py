@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import HEIGHT, NETWORK, WIDTH, lively, task_specs
+from conftest import NETWORK, lively, saved, task_specs
 from degmix_training import checkpoint, models
-from degmix_training.config import TrainConfig, network_config
+from degmix_training.config import network_config
 from degmix_training.export import export, network_spec
 
 from degmix_edge import backends
@@ -33,21 +33,7 @@ def deployed(request, tmp_path_factory):
     specs = task_specs(("semseg", "depth"))
     torch.manual_seed(0)
     made = lively(models.find("demtg").Model(network_config("demtg", network), specs))
-    config = TrainConfig(model="demtg", network=network, height=HEIGHT, width=WIDTH)
-    card = checkpoint.Card(
-        model="demtg",
-        tasks=tuple(specs.values()),
-        height=HEIGHT,
-        width=WIDTH,
-        config=config,
-        scores={},
-        step=0,
-        seed=0,
-        commit="test",
-        versions={},
-    )
-    path = tmp_path_factory.mktemp("lower") / "x.safetensors"
-    checkpoint.save(path, made.state_dict(), card)
+    path = saved(tmp_path_factory.mktemp("lower") / "x.safetensors", "demtg", made, network, specs)
     loaded = checkpoint.load(path)
     graph, spec, _ = building.deploy(export(loaded), network_spec(loaded), building.Options())
     return request.param, graph, spec
@@ -111,9 +97,8 @@ def test_types_of_the_plugins_inputs(deployed):
                 assert (taps.op, taps.inputs[1].dtype) == ("Conv", np.float16)
 
 
+@pytest.mark.parametrize("deployed", ["published"], indirect=True)
 def test_fusing_is_idempotent_and_needs_the_positions(deployed):
-    if deployed[0] != "published":
-        pytest.skip("has no per-channel sampling")
     graph = to_graph(deployed[1])
     apply(graph, [LowerDeformToPlugin()])
     other = graph.copy()

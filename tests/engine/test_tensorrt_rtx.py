@@ -8,10 +8,10 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from conftest import HEIGHT, NETWORK, WIDTH, lively, task_specs
+from conftest import HEIGHT, NETWORK, WIDTH, lively, saved, task_specs
 from degmix_calibration.collect import collect
 from degmix_training import checkpoint, models
-from degmix_training.config import TrainConfig, network_config
+from degmix_training.config import network_config
 from degmix_training.export import export, network_spec
 
 from degmix_edge import backends, trt
@@ -41,20 +41,7 @@ def deployed(request, tmp_path_factory, pictures):
     network = {key: NETWORK[key] for key in keys}
     torch.manual_seed(0)
     made = lively(models.find(model).Model(network_config(model, network), specs))
-    card = checkpoint.Card(
-        model=model,
-        tasks=tuple(specs.values()),
-        height=HEIGHT,
-        width=WIDTH,
-        config=TrainConfig(model=model, network=network, height=HEIGHT, width=WIDTH),
-        scores={},
-        step=0,
-        seed=0,
-        commit="test",
-        versions={},
-    )
-    path = tmp_path_factory.mktemp("rtx") / "x.safetensors"
-    checkpoint.save(path, made.state_dict(), card)
+    path = saved(tmp_path_factory.mktemp("rtx") / "x.safetensors", model, made, network, specs)
     loaded = checkpoint.load(path)
     graph, spec, _ = building.deploy(export(loaded), network_spec(loaded), building.Options())
     recipe = choose(to_graph(graph), spec, "int8")

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from conftest import HEIGHT, NETWORK, WIDTH, lively, task_specs
-from degmix_training import checkpoint, models
+from conftest import NETWORK, lively, task_specs
+from degmix_training import models
 from degmix_training.backbone import Backbone
-from degmix_training.config import TrainConfig, network_config
+from degmix_training.config import network_config
 from layouts import LAYOUTS
 from public_head import mmseg_swin, random_state
 
@@ -47,21 +47,7 @@ def small(path, model, tasks):
     specs = task_specs(tasks)
     torch.manual_seed(4)
     network = lively(models.find(model).Model(network_config(model, config), specs))
-    settings = TrainConfig(model=model, network=config, tasks=tasks, height=HEIGHT, width=WIDTH)
-    card = checkpoint.Card(
-        model=model,
-        tasks=tuple(specs.values()),
-        height=HEIGHT,
-        width=WIDTH,
-        config=settings,
-        scores={},
-        step=0,
-        seed=0,
-        commit="test",
-        versions={},
-    )
-    checkpoint.save(path, network.state_dict(), card)
-    return path
+    return saved(path, model, network, config, specs)
 
 
 def test_eval_prints_delta_m_against_single_task_networks(cli, checkpoint_path, tmp_path):

@@ -59,6 +59,9 @@ class _Config:
     def set_flag(self, flag):
         self.flags.append(flag)
 
+    def add_optimization_profile(self, profile):
+        assert profile.shapes == ("x", (1, 2), (4, 2), (8, 2))
+
     def create_timing_cache(self, data):
         return _Cache(data)
 
@@ -76,12 +79,25 @@ class _Cache:
 
 class _Profile:
     def set_shape(self, name, min, opt, max):  # noqa: A002
-        pass
+        self.shapes = (name, min, opt, max)
 
 
 class _Network:
-    num_inputs = 0
     num_layers = 0
+    inputs = ()
+
+    @property
+    def num_inputs(self):
+        return len(self.inputs)
+
+    def get_input(self, index):
+        return self.inputs[index]
+
+
+class _Input:
+    def __init__(self, value):
+        self.name = value.name
+        self.shape = [d.dim_value or -1 for d in value.type.tensor_type.shape.dim]
 
 
 class Builder:
@@ -137,6 +153,7 @@ class OnnxParser:
         known = {creator.name for creator in _REGISTRY.all_creators}
         self.errors = [_ParserError(n) for n in ours if n.op_type not in known]
         self.network.model = model
+        self.network.inputs = [_Input(value) for value in graph.input]
         return not self.errors
 
     @property
