@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import NETWORK, lively, task_specs
+from conftest import NETWORK, lively, saved, task_specs
 from degmix_training import models
 from degmix_training.backbone import Backbone
 from degmix_training.config import network_config
