@@ -19,6 +19,29 @@ from degmix_edge.preprocess import Fit, fit_image
 HEIGHT, WIDTH = 64, 96
 NETWORK = {"backbone": "mobilenetv4_conv_small_050", "dim": 16, "depth": 1, "patch_size": 2}
 NETWORK |= {"head_channels": 16}
+_BACKBONE = {"backbone": NETWORK["backbone"]}
+SMALL = {
+    "padnet": {**_BACKBONE, "width": 16},
+    "densemtl": {
+        **_BACKBONE,
+        **{"dilated": False, "widths": (8, 8, 8, 16, 16), "finest": 2, "exchange": 2, "down": 2},
+    },
+    "m3vit": {
+        **{"backbone": "vit_tiny_patch16_224", "blocks": 4, "dim": 24, "num_heads": 3},
+        **{"experts": 6, "top_k": 2, "head_width": 16},
+    },
+    "taskexpert": {**_BACKBONE, "experts": 3, "width": 16, "gate_hidden": 8},
+    "mlore": {**_BACKBONE, "channels": 16, "ranks": (2, 4, 4, 6), "task_rank": 4, "top_k": 2},
+}
+"""Settings of every model that is not of DeMT's family, at the tests' size."""
+
+
+def small(model: str) -> dict:
+    """Settings of `model` for tests."""
+    if model in SMALL:
+        return SMALL[model]
+    known = models.find(model).Config.model_fields
+    return {k: v for k, v in NETWORK.items() if k in known and k != "patch_size"}
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,11 +1,12 @@
 """Every model: shapes, batch independence, folding, gradients; mixer and query by reference."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import NETWORK, lively, task_specs
+from conftest import HEIGHT, WIDTH, lively, small, task_specs
 from degmix_training import checkpoint, models
 from degmix_training.backbone import Backbone
 from degmix_training.config import TrainConfig, network_config
@@ -26,17 +27,28 @@ from degmix_edge.build import simplify
 from degmix_edge.errors import ConfigError
 
 
-def make(model: str, **settings):
+def make(model: str, size=(HEIGHT, WIDTH), **settings):
     torch.manual_seed(3)
-    known = models.find(model).Config.model_fields
-    shared = {k: v for k, v in NETWORK.items() if k in known and k != "patch_size"}
-    values = shared | settings
-    return models.find(model).Model(network_config(model, values), task_specs())
+    values = small(model) | settings
+    return models.find(model).Model(network_config(model, values, size), task_specs())
+
+
+@functools.cache
+def made(name: str, size: tuple[int, int]):
+    return lively(make(name, size), size)
 
 
 @pytest.fixture(params=models.names(), scope="module")
-def network(request):
-    return lively(make(request.param))
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def network(name, request):
+    """The model; one that is made for one size, for the test's."""
+    size = request.node.callspec.params.get("size", (HEIGHT, WIDTH))
+    fixed = "height" in models.find(name).Config.model_fields
+    return made(name, size if fixed else (HEIGHT, WIDTH))
 
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 64), (52, 75)])
@@ -84,10 +96,9 @@ def exported(network, name, height, width):
 
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 64)])
-def test_export_computes_what_torch_does(network, size):
+def test_export_computes_what_torch_does(network, name, size):
     import onnxruntime
 
-    name = next(m for m in models.names() if type(network) is models.find(m).Model)
     model = exported(network, name, *size)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     image = torch.randn(1, 3, *size)
@@ -112,6 +123,7 @@ def test_swin_exports_without_scatter_and_without_padding_windows():
 
 def test_every_parameter_learns(network):
     network.train()
+    network.zero_grad()
     sum(logits.square().mean() for logits in network(torch.randn(2, 3, 64, 96)).values()).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name

@@ -21,7 +21,7 @@ PLAIN_DEPTHS = (0.25, 0.5, 0.75, 1.0)
 
 
 class Backbone(nn.Module):
-    """Image `(N, 3, H, W)` to four feature maps.
+    """Image `(N, 3, H, W)` to four feature maps, or five.
 
     A pyramid gives one map at each of the strides 4, 8, 16 and 32; a plain vision transformer
     (`is_plain`) gives four maps at stride 16. An image whose sides the network cannot divide is
@@ -34,17 +34,22 @@ class Backbone(nn.Module):
     Args:
         name: timm name, e.g. `swin_tiny_patch4_window7_224` or `hrnet_w18_small_v2`.
         pretrained: Ask timm for its ImageNet weights (needs the network or timm's cache).
+        five: A pyramid gives a map at stride 2 too, in front of the others.
+        dilated: The last stage dilates instead of striding: it is at stride 16.
 
     Raises:
         ConfigError: timm has no such model, it has no feature maps of these strides, or its
             pretrained weights cannot be had.
     """
 
-    def __init__(self, name: str, *, pretrained: bool = False) -> None:
+    def __init__(
+        self, name: str, *, pretrained: bool = False, five: bool = False, dilated: bool = False
+    ) -> None:
         super().__init__()
         self.name = name
         family = _family(name)
         options: dict[str, Any] = {}
+        strides = [2, *STRIDES] if five else list(STRIDES)
         if family is SwinTransformer:
             options = {"strict_img_size": False, "always_partition": True}
         elif family is HighResolutionNet:
@@ -52,21 +57,25 @@ class Backbone(nn.Module):
         info = _create(name, options).feature_info
         reductions = info.reduction()
         self.is_plain = set(reductions) == {PLAIN_STRIDE}
-        if self.is_plain:
+        if self.is_plain and not five:
             options["dynamic_img_size"] = True
             indices = tuple(round(share * len(info.info)) - 1 for share in PLAIN_DEPTHS)
         else:
-            if missing := [s for s in STRIDES if s not in reductions]:
+            if missing := [s for s in strides if s not in reductions]:
+                plain = f" or all at {PLAIN_STRIDE} (a plain vision transformer)"
                 raise ConfigError(
                     f"backbone {name!r}: has feature maps at strides {reductions}, expected one at "
-                    f"each of {list(STRIDES)} (a pyramid) or all at {PLAIN_STRIDE} (a plain vision "
-                    f"transformer); no map at {', '.join(map(str, missing))}"
+                    f"each of {strides} (a pyramid){'' if five else plain}; "
+                    f"no map at {', '.join(map(str, missing))}"
                 )
-            indices = tuple(len(reductions) - 1 - reductions[::-1].index(s) for s in STRIDES)
+            indices = tuple(len(reductions) - 1 - reductions[::-1].index(s) for s in strides)
+        if dilated:
+            options["output_stride"] = strides[-2]
+            strides[-1] = strides[-2]
         self.network = _create(name, {**options, "out_indices": indices}, pretrained)
         self.channels: list[int] = self.network.feature_info.channels()
-        self.strides = [PLAIN_STRIDE] * 4 if self.is_plain else list(STRIDES)
-        self.multiple = STRIDES[-1]
+        self.strides = [PLAIN_STRIDE] * 4 if self.is_plain else strides
+        self.multiple = strides[-1]
         if self.is_plain:
             self.multiple = PLAIN_STRIDE
         elif family is SwinTransformer:
@@ -77,7 +86,7 @@ class Backbone(nn.Module):
                     block.__class__ = PadFirstBlock
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Four maps `(N, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))`."""
+        """Maps `(N, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))`."""
         height, width = image.shape[-2:]
         below, right = -height % self.multiple, -width % self.multiple
         maps = self.network(F.pad(image, (0, right, 0, below)) if below or right else image)
@@ -159,12 +168,27 @@ def _nearest(name: str) -> list[str]:
     return [min(by_start[start], key=len) for start in near]
 
 
-def _create(name: str, options: dict[str, Any], pretrained: bool = False) -> Any:
+def create(name: str, options: dict[str, Any], pretrained: bool = False) -> Any:
+    """A timm model.
+
+    Raises:
+        ConfigError: There is none of the name, or with these options, or its weights cannot be had.
+    """
+    _family(name)
+    return _create(name, options, pretrained, features_only=False)
+
+
+def _create(
+    name: str, options: dict[str, Any], pretrained: bool = False, *, features_only: bool = True
+) -> Any:
+    if features_only:
+        options = {"features_only": True, **options}
     try:
-        return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+        return timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:  # timm, the hub and the network raise nearly anything
         if not pretrained:
-            raise ConfigError(f"backbone {name!r}: timm gives no feature maps: {error}") from error
+            what = "gives no feature maps" if features_only else "cannot make it"
+            raise ConfigError(f"backbone {name!r}: timm {what}: {error}") from error
         raise ConfigError(
             f"backbone {name!r}: timm could not get its pretrained weights ({error}); give a local "
             f"file with --pretrained FILE, or none with --pretrained none"

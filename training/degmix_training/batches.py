@@ -54,9 +54,10 @@ class Batches(lightning.LightningDataModule):
     def __init__(self, config: TrainConfig, workers: int = 0) -> None:
         super().__init__()
         self.config, self.workers = config, workers
-        source, tasks = config.open_data(), config.tasks
-        self.train = source.open_split("train", tasks, config.data.train)
-        self.val = source.open_split("val", tasks, config.data.val)
+        source = config.open_data()
+        self.tasks = tuple(dict.fromkeys((*config.tasks, *config.auxiliary())))
+        self.train = source.open_split("train", self.tasks, config.data.train)
+        self.val = source.open_split("val", config.tasks, config.data.val)
         if len(self.train) < config.batch_size:
             raise ConfigError(
                 f"data set {config.data.name!r}: {len(self.train)} training samples, expected at "
@@ -80,20 +81,24 @@ class Batches(lightning.LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world=world,
         )
-        samples = Augmented(
-            self.train,
-            config.tasks,
-            (config.height, config.width),
-            config.data.augment,
-            config.seed,
-        )
         return DataLoader(
-            samples,  # type: ignore[arg-type]
+            self._samples(),  # type: ignore[arg-type]
             batch_sampler=draws,
             num_workers=self.workers,
             collate_fn=collate,
             persistent_workers=self.workers > 0,
         )
+
+    def first(self, count: int) -> list[Batch]:
+        """The first batches of an epoch, for what is decided before training."""
+        draws = iter(Draws(len(self.train), self.config.batch_size, self.config.seed))
+        samples = self._samples()
+        return [collate([samples[draw] for draw in next(draws)]) for _ in range(count)]
+
+    def _samples(self) -> Augmented:
+        config = self.config
+        size = (config.height, config.width)
+        return Augmented(self.train, self.tasks, size, config.data.augment, config.seed)
 
 
 def collate(batch: list[Sample]) -> Batch:

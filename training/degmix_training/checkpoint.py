@@ -83,7 +83,7 @@ class Checkpoint:
 
 def build(card: Card) -> nn.Module:
     """The untrained network that a card describes."""
-    config = network_config(card.model, card.config.network)
+    config = network_config(card.model, card.config.network, (card.height, card.width))
     return models.find(card.model).Model(config, {spec.name: spec for spec in card.tasks})
 
 

@@ -103,24 +103,42 @@ class TrainConfig(Settings):
             raise ConfigError("tasks: none given, expected at least one")
         labelled = self.open_data().classes
         specs = {}
-        for name in self.tasks:
+        for name in (*self.tasks, *self.auxiliary()):
             task = tasks.find(name)
             if name not in labelled:
                 raise ConfigError(
                     f"data set {self.data.name!r} has no labels for task {name!r}; "
                     f"it has {', '.join(labelled)}"
                 )
-            specs[name] = task.spec(labelled[name])
+            if name in self.tasks:
+                specs[name] = task.spec(labelled[name])
         return specs
+
+    def auxiliary(self) -> tuple[str, ...]:
+        """Tasks that the network learns for the others' sake."""
+        settings = network_config(self.model, self.network, (self.height, self.width))
+        return tuple(getattr(settings, "auxiliary", ()))
 
     def open_data(self) -> data.DataSet:
         """The data set, its layout checked."""
         return data.open_data(self.data.name, self.data.root, (self.height, self.width))
 
 
-def network_config(model: str, values: dict[str, Any]) -> Settings:
-    """The checked settings of `model`."""
-    return parse(models.find(model).Config, values, f"network of model {model!r}")
+def network_config(
+    model: str, values: dict[str, Any], size: tuple[int, int] | None = None
+) -> Settings:
+    """The checked settings of `model`.
+
+    Args:
+        model: Entry of `degmix_training.models`.
+        values: Its settings.
+        size: Height and width of the input; a network that is made for one size has them as
+            settings, and gets them here.
+    """
+    config = models.find(model).Config
+    if size is not None and {"height", "width"} <= set(config.model_fields):
+        values = {"height": size[0], "width": size[1]} | values
+    return parse(config, values, f"network of model {model!r}")
 
 
 def preset(name: str) -> Path:

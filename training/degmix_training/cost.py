@@ -46,11 +46,10 @@ def count(network: nn.Module, height: int, width: int) -> Cost:
 
 
 def _macs(by_module: dict[str, int], name: str, module: nn.Module) -> int:
-    """Of one module; a dictionary or list of modules is the sum of its entries."""
-    if isinstance(module, nn.ModuleDict | nn.ModuleList):
-        parts = module.named_children()
-        return sum(_macs(by_module, f"{name}.{child}", part) for child, part in parts)
-    return by_module.get(name, 0)
+    """Of one module; one that is not called itself, as a list of modules, is the sum of its own."""
+    if name in by_module:
+        return by_module[name]
+    return sum(_macs(by_module, f"{name}.{child}", part) for child, part in module.named_children())
 
 
 def _deform_conv_flops(value: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:

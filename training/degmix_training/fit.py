@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -33,6 +34,8 @@ from degmix_training.losses import LOSSES
 from degmix_training.pretrained import load_backbone
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+BEGIN_BATCHES = 4
+"""For what a network decides before training."""
 MAY_CHANGE = ("steps", "val_every", "pretrained")
 """Settings that a resumed run may have different."""
 LOST = r"Connection (closed|reset)|Socket|gloo|NCCL|ProcessGroup|Broken pipe|barrier"
@@ -65,7 +68,7 @@ class Fit(lightning.LightningModule):
         super().__init__()
         self.config = config
         self.specs = config.task_specs()
-        settings = network_config(config.model, config.network)
+        settings = network_config(config.model, config.network, (config.height, config.width))
         make = models.find(config.model).Model
         network: nn.Module = make(settings, self.specs, pretrained=config.pretrained == "timm")
         if config.pretrained not in ("timm", "none"):
@@ -78,6 +81,17 @@ class Fit(lightning.LightningModule):
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1) * 255, persistent=False)
 
+    def on_fit_start(self) -> None:
+        """What a network decides before training, it decides on the first batches."""
+        batches = functools.cache(lambda: self.trainer.datamodule.first(BEGIN_BATCHES))
+
+        def loss(index: int) -> Tensor:
+            image, labels, _ = batches()[index]
+            there = {task: label.to(self.device) for task, label in labels.items()}
+            return self._total(self._losses(image.to(self.device), there))
+
+        self.network.begin([functools.partial(loss, i) for i in range(BEGIN_BATCHES)])
+
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Weighted sum of the tasks' losses.
 
@@ -87,12 +101,8 @@ class Fit(lightning.LightningModule):
         image, labels, names = batch
         if self.config.freeze_backbone:
             self.network.backbone.eval()
-        logits = self.network((image.permute(0, 3, 1, 2).float() - self.mean) / self.std)
-        losses = {}
-        with torch.autocast(image.device.type, enabled=False):
-            for task in self.specs:
-                options = {"edge_weight": self.config.edge_weight} if task == "edge" else {}
-                losses[task] = LOSSES[task](logits[task].float(), labels[task], **options)
+        self.network.advance(self.global_step / self.config.steps)
+        losses = self._losses(image, labels)
         if not torch.isfinite(torch.stack(list(losses.values()))).all():
             bad = [task for task, loss in losses.items() if not torch.isfinite(loss)]
             raise TrainingError(
@@ -101,12 +111,30 @@ class Fit(lightning.LightningModule):
                 f"stay in the run's folder; lower optim.lr, set optim.clip_norm or check those "
                 f"labels, then --resume"
             )
-        total = sum(self.config.loss_weights[task] * loss for task, loss in losses.items())
+        total = self._total(losses)
         shared = self.trainer.world_size > 1
         for task, loss in losses.items():
             self.log(f"loss/{task}", loss, sync_dist=shared)
         self.log("loss", total, sync_dist=shared)
         return total
+
+    def _losses(self, image: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
+        """By the network's outputs; see `Network` for what it gives in training."""
+        outputs = self.network((image.permute(0, 3, 1, 2).float() - self.mean) / self.std)
+        losses = {}
+        with torch.autocast(image.device.type, enabled=False):
+            for name, output in outputs.items():
+                task = name.partition("@")[0]
+                if not task:
+                    losses[name] = output.float()
+                    continue
+                options = {"edge_weight": self.config.edge_weight} if task == "edge" else {}
+                losses[name] = LOSSES[task](output.float(), labels[task], **options)
+        return losses
+
+    def _total(self, losses: dict[str, Tensor]) -> Tensor:
+        weights = {**self.config.loss_weights, "": 1.0}
+        return torch.stack([weights[n.partition("@")[0]] * x for n, x in losses.items()]).sum()
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The config's optimiser and its poly schedule, stepped every step."""
@@ -154,7 +182,8 @@ def fit(
     """
     machine = machine or Machine()
     specs = settings.task_specs()
-    missing = [task for task in specs if task not in settings.loss_weights]
+    learned = (*specs, *settings.auxiliary())
+    missing = [task for task in learned if task not in settings.loss_weights]
     if missing:
         raise ConfigError(f"loss_weights: none for {', '.join(missing)}; set loss_weights.TASK=1.0")
     state = out / STATE

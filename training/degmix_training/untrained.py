@@ -39,7 +39,8 @@ def untrained(
         ConfigError: No such model, or settings that do not fit it.
     """
     torch.manual_seed(seed)
-    made = models.find(model).Model(network_config(model, dict(network)), tasks).eval()
+    settings = network_config(model, dict(network), size)
+    made = models.find(model).Model(settings, tasks).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in made.parameters():

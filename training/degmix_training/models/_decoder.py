@@ -15,8 +15,7 @@ computes for one image a device. That is what is here, for every row of a batch 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import ClassVar
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +26,10 @@ from degmix_edge.errors import ConfigError
 from degmix_edge.tasks import TaskSpec
 from degmix_training.backbone import Backbone
 from degmix_training.models._mixer import MixerBlock, MixerConfig
+from degmix_training.models._network import Head, HeadSettings, Network, conv_norm_relu, resize
 
 
-class DecoderConfig(MixerConfig):
+class DecoderConfig(MixerConfig, HeadSettings):
     """Sizes of the three networks; `dim` 256 is the published one (128 for HRNet-18).
 
     Attributes:
@@ -87,11 +87,11 @@ class PlainEmbed(nn.Module):
     def __init__(self, channels: list[int], dim: int, hidden: int = 128) -> None:
         super().__init__()
         self.scales = nn.ModuleList(
-            nn.Sequential(*_conv_norm_relu(c, hidden), *_conv_norm_relu(hidden, hidden))
+            nn.Sequential(*conv_norm_relu(c, hidden), *conv_norm_relu(hidden, hidden))
             for c in channels
         )
         self.join = nn.Sequential(
-            *_conv_norm_relu(hidden * len(channels), dim), *_conv_norm_relu(dim, dim)
+            *conv_norm_relu(hidden * len(channels), dim), *conv_norm_relu(dim, dim)
         )
 
     def forward(self, maps: list[Tensor]) -> Tensor:
@@ -100,10 +100,6 @@ class PlainEmbed(nn.Module):
         size = torch.Size((4 * height, 4 * width))
         scales = [resize(s(m), size) for s, m in zip(self.scales, maps, strict=True)]
         return self.join(torch.cat(scales, dim=1))
-
-
-def _conv_norm_relu(channels: int, dim: int) -> list[nn.Module]:
-    return [nn.Conv2d(channels, dim, 3, padding=1, bias=False), nn.BatchNorm2d(dim), nn.ReLU()]
 
 
 class Gate(nn.Module):
@@ -126,21 +122,7 @@ class Gate(nn.Module):
         return tokens + self.contract(passed * self.gate(self.gate_norm(gating)))
 
 
-class Head(nn.Sequential):
-    """One task's head: `(N, d, h, w) -> (N, num_channels, h, w)` logits."""
-
-    def __init__(self, dim: int, hidden: int, num_channels: int) -> None:
-        super().__init__(
-            nn.Conv2d(dim, hidden, 3, padding=1, bias=False),
-            nn.BatchNorm2d(hidden),
-            nn.ReLU(),
-            nn.Conv2d(hidden, num_channels, 1),
-        )
-        nn.init.normal_(self[-1].weight, std=0.01)
-        nn.init.zeros_(self[-1].bias)
-
-
-class Decoder(nn.Module):
+class Decoder(Network):
     """A network of the family: `(N, 3, H, W) -> {task: (N, C, H, W) logits}`.
 
     Args:
@@ -151,12 +133,7 @@ class Decoder(nn.Module):
         patch: Side of the embedding's patches; does not apply to a plain vision transformer.
         gated: With the shared gate.
         pretrained: Ask timm for the backbone's weights.
-
-    Attributes:
-        folds: Names of the exact rewrites that inference takes, in order; see `_folded`.
     """
-
-    folds: ClassVar[tuple[str, ...]]
 
     def __init__(
         self,
@@ -194,7 +171,10 @@ class Decoder(nn.Module):
         self.queries = nn.ModuleDict({task: query(dim, config.num_heads) for task in tasks})
         self.gate = Gate(dim) if gated else nn.Identity()
         self.heads = nn.ModuleDict(
-            {task: Head(dim, hidden, spec.num_channels) for task, spec in tasks.items()}
+            {
+                task: Head(dim, hidden, spec.num_channels, config.partially_dynamic)
+                for task, spec in tasks.items()
+            }
         )
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -214,11 +194,11 @@ class Decoder(nn.Module):
             logits[task] = resize(self.heads[task](image_of(tokens, small)), size)
         return logits
 
-    def fold_for_inference(self, folds: Iterable[str] | None = None) -> Decoder:
-        """The same function with fewer operations, for export; None takes all of `folds`."""
-        from degmix_training.models._folded import fold
+    def apply_fold(self, name: str) -> None:
+        """See `Network` and `_folded`."""
+        from degmix_training.models._folded import FOLDS
 
-        return fold(self, self.folds if folds is None else folds)
+        FOLDS[name](self)
 
     def share(self, fused: Tensor) -> Tensor:
         """What all queries take of the fused tokens; a folded network computes more here."""
@@ -233,11 +213,6 @@ def tokens_of(image: Tensor) -> Tensor:
 def image_of(tokens: Tensor, size: torch.Size) -> Tensor:
     """`(N, h w, d) -> (N, d, h, w)`."""
     return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *size)
-
-
-def resize(image: Tensor, size: torch.Size) -> Tensor:
-    """Bilinear, half-pixel centres."""
-    return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:

@@ -14,28 +14,20 @@ These need to know the model, so they live here and not in a graph pass.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from degmix_training.models._decoder import Decoder, Embed, pad_to_multiple, resize
+from degmix_training.models._decoder import Decoder, Embed, pad_to_multiple
+from degmix_training.models._network import resize
 
 PIXEL_FOLDS = ("fold_interaction", "hoist_embed", "absorb_queries")
 """Of DeMT and DeMTG, in the order in which a report applies them."""
 TOKEN_FOLDS = ("fold_interaction", "hoist_embed", "gram_queries")
 """Of DeGMix."""
-
-
-def fold(model: Decoder, names: Iterable[str]) -> Decoder:
-    """A copy of `model` in eval mode with the folds `names`."""
-    folded = copy.deepcopy(model).eval()
-    for name in names:
-        _FOLDS[name](folded)
-    return folded
 
 
 def _fold_interaction(model: Decoder) -> None:
@@ -60,7 +52,7 @@ def _gram_queries(model: Decoder) -> None:
     model.__class__ = _GramDecoder
 
 
-_FOLDS: dict[str, Callable[[Decoder], None]] = {
+FOLDS: dict[str, Callable[[Decoder], None]] = {
     "fold_interaction": _fold_interaction,
     "hoist_embed": _hoist_embed,
     "absorb_queries": _absorb_queries,

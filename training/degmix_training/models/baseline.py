@@ -7,30 +7,25 @@ norm, ReLU, 1x1 convolution.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from collections.abc import Mapping
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from degmix_edge.config import Settings
 from degmix_edge.tasks import TaskSpec
 from degmix_training.backbone import Backbone
-from degmix_training.models._decoder import Head, resize
+from degmix_training.models._network import Head, HeadSettings, Network, resize, stack
 
 
-class Config(Settings):
+class Config(HeadSettings):
     """Settings of the baseline; `head_channels` None is a quarter of the backbone's sum."""
 
     backbone: str = "mobilenetv4_conv_small"
     head_channels: int | None = Field(None, gt=0)
 
 
-class Model(nn.Module):
+class Model(Network):
     """`(N, 3, H, W) -> {task: (N, C, H, W) logits}`."""
-
-    folds: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, config: Config, tasks: Mapping[str, TaskSpec], *, pretrained: bool = False
@@ -40,16 +35,13 @@ class Model(nn.Module):
         channels = sum(self.backbone.channels)
         hidden = config.head_channels or max(1, channels // 4)
         self.heads = nn.ModuleDict(
-            {task: Head(channels, hidden, spec.num_channels) for task, spec in tasks.items()}
+            {
+                task: Head(channels, hidden, spec.num_channels, config.partially_dynamic)
+                for task, spec in tasks.items()
+            }
         )
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """See the class."""
-        maps = self.backbone(image)
-        size = maps[0].shape[-2:]
-        stacked = torch.cat([maps[0], *(resize(m, size) for m in maps[1:])], dim=1)
+        stacked = stack(self.backbone(image))
         return {task: resize(head(stacked), image.shape[-2:]) for task, head in self.heads.items()}
-
-    def fold_for_inference(self, folds: Iterable[str] | None = None) -> nn.Module:
-        """Nothing folds here but what graph passes fold."""
-        return self.eval()

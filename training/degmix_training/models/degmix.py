@@ -53,7 +53,7 @@ class TokenQuery(nn.Module):
 class Model(Decoder):
     """DeGMix for the given tasks: `(N, 3, H, W) -> {task: (N, C, H, W) logits}`."""
 
-    folds = TOKEN_FOLDS
+    own_folds = TOKEN_FOLDS
 
     def __init__(
         self, config: Config, tasks: Mapping[str, TaskSpec], *, pretrained: bool = False

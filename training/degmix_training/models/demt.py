@@ -55,7 +55,7 @@ class PixelQuery(nn.Module):
 class Model(Decoder):
     """DeMT for the given tasks: `(N, 3, H, W) -> {task: (N, C, H, W) logits}`."""
 
-    folds = PIXEL_FOLDS
+    own_folds = PIXEL_FOLDS
 
     def __init__(
         self, config: DecoderConfig, tasks: Mapping[str, TaskSpec], *, pretrained: bool = False

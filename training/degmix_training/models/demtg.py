@@ -21,7 +21,7 @@ class Config(DecoderConfig):
 class Model(Decoder):
     """DeMTG for the given tasks: `(N, 3, H, W) -> {task: (N, C, H, W) logits}`."""
 
-    folds = PIXEL_FOLDS
+    own_folds = PIXEL_FOLDS
 
     def __init__(
         self, config: DecoderConfig, tasks: Mapping[str, TaskSpec], *, pretrained: bool = False
