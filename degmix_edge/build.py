@@ -113,7 +113,12 @@ def deploy(
     spec = spec.keep(options.tasks or spec.task_names)
     graph = to_graph(model)
     before = len(graph.nodes)
-    passes = pipeline.deploy(spec, spec.task_names, raw_logits=options.raw_logits)
+    passes = pipeline.deploy(
+        spec,
+        spec.task_names,
+        raw_logits=options.raw_logits,
+        int8=options.precision == "int8",
+    )
     outcomes = apply(graph, passes)
     done = ", ".join(f"{o.name} {o.rewrites}" for o in outcomes)
     detail = f"{before} -> {len(graph.nodes)} nodes ({done})"

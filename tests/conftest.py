@@ -60,6 +60,7 @@ def task_specs(names=("semseg", "human_parts", "saliency", "normals", "edge", "d
 def lively(network: torch.nn.Module, size=(HEIGHT, WIDTH), seed: int = 0) -> torch.nn.Module:
     """Move every parameter off its initial value and give batch norms real statistics."""
     torch.manual_seed(seed)
+    network.begin(())
     with torch.no_grad():
         for parameter in network.parameters():
             spread = parameter.abs().mean().clamp(min=0.02)

@@ -90,18 +90,18 @@ def _lower(model: bytes, ranges: Ranges | None) -> bytes:
     from degmix_edge.passes._base import Pass, apply, to_graph, to_model
     from degmix_edge.passes.fuse_integer_matmul import FuseIntegerMatmul
     from degmix_edge.passes.lower_deform_sample import LowerDeformSample
+    from degmix_edge.passes.lower_moe import LowerMoe
     from degmix_edge.passes.lower_qdq_for_cpu import LowerQdqForCpu
     from degmix_edge.passes.requantize_samples import RequantizeSamples
 
-    steps: list[Pass] = []
+    steps: list[Pass] = [LowerMoe()]  # first: it knows the Q/DQ form that a bundle has
     if _cpu_ops.library() is not None:
         steps += [LowerDeformSample(), RequantizeSamples()]
     if ranges is not None:
         steps += [LowerQdqForCpu(ranges), FuseIntegerMatmul()]
-    if not steps:
-        return model
     graph = to_graph(onnx.load_from_string(model))
-    apply(graph, steps)
+    if not any(outcome.rewrites for outcome in apply(graph, steps)):
+        return model
     lowered: bytes = to_model(graph, {}).SerializeToString()
     return lowered
 

@@ -117,8 +117,12 @@ def checkpoint(name: str) -> Checkpoint:
     return load(locate(name))
 
 
-def network(source: str, done: Callable[[str, str], None]) -> tuple[onnx.ModelProto, NetworkSpec]:
+def network(
+    source: str, done: Callable[[str, str], None], tasks: Sequence[str] = ()
+) -> tuple[onnx.ModelProto, NetworkSpec]:
     """The float ONNX network of a checkpoint or an ONNX file; `done(stage, detail)` reports.
+
+    Of a checkpoint only `tasks` are exported; passes drop the others from an ONNX file.
 
     Raises:
         CheckpointError, GraphError: It is neither, or damaged.
@@ -132,10 +136,10 @@ def network(source: str, done: Callable[[str, str], None]) -> tuple[onnx.ModelPr
     from degmix_training.export import export, network_spec
 
     loaded = checkpoint(source)
-    model = export(loaded)
+    model = export(loaded, tasks=tasks)
     detail = f"{loaded.path.name}: {len(model.graph.node)} nodes, {model.ByteSize() / 1e6:.1f} MB"
     done("export", detail)
-    return model, network_spec(loaded)
+    return model, network_spec(loaded, tasks)
 
 
 def split_tasks(text: str | None) -> tuple[str, ...]:

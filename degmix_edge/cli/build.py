@@ -93,7 +93,7 @@ def _build(
     if options["calib"]:
         check_images(options["calib"])
     with output.working("export"):
-        model, spec = network(source, clock.done)
+        model, spec = network(source, clock.done, tasks)
     asked = _budget.request(out, options, spec.keep(tasks or spec.task_names))
     fit = Fit(height=spec.height, width=spec.width)
     found = _quantizing.calibration_images(output, options["calib"], fit, options["calib_count"])

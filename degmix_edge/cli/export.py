@@ -20,7 +20,7 @@ def command() -> None:
 
 @command.command("onnx")
 @click.argument("checkpoint", required=False)
-@click.option("--model", help="Export a model with random weights: demt, demtg, degmix, baseline.")
+@click.option("--model", help="Export a model with random weights: see `degmix-edge zoo --list`.")
 @click.option("--backbone", help="Its backbone, by timm name.")
 @click.option("--size", metavar="HxW", help="Its input size, as in 448x672.")
 @click.option("--data", help="Data set whose classes it has; default: nyud, else one that fits.")
@@ -61,7 +61,7 @@ def onnx_(output: Output, checkpoint: str | None, out: Path, **options: Any) -> 
         model, values = report(output, loaded, keep)
     else:
         with output.working("export"):
-            model = simplify(export(loaded), keep)
+            model = simplify(export(loaded, tasks=keep), keep)
     write_file(out, model.SerializeToString(), force=force)
     outputs = [value.name for value in model.graph.output]
     output.say(f"{out}: {len(model.graph.node)} nodes, {model.ByteSize() / 1e6:.1f} MB")

@@ -45,7 +45,7 @@ def command(output: Output, source: str, out: Path, **options: Any) -> None:
     if options["calib"]:
         check_images(options["calib"])
     with output.working("export"):
-        model, spec = network(source, clock.done)
+        model, spec = network(source, clock.done, tasks)
     settings = building.Options(
         precision=options["precision"], tasks=tasks, raw_logits=options["raw_logits"]
     )

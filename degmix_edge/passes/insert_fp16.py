@@ -12,9 +12,10 @@ import onnx_graphsurgeon as gs
 
 from degmix_edge.errors import GraphError
 from degmix_edge.passes._base import Pass, append
-from degmix_edge.quant.recipe import Recipe, is_weighted, offset_branch
+from degmix_edge.quant.recipe import Recipe, is_weighted, offset_branch, routing_branch
 
 FLOAT, FLOAT16 = 1, 10
+DQ = "DequantizeLinear"
 SPREADS = {
     *("Add", "Sub", "Mul", "Relu", "LeakyRelu", "Clip", "Gelu", "Erf", "Sigmoid", "Tanh"),
     *("HardSigmoid", "HardSwish", "BatchNormalization", "MaxPool", "AveragePool", "Resize"),
@@ -70,7 +71,7 @@ class InsertFp16(Pass):
     def _half_nodes(self, graph: gs.Graph) -> dict[int, gs.Node]:
         """Nodes that become FP16, by identity."""
         decoded = {f"{tensor.name}/" for tensor in graph.outputs}
-        fixed = {id(node) for node in offset_branch(graph)}
+        fixed = {id(node) for node in (*offset_branch(graph), *routing_branch(graph))}
         fixed |= {id(n) for n in graph.nodes if _prefix(n.name) in {"image/", *decoded}}
         chosen = self.recipe.nodes("fp16") | self.recipe.nodes("int8")
         half = {
@@ -85,7 +86,7 @@ class InsertFp16(Pass):
         for node in graph.nodes:
             if id(node) in fixed or id(node) in half:
                 continue
-            if node.op in SPREADS or (node.op == "MatMul" and _sum_length(node) <= LONGEST_SUM):
+            if node.op in SPREADS or _is_half_product(node):
                 makers = [m for t in _values(node) for m in t.inputs]
                 if any(id(maker) in half for maker in makers):
                     half[id(node)] = node
@@ -158,6 +159,13 @@ def _is_product(node: gs.Node) -> bool:
 def _values(node: gs.Node) -> list[gs.Variable]:
     inputs = [t for i, t in enumerate(node.inputs) if i in HALF_INPUTS.get(node.op, (i,))]
     return [t for t in inputs if isinstance(t, gs.Variable) and t.dtype == np.float32]
+
+
+def _is_half_product(node: gs.Node) -> bool:
+    """Of two variables: attention, or a convolution whose kernel is the image's."""
+    if node.op == "Conv":
+        return isinstance(node.inputs[1], gs.Variable) and node.inputs[1].inputs[0].op != DQ
+    return bool(node.op == "MatMul" and _sum_length(node) <= LONGEST_SUM)
 
 
 def _sum_length(node: gs.Node) -> int:

@@ -9,6 +9,8 @@ from degmix_edge.passes._base import Pass
 from degmix_edge.passes.decode_tasks import DecodeTasks
 from degmix_edge.passes.fold_batchnorm import FoldBatchnorm
 from degmix_edge.passes.fold_constants import FoldConstants
+from degmix_edge.passes.fold_conv_mixture import FoldConvMixture
+from degmix_edge.passes.hoist_pointwise import HoistPointwise
 from degmix_edge.passes.insert_fp16 import InsertFp16
 from degmix_edge.passes.insert_image_input import InsertImageInput
 from degmix_edge.passes.insert_qdq import InsertQdq
@@ -26,14 +28,19 @@ def simplify(tasks: Sequence[str]) -> list[Pass]:
         FoldConstants(),  # before the others: they look for constants
         RemoveIdentities(),  # before folds, which look for neighbours
         FoldBatchnorm(),  # before Q/DQ, which would stand between the two
+        HoistPointwise(),  # after it: norms are in the convolutions' weights
         ShareConstants(),  # last: the others make constants
     ]
 
 
-def deploy(spec: NetworkSpec, tasks: Sequence[str], *, raw_logits: bool = False) -> list[Pass]:
+def deploy(
+    spec: NetworkSpec, tasks: Sequence[str], *, raw_logits: bool = False, int8: bool = False
+) -> list[Pass]:
     """From an exported float network to one that takes bytes and gives maps."""
     return [
         *simplify(tasks),
+        # A kernel that the image makes has no INT8 form; the mixture that it replaces has.
+        *([] if int8 else [FoldConvMixture()]),
         InsertImageInput(spec),
         DecodeTasks(spec, raw_logits=raw_logits),
         ShareConstants(),

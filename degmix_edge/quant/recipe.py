@@ -7,7 +7,7 @@ the last layer of a regression is the regression.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import onnx_graphsurgeon as gs
@@ -148,6 +148,8 @@ def _float_nodes(
                 yield node.name, "grouped: INT8 kernels are made for one group, or one a channel"
     for node in offset_branch(graph):
         yield node.name, "makes the offsets of a deformable convolution"
+    for node in routing_branch(graph):
+        yield node.name, "routes: decides which experts an image or a pixel gets, and how much"
     if precision == "fp16":
         return
     for node in graph.nodes:
@@ -163,20 +165,45 @@ def _float_nodes(
 
 def offset_branch(graph: gs.Graph) -> list[gs.Node]:
     """Nodes whose results reach nothing but an offset or modulation input."""
-    branch: dict[int, gs.Node] = {}
-    frontier = [
-        tensor
+    return _branch(
+        node.inputs[index]
         for node in graph.nodes
         for index in DEFORMABLE.get(node.op, ())
         if index < len(node.inputs)
-        for tensor in [node.inputs[index]]
+    )
+
+
+def routing_branch(graph: gs.Graph) -> list[gs.Node]:
+    """Nodes whose results reach nothing but a choice of experts or a gate of the whole image.
+
+    A choice is a TopK; a gate is a number, or one a channel, that meets a map.
+    """
+    choices = [node.inputs[0] for node in graph.nodes if node.op == "TopK"]
+    met = [node for node in graph.nodes if node.op in ("Mul", "Add") and len(node.inputs) == 2]
+    gates = [
+        tensor
+        for node in met
+        for tensor, other in (node.inputs, node.inputs[::-1])
+        if isinstance(tensor, gs.Variable) and _is_gate(tensor) and not _is_gate(other)
     ]
-    ends = {id(tensor) for tensor in frontier}
+    return _branch([*choices, *gates])
+
+
+def _is_gate(tensor: gs.Tensor) -> bool:
+    shape = tensor.shape
+    return shape is not None and len(shape) == 4 and list(shape[2:]) == [1, 1]
+
+
+def _branch(ends: Iterable[gs.Tensor]) -> list[gs.Node]:
+    """Nodes whose results reach nothing but `ends`."""
+    branch: dict[int, gs.Node] = {}
+    frontier = list(ends)
+    reached = {id(tensor) for tensor in frontier}
     while frontier:
         for node in frontier.pop().inputs:
             read_by = [reader for out in node.outputs for reader in out.outputs]
             inside = all(id(reader) in branch for reader in read_by)
-            if inside or any(id(out) in ends for out in node.outputs):
+            if inside or any(id(out) in reached for out in node.outputs):
                 branch[id(node)] = node
                 frontier += [tensor for tensor in node.inputs if tensor.inputs]
     return list(branch.values())

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from conftest import HEIGHT, NETWORK, WIDTH, lively, saved, task_specs
+from conftest import HEIGHT, WIDTH, lively, saved, small, task_specs
 from degmix_calibration.collect import collect
 from degmix_training import checkpoint, models
 from degmix_training.config import network_config
@@ -30,17 +30,16 @@ pytestmark = pytest.mark.skipif(
 )
 TABLES = Path(__file__).parents[2] / "build" / "layer_tables"
 TASKS = ("semseg", "depth", "normals")
-OF_MODEL = {"baseline": ("backbone",), "degmix": tuple(NETWORK)}
 
 
 @pytest.fixture(scope="module", params=models.names())
 def deployed(request, tmp_path_factory, pictures):
     """Every model: the deployed float graph, its spec, and ranges."""
     model, specs = request.param, task_specs(TASKS)
-    keys = OF_MODEL.get(model, tuple(k for k in NETWORK if k != "patch_size"))
-    network = {key: NETWORK[key] for key in keys}
+    network = small(model)
     torch.manual_seed(0)
-    made = lively(models.find(model).Model(network_config(model, network), specs))
+    config = network_config(model, network, (HEIGHT, WIDTH))
+    made = lively(models.find(model).Model(config, specs))
     path = saved(tmp_path_factory.mktemp("rtx") / "x.safetensors", model, made, network, specs)
     loaded = checkpoint.load(path)
     graph, spec, _ = building.deploy(export(loaded), network_spec(loaded), building.Options())

@@ -10,7 +10,7 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -42,19 +42,22 @@ class _Outputs(nn.Module):
         return tuple(logits[task] for task in self.tasks)
 
 
-def network_spec(checkpoint: Checkpoint) -> NetworkSpec:
-    """What the exported network promises."""
+def network_spec(checkpoint: Checkpoint, tasks: Sequence[str] = ()) -> NetworkSpec:
+    """What the exported network promises; `tasks` are those to keep, none being all."""
     card = checkpoint.card
-    return NetworkSpec(
+    spec = NetworkSpec(
         model=card.model,
         height=card.height,
         width=card.width,
         tasks=card.tasks,
         source=Source(name=checkpoint.path.name, sha256=checkpoint.sha256),
     )
+    return spec.keep(tasks or spec.task_names)
 
 
-def export(checkpoint: Checkpoint, folds: Iterable[str] | None = None) -> onnx.ModelProto:
+def export(
+    checkpoint: Checkpoint, folds: Iterable[str] | None = None, tasks: Sequence[str] = ()
+) -> onnx.ModelProto:
     """The network as float ONNX: `image` `(1, 3, H, W)` normalised to one logits output a task.
 
     Static shapes, opset 20, every value's shape in the file.
@@ -65,12 +68,16 @@ def export(checkpoint: Checkpoint, folds: Iterable[str] | None = None) -> onnx.M
     Args:
         checkpoint: The network.
         folds: Of the model's own, those to apply; None is all.
+        tasks: To keep; none is all.
 
     Raises:
+        ConfigError: The network has no such task.
         GraphError: PyTorch's exporter refused the network.
     """
-    spec = network_spec(checkpoint)
+    spec = network_spec(checkpoint, tasks)
     network: Any = checkpoint.network
+    if len(spec.tasks) < len(checkpoint.card.tasks):
+        network = network.keep(spec.task_names)
     folds = tuple(network.folds if folds is None else folds)
     folded = network.fold_for_inference(folds)
     module = _Outputs(folded, spec.task_names).eval()

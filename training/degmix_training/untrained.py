@@ -41,6 +41,7 @@ def untrained(
     torch.manual_seed(seed)
     settings = network_config(model, dict(network), size)
     made = models.find(model).Model(settings, tasks).eval()
+    made.begin(())
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in made.parameters():

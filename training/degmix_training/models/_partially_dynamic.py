@@ -168,7 +168,7 @@ def partition(
 
     Args:
         layers: All of a network; they share their settings.
-        losses: Each computes the loss of one batch.
+        losses: Each computes the loss of one batch; without any, scores are random.
     """
     layers = [layer for layer in layers if not layer.partitioned]
     if not layers:
@@ -182,9 +182,11 @@ def partition(
         scores = _scores(layers, losses)
         # What became static in an earlier round stays so.
         ranked = torch.cat([s.masked_fill(layer.mask == 0, -1).flatten() for layer, s in scores])
-        threshold = ranked.sort(descending=True).values[max(1, round(keep * len(ranked))) - 1]
-        for layer, score in scores:
-            layer.mask.copy_(((score >= threshold) & (layer.mask > 0)).to(layer.mask.dtype))
+        dynamic = torch.zeros_like(ranked)
+        dynamic[ranked.argsort(descending=True, stable=True)[: max(1, round(keep * len(ranked)))]] = 1
+        sizes = [layer.mask.numel() for layer, _ in scores]
+        for (layer, _), chosen in zip(scores, dynamic.split(sizes), strict=True):
+            layer.mask.copy_(chosen.view_as(layer.mask))
     for layer in layers:
         layer.partitioned.fill_(True)
 
@@ -193,7 +195,7 @@ def _scores(
     layers: Sequence[PartiallyDynamicConv2d], losses: Sequence[Callable[[], Tensor]]
 ) -> list[tuple[PartiallyDynamicConv2d, Tensor]]:
     kind = layers[0].settings.score
-    if kind == "random":
+    if kind == "random" or not losses:
         generator = torch.Generator().manual_seed(0)
         return [
             (x, torch.rand(x.mask.shape, generator=generator).to(x.mask.device)) for x in layers

@@ -125,8 +125,9 @@ class LowRank(nn.Module):
 
     def forward(self, x: Tensor, shares: Tensor) -> Tensor:
         """`sum_i shares_i E_i(x)` of `(N, C, h, w)` and `(N, E)`."""
-        scale = shares[:, self.expert][..., None, None]
-        return self.up(self.down(x) * scale) + (shares @ self.up_bias)[..., None, None]
+        scale = shares if shares.shape[1] == 1 else shares.index_select(1, self.expert)
+        mixed = self.up(self.down(x) * scale[..., None, None])
+        return mixed + (shares @ self.up_bias)[..., None, None]
 
 
 class Mixture(nn.Module):

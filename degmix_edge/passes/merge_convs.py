@@ -1,0 +1,57 @@
+"""Make one convolution of several that read the same map: the same products, fewer launches.
+
+For GPUs: one wide kernel keeps a card busier than several narrow ones. On a CPU the split costs a
+copy and wins nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from degmix_edge.passes._base import Pass, append, constant
+
+
+class MergeConvs(Pass):
+    """Of equal kernels, strides, pads and dilations, with weights that nothing else reads."""
+
+    def run(self, graph: gs.Graph) -> int:
+        """See `Pass`."""
+        groups: dict[tuple[object, ...], list[gs.Node]] = {}
+        for node in graph.nodes:
+            if node.op == "Conv" and _is_own(node):
+                attrs = tuple(sorted((k, str(v)) for k, v in node.attrs.items()))
+                key = (id(node.inputs[0]), list(node.inputs[1].shape[2:]).__repr__(), attrs)
+                groups.setdefault(key, []).append(node)
+        found = [group for group in groups.values() if len(group) > 1]
+        for group in found:
+            self._merge(graph, group)
+        return len(found)
+
+    @staticmethod
+    def _merge(graph: gs.Graph, group: list[gs.Node]) -> None:
+        first = group[0]
+        widths = [conv.inputs[1].shape[0] for conv in group]
+        outs = [conv.outputs[0] for conv in group]
+        weight = np.concatenate([conv.inputs[1].values for conv in group])
+        inputs = [first.inputs[0], constant(f"{first.name}.weight/merged", weight)]
+        if any(len(conv.inputs) > 2 for conv in group):
+            biases = [
+                conv.inputs[2].values if len(conv.inputs) > 2 else np.zeros(width)
+                for conv, width in zip(group, widths, strict=True)
+            ]
+            inputs.append(constant(f"{first.name}.bias/merged", np.concatenate(biases)))
+        name = f"{first.name}/merged"
+        made = append(graph, "Conv", inputs, name, np.float32, **dict(first.attrs))
+        made.shape = [outs[0].shape[0], sum(widths), *outs[0].shape[2:]]
+        for conv in group:
+            conv.outputs.clear()
+        sizes = constant(f"{name}/widths", widths, np.int64)
+        split = gs.Node("Split", f"{name}/Split", {"axis": 1}, [made, sizes], outs)
+        graph.nodes.append(split)
+
+
+def _is_own(conv: gs.Node) -> bool:
+    constants = all(isinstance(tensor, gs.Constant) for tensor in conv.inputs[1:])
+    shared = any(len(tensor.outputs) > 1 for tensor in conv.inputs[1:2])
+    return constants and not shared and conv.attrs.get("group", 1) == 1
