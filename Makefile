@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test weights cpu-ops plugin
+.PHONY: demo test weights cpu-ops plugin zoo-smoke
 
 demo: .venv/installed
 	$(BIN)/degmix-edge demo --out demo
@@ -12,6 +12,10 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --durations=10
+
+# Seven networks, two minutes of training each on two cores, in one table: runs/zoo/zoo.html
+zoo-smoke: .venv/installed
+	$(BIN)/degmix-edge zoo smoke --out runs/zoo
 
 # Operators for ONNX Runtime's CPU backend; needs cmake and a C++ compiler.
 cpu-ops:

@@ -67,7 +67,7 @@ def override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]
     Raises:
         ConfigError: An override has no `=`, or its path runs through something not a mapping.
     """
-    values = yaml.safe_load(yaml.safe_dump(values))
+    values = yaml.safe_load(yaml.safe_dump(values, sort_keys=False))
     for item in overrides:
         path, separator, text = item.partition("=")
         if not separator or not path:

@@ -94,11 +94,14 @@ def _lower(model: bytes, ranges: Ranges | None) -> bytes:
     from degmix_edge.passes.lower_qdq_for_cpu import LowerQdqForCpu
     from degmix_edge.passes.requantize_samples import RequantizeSamples
 
-    steps: list[Pass] = [LowerMoe()]  # first: it knows the Q/DQ form that a bundle has
+    steps: list[Pass] = []
     if _cpu_ops.library() is not None:
         steps += [LowerDeformSample(), RequantizeSamples()]
     if ranges is not None:
-        steps += [LowerQdqForCpu(ranges), FuseIntegerMatmul()]
+        steps.append(LowerQdqForCpu(ranges))
+    steps.append(LowerMoe())  # after types of quantized values are settled: it gathers those
+    if ranges is not None:
+        steps.append(FuseIntegerMatmul())
     graph = to_graph(onnx.load_from_string(model))
     if not any(outcome.rewrites for outcome in apply(graph, steps)):
         return model

@@ -20,6 +20,7 @@ class Verbs(click.Group):
             "demo",
             "train",
             "eval",
+            "zoo",
             "data",
             "convert",
             "export",

@@ -74,14 +74,15 @@ def command(
     row = published.find(source.name, loaded.card.model, _backbone(loaded))
     table = [["task", "metric", "value", "better is"]]
     if row:
-        table[0].append(published.LABEL)
+        table[0].append(row.source)
     for task in order:
         metric, value = values[task]
         cells = [task, f"{_name(metric)} [{metric.unit}]", f"{value:.4g}"]
         cells.append("higher" if metric.higher_is_better else "lower")
         if row:
-            theirs = row.values.get(task, ("", 0.0))
-            cells.append(f"{theirs[1]}" if theirs[0] == metric.name else "other metric")
+            theirs = row.values.get(task)
+            same = theirs is not None and theirs[0] == metric.name
+            cells.append(str(theirs[1]) if same else "other metric" if theirs else "-")
         table.append(cells)
     title = f"{loaded.path.name}, {len(samples)} images of {source.title}"
     output.table(title, table[0], table[1:])
@@ -93,7 +94,7 @@ def command(
         "metrics": {task: _name(metric) for task, (metric, _) in values.items()},
     }
     if row:
-        result["published"] = {"source": published.LABEL, "values": row.values}
+        result["published"] = {"source": row.source, "values": row.values}
     tables = [(title, table)]
     if baselines:
         found = _baselines(output, baselines, source, samples, order, ods, cache)

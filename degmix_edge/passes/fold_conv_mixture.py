@@ -60,13 +60,15 @@ class _Mixture:
         self.graph, self.out = graph, out
         self.inside: set[int] = set()
         self.bases: list[gs.Node] = []
-        self.gates = 0
+        self.num_gates = 0
         self.pointwise_macs = 0
+        self.constants = 0
+        self.prefix = ""
         self.understood = self._reads(out, top=True)
 
     def is_worth_it(self) -> bool:
-        """Whether it is a mixture of one map, for one image, that a run-time kernel makes cheaper."""
-        if not self.understood or len(self.bases) < 1 or not self.gates:
+        """Whether it is a mixture of one map, for one image, and a run-time kernel is cheaper."""
+        if not self.understood or not self.bases or not self.num_gates:
             return False
         first = self.bases[0]
         same = all(
@@ -91,7 +93,11 @@ class _Mixture:
         affine = self._materialised(self._affine(self.out))
         _, *taps = first.inputs[1].shape
         shape = [affine.rows, *taps]
-        kernel = self._op("Reshape", [affine.kernel, constant(f"{self.prefix}/kernel_shape", shape, np.int64)], shape)
+        kernel = self._op(
+            "Reshape",
+            [affine.kernel, constant(f"{self.prefix}/kernel_shape", shape, np.int64)],
+            shape,
+        )
         attrs = dict(first.attrs)
         made = self._op("Conv", [first.inputs[0], kernel], list(self.out.shape), **attrs)
         maker = self.out.inputs[0]
@@ -117,11 +123,11 @@ class _Mixture:
         if node.op == "Conv" and isinstance(node.inputs[1], gs.Constant):
             if _is_pointwise(node):
                 # Behind a mixture it is part of it; else it is where the map comes from.
-                gates, bases = self.gates, len(self.bases)
+                num_gates, bases = self.num_gates, len(self.bases)
                 if self._reads(node.inputs[0]):
                     self.pointwise_macs += prod(shape) * node.inputs[1].shape[1]
                     return True
-                self.gates = gates
+                self.num_gates = num_gates
                 del self.bases[bases:]
                 return False
             if node.attrs.get("group", 1) != 1 or not _is_constant(node.inputs[2:]):
@@ -134,7 +140,7 @@ class _Mixture:
             return all(self._reads(t) for t in node.inputs)
         if node.op == "Mul":
             gates = [t for t in node.inputs if _is_gate(t)]
-            self.gates += sum(isinstance(t, gs.Variable) for t in gates)
+            self.num_gates += sum(isinstance(t, gs.Variable) for t in gates)
             return len(gates) == 1 and all(self._reads(t) for t in node.inputs if not _is_gate(t))
         if node.op == "BatchNormalization" and _is_constant(node.inputs[1:]):
             return self._reads(node.inputs[0])
@@ -212,10 +218,12 @@ class _Mixture:
         return self._op("Reshape", [tensor, sides], made)
 
     def _constant(self, values: np.ndarray) -> gs.Constant:
-        self.constants = getattr(self, "constants", 0) + 1
+        self.constants += 1
         return constant(f"{self.prefix}/constant{self.constants}", np.ascontiguousarray(values))
 
-    def _op(self, op: str, inputs: list[gs.Tensor], shape: list[int], **attrs: object) -> gs.Variable:
+    def _op(
+        self, op: str, inputs: list[gs.Tensor], shape: list[int], **attrs: object
+    ) -> gs.Variable:
         name = f"{self.prefix}/{op}.{len(self.graph.nodes)}"
         made = append(self.graph, op, inputs, name, np.float32, **attrs)
         made.shape = shape

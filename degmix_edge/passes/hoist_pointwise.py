@@ -82,7 +82,7 @@ def _is_pointwise(conv: gs.Node) -> bool:
 
 
 def _enlarged(tensor: gs.Tensor, outputs: int) -> tuple[gs.Node, object] | None:
-    """The resize behind a tensor and the factors between, `(C, 1, 1)` or 1, if it can be hoisted."""
+    """The resize behind a tensor and the factors between, one a channel or 1; None: no hoist."""
     node, scale = _only_maker(tensor), 1.0
     if node is not None and node.op == "Mul":
         factors = [t for t in node.inputs if isinstance(t, gs.Constant)]

@@ -100,7 +100,8 @@ def _read(scatter: gs.Node) -> MoeMixture | None:
     tensor = flat.outputs[0] if flat else None
     quantize = _reader(tensor, "QuantizeLinear") if tensor is not None else None
     if quantize is not None:
-        tensor = _reader(quantize.outputs[0], "DequantizeLinear").outputs[0]
+        dequantize = _reader(quantize.outputs[0], "DequantizeLinear")
+        tensor = dequantize.outputs[0] if dequantize else None
     second = _reader(tensor, "MatMul") if tensor is not None else None
     kept = scatter.inputs[1].shape
     if not (activation and bias and first and second and kept):
@@ -163,7 +164,8 @@ class _Gather:
         if dequantize is not None:
             quantize = dequantize.inputs[0].inputs[0]
             inputs = [hidden, *quantize.inputs[1:]]
-            hidden = self._op("QuantizeLinear", inputs, np.int8, **dict(quantize.attrs))
+            dtype = quantize.outputs[0].dtype
+            hidden = self._op("QuantizeLinear", inputs, dtype, **dict(quantize.attrs))
             hidden = self._like(dequantize, hidden)
         weight = self._part(mixture.second.inputs[1], index, 0)
         return self._op("MatMul", [hidden, weight], np.float32)

@@ -1,4 +1,4 @@
-"""What the authors print in their READMEs, to stand beside measured figures under that name."""
+"""What authors and others print, to stand beside measured figures with its source."""
 
 from __future__ import annotations
 
@@ -14,18 +14,24 @@ LABEL = "authors' README"
 
 @dataclass(frozen=True)
 class Published:
-    """One row of a README: the metric and the value by task, in the papers' column order."""
+    """One printed row.
+
+    Attributes:
+        values: Metric and value by task, in the papers' column order; a task without one is absent.
+        source: Who prints it.
+    """
 
     data: str
     model: str
     backbone: str
     values: dict[str, tuple[str, float]]
+    source: str
 
 
 @cache
 def rows() -> tuple[Published, ...]:
     """All rows."""
-    content: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text())
+    content = _content()
     return tuple(
         Published(
             row["data"],
@@ -36,15 +42,24 @@ def rows() -> tuple[Published, ...]:
                 for (task, metric), value in zip(
                     content["columns"][row["data"]].items(), row["values"], strict=True
                 )
+                if value is not None
             },
+            row.get("source", LABEL),
         )
         for row in content["rows"]
     )
 
 
+@cache
+def _content() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text())
+    return content
+
+
 def columns(data: str) -> dict[str, str]:
     """The papers' tasks of a data set in their order, with metrics; empty for other data sets."""
-    return {t: m for row in rows() if row.data == data for t, (m, _) in row.values.items()}
+    content: dict[str, Any] = _content()
+    return dict(content["columns"].get(data, {}))
 
 
 def find(data: str, model: str, backbone: str) -> Published | None:

@@ -77,10 +77,11 @@ class PartiallyDynamicConv2d(nn.Module):
         self.settings, self.padding = settings, kernel // 2
         shape = (outputs, channels, kernel, kernel)
         self.attention = KernelAttention(channels, settings)
-        self.dynamic = nn.Parameter(torch.empty(settings.kernels, *shape))
+        # All kernels, one below the other: a weight of four axes can be channels-last.
+        self.dynamic = nn.Parameter(torch.empty(settings.kernels * outputs, *shape[1:]))
         self.static = nn.Parameter(torch.empty(shape))
         self.phi = nn.Parameter(torch.zeros(()))
-        for weight in (*self.dynamic, self.static):
+        for weight in (*self.dynamic.chunk(settings.kernels), self.static):
             nn.init.kaiming_uniform_(weight, a=5**0.5)
         # All dynamic until `partition` has run.
         mask = torch.ones(outputs, 1, 1, 1) if settings.structured else torch.ones(shape)
@@ -101,7 +102,8 @@ class PartiallyDynamicConv2d(nn.Module):
     def parts(self) -> tuple[Tensor, Tensor]:
         """Masked and scaled: dynamic `(k, O, C, kH, kW)` and static `(O, C, kH, kW)`."""
         scale = 2 * self.phi.sigmoid()
-        return scale * self.mask * self.dynamic, (2 - scale) * (1 - self.mask) * self.static
+        dynamic = self.dynamic.unflatten(0, (self.settings.kernels, -1))
+        return scale * self.mask * dynamic, (2 - scale) * (1 - self.mask) * self.static
 
     def advance(self, progress: float) -> None:
         """The temperature falls linearly to 1."""
@@ -183,7 +185,9 @@ def partition(
         # What became static in an earlier round stays so.
         ranked = torch.cat([s.masked_fill(layer.mask == 0, -1).flatten() for layer, s in scores])
         dynamic = torch.zeros_like(ranked)
-        dynamic[ranked.argsort(descending=True, stable=True)[: max(1, round(keep * len(ranked)))]] = 1
+        dynamic[
+            ranked.argsort(descending=True, stable=True)[: max(1, round(keep * len(ranked)))]
+        ] = 1
         sizes = [layer.mask.numel() for layer, _ in scores]
         for (layer, _), chosen in zip(scores, dynamic.split(sizes), strict=True):
             layer.mask.copy_(chosen.view_as(layer.mask))
@@ -201,7 +205,7 @@ def _scores(
             (x, torch.rand(x.mask.shape, generator=generator).to(x.mask.device)) for x in layers
         ]
     if kind == "magnitude":
-        return [(x, _pooled(x.dynamic.detach().abs().sum(0), x.mask)) for x in layers]
+        return [(x, _pooled(_summed(x), x.mask)) for x in layers]
     total = [torch.zeros_like(layer.mask) for layer in layers]
     for loss in losses:
         for layer in layers:
@@ -211,6 +215,12 @@ def _scores(
             layer.mask.requires_grad_(False)
             sum_ += (gradient * layer.mask).detach().abs()
     return list(zip(layers, total, strict=True))
+
+
+def _summed(layer: PartiallyDynamicConv2d) -> Tensor:
+    """Magnitude of each entry over all dynamic kernels."""
+    kernels = layer.dynamic.detach().abs().unflatten(0, (layer.settings.kernels, -1))
+    return kernels.sum(0)
 
 
 def _pooled(entries: Tensor, mask: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from the first mixture on. What comes before is computed once, and then tasks ar
 the same weights, larger products.
 
 The experts lie side by side in two matrices. In an exported graph every expert is computed and
-those not chosen are masked, which is static; on the CPU the pass `lower_moe` gathers tokens instead.
+those not chosen are masked, which is static; on the CPU the pass `lower_moe` gathers tokens.
 """
 
 from __future__ import annotations
@@ -290,8 +290,8 @@ class MoeTransformer(nn.Module):
         if grid == trained:
             return net.pos_embed
         warnings.warn(
-            f"degmix m3vit: its position table is for {trained[0]}x{trained[1]} patches, resized to "
-            f"{grid[0]}x{grid[1]} (bilinear); accuracy at this size was not trained",
+            f"degmix m3vit: its position table is for {trained[0]}x{trained[1]} patches, resized "
+            f"to {grid[0]}x{grid[1]} (bilinear); accuracy at this size was not trained",
             stacklevel=2,
         )
         return resample_abs_pos_embed(
@@ -350,7 +350,9 @@ class Distillation(nn.Module):
                 for task in tasks
             }
         )
-        self.side = nn.ModuleDict({t: nn.Conv2d(width, s.num_channels, 1) for t, s in tasks.items()})
+        self.side = nn.ModuleDict(
+            {t: nn.Conv2d(width, s.num_channels, 1) for t, s in tasks.items()}
+        )
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`{task: (N, C, h, w)}` to side logits."""
@@ -400,7 +402,9 @@ class Model(Network):
             outputs[task] = logits[..., :height, :width]
         if self.training:
             for index, distil in enumerate(self.distillations):
-                for task, logits in distil({t: found[index] for t, found in levels.items()}).items():
+                for task, logits in distil(
+                    {t: found[index] for t, found in levels.items()}
+                ).items():
                     logits = resize(logits, size)[..., :height, :width]
                     outputs[f"{task}@distil{index}"] = logits
             if self.config.balance:
@@ -440,7 +444,7 @@ def _padded(side: int) -> int:
 def _plain(
     name: str, size: tuple[int, int], options: dict[str, Any], pretrained: bool
 ) -> VisionTransformer:
-    """timm's plain vision transformer.
+    """A plain vision transformer of timm.
 
     Raises:
         ConfigError: It is none, or has no such size.

@@ -10,9 +10,9 @@ Yang et al., "Multi-Task Dense Prediction via Mixture of Low-Rank Experts", CVPR
 where E_t has a rank of its own and Shared is a full Conv3x3, fed with o without its gradient. The
 four depths are weighted by a softmax over depths at each pixel, and a head follows.
 
-Since experts are linear, the mixture is one 3x3 convolution whose kernel depends on the image. It is
-written here with the experts' ranks side by side, which INT8 and any batch size can have; the pass
-`fold_conv_mixture` makes the run-time kernel of it where that is less work.
+Since experts are linear, the mixture is one 3x3 convolution whose kernel depends on the image. It
+is written here with the experts' ranks side by side, which INT8 and any batch size can have; the
+pass `fold_conv_mixture` makes the run-time kernel of it where that is less work.
 """
 
 from __future__ import annotations

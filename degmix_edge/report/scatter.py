@@ -1,0 +1,64 @@
+"""Networks as points: what they reach against what they cost, as PNG and SVG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A cost: its label with the unit, and each point's value by name."""
+
+    label: str
+    values: Mapping[str, float]
+
+
+def scatter(
+    title: str, reached: Axis, axes: Sequence[Axis], *, zero: str = ""
+) -> tuple[bytes, str]:
+    """One panel a cost; points keep their colour and mark in all of them.
+
+    Args:
+        title: Above all panels.
+        reached: What is better when it is larger.
+        axes: What it costs; a point without a value is left out of that panel.
+        zero: What `reached` = 0 stands for; a line is drawn there.
+
+    Returns:
+        A PNG, and an SVG to put into a page.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(axes))
+    rows = -(-len(axes) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.8 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    marks = "osD^vPX*<>ph"
+    for index, axis in enumerate(axes):
+        plot = figure.add_subplot(rows, columns, index + 1)
+        for place, (name, y) in enumerate(reached.values.items()):
+            x = axis.values.get(name)
+            if x is None or x != x or y != y:
+                continue
+            plot.scatter([x], [y], s=42, marker=marks[place % len(marks)], color=f"C{place % 10}")
+            plot.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        if zero:
+            plot.axhline(0, color="0.6", linewidth=0.8)
+            plot.annotate(
+                zero, (0.99, 0), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+                fontsize=7, color="0.4",
+            )  # fmt: skip
+        plot.set_xlabel(axis.label, fontsize=9)
+        plot.set_ylabel(reached.label if index % columns == 0 else "", fontsize=9)
+        plot.margins(0.16)
+        plot.grid(alpha=0.25)
+        plot.tick_params(labelsize=8)
+    png, svg = io.BytesIO(), io.StringIO()
+    figure.savefig(png, format="png", dpi=130)
+    figure.savefig(svg, format="svg")
+    text = svg.getvalue()
+    return png.getvalue(), text[text.index("<svg") :]

@@ -1,0 +1,113 @@
+"""A zoo: several networks trained alike, so that they can be compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from degmix_edge.config import Settings
+from degmix_edge.errors import ConfigError
+from degmix_edge.registry import unknown
+from degmix_training import models
+from degmix_training.config import PRESETS, TrainConfig, network_config
+
+SINGLE = "single-"
+"""Names of the single-task networks start so; delta_m is measured against them."""
+
+
+class Entry(Settings):
+    """One network of a zoo.
+
+    Attributes:
+        model: Entry of `degmix_training.models`.
+        network: Its settings; the zoo's backbone is added where it has none of its own.
+    """
+
+    model: str
+    network: dict[str, Any] = {}
+
+
+class ZooConfig(Settings):
+    """Networks, and what they share: data, size, tasks, budget, recipe, backbone.
+
+    Attributes:
+        backbone: Of every network that does not bring its own, as M3ViT does.
+        reference: What delta_m is against: `single`, a network a task (model `baseline`), trained
+            by the same recipe; or `baseline`, one network of all tasks.
+        train: Everything but model and network.
+        entries: The networks, by name.
+    """
+
+    backbone: str
+    reference: Literal["single", "baseline"] = "single"
+    train: TrainConfig
+    baseline: Entry = Entry(model="baseline")
+    entries: dict[str, Entry] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _entries_fit(self) -> ZooConfig:
+        # Every network is made of checked settings before the first one trains.
+        for name in self.entries:
+            if name == "baseline" or name.startswith(SINGLE):
+                raise ValueError(
+                    f"entry {name!r}: that name is kept for the networks compared with"
+                )
+            self.settings(name)
+        return self
+
+    def choose(self, names: list[str]) -> ZooConfig:
+        """Only the entries `names`, in that order; none is all.
+
+        Raises:
+            ConfigError: There is no such entry.
+        """
+        for name in names:
+            if name not in self.entries:
+                raise ConfigError(unknown("zoo entry", name, self.entries))
+        kept = {name: self.entries[name] for name in names} if names else self.entries
+        return self.model_copy(update={"entries": kept})
+
+    def references(self) -> dict[str, TrainConfig]:
+        """The networks that delta_m is measured against, by name."""
+        if self.reference == "baseline":
+            return {"baseline": self._made(self.baseline)}
+        made = self._made(self.baseline)
+        return {f"{SINGLE}{t}": made.model_copy(update={"tasks": (t,)}) for t in self.train.tasks}
+
+    def settings(self, name: str) -> TrainConfig:
+        """How entry `name` is trained.
+
+        Raises:
+            ConfigError: Its settings do not fit its model.
+        """
+        return self._made(self.entries[name])
+
+    def backbone_of(self, name: str) -> str:
+        """What entry `name` is built on."""
+        return str(self.settings(name).network["backbone"])
+
+    def _made(self, entry: Entry) -> TrainConfig:
+        models.find(entry.model)
+        network = {"backbone": self.backbone} | entry.network
+        network_config(entry.model, network, (self.train.height, self.train.width))
+        return self.train.model_copy(update={"model": entry.model, "network": network})
+
+
+def zoos() -> list[str]:
+    """Names of the zoos in the package."""
+    return sorted(path.stem for path in (PRESETS / "zoo").glob("*.yaml"))
+
+
+def zoo(name: str) -> Path:
+    """The config file of zoo `name`, or `name` itself where it is a path to a YAML file.
+
+    Raises:
+        ConfigError: There is neither.
+    """
+    if name in zoos():
+        return PRESETS / "zoo" / f"{name}.yaml"
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    raise ConfigError(unknown("zoo", name, zoos()) + " A path to a YAML file also does.")
