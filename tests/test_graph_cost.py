@@ -4,7 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 import torch
-from conftest import NETWORK, task_specs
+from conftest import NETWORK, small, task_specs
 from degmix_training import cost, models
 from degmix_training.export import export
 from degmix_training.untrained import untrained
@@ -20,11 +20,7 @@ SIZE = (64, 96)
 @pytest.mark.parametrize("model", models.names())
 @pytest.mark.parametrize("folded", [False, True])
 def test_it_counts_what_pytorch_counts(model, folded):
-    keys = {"baseline": ("backbone",), "degmix": tuple(NETWORK)}
-    chosen = keys.get(model, tuple(k for k in NETWORK if k != "patch_size"))
-    loaded = untrained(
-        model, {k: NETWORK[k] for k in chosen}, task_specs(("semseg", "depth")), SIZE
-    )
+    loaded = untrained(model, small(model), task_specs(("semseg", "depth")), SIZE)
     network = loaded.network.fold_for_inference() if folded else loaded.network
     want = cost.count(network, *SIZE)
     found = costs(export(loaded, None if folded else ()))

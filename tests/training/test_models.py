@@ -25,6 +25,7 @@ from torchvision.ops import deform_conv2d
 
 from degmix_edge.build import simplify
 from degmix_edge.errors import ConfigError
+from degmix_edge.graph_cost import costs, total_macs
 
 
 def make(model: str, size=(HEIGHT, WIDTH), **settings):
@@ -79,7 +80,7 @@ def test_folding_is_exact(network, size):
         assert (got[name] - logits).abs().max() <= 1e-5 * logits.abs().max()
 
 
-def exported(network, name, height, width):
+def exported(network, name, height, width, tasks=()):
     card = checkpoint.Card(
         model=name,
         tasks=tuple(task_specs().values()),
@@ -92,7 +93,8 @@ def exported(network, name, height, width):
         commit="test",
         versions={},
     )
-    return export(checkpoint.Checkpoint(network, card, "0" * 64, Path("small.safetensors")))
+    loaded = checkpoint.Checkpoint(network, card, "0" * 64, Path("small.safetensors"))
+    return export(loaded, tasks=tasks)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 64)])
@@ -112,6 +114,23 @@ def test_export_computes_what_torch_does(network, name, size):
     for node in model.graph.node:
         if node.op_type in ("Conv", "Gemm", "DeformConv") and weights & set(node.input):
             assert node.name.split("/")[0] in modules, node.name
+
+
+def test_kept_tasks_keep_their_values_and_cost_less(network, name):
+    import onnxruntime
+
+    kept = ("depth", "normals")
+    model = simplify(exported(network, name, HEIGHT, WIDTH, kept), kept)
+    whole = simplify(exported(network, name, HEIGHT, WIDTH), tuple(task_specs()))
+    assert total_macs(costs(model)) < total_macs(costs(whole))
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    image = torch.randn(1, 3, HEIGHT, WIDTH)
+    got = session.run(list(kept), {"image": image.numpy()})
+    with torch.inference_mode():
+        want = network(image)
+    for task, logits in zip(kept, got, strict=True):
+        assert abs(torch.from_numpy(logits) - want[task]).max() <= 1e-4 * want[task].abs().max()
+    assert {output.name for output in session.get_outputs()} == set(kept)
 
 
 def test_swin_exports_without_scatter_and_without_padding_windows():

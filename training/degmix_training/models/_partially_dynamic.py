@@ -170,7 +170,7 @@ def partition(
 
     Args:
         layers: All of a network; they share their settings.
-        losses: Each computes the loss of one batch; without any, scores are random.
+        losses: Each computes the loss of one batch; without any, `snip` is `random`.
     """
     layers = [layer for layer in layers if not layer.partitioned]
     if not layers:
@@ -199,7 +199,7 @@ def _scores(
     layers: Sequence[PartiallyDynamicConv2d], losses: Sequence[Callable[[], Tensor]]
 ) -> list[tuple[PartiallyDynamicConv2d, Tensor]]:
     kind = layers[0].settings.score
-    if kind == "random" or not losses:
+    if kind == "random" or (kind == "snip" and not losses):
         generator = torch.Generator().manual_seed(0)
         return [
             (x, torch.rand(x.mask.shape, generator=generator).to(x.mask.device)) for x in layers

@@ -1,0 +1,158 @@
+"""The zoo: trained, interrupted, resumed, built, timed, written; and what people type wrong."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import HEIGHT, SMALL, WIDTH
+from degmix_training.checkpoint import read_card
+from PIL import Image
+
+from degmix_edge.cli import invoke
+
+ZOO = {
+    "version": 1,
+    "backbone": "mobilenetv4_conv_small_050",
+    "reference": "baseline",
+    "baseline": {"model": "baseline", "network": {"head_channels": 16}},
+    "entries": {
+        name: {"model": name, "network": {k: v for k, v in SMALL[name].items()}}
+        for name in ("m3vit", "mlore")
+    },
+    "train": {
+        "tasks": ["depth", "normals"],
+        "height": HEIGHT,
+        "width": WIDTH,
+        "data": {"name": "synthetic", "train": 12, "val": 6, "augment": "light"},
+        "optim": {"name": "adamw", "lr": 2e-3},
+        "batch_size": 4,
+        "steps": 6,
+        "val_every": 3,
+    },
+}
+OPTIONS = ("--calib-count", "4", "--calls", "4")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("zoo")
+    (path / "zoo.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(ZOO)), sort_keys=False))
+    return path
+
+
+def zoo(folder, *more):
+    return ["zoo", str(folder / "zoo.yaml"), "--out", str(folder / "out"), *OPTIONS, *more]
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    """Interrupted in its first training, then finished by the same command."""
+    command = [sys.executable, "-m", "degmix_edge", *zoo(folder)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if "step 3/6" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.communicate(timeout=120)[1]
+    step = read_card(folder / "out" / "baseline" / "run" / "last.safetensors").step
+    whole = subprocess.run(command[:-4] + ["--json", *OPTIONS], capture_output=True, text=True)
+    return (process.returncode, rest, step), whole
+
+
+def test_an_interrupted_zoo_goes_on(finished, folder):
+    (code, rest, step), whole = finished
+    assert code == 130, rest
+    assert "interrupted" in rest
+    assert step == 3
+    assert whole.returncode == 0, whole.stderr
+    assert "step 3/6" in whole.stderr  # of the others
+    baseline = [line for line in whole.stderr.splitlines() if line.strip().startswith("baseline:")]
+    assert not any("step 3/6" in line for line in baseline)  # resumed, not started anew
+
+
+def test_everything_is_written_and_agrees(finished, folder):
+    out = folder / "out"
+    values = json.loads(finished[1].stdout)
+    assert {n["name"] for n in values["networks"]} == {"m3vit", "mlore"}
+    assert json.loads((out / "zoo.json").read_text())["networks"] == values["networks"]
+    with (out / "zoo.csv").open() as file:
+        rows = {row["network"]: row for row in csv.DictReader(file)}
+    for network in values["networks"]:
+        row = rows[network["name"]]
+        assert float(row["delta_m_int8"]) == pytest.approx(network["delta_m"]["int8"])
+        assert float(row["gmac_int8"]) == pytest.approx(network["gmac"]["int8"])
+        assert network["latency_ms"]["onnxruntime"]["int8"] > 0
+        assert network["size_bytes"]["int8"] < network["size_bytes"]["fp32"]
+        assert network["flips"]["router"] == 0
+        card = read_card(out / network["name"] / "run" / "best.safetensors")
+        assert network["values"] == {t: s.value for t, s in card.scores.items()}
+        over = [t for t, drop in network["drop"].items() if drop > 0.02]
+        assert len(over) == sum("INT8 makes" in remark for remark in network["remarks"])
+        assert all("layer" in remark for remark in network["remarks"])
+    page = (out / "zoo.html").read_text()
+    assert "<svg" in page
+    assert "Published figures, nyud" in page
+    assert "authors' README" in page.replace("&#x27;", "'")
+    with Image.open(out / "zoo.png") as chart:
+        assert chart.width > 800
+
+
+def test_a_finished_zoo_is_not_made_again(finished, folder, capfd):
+    out = folder / "out"
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.json")}
+    weights = {path: path.stat().st_mtime_ns for path in out.glob("*/run/*.safetensors")}
+    assert invoke(zoo(folder, "--models", "mlore")) == 0
+    assert "trained in" not in capfd.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/*.json")}
+    assert weights == {path: path.stat().st_mtime_ns for path in out.glob("*/run/*.safetensors")}
+
+
+def test_mistakes_are_said_before_any_training(finished, folder, capfd, tmp_path):
+    checkpoint = folder / "out" / "mlore" / "run" / "best.safetensors"
+    cases = [
+        (["--models", "mlor"], 3, "no zoo entry 'mlor'.*Did you mean 'mlore'"),
+        (["--set", "train.steps=9"], 12, "holds a zoo with other settings (train)"),
+        (["--checkpoint", f"m3vit={checkpoint}"], 5, "is of model mlore, entry 'm3vit' has m3vit"),
+        (["--checkpoint", f"x={checkpoint}"], 3, "no zoo entry 'x'"),
+        (["--checkpoint", "mlore"], 3, "expected NAME=FILE"),
+        (["--backend", "tensor"], 3, "no backend 'tensor'"),
+        (["--set", "entries.mlore.network.top_k=9"], 3, "expected at least top_k = 9"),
+        (["--set", "entries.m3vit.network.experts=1"], 3, "greater than or equal to 2"),
+    ]
+    for more, code, message in cases:
+        got = invoke(zoo(folder, *more))
+        text = " ".join(capfd.readouterr().err.split())
+        assert got == code, text
+        for part in message.split(".*"):
+            assert part in text
+    one = {"model": "padnet", "network": dict(SMALL["padnet"])}
+    values = json.loads(json.dumps(ZOO)) | {"entries": {"padnet": one}}
+    values["train"]["tasks"] = ["depth"]
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(values))
+    assert invoke(["zoo", str(tmp_path / "one.yaml"), "--out", str(tmp_path / "o")]) == 3
+    assert "one task depth, expected at least two" in " ".join(capfd.readouterr().err.split())
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_checkpoint_in_the_place_of_training(finished, folder, capfd, tmp_path):
+    given = tmp_path / "mine.safetensors"
+    shutil.copy(folder / "out" / "mlore" / "run" / "best.safetensors", given)
+    out = tmp_path / "out"
+    shutil.copytree(folder / "out" / "baseline", out / "baseline")
+    arguments = ["zoo", str(folder / "zoo.yaml"), "--out", str(out), *OPTIONS]
+    assert invoke([*arguments, "--models", "mlore", "--checkpoint", f"mlore={given}"]) == 0
+    assert "trained in" not in capfd.readouterr().err
+    assert not (out / "mlore" / "run").exists()
+    assert (out / "zoo.csv").exists()
+
+
+def test_the_list(capfd):
+    assert invoke(["zoo", "--list", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert "TaskExpert-style" in found["models"]["taskexpert"]
+    assert len(found["zoos"]["smoke"]) == 7
