@@ -23,6 +23,7 @@ class Verbs(click.Group):
             "zoo",
             "data",
             "convert",
+            "prune",
             "export",
             "quantize",
             "build",

@@ -23,7 +23,8 @@ class Step:
     """The graph after one step.
 
     Attributes:
-        kind: `export`, `fold` (in the model, before export) or `pass` (in the graph).
+        kind: `export`, `fold` (in the model, before export), `pass` (in the graph), or `form`: not
+            in the graph that is written, but what a precision or a backend makes of it.
         rewrites: Of a pass.
         head_macs: Of everything behind the backbone.
         difference: Largest difference of a logit from the plain export's, as a fraction of that
@@ -53,13 +54,16 @@ def report(
     from degmix_edge.graph_cost import by_part, costs
     from degmix_edge.passes import pipeline
     from degmix_edge.passes._base import apply, to_graph, to_model
+    from degmix_edge.passes.fold_conv_mixture import FoldConvMixture
+    from degmix_edge.passes.lower_moe import LowerMoe, mixtures
+    from degmix_edge.passes.merge_convs import MergeConvs
 
     folds: tuple[str, ...] = tuple(loaded.network.folds)
     shape = (1, 3, loaded.card.height, loaded.card.width)
     image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     steps: list[Step] = []
     passes = pipeline.simplify(keep)
-    with output.progress("export and run", 1 + len(folds) + len(passes)) as advance:
+    with output.progress("export and run", 1 + len(folds) + len(passes) + 3) as advance:
         model = export(loaded, ())
         plain = _run(model, image)
         steps.append(_step("plain export", "export", model, plain, plain))
@@ -76,8 +80,20 @@ def report(
             logits = _run(model, image)
             steps.append(_step(step.name, "pass", model, logits, plain, rewrites))
             advance(1)
-    _show(output, steps)
-    first, last = steps[0], steps[-1]
+        written = len(steps)
+        for step in (FoldConvMixture(), MergeConvs(), LowerMoe(0)):
+            graph = to_graph(model)
+            # Gathered experts have shapes of the data: their work is known before.
+            saved = sum(m.saved_macs for m in mixtures(graph)) if step.name == "lower_moe" else 0
+            rewrites = apply(graph, [step])[0].rewrites
+            if rewrites:
+                other = to_model(graph, props(model, keep))
+                logits = _run(other, image)
+                known = steps[written - 1].macs - saved if saved else None
+                steps.append(_step(step.name, "form", other, logits, plain, rewrites, known))
+            advance(1)
+    _show(output, steps, written)
+    first, last = steps[0], steps[written - 1]
     return model, {
         "macs_plain": first.macs,
         "macs": last.macs,
@@ -86,8 +102,9 @@ def report(
         "head_macs": last.head_macs,
         "head_percent_kept": 100 * last.head_macs / max(first.head_macs, 1),
         "max_relative_difference": max(step.difference for step in steps),
+        "forms": steps[written:],
         "macs_of": by_part(costs(model)),
-        "steps": steps,
+        "steps": steps[:written],
     }
 
 
@@ -113,11 +130,12 @@ def _step(
     logits: Logits,
     plain: Logits,
     rewrites: int = 0,
+    known_macs: int | None = None,
 ) -> Step:
     from degmix_edge.graph_cost import by_part, costs
 
-    parts = by_part(costs(model))
-    macs = sum(parts.values())
+    parts = by_part(costs(model)) if known_macs is None else {}
+    macs = sum(parts.values()) if known_macs is None else known_macs
     gaps = [
         float(np.abs(value - plain[task]).max() / (np.abs(plain[task]).max() or 1))
         for task, value in logits.items()
@@ -126,7 +144,7 @@ def _step(
         name,
         kind,
         macs,
-        macs - parts.get(BACKBONE, 0),
+        macs - parts.get(BACKBONE, 0) if parts else 0,
         len(model.graph.node),
         model.ByteSize(),
         rewrites,
@@ -134,11 +152,11 @@ def _step(
     )
 
 
-def _show(output: Output, steps: Sequence[Step]) -> None:
+def _show(output: Output, steps: Sequence[Step], written: int) -> None:
     first = steps[0]
     rows = []
     before = first.macs
-    for step in steps:
+    for index, step in enumerate(steps):
         share = 100 * (before - step.macs) / first.macs
         rows.append(
             [
@@ -146,17 +164,17 @@ def _show(output: Output, steps: Sequence[Step]) -> None:
                 step.kind,
                 f"{step.macs / 1e9:.3f}",
                 f"{-share:+.1f} %" if step.macs != before else "",
-                f"{step.head_macs / 1e9:.3f}",
+                f"{step.head_macs / 1e9:.3f}" if step.head_macs else "",
                 str(step.nodes),
                 f"{step.size_bytes / 1e6:.1f}",
-                str(step.rewrites) if step.kind == "pass" else "",
+                str(step.rewrites) if step.kind in ("pass", "form") else "",
                 f"{step.difference:.1e}",
             ]
         )
-        before = step.macs
+        before = step.macs if index < written else steps[written - 1].macs
     columns = ["step", "where", "GMAC", "saves", "GMAC head", "nodes", "MB", "rewrites"]
     output.table("from the plain export", [*columns, "difference"], rows)
-    last = steps[-1]
+    last = steps[written - 1]
     output.say(
         f"{first.macs / 1e9:.2f} -> {last.macs / 1e9:.2f} GMAC, "
         f"{100 * (1 - last.macs / first.macs):.1f} % fewer; head {first.head_macs / 1e9:.2f} -> "

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -20,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from degmix_edge import __version__, config
 from degmix_edge.cli._files import make_folder, write_file
 from degmix_edge.cli._output import Output, plain
-from degmix_edge.errors import CheckpointError, ConfigError, InputError, OutputError, TrainingError
+from degmix_edge.cli._zoo_train import train
+from degmix_edge.errors import CheckpointError, ConfigError, InputError, OutputError
 
 if TYPE_CHECKING:
     from degmix_training.checkpoint import Checkpoint
@@ -101,7 +99,7 @@ def run(
     if is_first_process():
         _claim(zoo, out, force)
     runs = {n: s for n, s in {**zoo.references(), **_settings(zoo)}.items() if n not in given}
-    _train(output, out, runs, machine)
+    train(output, out, runs, machine)
     if not is_first_process():
         return {}
     found = {n: given.get(n) or out / n / "run" / "best.safetensors" for n in zoo.entries}
@@ -214,87 +212,6 @@ def _claim(zoo: ZooConfig, out: Path, force: bool) -> None:
     write_file(path, text.encode(), force=True)
 
 
-def _train(
-    output: Output, out: Path, runs: dict[str, TrainConfig], machine: dict[str, Any]
-) -> None:
-    """Each network in a process of its own, started by the verb that people have."""
-    todo = {n: s for n, s in runs.items() if not _is_trained(out / n / "run", s)}
-    if not todo:
-        return
-    done = {n: _step(out / n / "run") for n in todo}
-    total = sum(s.steps for s in todo.values()) - sum(done.values())
-    start = time.perf_counter()
-    with output.progress(f"train {len(todo)} networks", total) as advance:
-        made = 0
-        for index, (name, settings) in enumerate(todo.items()):
-            began = time.perf_counter()
-            made += _train_one(output, out / name, settings, machine, advance)
-            spent = time.perf_counter() - start
-            left = (total - made) * spent / max(made, 1)
-            output.say(
-                f"{name}: trained in {time.perf_counter() - began:.0f} s; "
-                f"{len(todo) - index - 1} networks left, about {left / 60:.1f} min"
-            )
-
-
-def _train_one(
-    output: Output, folder: Path, settings: TrainConfig, machine: dict[str, Any], advance: Any
-) -> int:
-    """Returns the steps made.
-
-    Raises:
-        TrainingError: The training ended otherwise than with its last step.
-        KeyboardInterrupt: It was interrupted.
-    """
-    make_folder(folder)
-    run = folder / "run"
-    write_file(folder / "train.yaml", config.dump(settings).encode(), force=True)
-    command = [sys.executable, "-m", "degmix_edge", "train", str(folder / "train.yaml")]
-    command += ["--out", str(run), "--resume" if (run / "last.ckpt").exists() else "--force"]
-    for key, value in machine.items():
-        command += [f"--{key}", str(value)]
-    first = step = _step(run)
-    lines: list[str] = []
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
-    )
-    try:
-        assert process.stderr is not None
-        for line in process.stderr:
-            lines = [*lines[-20:], line.rstrip()]
-            if line.startswith("step "):
-                now = int(line.split()[1].partition("/")[0])
-                advance(now - step)
-                step = now
-                output.say(f"  {folder.name}: {line.strip()}")
-        code = process.wait()
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
-    if code == 130:
-        raise KeyboardInterrupt
-    if code:
-        words = next((x for x in reversed(lines) if "error" in x.lower()), " ".join(lines[-3:]))
-        raise TrainingError(
-            f"{folder.name}: training ended with code {code} at step {step}: {words}. The others "
-            f"keep what they have; the same command goes on"
-        )
-    return int(settings.steps - first)
-
-
-def _step(run: Path) -> int:
-    """Of the last saved state."""
-    from degmix_training.checkpoint import read_card
-
-    path = run / "last.safetensors"
-    return int(read_card(path).step) if path.exists() else 0
-
-
-def _is_trained(run: Path, settings: TrainConfig) -> bool:
-    return _step(run) >= settings.steps and (run / "best.safetensors").exists()
-
-
 def _network(
     output: Output, zoo: ZooConfig, name: str, path: Path, folder: Path, calib_count: int
 ) -> Network:
@@ -326,7 +243,7 @@ def _measure(
     from degmix_training.cost import count
     from degmix_training.export import export, network_spec
 
-    from degmix_edge.build import Options, build, deploy, quantize
+    from degmix_edge.build import Options, build, deploy, quantize, recipe_and_ranges
     from degmix_edge.cli._quantizing import OBSERVER, calibrator
     from degmix_edge.graph_cost import costs, total_macs
     from degmix_edge.preprocess import Fit
@@ -367,8 +284,6 @@ def _measure(
         size_bytes={p: b.size_bytes for p, b in bundles.items()},
         flips={},
     )
-    from degmix_edge.build import recipe_and_ranges
-
     recipe, ranges = recipe_and_ranges(bundles["int8"])
     final = quantize(graphs["int8"], recipe, ranges, spec)
     pixels = [item.fitted(fit) for item in held_out[:FLIP_IMAGES]]
@@ -450,8 +365,8 @@ def _culprits(
         words[task] = (
             f"layer {layer} makes {share:.0f} % {of_all}: keep it float (--keep-float)"
             if share >= STANDS_OUT
-            else f"no layer stands out: the largest, {layer}, makes {share:.0f} % {of_all}; a float "
-            f"value of {floats[task]:.3g} is moved by rounding alone"
+            else f"no layer stands out: the largest, {layer}, makes {share:.0f} % {of_all}; "
+            f"a float value of {floats[task]:.3g} is moved by rounding alone"
         )
     return words
 

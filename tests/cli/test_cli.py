@@ -18,7 +18,7 @@ from degmix_edge.bundle import open_bundle
 from degmix_edge.cli import invoke, verbs
 
 VERBS = ["demo", "train", "eval", "export onnx", "quantize", "build engine", "run", "compare"]
-VERBS += ["bench", "inspect", "verify", "doctor", "data check", "convert"]
+VERBS += ["bench", "inspect", "verify", "doctor", "data check", "convert", "zoo", "prune experts"]
 
 
 @pytest.fixture

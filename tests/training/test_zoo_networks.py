@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import lively, small, task_specs
-from degmix_training import models
+from degmix_training import checkpoint, experts, models
 from degmix_training.config import network_config
 from degmix_training.cost import count
 from degmix_training.models._network import Head
@@ -22,6 +22,7 @@ from degmix_training.models.densemtl import CrossTask, nearest
 from degmix_training.models.m3vit import FixedExperts, Mixture, MoeTransformer
 from degmix_training.models.mlore import LowRank, Router
 from degmix_training.models.taskexpert import Depth
+from degmix_training.untrained import untrained
 from torch.utils.flop_counter import FlopCounterMode
 
 from degmix_edge import tasks
@@ -466,3 +467,67 @@ def test_any_head_can_be_partially_dynamic(model):
     want, got = network(image), network.fold_for_inference()(image)
     for task, logits in got.items():
         assert (logits - want[task]).abs().max() <= 1e-5 * want[task].abs().max()
+
+
+# Experts that are pruned
+
+
+@pytest.fixture
+def m3vit():
+    loaded = untrained("m3vit", small("m3vit"), task_specs(SDN), (64, 96))
+    torch.manual_seed(0)
+    images = [torch.randn(1, 3, 64, 96) for _ in range(3)]
+    return loaded, images
+
+
+@torch.inference_mode()
+def test_shares_are_the_gates_that_experts_get(m3vit):
+    loaded, images = m3vit
+    found = experts.shares(loaded, images)
+    mixture = loaded.network.backbone.mixtures["1"]
+    inputs = []
+    hook = mixture.register_forward_hook(lambda module, args, out: inputs.append(args[0]))
+    for image in images:
+        loaded.network(image)
+    hook.remove()
+    total = torch.zeros(3, 6)
+    for x in inputs:
+        probabilities = mixture.router(x)
+        for t, n, i in np.ndindex(*probabilities.shape[:3]):
+            for expert in probabilities[t, n, i].argsort(descending=True)[:2]:
+                total[t, expert] += probabilities[t, n, i, expert]
+    torch.testing.assert_close(found["1"], total / total.sum(1, keepdim=True))
+
+
+@torch.inference_mode()
+def test_pruning_nothing_changes_nothing_and_more_changes_some(m3vit, tmp_path):
+    loaded, images = m3vit
+    found = experts.shares(loaded, images)
+    same = experts.prune(loaded, found, 0.0)
+    assert same.network.config.kept_experts == (6, 6)
+    for task, logits in loaded.network(images[0]).items():
+        torch.testing.assert_close(same.network(images[0])[task], logits)
+    few = experts.prune(loaded, found, 0.9)
+    assert max(few.network.config.kept_experts) <= 6
+    for name, share in found.items():
+        mixture = few.network.backbone.mixtures[name]
+        assert (mixture.allowed.sum(1) == 2).all()  # top_k
+        best = share.topk(2, dim=1).indices.sort(1).values
+        for task, row in enumerate(mixture.allowed):
+            assert mixture.kept[row > 0].tolist() == best[task].tolist()
+    # It is a checkpoint like any other: it is saved, loaded and exported.
+    path = tmp_path / "few.safetensors"
+    checkpoint.save(path, few.network.state_dict(), few.card)
+    again = checkpoint.load(path)
+    for task, logits in few.network(images[0]).items():
+        torch.testing.assert_close(again.network(images[0])[task], logits)
+    kept = again.network.keep(("depth",))
+    torch.testing.assert_close(kept(images[0])["depth"], few.network(images[0])["depth"])
+    with pytest.raises(ConfigError, match="pruned already"):
+        experts.shares(again, images)
+
+
+def test_only_experts_of_tokens_are_pruned():
+    loaded = untrained("mlore", small("mlore"), task_specs(SD), (64, 96))
+    with pytest.raises(ConfigError, match="'mlore' has no experts of tokens"):
+        experts.shares(loaded, [])

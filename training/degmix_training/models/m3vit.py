@@ -59,6 +59,7 @@ class Config(HeadSettings):
         balance: Weight of the loss that spreads tokens over experts.
         head_width: Channels of a task's decoder.
         distil: Train with the distillation between tasks (TAM), which inference does not have.
+        kept_experts: Experts left in each mixture once `experts.prune` has removed some.
         fade: Share of training at its end over which routers fade out: each task ends with the
             same K experts for every token, which is an ordinary MLP. 0 keeps routers.
     """
@@ -77,12 +78,16 @@ class Config(HeadSettings):
     balance: float = Field(0.01, ge=0)
     head_width: int = Field(256, gt=0)
     distil: bool = True
+    kept_experts: tuple[int, ...] | None = None
     fade: float = Field(0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _enough_experts(self) -> Config:
         if self.experts < self.top_k:
             raise ValueError(f"{self.experts} experts, expected at least top_k = {self.top_k}")
+        left = min(self.kept_experts or (self.experts,))
+        if left < self.top_k:
+            raise ValueError(f"{left} experts left, expected at least top_k = {self.top_k}")
         return self
 
 
@@ -142,9 +147,10 @@ class Mixture(nn.Module):
         uneven: After a training step: the squared coefficients of variation of what experts get.
     """
 
-    def __init__(self, dim: int, config: Config, tasks: int) -> None:
+    def __init__(self, dim: int, config: Config, tasks: int, kept: int | None = None) -> None:
         super().__init__()
-        self.experts, self.top_k, self.fade = config.experts, config.top_k, config.fade
+        self.experts = config.experts if kept is None else kept
+        self.top_k, self.fade = config.top_k, config.fade
         hidden = config.expert_dim or dim
         self.router = Router(dim, config, tasks)
         self.expand = nn.Linear(dim, self.experts * hidden)
@@ -153,6 +159,10 @@ class Mixture(nn.Module):
         nn.init.uniform_(self.contract.weight, -(hidden**-0.5), hidden**-0.5)
         rows = tasks if config.router != "single" else 1
         self.register_buffer("usage", torch.full((rows, self.experts), 1 / self.experts))
+        self.pruned = kept is not None
+        if self.pruned:  # which of the router's experts are left, and for which tasks
+            self.register_buffer("kept", torch.arange(self.experts))
+            self.register_buffer("allowed", torch.ones(rows, self.experts))
         self.register_buffer("faded", torch.tensor(0.0))
         self.uneven: Tensor | None = None
 
@@ -165,6 +175,9 @@ class Mixture(nn.Module):
 
     def gates(self, probabilities: Tensor) -> Tensor:
         """The K largest of `(T, N, L, E)`, zero elsewhere."""
+        if self.pruned:  # after the softmax: a token of kept experts keeps its very numbers
+            probabilities = probabilities.index_select(-1, self.kept)
+            probabilities = probabilities * self.allowed[:, None, None]
         kept = probabilities.topk(self.top_k, dim=-1)
         gates = torch.zeros_like(probabilities).scatter(-1, kept.indices, kept.values)
         if self.training:
@@ -219,6 +232,8 @@ class Mixture(nn.Module):
         self.router.keep(indices)
         if len(self.usage) > 1:
             self.usage = self.usage[indices]
+            if self.pruned:
+                self.allowed = self.allowed[indices]
 
 
 class FixedExperts(nn.Module):
@@ -262,7 +277,8 @@ class MoeTransformer(nn.Module):
         for index, block in enumerate(self.network.blocks):
             if index % 2:
                 block.mlp = nn.Identity()
-                self.mixtures[str(index)] = Mixture(dim, config, tasks)
+                kept = config.kept_experts and config.kept_experts[index // 2]
+                self.mixtures[str(index)] = Mixture(dim, config, tasks, kept)
 
     def forward(self, image: Tensor) -> Tensor:
         """See the class; the image's sides are multiples of the patch's."""
