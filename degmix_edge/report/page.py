@@ -79,8 +79,8 @@ def render(report: Report) -> str:
         "state": "passed" if report.passed else "failed",
         "facts": _facts(report.facts),
         "tables": "\n".join([*map(_table, report.tables), *map(_figure, report.figures)]),
-        "legend": "\n".join(filter(None, map(_legend, report.tasks))),
-        "panels": "\n".join(_panel(panel, report.tasks) for panel in report.panels),
+        "pictures_link": '<a href="#pictures">Pictures</a>' if report.panels else "",
+        "pictures": _pictures(report) if report.panels else "",
         "commands": "\n".join(
             f"<dt>{escape(what)}</dt><dd><code>{escape(line)}</code></dd>"
             for what, line in report.commands
@@ -100,6 +100,12 @@ def data_uri(picture: np.ndarray) -> str:
         candidates.append((len(buffer.getvalue()), kind, buffer.getvalue()))
     _, kind, data = min(candidates)
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _pictures(report: Report) -> str:
+    legend = "\n".join(filter(None, map(_legend, report.tasks)))
+    panels = "\n".join(_panel(panel, report.tasks) for panel in report.panels)
+    return f'<h2 id="pictures">Pictures</h2>\n{legend}\n{panels}'
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> str:

@@ -40,12 +40,18 @@ def scatter(
     marks = "osD^vPX*<>ph"
     for index, axis in enumerate(axes):
         plot = figure.add_subplot(rows, columns, index + 1)
+        known = [x for x in axis.values.values() if x == x]
         for place, (name, y) in enumerate(reached.values.items()):
             x = axis.values.get(name)
             if x is None or x != x or y != y:
                 continue
             plot.scatter([x], [y], s=42, marker=marks[place % len(marks)], color=f"C{place % 10}")
-            plot.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+            # Names of points on the right stand to their left.
+            side = -1 if x > sum((min(known), max(known))) / 2 else 1
+            plot.annotate(
+                name, (x, y), xytext=(5 * side, 4), textcoords="offset points", fontsize=8,
+                ha="left" if side > 0 else "right",
+            )  # fmt: skip
         if zero:
             plot.axhline(0, color="0.6", linewidth=0.8)
             plot.annotate(

@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -67,6 +68,21 @@ def test_it_builds(deployed, precision):
     assert (stored > 20) == (precision == "int8")
     named = {x["name"].split("/")[0] for x in layers if x["kind"] == "CONVOLUTION"}
     assert any(name.startswith("backbone.") for name in named)  # layers are modules
+
+
+def test_every_models_int8_runs_on_the_cpu_and_is_near_its_float(deployed, pictures):
+    graph, spec, ranges = deployed
+    recipe = choose(to_graph(graph), spec, "int8")
+    model = building.quantize(graph, recipe, ranges, spec).SerializeToString()
+    ort = backends.find("onnxruntime")
+    engine = ort.build(model, recipe, ranges)[ort.engine_file]
+    with ort(spec, graph.SerializeToString()) as floats, ort(spec, engine) as int8:
+        for picture in pictures[:3]:  # those that it was calibrated on
+            want, got = floats.infer(picture[None]), int8.infer(picture[None])
+            noise = np.abs(got["depth"] - want["depth"]).mean()
+            assert noise <= 0.1 * np.abs(want["depth"]).mean()
+            cosine = (got["normals"] * want["normals"]).sum(-1).mean()
+            assert cosine > 0.97
 
 
 def test_the_lowered_graph_gives_the_same_maps(bundles, pictures):

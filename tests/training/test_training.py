@@ -196,8 +196,8 @@ def test_every_preset_is_sound():
     )
     for name in found:
         settings = config.load(TrainConfig, preset(name))
-        network_config(settings.model, settings.network)
-        assert set(settings.tasks) <= set(settings.loss_weights)
+        network_config(settings.model, settings.network, (settings.height, settings.width))
+        assert {*settings.tasks, *settings.auxiliary()} <= set(settings.loss_weights)
 
 
 def test_the_published_recipe_is_the_default():

@@ -47,7 +47,7 @@ class Optim(Settings):
             what is scored and saved.
     """
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = Field(1e-3, gt=0)
     head_lr_mult: float = Field(1.0, gt=0)
     weight_decay: float = Field(5e-4, ge=0)

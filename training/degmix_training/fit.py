@@ -145,11 +145,10 @@ class Fit(lightning.LightningModule):
         groups = [{"params": backbone}] if backbone else []
         groups += [{"params": rest, "lr": optim.lr * optim.head_lr_mult}]
         options = {"lr": optim.lr, "weight_decay": optim.weight_decay}
-        optimizer = (
-            torch.optim.SGD(groups, momentum=0.9, **options)
-            if optim.name == "sgd"
-            else torch.optim.AdamW(groups, **options)
-        )
+        if optim.name == "sgd":
+            options["momentum"] = 0.9
+        kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        optimizer: torch.optim.Optimizer = kinds[optim.name](groups, **options)
 
         def factor(step: int) -> float:
             rise = min(1.0, (step + 1) / (optim.warmup + 1))
