@@ -47,6 +47,7 @@ def test_the_report_of_a_model(cli, model, folds, tmp_path):
         "fold_constants",
         "remove_identities",
         "fold_batchnorm",
+        "hoist_pointwise",
         "share_constants",
     ]
     assert values["max_relative_difference"] <= 1e-5
