@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,10 @@ SMALL = {
         **{"experts": 6, "top_k": 2, "head_width": 16},
     },
     "taskexpert": {**_BACKBONE, "experts": 3, "width": 16, "gate_hidden": 8},
-    "mlore": {**_BACKBONE, "channels": 16, "ranks": (2, 4, 4, 6), "task_rank": 4, "top_k": 2},
+    "mlore": {
+        **_BACKBONE,
+        **{"channels": 16, "ranks": (2, 4, 4, 6), "task_rank": 4, "top_k": 2, "blocks": 1},
+    },
 }
 """Settings of every model that is not of DeMT's family, at the tests' size."""
 
@@ -90,6 +95,31 @@ def saved(path: Path, model: str, network: torch.nn.Module, config: dict, specs:
     )
     checkpoint.save(path, network.state_dict(), card)
     return path
+
+
+TASKS = ("semseg", "depth", "normals")
+
+
+def lively_network(model: str, **settings):
+    """A checkpoint of the small `model` with `TASKS`, and its float ONNX.
+
+    PyTorch's exporter takes seconds: each is exported once a test run.
+    """
+    return _lively_network(model, tuple(sorted(settings.items())))
+
+
+@functools.cache
+def _lively_network(model: str, settings: tuple):
+    from degmix_training.export import export
+    from degmix_training.untrained import untrained
+
+    values = small(model) | {k: dict(v) if isinstance(v, tuple) else v for k, v in settings}
+    loaded = untrained(model, values, task_specs(TASKS), (HEIGHT, WIDTH))
+    torch.manual_seed(0)
+    config = network_config(model, values, (HEIGHT, WIDTH))
+    made = lively(models.find(model).Model(config, task_specs(TASKS)))
+    loaded = dataclasses.replace(loaded, network=made.requires_grad_(False))
+    return loaded, export(loaded)
 
 
 @pytest.fixture(scope="session")

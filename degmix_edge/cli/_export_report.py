@@ -179,6 +179,7 @@ def _show(output: Output, steps: Sequence[Step], written: int) -> None:
     output.say(
         f"{first.macs / 1e9:.2f} -> {last.macs / 1e9:.2f} GMAC, "
         f"{abs(change):.1f} % {'fewer' if change >= 0 else 'more'}; "
-        f"head {first.head_macs / 1e9:.2f} -> {last.head_macs / 1e9:.2f}, {100 * last.head_macs / max(first.head_macs, 1):.1f} % kept"
+        f"head {first.head_macs / 1e9:.2f} -> {last.head_macs / 1e9:.2f}, "
+        f"{100 * last.head_macs / max(first.head_macs, 1):.1f} % kept"
     )
     output.say("difference: of logits, relative to each task's largest; the worst task's")

@@ -1,16 +1,10 @@
 """Routers and gates stay float, so INT8 flips no choice by itself, on every network with some."""
 
-import dataclasses
-
 import numpy as np
 import pytest
-import torch
-from conftest import HEIGHT, WIDTH, lively, small, task_specs
+from conftest import lively_network
 from degmix_calibration.collect import collect
-from degmix_training import models
-from degmix_training.config import network_config
-from degmix_training.export import export, network_spec
-from degmix_training.untrained import untrained
+from degmix_training.export import network_spec
 
 from degmix_edge import backends
 from degmix_edge import build as building
@@ -26,7 +20,7 @@ ROUTED = {
     "m3vit": ({}, "router/"),
     "mlore": ({}, ".routers."),
     "taskexpert": ({}, ".gates."),
-    "baseline": ({"partially_dynamic": {}}, ".attention."),
+    "baseline": ({"partially_dynamic": (("structured", True),)}, ".attention."),
 }
 
 
@@ -34,15 +28,9 @@ ROUTED = {
 def routed(request, pictures):
     """A network that routes: float graph, spec, ranges, what its routers' names hold."""
     settings, part = ROUTED[request.param]
-    specs = task_specs(("semseg", "depth", "normals"))
-    torch.manual_seed(0)
-    values = small(request.param) | settings
-    config = network_config(request.param, values, (HEIGHT, WIDTH))
-    made = lively(models.find(request.param).Model(config, specs))
-    loaded = untrained(request.param, values, specs, (HEIGHT, WIDTH))
-    loaded = dataclasses.replace(loaded, network=made)
+    loaded, exported = lively_network(request.param, **settings)
     options = building.Options(precision="int8")
-    graph, spec, _ = building.deploy(export(loaded), network_spec(loaded), options)
+    graph, spec, _ = building.deploy(exported, network_spec(loaded), options)
     recipe = recipes.choose(to_graph(graph), spec, "int8")
     named = [(str(i), picture) for i, picture in enumerate(pictures[:4])]
     ranges = collect(graph, observed_tensors(to_graph(graph), recipe), named, "min_max")
