@@ -71,6 +71,20 @@ def test_depth_and_normals():
     assert losses.normals_l1(x, y).item() == pytest.approx(np.mean(want))
 
 
+def test_inverse_depth_berhu():
+    x, y = logits(1).abs() + 0.1, torch.from_numpy(RNG.uniform(1, 5, (2, 3, 4)))
+    y[1, 2] = 0
+    gaps = [
+        abs(65536 / (100 * x[n, 0, i, j].item() + 1) - 65536 / (100 * y[n, i, j].item() + 1))
+        for n, i, j in pixels()
+        if y[n, i, j] > 0
+    ]
+    knee = 0.2 * max(gaps)
+    want = [gap if gap <= knee else (gap**2 + knee**2) / (2 * knee) for gap in gaps]
+    assert losses.depth_inverse_berhu(x, y).item() == pytest.approx(np.mean(want))
+    assert losses.depth_inverse_berhu(y[:, None], y).item() == 0
+
+
 def test_edge():
     x, y = logits(1), torch.from_numpy((RNG.random((2, 3, 4)) < 0.3).astype(np.uint8))
     y[0, 1, 1] = 255

@@ -350,7 +350,7 @@ def test_inverse_depth_is_metres_outside():
     network = make("densemtl", SD, depth="inverse").eval()
     y = torch.tensor([65536 / (100 * 2.5 + 1), 65536 / 1.0, -3.0]).view(1, 1, 1, 3)
     metres = network._out("depth", y, (1, 3)).flatten()
-    torch.testing.assert_close(metres, torch.tensor([2.5, 0.0, 655.35]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(metres, torch.tensor([2.5, 0.0, 3276.79]), rtol=1e-5, atol=1e-6)
 
 
 # Partially dynamic convolutions

@@ -63,6 +63,7 @@ class TrainConfig(Settings):
     Attributes:
         network: Settings of the model; see its `Config`.
         edge_weight: See `losses.edge_bce`.
+        depth_loss: `l1` in metres, or DenseMTL's `inverse_berhu`.
         batch_size: Images a step, over all processes together.
         precision: `bf16` and `fp16` are mixed: weights, norms, losses and offsets stay FP32.
         freeze_backbone: Train the decoder alone ("DeGMix-Tuning" in the authors' README).
@@ -79,6 +80,7 @@ class TrainConfig(Settings):
     optim: Optim = Optim()
     loss_weights: dict[str, float] = losses.WEIGHTS
     edge_weight: float = Field(losses.EDGE_WEIGHT, gt=0, lt=1)
+    depth_loss: Literal["l1", "inverse_berhu"] = "l1"
     steps: int = Field(40_000, gt=0)
     batch_size: int = Field(8, gt=0)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

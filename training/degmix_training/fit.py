@@ -30,7 +30,7 @@ from degmix_training.callbacks import LAST, STATE, Ema, Keep, Steps
 from degmix_training.config import TrainConfig, network_config
 from degmix_training.delta_m import delta_m
 from degmix_training.evaluate import constant_scores, network_predictor, score
-from degmix_training.losses import LOSSES
+from degmix_training.losses import DEPTH_LOSSES, LOSSES
 from degmix_training.pretrained import load_backbone
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -129,7 +129,8 @@ class Fit(lightning.LightningModule):
                     losses[name] = output.float()
                     continue
                 options = {"edge_weight": self.config.edge_weight} if task == "edge" else {}
-                losses[name] = LOSSES[task](output.float(), labels[task], **options)
+                loss = DEPTH_LOSSES[self.config.depth_loss] if task == "depth" else LOSSES[task]
+                losses[name] = loss(output.float(), labels[task], **options)
         return losses
 
     def _total(self, losses: dict[str, Tensor]) -> Tensor:

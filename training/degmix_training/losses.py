@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORE = 255
+INVERSE = 65536.0
+"""DenseMTL's scale of inverse depths."""
 EDGE_WEIGHT = 0.8
 """Weight of an edge pixel, 0.2 being a background pixel's. Published: 0.8 NYUD-v2, 0.95 PASCAL."""
 
@@ -48,6 +50,20 @@ def depth_l1(logits: Tensor, label: Tensor) -> Tensor:
     return _mean(((logits[:, 0] - label).abs() * valid).sum(), valid)
 
 
+def depth_inverse_berhu(logits: Tensor, label: Tensor) -> Tensor:
+    """BerHu of 65536 / (depth in cm + 1), logits and `label` `(N, H, W)` in metres; 0 is invalid.
+
+    DenseMTL's loss (Lopes et al., WACV 2023): L1 up to a fifth of the batch's largest difference,
+    a parabola beyond.
+    """
+    valid = label > 0
+    inverse = INVERSE / (100 * logits[:, 0].clamp(min=0) + 1)
+    difference = (inverse - INVERSE / (100 * label + 1)).abs() * valid
+    knee = (0.2 * difference.detach().max()).clamp(min=1e-6)
+    parabola = (difference.square() + knee**2) / (2 * knee)
+    return _mean(torch.where(difference <= knee, difference, parabola).sum(), valid)
+
+
 def edge_bce(logits: Tensor, label: Tensor, edge_weight: float = EDGE_WEIGHT) -> Tensor:
     """Binary cross-entropy, `label` `(N, H, W)`; 255 is ignored.
 
@@ -74,6 +90,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "edge": edge_bce,
     "depth": depth_l1,
 }
+DEPTH_LOSSES = {"l1": depth_l1, "inverse_berhu": depth_inverse_berhu}
 WEIGHTS = {
     "semseg": 1.0,
     "human_parts": 2.0,

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from degmix_edge.tasks import TaskSpec
 from degmix_training.backbone import Backbone
+from degmix_training.losses import INVERSE
 from degmix_training.models._network import (
     Head,
     HeadSettings,
@@ -35,8 +36,6 @@ from degmix_training.models._network import (
 )
 
 CENTIMETRE = 100.0
-INVERSE = 65536.0
-"""The released weights predict y = 65536 / (depth in cm + 1)."""
 
 
 class Config(HeadSettings):
@@ -50,7 +49,8 @@ class Config(HeadSettings):
         exchange: Level of the exchange; published: 1.
         down: How much coarser the attention's grid is than its level.
         pads: `reflect` as published; `zeros` lets a builder fuse pad and convolution.
-        depth: `metres`, or `inverse` as in the released weights, turned to metres on the way out.
+        depth: `metres`, or `inverse` as in the released weights, which give 65536 / (depth in cm
+            + 1); turned to metres on the way out. Its loss is `depth_loss: inverse_berhu`.
     """
 
     backbone: str = "resnet101"
@@ -248,7 +248,9 @@ class Model(Network):
     def _out(self, task: str, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """At the padded image's size, depth in metres."""
         if task == "depth" and self.config.depth == "inverse":
-            logits = (INVERSE / logits.clamp(min=1.0) - 1) / CENTIMETRE
+            # Below 1, beyond 655 m, a line goes on: an untrained network starts there and must learn.
+            inverse = INVERSE / logits.clamp(min=1.0) + INVERSE * (1 - logits).clamp(min=0.0)
+            logits = (inverse - 1) / CENTIMETRE
         return logits if logits.shape[-2:] == size else resize(logits, size)
 
 
