@@ -248,7 +248,7 @@ class Model(Network):
     def _out(self, task: str, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """At the padded image's size, depth in metres."""
         if task == "depth" and self.config.depth == "inverse":
-            # Below 1, beyond 655 m, a line goes on: an untrained network starts there and must learn.
+            # Below 1, beyond 655 m, a line goes on: an untrained network starts there.
             inverse = INVERSE / logits.clamp(min=1.0) + INVERSE * (1 - logits).clamp(min=0.0)
             logits = (inverse - 1) / CENTIMETRE
         return logits if logits.shape[-2:] == size else resize(logits, size)
