@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import torch
 from conftest import HEIGHT, TASKS, WIDTH, lively, lively_network, small, task_specs
 from degmix_training import checkpoint, models
 from degmix_training.backbone import Backbone
-from degmix_training.config import TrainConfig, network_config
+from degmix_training.config import network_config
 from degmix_training.export import export
 from degmix_training.models._folded import FoldedTokenQuery, second_moments
 from degmix_training.models._mixer import (
@@ -23,6 +22,7 @@ from degmix_training.models._mixer import (
 )
 from degmix_training.models._network import Network
 from degmix_training.models.degmix import TokenQuery
+from degmix_training.untrained import untrained
 from torchvision.ops import deform_conv2d
 
 from degmix_edge.build import simplify
@@ -82,23 +82,6 @@ def test_folding_is_exact(network, size):
         assert (got[name] - logits).abs().max() <= 1e-5 * logits.abs().max()
 
 
-def exported(network, name, height, width):
-    card = checkpoint.Card(
-        model=name,
-        tasks=tuple(task_specs().values()),
-        height=height,
-        width=width,
-        config=TrainConfig(model=name),
-        scores={},
-        step=0,
-        seed=0,
-        commit="test",
-        versions={},
-    )
-    loaded = checkpoint.Checkpoint(network, card, "0" * 64, Path("small.safetensors"))
-    return export(loaded)
-
-
 ON_END = ("degmix", "densemtl", "m3vit")
 """Exported upright too: PyTorch's exporter takes seconds a network."""
 EXPORTS = [*((n, (HEIGHT, WIDTH)) for n in models.names()), *((n, (WIDTH, HEIGHT)) for n in ON_END)]
@@ -155,8 +138,9 @@ def test_kept_tasks_keep_their_values_and_cost_less(name):
 
 
 def test_swin_exports_without_scatter_and_without_padding_windows():
-    network = make("demtg", backbone="swin_tiny_patch4_window7_224", dim=16).eval()
-    model = simplify(exported(network, "demtg", 224, 224), tuple(task_specs()))
+    values = small("demtg") | {"backbone": "swin_tiny_patch4_window7_224"}
+    loaded = untrained("demtg", values, task_specs(("depth",)), (224, 224))
+    model = simplify(export(loaded), ("depth",))
     operators = {node.op_type for node in model.graph.node}
     assert not operators & {"ScatterND", "Where", "If", "Loop", "Pad"}
 
