@@ -15,7 +15,7 @@ from degmix_edge.cli._output import Output, plain
 if TYPE_CHECKING:
     from degmix_training.zoo import ZooConfig
 
-    from degmix_edge.cli._zoo import Network
+    from degmix_edge.cli._zoo_score import Network
 
 Cells = dict[str, str]
 
