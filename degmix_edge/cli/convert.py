@@ -9,17 +9,14 @@ import click
 
 from degmix_edge.cli._output import Output, verb
 
+SIZES = {"nyud": (425, 560), "pascal_context": (512, 512)}
+"""That the DeMT family was published at, by data set."""
+
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A .safetensors file.")
-@click.option(
-    "--data",
-    type=click.Choice(["nyud", "pascal_context"]),
-    default="nyud",
-    show_default=True,
-    help="Data set that it was trained on: class names and input size.",
-)
+@click.option("--data", metavar="NAME", help="Data set that it was trained on: class names, size.")
 @click.option("--size", metavar="HxW", help="Input size, if it is not the data set's.")
 @click.option("--set", "overrides", multiple=True, metavar="A=VALUE", help="A model setting.")
 @click.option("--force", is_flag=True, help="Replace OUT.")
@@ -29,17 +26,17 @@ def command(
     output: Output,
     checkpoint: Path,
     out: Path,
-    data: str,
+    data: str | None,
     size: str | None,
     overrides: tuple[str, ...],
     force: bool,
     summary: bool,
 ) -> None:
-    """Convert a checkpoint that the authors of DeMT, DeMTG or DeGMix released.
+    """Convert a checkpoint that the authors of DeMT, DeMTG, DeGMix or DenseMTL released.
 
-    Strict: a key that nothing explains ends it. Model, backbone, width, depth and mixer order are
-    read off the weights; the number of heads is not in them (--set num_heads=4). No code in the
-    file is run.
+    Strict: a key that nothing explains ends it. Model, backbone, sizes and tasks are read off the
+    weights; what is not in them is assumed and said (--set num_heads=4). No code in the file is
+    run.
     """
     from degmix_training import checkpoint as checkpoints
     from degmix_training import data as data_sets
@@ -49,19 +46,24 @@ def command(
     from degmix_edge import config
     from degmix_edge.cli._files import check_file
     from degmix_edge.cli._models import size as parse_size
+    from degmix_edge.errors import ConfigError
 
     check_file(out, force=force)
-    source = data_sets.find(data).DataSet
-    published = {"nyud": (425, 560), "pascal_context": (512, 512)}[data]
-    height, width = parse_size(size) if size else published
-    found = import_checkpoint(checkpoint, source.classes, config.override({}, overrides))
+    classes = data_sets.find(data).DataSet.classes if data else None
+    found = import_checkpoint(checkpoint, classes, config.override({}, overrides))
+    name = data or found.data
+    height, width = parse_size(size) if size else found.size or SIZES.get(name) or (0, 0)
+    if not height:
+        raise ConfigError(f"{checkpoint}: trained at a size that is not known; give --size HxW")
     settings = TrainConfig(
         model=found.model,
         network=found.config,
         tasks=tuple(found.tasks),
         height=height,
         width=width,
-        data={"name": data, "train": None, "val": None},
+        mean=found.mean,
+        std=found.std,
+        data={"name": name, "train": None, "val": None},
     )
     card = checkpoints.Card(
         model=found.model,
@@ -84,17 +86,20 @@ def command(
         )
     used = sum(bool(fate.became) for fate in found.fates)
     output.say(f"{found.model} on {found.config['backbone']}, tasks {', '.join(found.tasks)}")
-    order = found.config["mixer_order"].replace("_", " ")
-    output.say(f"mixer order: {order}; {used} of {len(found.fates)} keys fill weights")
+    output.say(f"{used} of {len(found.fates)} keys fill weights")
     for why, count in Counter(fate.why for fate in found.fates if fate.why).items():
         output.say(f"  {count} keys: {why}")
-    output.say(f"{out}: written. Heads ({found.config.get('num_heads', 'published')}) are assumed")
+    for note in found.notes:
+        output.say(f"  {note}")
+    output.say(f"{out}: written, {height}x{width}")
     output.result(
         {
             "checkpoint": out,
             "model": found.model,
             "network": found.config,
             "tasks": list(found.tasks),
+            "size": [height, width],
+            "notes": found.notes,
             "fates": found.fates,
         }
     )

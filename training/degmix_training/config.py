@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveFloat, field_validator
 
 from degmix_edge import tasks
 from degmix_edge.config import Settings, parse
 from degmix_edge.errors import ConfigError
+from degmix_edge.preprocess import MEAN, STD
 from degmix_edge.registry import unknown
 from degmix_training import data, losses, models
 
@@ -62,6 +63,8 @@ class TrainConfig(Settings):
 
     Attributes:
         network: Settings of the model; see its `Config`.
+        mean, std: Of RGB in [0, 1], subtracted and divided by; ImageNet's. Some weights were
+            trained with others: timm's augreg transformers with 0.5 and 0.5.
         edge_weight: See `losses.edge_bce`.
         depth_loss: `l1` in metres, or DenseMTL's `inverse_berhu`.
         batch_size: Images a step, over all processes together.
@@ -76,6 +79,8 @@ class TrainConfig(Settings):
     tasks: tuple[str, ...] = ("semseg", "human_parts", "saliency", "normals", "edge", "depth")
     height: int = Field(448, gt=0)
     width: int = Field(576, gt=0)
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = STD
     data: Data = Data()
     optim: Optim = Optim()
     loss_weights: dict[str, float] = losses.WEIGHTS

@@ -50,6 +50,8 @@ def network_spec(checkpoint: Checkpoint, tasks: Sequence[str] = ()) -> NetworkSp
         height=card.height,
         width=card.width,
         tasks=card.tasks,
+        mean=card.config.mean,
+        std=card.config.std,
         source=Source(name=checkpoint.path.name, sha256=checkpoint.sha256),
     )
     return spec.keep(tasks or spec.task_names)

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from degmix_edge import __version__, config, metrics
 from degmix_edge.errors import CheckpointError, ConfigError, DegmixError, TrainingError
-from degmix_edge.preprocess import MEAN, STD
 from degmix_training import checkpoint, models, sync_batchnorm
 from degmix_training._files import whole_file
 from degmix_training.batches import Batch, Batches
@@ -78,8 +77,9 @@ class Fit(lightning.LightningModule):
         # 0.92 against 1.47 s a step on two CPU cores.
         self.network = network.to(memory_format=torch.channels_last)
         # Raw uint8 batches come in; a buffer moves to the device with the module.
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1) * 255, persistent=False)
+        for name, values in (("mean", config.mean), ("std", config.std)):
+            levels = torch.tensor(values).view(1, 3, 1, 1) * 255
+            self.register_buffer(name, levels, persistent=False)
 
     def on_fit_start(self) -> None:
         """What a network decides before training, it decides on the first batches."""

@@ -1,28 +1,24 @@
-"""Import the Lightning checkpoints that the authors of DeMT, DeMTG and DeGMix released.
+"""Lightning checkpoints of DeMT, DeMTG and DeGMix. The backbone may be Swin or HRNet.
 
-Strict: every key of the file either fills weights here, or has no effect on what the network
-computes for one image, and its fate says so. The backbone may be Swin or HRNet.
+The number of heads is not in the weights: it is the published one, unless settings say otherwise.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from degmix_edge import tasks
 from degmix_edge.errors import CheckpointError
-from degmix_edge.tasks import TaskSpec
-from degmix_training import models
+from degmix_training import data, models
+from degmix_training.authors._base import Imported, task_spec
 from degmix_training.config import network_config
 from degmix_training.pretrained import (
     Fate,
     load_strictly,
-    read_weights,
     refuse_unexplained,
     translate,
 )
@@ -40,42 +36,25 @@ REASONS = {
 }
 
 
-@dataclass(frozen=True)
-class Imported:
-    """The network, its settings and the fate of every key."""
-
-    model: str
-    network: nn.Module
-    config: dict[str, Any]
-    tasks: dict[str, TaskSpec]
-    fates: list[Fate]
+def recognises(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether these are weights of the family."""
+    mixers = any(re.match(r"head\.defor_mixers\.0\.blocks\.\d+\.", key) for key in tensors)
+    return mixers and "head.task_fusion.out_proj.weight" in tensors and bool(_heads(tensors))
 
 
-def import_checkpoint(
-    path: Path, classes: Mapping[str, tuple[str, ...]], settings: Mapping[str, Any] | None = None
+def read(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    classes: Mapping[str, tuple[str, ...]] | None,
+    settings: Mapping[str, Any],
 ) -> Imported:
-    """Read a released checkpoint into the network that it describes.
-
-    Model, backbone, width, depth, mixer order, tasks and their order are read off the weights. The
-    number of heads is not in them: it is the published one, unless `settings` says otherwise.
-
-    Args:
-        path: `.ckpt` or `.safetensors`.
-        classes: Class names by task, of the data set it was trained on; a task whose count of
-            names differs from the file's channels gets numbered classes.
-        settings: Settings of the model's `Config` that override what was found.
-
-    Raises:
-        CheckpointError: It is none of the three, or a key is unexplained, missing or of another
-            shape.
-    """
-    tensors = read_weights(path)
+    """See `import_checkpoint`."""
     model, config = _describe(path, tensors)
-    config |= settings or {}
-    specs = {
-        TASKS.get(name, name): _spec(path, TASKS.get(name, name), channels, classes)
-        for name, channels in _heads(tensors).items()
-    }
+    config |= settings
+    channels = {TASKS.get(name, name): count for name, count in _heads(tensors).items()}
+    source = "pascal_context" if "human_parts" in channels else "nyud"
+    known = data.find(source).DataSet.classes if classes is None else classes
+    specs = {name: task_spec(path, name, count, known) for name, count in channels.items()}
     network: Any = models.find(model).Model(network_config(model, config), specs)
     backbone_keys = {k: t for k, t in tensors.items() if k.startswith("backbone.")}
     stripped = {k.removeprefix("backbone."): t for k, t in backbone_keys.items()}
@@ -99,7 +78,11 @@ def import_checkpoint(
         if name.endswith("num_batches_tracked"):
             state.setdefault(name, tensor)
     load_strictly(network, state, path, f"{model} with {config['backbone']}")
-    return Imported(model, network.eval(), config, specs, fates)
+    notes = [
+        f"mixer order: {config['mixer_order'].replace('_', ' ')}",
+        f"heads ({config.get('num_heads', 'published')}) are assumed",
+    ]
+    return Imported(model, network.eval(), config, specs, fates, source, notes=notes)
 
 
 def _key_bias(key: str) -> str:
@@ -109,20 +92,13 @@ def _key_bias(key: str) -> str:
 def _describe(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
     """The model and its settings, read off the weights."""
     blocks = [m for k in tensors if (m := re.match(r"head\.defor_mixers\.0\.blocks\.(\d+)\.", k))]
-    fusion = tensors.get("head.task_fusion.out_proj.weight")
-    heads = _heads(tensors)
-    if not blocks or fusion is None or not heads:
-        raise CheckpointError(
-            f"{path}: none of the authors' checkpoints: expected keys head.defor_mixers.*, "
-            f"head.task_fusion.* and head.final_logits.*, got {', '.join(list(tensors)[:3])}, ..."
-        )
     gated = any(key.startswith("head.gmlps.") for key in tensors)
     patch = tensors.get("head.patch_embed.projection.weight")
     model = "degmix" if patch is not None else "demtg" if gated else "demt"
-    first = next(iter(heads))
+    first = next(iter(_heads(tensors)))
     config: dict[str, Any] = {
         "backbone": _backbone(path, tensors),
-        "dim": fusion.shape[0],
+        "dim": tensors["head.task_fusion.out_proj.weight"].shape[0],
         "depth": 1 + max(int(match[1]) for match in blocks),
         "head_channels": tensors[f"head.bottleneck.{first}.conv.weight"].shape[0],
         "mixer_order": (
@@ -161,20 +137,6 @@ def _backbone(path: Path, tensors: Mapping[str, Tensor]) -> str:
         f"({', '.join(have[:2]) or 'none start with backbone.'}); expected mmsegmentation's Swin "
         f"T/S/B/L or HRNetV2 W18-small/W48"
     )
-
-
-def _spec(path: Path, name: str, channels: int, classes: Mapping[str, tuple[str, ...]]) -> TaskSpec:
-    task = tasks.find(name)
-    if task.num_channels is not None:
-        if task.num_channels != channels:
-            raise CheckpointError(
-                f"{path}: task {name!r} has {channels} channels, expected {task.num_channels}"
-            )
-        return task.spec()
-    names = tuple(classes.get(name, ())) or task.classes
-    if len(names) != channels:
-        names = tuple(f"class {index}" for index in range(channels))
-    return task.spec(names)
 
 
 def _place(key: str, tensor: Tensor, model: str, names: list[str], order: str) -> dict[str, Tensor]:
