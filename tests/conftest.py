@@ -49,6 +49,12 @@ def small(model: str) -> dict:
     return {k: v for k, v in NETWORK.items() if k in known and k != "patch_size"}
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first: at the end, one worker would wait for the other."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory):
     """Rendered scenes of a test run stay in the test run."""

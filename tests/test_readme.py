@@ -33,6 +33,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_its_commands_and_python_run(folder):
     path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     (script,) = blocks("sh")
@@ -56,6 +57,7 @@ def test_its_commands_and_python_run(folder):
     assert " m (" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_demo_writes_its_report(tmp_path):
     command = [sys.executable, "-m", "degmix_edge", "demo", "--out", tmp_path / "demo"]
     command += ["--scenes", "16", "--calls", "10"]

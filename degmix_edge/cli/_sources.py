@@ -117,6 +117,22 @@ def checkpoint(name: str) -> Checkpoint:
     return load(locate(name))
 
 
+def check_source(source: str) -> None:
+    """Complain of a checkpoint or ONNX file before anything else is asked for.
+
+    Raises:
+        CheckpointError, GraphError: There is no such file.
+    """
+    from degmix_edge.errors import GraphError
+
+    if not source.endswith(".onnx"):
+        from degmix_training.checkpoint import locate
+
+        locate(source)
+    elif not Path(source).is_file():
+        raise GraphError(f"{source}: no such file")
+
+
 def network(
     source: str, done: Callable[[str, str], None], tasks: Sequence[str] = ()
 ) -> tuple[onnx.ModelProto, NetworkSpec]:

@@ -77,13 +77,14 @@ def _build(
     from degmix_edge import backends
     from degmix_edge import build as building
     from degmix_edge.bundle import check_target
-    from degmix_edge.cli._sources import check_images, images, network, split_tasks
+    from degmix_edge.cli._sources import check_images, check_source, images, network, split_tasks
     from degmix_edge.errors import ConfigError
     from degmix_edge.preprocess import Fit
 
     tasks = split_tasks(options["tasks"])
     backends.choose(backend, to_build=True).refuse_options(options["engine"])
     check_target(out, force=options["force"])
+    check_source(source)
     if options["precision"] == "int8" and not (options["calib"] or options["ranges"]):
         raise ConfigError(
             "--precision int8 needs --calib DIR (a folder of 32 to 128 typical images, or "

@@ -49,7 +49,8 @@ def command(
     from degmix_edge.errors import ConfigError
 
     check_file(out, force=force)
-    classes = data_sets.find(data).DataSet.classes if data else None
+    # A folder's classes are the folder's own.
+    classes = getattr(data_sets.find(data).DataSet, "classes", None) if data else None
     found = import_checkpoint(checkpoint, classes, config.override({}, overrides))
     name = data or found.data
     height, width = parse_size(size) if size else found.size or SIZES.get(name) or (0, 0)

@@ -276,7 +276,7 @@ def bad_inputs(folder: Path, bundle: Path, checkpoint: Path, model: Path):
         ((*build, "--out", bundle), 12, "exists; give --force"),
         ((*build, "--out", folder / "no" / "a.degmix"), 12, "does not exist; make it first"),
         (("build", "engine", "degmix_tny", "--precision", "fp32"), 5, "Did you mean 'degmix_tiny'"),
-        (("build", "engine", "x.safetensors", "--precision", "fp32"), 5, "no such checkpoint"),
+        (("build", "engine", "x.safetensors"), 5, "no such checkpoint"),
         (
             ("build", "engine", folder / "cut.safetensors", "--precision", "fp32"),
             5,
@@ -284,7 +284,7 @@ def bad_inputs(folder: Path, bundle: Path, checkpoint: Path, model: Path):
         ),
         (("build", "engine", folder / "timm.pth", "--precision", "fp32"), 5, "not a safetensors"),
         (("build", "engine", cut, "--precision", "fp32"), 6, "not a readable ONNX model"),
-        (("build", "engine", "none.onnx", "--precision", "fp32"), 6, "none.onnx: no such file"),
+        (("build", "engine", "none.onnx"), 6, "none.onnx: no such file"),
         (("build", "engine", "none.onnx", "--dcn", "plugin"), 10, "onnxruntime: has no --dcn"),
         (("build", "engine", "x", "--backend", "tensorrt"), 10, "tensorrt is not installed"),
         (("verify", folder / "nothing"), 9, "no manifest.json"),
