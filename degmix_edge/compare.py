@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from polygraphy.backend.base import BaseRunner
@@ -29,7 +28,7 @@ from degmix_edge.errors import InputError
 from degmix_edge.metrics import relative_drop
 from degmix_edge.network import IMAGE
 from degmix_edge.preprocess import Image, fit_image
-from degmix_edge.runtime import Maps, Session
+from degmix_edge.runtime import Maps, Session, TaskMap
 from degmix_edge.tasks import TaskSpec, logits_name
 
 LOGITS_TOLERANCE = 1e-4
@@ -244,7 +243,7 @@ def compare(
     Args:
         session: The engine.
         reference: PyTorch FP32.
-        samples: Image and labels by task, at the network's size; labels may be empty.
+        samples: Image and labels by task, of one size; labels may be empty.
         tensors: What `tensor_differences` gave. An FP32 bundle must also keep within its
             tolerances.
         max_drop: With labels, how much worse a task may be, as a fraction of PyTorch's value.
@@ -256,7 +255,7 @@ def compare(
     for image, labels in samples:
         want, got = reference(image), session(image)
         for name, score in scores.items():
-            score.update(np.asarray(want[name]), np.asarray(got[name]), labels.get(name))
+            score.update(want[name], got[name], labels.get(name))
         count += 1
         advance(1)
     tasks = tuple(score.result() for score in scores.values())
@@ -300,14 +299,14 @@ class _Scores:
         )
         self.labelled, self.extents = False, []  # type: tuple[bool, list[float]]
 
-    def update(self, want: np.ndarray, got: np.ndarray, label: Any) -> None:
-        """One image."""
-        self.agreement.update(got, want)
+    def update(self, want: TaskMap, got: TaskMap, label: np.ndarray | None) -> None:
+        """One image; its label is met on the image's own pixels."""
+        self.agreement.update(np.asarray(got), np.asarray(want))
         self.extents.append(float(np.mean(np.abs(want))))
         if label is not None:
             self.labelled = True
-            self.reference.update(want, label)
-            self.value.update(got, label)
+            self.reference.update(want.at_image_size(), label)
+            self.value.update(got.at_image_size(), label)
 
     def result(self) -> TaskResult:
         """Over all images."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -54,6 +55,11 @@ class Fit(BaseModel):
     width: int = Field(gt=0)
     mode: Literal["letterbox", "stretch"] = "letterbox"
     pad: tuple[_Byte, _Byte, _Byte] = MEAN_COLOUR
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
 
 
 @dataclass(frozen=True)
@@ -134,11 +140,13 @@ def fit_image(image: Image, fit: Fit) -> tuple[np.ndarray, Placement]:
     return canvas, placement
 
 
-def normalise(images: np.ndarray) -> np.ndarray:
+def normalise(
+    images: np.ndarray, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> np.ndarray:
     """uint8 RGB `(N, H, W, 3)` to what a network in torch takes: float32 `(N, 3, H, W)`."""
     planes = np.moveaxis(images, -1, 1).astype(np.float32, order="C")
-    planes -= np.array(MEAN, np.float32)[:, None, None] * 255
-    planes /= np.array(STD, np.float32)[:, None, None] * 255
+    planes -= np.array(mean, np.float32)[:, None, None] * 255
+    planes /= np.array(std, np.float32)[:, None, None] * 255
     return planes
 
 

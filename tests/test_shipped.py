@@ -67,8 +67,7 @@ def test_the_card_is_what_the_network_scores(shipped):
 
     val = data.open_split("synthetic", "val", 100, shipped.card.height, shipped.card.width)
     specs = shipped.tasks
-    size = (shipped.card.height, shipped.card.width)
-    found = score(network_predictor(shipped.network, specs, size), val, specs)
+    found = score(network_predictor(shipped.network, specs, shipped.card.config), val, specs)
     for task, value in found.items():
         assert value == pytest.approx(shipped.card.scores[task].value, rel=2e-3), task
 

@@ -26,7 +26,7 @@ from degmix_edge.backends import find
 from degmix_edge.network import METADATA_KEY, NetworkSpec
 from degmix_edge.passes import pipeline
 from degmix_edge.passes._base import apply, to_graph, to_model
-from degmix_edge.preprocess import Placement
+from degmix_edge.preprocess import Fit, Placement, fit_image
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.recipe import Recipe
 from degmix_edge.tasks import TaskSpec
@@ -42,6 +42,16 @@ class Example:
     pixels: np.ndarray
     placement: Placement
     labels: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(
+        cls, name: str, image: np.ndarray, labels: Mapping[str, np.ndarray], fit: Fit
+    ) -> Example:
+        """Of an image of any size: its labels become the nearest of each pixel."""
+        pixels, placed = fit_image(image, fit)
+        whole = Placement(0, 0, *image.shape[:2], placed.height, placed.width)
+        fitted = {task: whole.to_image_size(v, labels=True) for task, v in labels.items()}
+        return cls(name, pixels, placed, fitted)
 
 
 @dataclass(frozen=True)

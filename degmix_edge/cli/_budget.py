@@ -40,8 +40,8 @@ def options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--examples",
                 default=EXAMPLES,
                 show_default=True,
-                help="Images that the budget is measured on: a labelled data set, or a folder "
-                "(then the float network's maps are the labels).",
+                help="Images that the budget is measured on: nyud:DIR:64, synthetic:16, or a "
+                "folder (then the float network's maps are the labels).",
             ),
             click.option(
                 "--device",
@@ -146,9 +146,8 @@ class Refiner:
 
         asked, output = self.asked, self.output
         limits = budget.parse(asked.budget, spec)
-        trials = Trials(
-            model, spec, ranges, _examples(asked.examples, spec), lowered=asked.device == "cpu"
-        )
+        examples = _examples(output, asked.examples, spec)
+        trials = Trials(model, spec, ranges, examples, lowered=asked.device == "cpu")
         allowed = {t.name: limits[t.name].allowed(trials.value(t)) for t in spec.tasks}
         macs = {cost.node: cost.macs for cost in costs(model)}
         found = layers(recipe, macs, _savings(asked.device, model, recipe, trials))
@@ -226,19 +225,16 @@ def _check(choice: Choice, share: float, asked: Request) -> None:
     )
 
 
-def _examples(source: str, spec: NetworkSpec) -> list[Example]:
+def _examples(output: Output, source: str, spec: NetworkSpec) -> list[Example]:
     from degmix_calibration.trial import Example
 
     from degmix_edge.cli._sources import images
-    from degmix_edge.preprocess import Fit, fit_image
+    from degmix_edge.preprocess import Fit
 
     fit = Fit(height=spec.height, width=spec.width)
-    found = []
-    for item in images(source, fit, split="val"):
-        pixels, placement = fit_image(item.image, fit)
-        labels = {n: v for n, v in item.labels.items() if n in spec.task_names}
-        found.append(Example(item.name, pixels, placement, labels))
-    return found
+    specs = {task.name: task for task in spec.tasks}
+    found = images(source, fit, "val", specs, output.warn)
+    return [Example.of(item.name, *item.load(), fit) for item in found]
 
 
 def _savings(

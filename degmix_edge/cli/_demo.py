@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,8 @@ def run(output: Output, out: Path, *, scenes: int, calls: int, fresh: bool) -> R
     bundles = {p: _bundle(output, out, p, fresh) for p in ("fp32", "int8")}
     torch_session = reference(bundles["int8"], None)
     fit = bundles["int8"].manifest.fit
-    held_out = images(f"synthetic:{scenes}", fit)
+    specs = {task.name: task for task in bundles["int8"].manifest.network.tasks}
+    held_out = images(f"synthetic:{scenes}", fit, specs=specs)
     photos = photographs()
     sessions = {p: load(b) for p, b in bundles.items()}
     try:
@@ -132,30 +133,32 @@ def _compare(
         [item.fitted(bundle.manifest.fit) for item in held_out[:TENSOR_IMAGES]],
     )
     with output.progress("compare", len(held_out)) as advance:
-        pairs = ((item.image, item.labels) for item in held_out)
+        pairs = (item.load() for item in held_out)
         comparison = compare(session, torch_session, pairs, tensors, advance=advance)
     show_comparison(output, {"engine": comparison}, bundle.manifest.precision, "held-out scenes")
     return comparison
 
 
 def _panel(item: NamedImage, sessions: dict[str, Session]) -> Panel:
-    rows = []
+    rows, (image, labels) = [], item.load()
     for label, session in sessions.items():
-        maps = session(item.image)
+        maps = session(image)
         rows.append(Row(label, {name: m.colour(FAR_M) for name, m in maps.items()}))
         tasks = session.spec.tasks
-    if item.labels:
-        rows.append(Row("labels", _label_pictures(item, tasks)))
-    kind = "held-out synthetic scene" if item.labels else "photograph from scikit-image"
-    pixels, placement = fit_image(item.image, session.fit)
+    if labels:
+        rows.append(Row("labels", _label_pictures(labels, tasks)))
+    kind = "held-out synthetic scene" if labels else "photograph from scikit-image"
+    pixels, placement = fit_image(image, session.fit)
     return Panel(item.name, kind, placement.crop(pixels), tuple(rows))
 
 
-def _label_pictures(item: NamedImage, tasks: Sequence[TaskSpec]) -> dict[str, np.ndarray]:
+def _label_pictures(
+    labels: Mapping[str, np.ndarray], tasks: Sequence[TaskSpec]
+) -> dict[str, np.ndarray]:
     return {
-        task.name: colour(item.labels[task.name].astype(dtype, copy=False), task, FAR_M)
+        task.name: colour(labels[task.name].astype(dtype, copy=False), task, FAR_M)
         for task in tasks
-        if task.name in item.labels
+        if task.name in labels
         for dtype in [np.uint8 if task.decode == "argmax" else np.float32]
     }
 

@@ -38,7 +38,7 @@ def options(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--calib",
                 metavar="DIR",
-                help="Images to calibrate INT8 with: a folder, or synthetic:64.",
+                help="Images to calibrate INT8 with: a folder, nyud:DIR, synthetic:64.",
             ),
             click.option(
                 "--calib-count",
@@ -82,7 +82,7 @@ def calibration_images(
         return []
     found = images(calib, fit, split="train")
     total = len(found)
-    if count and total > count and Path(calib).is_dir():
+    if count and total > count and not calib.startswith("synthetic"):
         with output.progress("look at images", total) as advance:
             reads = [lambda item=item: item.image for item in found]
             chosen, duplicates = choose(reads, count, advance=advance)

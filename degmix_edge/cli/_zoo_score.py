@@ -156,16 +156,13 @@ def _measure(
 
 def _samples(settings: TrainConfig, split: str, count: int | None) -> list[NamedImage]:
     """Of the zoo's data set, at the network's size as evaluation has them."""
-    from degmix_training.data._augment import place
+    from degmix_edge.cli._sources import as_images
+    from degmix_edge.preprocess import Fit
 
-    from degmix_edge.cli._sources import NamedImage
-
-    size = (settings.height, settings.width)
     samples = settings.open_data().open_split(split, settings.tasks, count)
     if not len(samples):
         raise InputError(f"data set {settings.data.name!r}: no samples in its {split} split")
-    placed = [place(samples[index], size) for index in range(len(samples))]
-    return [NamedImage(s.name, s.image, s.labels) for s in placed]
+    return as_images(samples, Fit(height=settings.height, width=settings.width), settings.tasks)
 
 
 def _compare(
@@ -178,7 +175,7 @@ def _compare(
     reference = Session(Backend(bundle.manifest.network, checkpoint.network), bundle.manifest.fit)
     with load(bundle, backend="onnxruntime") as session, reference:
         with output.progress("compare", len(held_out)) as advance:
-            pairs = ((item.image, item.labels) for item in held_out)
+            pairs = (item.load() for item in held_out)
             return compare(session, reference, pairs, max_drop=MAX_DROP, advance=advance)
 
 
@@ -197,13 +194,11 @@ def _culprits(
     from degmix_calibration.trial import Example, Trials
 
     from degmix_edge.graph_cost import costs
-    from degmix_edge.preprocess import Fit, fit_image
+    from degmix_edge.preprocess import Fit
 
     fit = Fit(height=spec.height, width=spec.width)
-    examples = []
-    for item in held_out[:SENSITIVITY_IMAGES]:
-        pixels, placement = fit_image(item.image, fit)
-        examples.append(Example(item.name, pixels, placement, item.labels))
+    few = held_out[:SENSITIVITY_IMAGES]
+    examples = [Example.of(item.name, *item.load(), fit) for item in few]
     trials = Trials(graph, spec, ranges, examples)
     found = layers(recipe, {cost.node: cost.macs for cost in costs(graph)}, {})
     with output.progress("find the layer", len(found)) as advance:

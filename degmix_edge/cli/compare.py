@@ -25,7 +25,8 @@ TENSOR_IMAGES = 4
     "--data",
     default="synthetic:64",
     show_default=True,
-    help="Labelled data set (held-out split), a folder of images, or photos.",
+    help="Labelled data set (held-out split): nyud:DIR, folder:DIR, synthetic:64; a folder of "
+    "images; or photos.",
 )
 @click.option(
     "--max-drop", default=2.0, show_default=True, help="With labels: percent of PyTorch's value."
@@ -79,7 +80,8 @@ def command(
 
     opened = open_bundle(bundle)
     torch_session = reference(opened, checkpoint, threads)
-    found = images(data, opened.manifest.fit)
+    specs = {task.name: task for task in opened.manifest.network.tasks}
+    found = images(data, opened.manifest.fit, specs=specs, warn=output.warn)
     compared: dict[str, Comparison] = {}
     with contextlib.ExitStack() as open_sessions:
         engines: dict[str, Session | Recorded] = {}
@@ -101,7 +103,7 @@ def command(
                 compared[name] = compare(
                     engine,
                     torch_session,
-                    ((item.image, item.labels) for item in found),
+                    (item.load() for item in found),
                     tensors,
                     max_drop=max_drop / 100,
                     max_disagreement=max_disagreement / 100,

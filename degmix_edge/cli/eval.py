@@ -63,11 +63,13 @@ def command(
 
     from degmix_edge.cli._files import check_file, write_file
     from degmix_edge.cli._sources import checkpoint as load
+    from degmix_edge.cli._sources import samples as labelled_samples
 
     if out:
         check_file(out, force=force)
     loaded = load(checkpoint)
-    source, samples = _open(data, loaded, split, count)
+    size = (loaded.card.height, loaded.card.width)
+    source, samples = labelled_samples(data, size, loaded.tasks, split, count)
     known = published.columns(source.name)
     order = [t for t in known if t in loaded.tasks] + [t for t in loaded.tasks if t not in known]
     values = _score(output, loaded, source, samples, order, ods, cache)
@@ -122,54 +124,6 @@ def command(
     output.result(result)
 
 
-def _open(
-    data: str, loaded: Checkpoint, split: str | None, count: int | None
-) -> tuple[DataSet, Sequence[Sample]]:
-    """The data set and its samples.
-
-    Raises:
-        ConfigError: No such data set, or no folder where it needs one.
-        InputError: The folder does not have its layout, or it has none of the network's labels.
-    """
-    from degmix_training import data as data_sets
-
-    from degmix_edge.errors import ConfigError, InputError
-    from degmix_edge.registry import unknown
-
-    name, _, rest = data.partition(":")
-    if name not in data_sets.names():
-        if Path(data).is_dir():
-            raise InputError(
-                f"--data {data}: a folder has no labels by itself; give its kind, as in "
-                f"folder:{data} (`degmix-edge data check {data}` says which it is)"
-            )
-        raise ConfigError(unknown("data set", name, data_sets.names()))
-    size = (loaded.card.height, loaded.card.width)
-    if name == "synthetic":
-        if rest and (not rest.isdigit() or int(rest) < 1):
-            raise ConfigError(f"--data {data}: expected a count of images, as in synthetic:64")
-        count = count or int(rest or 64)
-        source = data_sets.open_data(name, None, size)
-    else:
-        source = data_sets.open_data(name, Path(rest) if rest else None, size)
-    tasks = [task for task in loaded.tasks if task in source.classes]
-    if not tasks:
-        raise InputError(
-            f"--data {data}: has labels for {', '.join(source.classes)}, the network has "
-            f"{', '.join(loaded.tasks)}"
-        )
-    for task in tasks:
-        ours, theirs = loaded.tasks[task], source.classes[task]
-        if ours.classes and theirs and len(theirs) != ours.num_channels:
-            raise ConfigError(
-                f"task {task!r}: the network has {ours.num_channels} classes, {source.title} has "
-                f"{len(theirs)}; expected a network trained on it"
-            )
-    return source, source.open_split(
-        split or ("test" if name == "synthetic" else "val"), tasks, count
-    )
-
-
 def _score(
     output: Output,
     loaded: Checkpoint,
@@ -193,11 +147,10 @@ def _score(
             scorers[task] = miou.Metric(spec.num_channels, absent="zero")
         else:
             scorers[task] = metrics.find(spec.metric)(spec.num_channels)
-    size = (loaded.card.height, loaded.card.width)
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    predict = network_predictor(loaded.network.to(device), specs, size, device)
+    predict = network_predictor(loaded.network.to(device), specs, loaded.card.config, device)
     with output.progress(f"eval {loaded.path.name}", len(samples)) as advance:
         values = score(predict, samples, specs, scorers=scorers, advance=advance)
     return {task: (scorers[task], value) for task, value in values.items()}

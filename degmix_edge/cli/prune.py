@@ -17,11 +17,13 @@ def command() -> None:
 
 @command.command("experts")
 @click.argument("checkpoint")
-@click.option("--calib", required=True, metavar="DIR", help="Images: a folder, or synthetic:64.")
+@click.option("--calib", required=True, metavar="DIR", help="A folder, nyud:DIR, synthetic:64.")
 @click.option(
     "--below", default=2.0, show_default=True, help="Percent of a task's gates; less is dropped."
 )
-@click.option("--score", metavar="DATA", help="Labelled images for before and after: synthetic:64.")
+@click.option(
+    "--score", metavar="DATA", help="Labelled images, nyud:DIR or synthetic:64: before and after."
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("pruned.safetensors"), show_default=True
 )
@@ -56,7 +58,9 @@ def experts(
     fit = Fit(height=loaded.card.height, width=loaded.card.width)
     found = images(calib, fit, split="train")
     with output.progress("measure", len(found)) as advance:
-        batches = (torch.from_numpy(normalise(item.fitted(fit)[None])) for item in found)
+        trained = loaded.card.config
+        pixels = (normalise(item.fitted(fit)[None], trained.mean, trained.std) for item in found)
+        batches = (torch.from_numpy(image) for image in pixels)
         measured = shares(loaded, batches, advance)
     pruned = prune(loaded, measured, below / 100)
     left = pruned.network.config.kept_experts
@@ -85,18 +89,15 @@ def _scores(output: Output, before: Any, after: Any, data: str | None) -> dict[s
     if data is None:
         output.warn("what this costs was not measured; give --score synthetic:64")
         return {}
-    from degmix_training.data import Sample
     from degmix_training.evaluate import network_predictor, score
 
-    from degmix_edge.cli._sources import images
-    from degmix_edge.preprocess import Fit
+    from degmix_edge.cli._sources import samples as labelled_samples
 
     size = (before.card.height, before.card.width)
-    found = images(data, Fit(height=size[0], width=size[1]))
-    samples = [Sample(item.name, item.image, dict(item.labels)) for item in found]
+    _, samples = labelled_samples(data, size, before.tasks)
     values: dict[str, Any] = {}
     for name, checkpoint in (("before", before), ("after", after)):
-        predict = network_predictor(checkpoint.network, checkpoint.tasks, size)
+        predict = network_predictor(checkpoint.network, checkpoint.tasks, checkpoint.card.config)
         with output.progress(f"score {name}", len(samples)) as advance:
             values[name] = score(predict, samples, checkpoint.tasks, advance=advance)
     rows = [

@@ -270,7 +270,6 @@ def bad_inputs(folder: Path, bundle: Path, checkpoint: Path, model: Path):
         ((*int8, "--calib", "nowhere"), 4, "nowhere: no such folder"),
         ((*int8, "--calib", folder / "nothing"), 4, "no images"),
         ((*int8, "--calib", "synthetc:8"), 3, "Did you mean 'synthetic'"),
-        ((*int8, "--calib", "synthetic"), 3, "give a count"),
         ((*int8, "--calib", "photos", "--observer", "mes"), 3, "Did you mean 'mse'"),
         ((*int8, "--calib", "photos", "--keep-float", "x"), 6, "no weighted node 'x'"),
         ((*build, "--out", bundle), 12, "exists; give --force"),

@@ -103,13 +103,13 @@ def cityscapes(root):
     return root
 
 
-def folder(root):
+def folder(root, size=SIZE):
     root.mkdir(parents=True, exist_ok=True)
     classes = ", ".join(synthetic.CLASSES["semseg"])
     (root / "classes.yaml").write_text(f"semseg: [{classes}]\n")
     for split, ids in IDS.items():
         for name in ids:
-            s = scene(name)
+            s = scene(name, size)
             save(root / split / "images" / f"{name}.png", s.image)
             save(root / split / "semseg" / f"{name}.png", semseg_of(s))
             save(root / split / "human_parts" / f"{name}.png", s.human_parts)

@@ -35,7 +35,7 @@ def test_eight_images_are_learnt_by_heart(tmp_path):
     loaded = checkpoint.load(fit(settings, tmp_path))
     size = (settings.height, settings.width)
     seen = data.open_split("synthetic", "train", 8, *size)
-    found = score(network_predictor(loaded.network, loaded.tasks, size), seen, loaded.tasks)
+    found = score(network_predictor(loaded.network, loaded.tasks, settings), seen, loaded.tasks)
     depths = np.stack([sample.labels["depth"] for sample in seen])
     print(found, depths.max() - depths.min())
     assert found["semseg"] > 95

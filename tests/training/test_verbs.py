@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 from conftest import NETWORK, lively, saved, task_specs
-from degmix_training import models
+from degmix_training import checkpoint, models
 from degmix_training.backbone import Backbone
 from degmix_training.config import network_config
+from degmix_training.data import synthetic
 from layouts import LAYOUTS
 from public_head import mmseg_swin, random_state
 
@@ -98,6 +99,64 @@ def test_eval_stands_beside_the_published_row(cli, tmp_path):
     assert found["published"]["source"] == "authors' README"
     assert "authors' README" in err
     assert "47.2" in err
+
+
+@pytest.mark.parametrize("size", [(48, 64), (96, 128)])  # padded, and shrunk
+def test_compare_gives_pytorch_what_eval_gives_it(cli, loaded, tmp_path, size):
+    folder = LAYOUTS["folder"](tmp_path / "robot", size)
+    changed = loaded.card.config.model_copy(update={"mean": (0.4, 0.5, 0.6), "std": (0.3,) * 3})
+    card = loaded.card.model_copy(update={"config": changed})
+    checkpoint.save(tmp_path / "mine.safetensors", loaded.network.state_dict(), card)
+    code, _, err = cli("build", "engine", "mine.safetensors", "--precision", "fp32")
+    assert code == 0, err
+    data = ("--data", f"folder:{folder}", "--json")
+    scores = json.loads(cli("eval", "mine.safetensors", *data)[1])["scores"]
+    code, out, err = cli("compare", "robot.degmix", "mine.safetensors", *data)
+    assert code == 0, err
+    found = json.loads(out)["comparison"]
+    assert found["images"] == 2
+    for task in found["tasks"]:
+        assert task["reference"] == pytest.approx(scores[task["task"]], rel=1e-4), task
+        assert task["drop"] is not None
+    plain = json.loads(cli("eval", save_plain(loaded, tmp_path), *data)[1])["scores"]
+    assert any(v != pytest.approx(scores[t], rel=1e-3) for t, v in plain.items())  # mean, std
+
+
+def save_plain(loaded, folder):
+    checkpoint.save(folder / "plain.safetensors", loaded.network.state_dict(), loaded.card)
+    return folder / "plain.safetensors"
+
+
+def test_own_images_and_labels_for_calibration_and_a_budget(cli, checkpoint_path, tmp_path):
+    folder = LAYOUTS["folder"](tmp_path / "robot", (96, 128))
+    options = ("--calib", f"folder:{folder}", "--tasks", "depth", "--budget", "depth=900%")
+    examples = ("--examples", f"folder:{folder}:1", "--device", "orin-agx", "--workers", "1")
+    code, out, err = cli(
+        "quantize", checkpoint_path, *options, *examples, "--out", "q.onnx", "--json"
+    )
+    assert code == 0, err
+    assert "calibrate: 4 in" in err or "4 images" in err
+    assert "inside the budget, 1 images" in err
+    assert json.loads(out)["budget"]["fits"]
+
+
+def test_labels_of_other_classes_are_left_out_of_a_comparison(cli, checkpoint_path, tmp_path):
+    folder = LAYOUTS["folder"](tmp_path / "robot")
+    (folder / "classes.yaml").write_text("semseg: [floor, wall]\n")
+    build = ("build", "engine", checkpoint_path, "--precision", "fp32")
+    assert cli(*build, "--tasks", "semseg,depth")[0] == 0
+    data = ("--data", f"folder:{folder}", "--json")
+    code, out, err = cli("compare", "robot.degmix", checkpoint_path, *data)
+    assert code == 0, err
+    classes = len(synthetic.CLASSES["semseg"])
+    assert f"'semseg': the network has {classes} classes" in " ".join(err.split())
+    assert "those labels are left out" in " ".join(err.split())
+    semseg, depth = json.loads(out)["comparison"]["tasks"]
+    assert semseg["reference"] is None
+    assert depth["reference"] > 0
+    code, _, err = cli("eval", checkpoint_path, *data)
+    assert code == 3
+    assert "expected a network trained on it" in err
 
 
 @pytest.mark.parametrize("name", ["cityscapes", "folder"])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from degmix_edge import metrics
 from degmix_edge.preprocess import Fit, Placement, fit_image, normalise
 from degmix_edge.tasks import TaskSpec, decode
+from degmix_training.config import TrainConfig
 from degmix_training.data import Sample
 from degmix_training.data._augment import place
 
@@ -24,19 +25,17 @@ Predict = Callable[[Sequence[Sample]], list[Maps]]
 def network_predictor(
     network: nn.Module,
     specs: Mapping[str, TaskSpec],
-    size: tuple[int, int],
+    config: TrainConfig,
     device: str | torch.device = "cpu",
 ) -> Predict:
-    """A network of input `size` as a predictor.
-
-    An image that fits into the input is padded, centred, and its part is cut out of the maps, as
-    the published evaluations do it. A larger one is shrunk, and its maps are enlarged.
-    """
+    """A network that was trained by `config` as a predictor; see `at_size` for what it sees."""
+    fit = Fit(height=config.height, width=config.width)
 
     @torch.inference_mode()
     def predict(samples: Sequence[Sample]) -> list[Maps]:
-        fitted = [_fitted(sample.image, size) for sample in samples]
-        batch = torch.from_numpy(normalise(np.stack([image for image, _ in fitted])))
+        fitted = [_fitted(sample.image, fit) for sample in samples]
+        images = np.stack([image for image, _ in fitted])
+        batch = torch.from_numpy(normalise(images, config.mean, config.std))
         logits: dict[str, Tensor] = network(batch.to(device))
         maps = {
             task: decode(logits[task].float().cpu().numpy(), spec.decode)
@@ -55,15 +54,25 @@ def network_predictor(
     return predict
 
 
-def _fitted(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Placement | None]:
+def at_size(sample: Sample, fit: Fit) -> Sample:
+    """A sample as evaluation has it.
+
+    One that fits into the input is padded and centred, as the published evaluations do it. A larger
+    one stays as it is: it will be shrunk, and its maps enlarged.
+    """
+    height, width = sample.image.shape[:2]
+    return sample if height > fit.height or width > fit.width else place(sample, fit.size)
+
+
+def _fitted(image: np.ndarray, fit: Fit) -> tuple[np.ndarray, Placement | None]:
     """The image at the network's size; no placement where it has that size."""
-    (height, width), (rows, columns) = image.shape[:2], size
-    if (height, width) == size:
+    height, width = image.shape[:2]
+    if (height, width) == fit.size:
         return image, None
-    if height > rows or width > columns:
-        return fit_image(image, Fit(height=rows, width=columns))
-    placed = place(Sample("", image, {}), size).image
-    top, left = (rows - height) // 2, (columns - width) // 2
+    placed = at_size(Sample("", image, {}), fit).image
+    if placed is image:
+        return fit_image(image, fit)
+    top, left = (fit.height - height) // 2, (fit.width - width) // 2
     return placed, Placement(top, left, height, width, height, width)
 
 

@@ -258,14 +258,14 @@ def _trainer(
 ) -> lightning.Trainer:
     steps = Steps(settings.steps)
     ema = Ema(settings.optim.ema) if settings.optim.ema else None
-    size = (settings.height, settings.width)
     specs = module.specs
     constants: dict[str, float] = {}
 
     def scores(network: nn.Module) -> dict[str, float]:
         if not constants:
             constants.update(constant_scores(batches.train, batches.val, specs))
-        found = score(network_predictor(network, specs, size, module.device), batches.val, specs)
+        predict = network_predictor(network, specs, settings, module.device)
+        found = score(predict, batches.val, specs)
         bad = [t for t, v in found.items() if math.isnan(v) and not math.isnan(constants[t])]
         if bad:
             raise TrainingError(

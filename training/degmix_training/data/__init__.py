@@ -1,11 +1,10 @@
 """Data sets, one file each, with a `DataSet` class.
 
-A split is any sequence of `Sample`s, so torch's DataLoader and a plain loop read it alike.
+A split is a sequence of `Sample`s, so torch's DataLoader and a plain loop read it alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import cast
@@ -13,9 +12,9 @@ from typing import cast
 from degmix_edge import registry
 from degmix_edge.errors import ConfigError
 from degmix_training.data._base import SPLITS, DataSet
-from degmix_training.data._sample import Sample
+from degmix_training.data._sample import Sample, Samples
 
-__all__ = ["SPLITS", "DataSet", "Sample", "find", "names", "open_data", "open_split"]
+__all__ = ["SPLITS", "DataSet", "Sample", "Samples", "find", "names", "open_data", "open_split"]
 
 
 def names() -> list[str]:
@@ -44,12 +43,12 @@ def open_data(name: str, root: Path | None, size: tuple[int, int]) -> DataSet:
         return cast(DataSet, module.DataSet(size))
     if root is None:
         raise ConfigError(
-            f"data set {name!r}: needs its folder; set data.root=DIR (`--data {name}:DIR` in eval)"
+            f"data set {name!r}: needs its folder; give {name}:DIR, or in a config data.root"
         )
     return cast(DataSet, module.DataSet(root))
 
 
-def open_split(name: str, split: str, count: int, height: int, width: int) -> Sequence[Sample]:
+def open_split(name: str, split: str, count: int, height: int, width: int) -> Samples:
     """`count` rendered samples of one split of the synthetic scenes."""
     source = open_data(name, None, (height, width))
     return source.open_split(split, tuple(source.classes), count)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from degmix_training.data._sample import Sample
+from degmix_training.data._sample import Samples
 
 SPLITS = ("train", "val", "test")
 
@@ -38,9 +38,7 @@ class DataSet(ABC):
         self.root = root
 
     @abstractmethod
-    def open_split(
-        self, split: str, tasks: Sequence[str], count: int | None = None
-    ) -> Sequence[Sample]:
+    def open_split(self, split: str, tasks: Sequence[str], count: int | None = None) -> Samples:
         """The first `count` samples of `train`, `val` or `test`, with labels of `tasks` only.
 
         Images come at their own size, and files are read when a sample is.

@@ -17,7 +17,7 @@ import PIL.Image
 from degmix_edge.errors import ConfigError, InputError
 from degmix_edge.registry import unknown
 from degmix_training.data._base import SPLITS, DataSet
-from degmix_training.data._sample import Sample
+from degmix_training.data._sample import Sample, Samples
 
 IGNORE = 255
 BINARY = ("saliency", "edge")
@@ -75,9 +75,7 @@ class DiskDataSet(DataSet):
         """A label of sample id."""
         return self.root / self.labels[task].path.format(id=sample)
 
-    def open_split(
-        self, split: str, tasks: Sequence[str], count: int | None = None
-    ) -> Sequence[Sample]:
+    def open_split(self, split: str, tasks: Sequence[str], count: int | None = None) -> Samples:
         """See `DataSet.open_split`."""
         if split not in self.splits():
             raise ConfigError(f"{self.root}: " + unknown("split", split, self.splits()))
@@ -122,16 +120,16 @@ class DiskDataSet(DataSet):
 
 
 @dataclass(frozen=True)
-class _Listed(Sequence[Sample]):
+class _Listed(Samples):
     source: DiskDataSet
-    ids: tuple[str, ...]
+    names: tuple[str, ...]
     tasks: tuple[str, ...]
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
-        name = self.ids[index]
+        name = self.names[index]
         image = self.source.read_image(name)
         size = image.shape[0], image.shape[1]
         labels = {task: self.source.read_label(task, name, size) for task in self.tasks}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,3 +30,13 @@ class Sample:
         if "normals" in labels:
             labels["normals"] = labels["normals"] * np.array([-1, 1, 1], np.float32)
         return Sample(self.name, np.ascontiguousarray(self.image[:, ::-1]), labels)
+
+
+class Samples(Sequence[Sample]):
+    """Samples by index, each read or unpacked when it is asked for.
+
+    Attributes:
+        names: What each one's `name` will be.
+    """
+
+    names: Sequence[str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from degmix_edge.config import cache_folder
-from degmix_training.data._sample import Sample
+from degmix_training.data._sample import Sample, Samples
 
 CHUNK = 50
 """Samples a file, so that an interrupted rendering goes on where it stopped."""
@@ -23,7 +23,7 @@ SMALL = {"depth": np.float16, "normals": np.int8}
 """Storage types: half a millimetre to some at room depths, and a 254th of a unit."""
 
 
-class Rendered(Sequence[Sample]):
+class Rendered(Samples):
     """Samples by index, loaded from chunks."""
 
     def __init__(self, chunks: list[dict[str, np.ndarray]], names: list[str]) -> None:

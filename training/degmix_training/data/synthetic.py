@@ -29,7 +29,7 @@ from degmix_training.data import _base
 from degmix_training.data._labels import edges, saliency
 from degmix_training.data._layout import PART_CLASSES, SEMSEG_CLASSES, Layout
 from degmix_training.data._raycast import room
-from degmix_training.data._sample import Sample
+from degmix_training.data._sample import Sample, Samples
 from degmix_training.data._shading import develop, shade
 from degmix_training.data._store import rendered
 from degmix_training.data._view import Buffers, Camera, rays_of, window
@@ -78,9 +78,7 @@ class DataSet(_base.DataSet):
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
 
-    def open_split(
-        self, split: str, tasks: Sequence[str], count: int | None = None
-    ) -> Sequence[Sample]:
+    def open_split(self, split: str, tasks: Sequence[str], count: int | None = None) -> Samples:
         """`count` scenes of a split; they carry all labels, whatever `tasks` are."""
         if split not in FIRST_SEED:
             raise ConfigError(unknown("split", split, FIRST_SEED))
