@@ -96,7 +96,7 @@ def images(
 
 def as_images(samples: Samples, fit: Fit, tasks: Sequence[str]) -> list[NamedImage]:
     """Samples as evaluation has them, with labels of `tasks`, each read when it is asked for."""
-    from degmix_training.evaluate import at_size
+    from degmix_training.data import at_size
 
     def load(index: int) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
         sample = at_size(samples[index], fit)

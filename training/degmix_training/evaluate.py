@@ -12,8 +12,7 @@ from degmix_edge import metrics
 from degmix_edge.preprocess import Fit, Placement, fit_image, normalise
 from degmix_edge.tasks import TaskSpec, decode
 from degmix_training.config import TrainConfig
-from degmix_training.data import Sample
-from degmix_training.data._augment import place
+from degmix_training.data import Sample, at_size
 
 Maps = Mapping[str, np.ndarray]
 
@@ -28,7 +27,7 @@ def network_predictor(
     config: TrainConfig,
     device: str | torch.device = "cpu",
 ) -> Predict:
-    """A network that was trained by `config` as a predictor; see `at_size` for what it sees."""
+    """A network that was trained by `config` as a predictor; `data.at_size` is what it sees."""
     fit = Fit(height=config.height, width=config.width)
 
     @torch.inference_mode()
@@ -52,16 +51,6 @@ def network_predictor(
         ]
 
     return predict
-
-
-def at_size(sample: Sample, fit: Fit) -> Sample:
-    """A sample as evaluation has it.
-
-    One that fits into the input is padded and centred, as the published evaluations do it. A larger
-    one stays as it is: it will be shrunk, and its maps enlarged.
-    """
-    height, width = sample.image.shape[:2]
-    return sample if height > fit.height or width > fit.width else place(sample, fit.size)
 
 
 def _fitted(image: np.ndarray, fit: Fit) -> tuple[np.ndarray, Placement | None]:

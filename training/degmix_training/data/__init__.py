@@ -11,10 +11,21 @@ from typing import cast
 
 from degmix_edge import registry
 from degmix_edge.errors import ConfigError
+from degmix_training.data._augment import at_size
 from degmix_training.data._base import SPLITS, DataSet
 from degmix_training.data._sample import Sample, Samples
 
-__all__ = ["SPLITS", "DataSet", "Sample", "Samples", "find", "names", "open_data", "open_split"]
+__all__ = [
+    "SPLITS",
+    "DataSet",
+    "Sample",
+    "Samples",
+    "at_size",
+    "find",
+    "names",
+    "open_data",
+    "open_split",
+]
 
 
 def names() -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import PIL.Image
 
-from degmix_edge.preprocess import MEAN_COLOUR
+from degmix_edge.preprocess import MEAN_COLOUR, Fit
 from degmix_training.data._sample import Sample
 
 IGNORE = 255
@@ -147,6 +147,16 @@ def place(sample: Sample, size: tuple[int, int]) -> Sample:
         labels[task] = np.full((*size, *label.shape[2:]), value, label.dtype)
         labels[task][inside] = label[kept]
     return Sample(sample.name, image, labels)
+
+
+def at_size(sample: Sample, fit: Fit) -> Sample:
+    """A sample as evaluation has it.
+
+    One that fits into the input is padded and centred, as the published evaluations do it. A larger
+    one stays as it is: it will be shrunk, and its maps enlarged.
+    """
+    height, width = sample.image.shape[:2]
+    return sample if height > fit.height or width > fit.width else place(sample, fit.size)
 
 
 def mark_ignored(sample: Sample) -> Sample:
