@@ -31,6 +31,10 @@ class Output:
             console.width = 200
         return console
 
+    def hush(self) -> None:
+        """Print errors only: of a job's processes one talks, and this is another."""
+        self.console.quiet, self.as_json = True, False
+
     def say(self, text: str) -> None:
         """One line."""
         self.console.print(text, markup=False)
@@ -41,6 +45,7 @@ class Output:
 
     def error(self, text: str) -> None:
         """Why the verb ended."""
+        self.console.quiet = False
         self.console.print(f"error: {text}", style="red", markup=False)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

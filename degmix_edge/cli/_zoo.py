@@ -51,6 +51,8 @@ def run(
     make_folder(out)
     if is_first_process():
         _claim(zoo, out, force)
+    else:
+        output.hush()
     runs = {n: s for n, s in {**zoo.references(), **_settings(zoo)}.items() if n not in given}
     train(output, out, runs, machine)
     if not is_first_process():

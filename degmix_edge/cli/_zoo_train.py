@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -28,13 +29,15 @@ def train(output: Output, out: Path, runs: dict[str, TrainConfig], machine: dict
     if not todo:
         return
     done = {n: _step(out / n / "run") for n in todo}
+    turns = {name: turn for turn, name in enumerate(runs)}
     total = sum(s.steps for s in todo.values()) - sum(done.values())
     start = time.perf_counter()
     with output.progress(f"train {len(todo)} networks", total) as advance:
         made = 0
         for index, (name, settings) in enumerate(todo.items()):
             began = time.perf_counter()
-            made += _train_one(output, out / name, settings, machine, advance)
+            places = _environment(turns[name])
+            made += _train_one(output, out / name, settings, machine, places, advance)
             spent = time.perf_counter() - start
             left = (total - made) * spent / max(made, 1)
             output.say(
@@ -43,8 +46,25 @@ def train(output: Output, out: Path, runs: dict[str, TrainConfig], machine: dict
             )
 
 
+def _environment(turn: int) -> dict[str, str]:
+    """Of the processes of training `turn`: under torchrun, a place of their own to meet.
+
+    Its agent remembers where the processes of the last training met.
+    """
+    places = dict(os.environ)
+    if "TORCHELASTIC_RUN_ID" in places:
+        places["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+        places["MASTER_PORT"] = str(int(places["MASTER_PORT"]) + 1 + turn)
+    return places
+
+
 def _train_one(
-    output: Output, folder: Path, settings: TrainConfig, machine: dict[str, Any], advance: Any
+    output: Output,
+    folder: Path,
+    settings: TrainConfig,
+    machine: dict[str, Any],
+    environment: dict[str, str],
+    advance: Any,
 ) -> int:
     """Returns the steps made.
 
@@ -62,7 +82,12 @@ def _train_one(
     first = step = _step(run)
     lines: list[str] = []
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
     )
     try:
         assert process.stderr is not None

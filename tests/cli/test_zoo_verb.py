@@ -157,6 +157,22 @@ def test_a_checkpoint_in_the_place_of_training(finished, folder, capfd, tmp_path
     assert (out / "zoo.csv").exists()
 
 
+def test_processes_of_torchrun_train_one_network_after_the_other(tmp_path):
+    one = {"model": "padnet", "network": dict(SMALL["padnet"])}
+    values = json.loads(json.dumps(ZOO)) | {"entries": {"padnet": one}}
+    values["train"] |= {"steps": 2, "val_every": 2}
+    (tmp_path / "zoo.yaml").write_text(yaml.safe_dump(values))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "degmix_edge"]
+    options = ["--devices", "2", "--accelerator", "cpu", "--out", "out", *OPTIONS, "--json"]
+    command = [*launch, "zoo", "zoo.yaml", *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("padnet: trained in") == 1  # one process talks
+    (network,) = json.loads(done.stdout)["networks"]
+    assert network["step"] == 2
+
+
 def test_the_list(capfd):
     assert invoke(["zoo", "--list", "--json"]) == 0
     found = json.loads(capfd.readouterr().out)
