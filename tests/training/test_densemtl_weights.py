@@ -70,6 +70,14 @@ def test_it_computes_what_the_public_code_does(public, tmp_path, capfd, monkeypa
         assert (logits - want[task]).abs().max() <= 2e-5 * scale, task
 
 
+def test_class_names_are_those_of_their_count(public, tmp_path):
+    path = released(tmp_path, public.state_dict())
+    for given, first in ((None, "road"), ({"semseg": tuple("abc")}, "road")):
+        assert import_checkpoint(path, given).tasks["semseg"].classes[0] == first
+    own = {"semseg": tuple(f"c{index}" for index in range(16))}
+    assert import_checkpoint(path, own).tasks["semseg"].classes[0] == "c0"
+
+
 def test_the_order_of_sources_is_told_by_statistics(public, tmp_path):
     found = import_checkpoint(released(tmp_path, public.state_dict()))
     for task, others in ORDER.items():

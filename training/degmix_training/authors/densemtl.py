@@ -89,7 +89,9 @@ def read(
     (level,) = levels
     config = _describe(path, tensors, level) | settings
     seen = channels.get("semseg", 0)
-    known = {"semseg": CLASSES.get(seen, ())} if classes is None else classes
+    known = {"semseg": CLASSES.get(seen, ())}
+    if classes is not None and len(classes.get("semseg", ())) == seen:
+        known = {"semseg": classes["semseg"]}
     # An edge of two classes is one logit, the difference.
     specs = {
         (name := TASKS.get(task, task)): task_spec(
