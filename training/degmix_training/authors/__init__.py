@@ -32,7 +32,7 @@ def import_checkpoint(
         path: A PyTorch file, whatever its ending, or `.safetensors`.
         classes: Class names by task, of the data set it was trained on; None is those of the data
             set that the channels tell. A task whose count of names differs from the file's
-            channels gets numbered classes.
+            channels gets the published names of that count, or numbered classes.
         settings: Settings of the model's `Config` that override what was found.
 
     Raises:

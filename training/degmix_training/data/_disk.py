@@ -5,6 +5,7 @@ What a label file may hold is written once, here, and `_check.py` reports it for
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,13 +60,13 @@ class DiskDataSet(DataSet):
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; expected the root of {self.title}")
 
+    @abstractmethod
     def ids(self, split: str) -> list[str]:
         """Ids of a split, in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def splits(self) -> list[str]:
         """Splits that the folder has."""
-        raise NotImplementedError
 
     def image_path(self, sample: str) -> Path:
         """The image of sample id."""
