@@ -1,17 +1,34 @@
-# Two commands need no set-up: `make demo` and `make test`. Both make .venv on their first call.
+# Every target makes .venv on its first call, from requirements.lock.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test weights cpu-ops plugin zoo-smoke
+.PHONY: demo test lint format fast lock weights cpu-ops plugin zoo-smoke
 
 demo: .venv/installed
 	$(BIN)/degmix-edge demo --out demo
 
-test: .venv/installed
+# What continuous integration runs.
+test: lint
+	$(PYTEST) --durations=10
+
+lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The tests that need no training, no process of their own and no native build.
+fast: .venv/installed
+	$(PYTEST) -m "not slow"
+
+# Pins every package that `make` installs, with hashes; needs uv.
+lock:
+	uv pip compile pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 \
+	  --no-emit-index-url --custom-compile-command "make lock" --upgrade --output-file requirements.lock
 
 # Seven networks, two minutes of training each on two cores, in one table: runs/zoo/zoo.html
 zoo-smoke: .venv/installed
@@ -34,8 +51,9 @@ weights: .venv/installed
 	$(BIN)/degmix-edge train degmix_tiny --out runs/degmix_tiny --force
 	$(BIN)/python training/ship.py runs/degmix_tiny degmix_tiny
 
-.venv/installed: pyproject.toml
+# The lock file has setuptools, so that the package itself is built with a pinned one too.
+.venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@

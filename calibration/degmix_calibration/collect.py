@@ -158,6 +158,9 @@ def _observe(
 def _session(model: onnx.ModelProto, names: Sequence[str]) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    # As written: what ORT fuses depends on which tensors are asked for, so that values would differ
+    # between chunks in their last bits, and an observer's choice by several percent.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # An arena keeps what the largest moment needed; here every tensor is copied out anyway.
     options.enable_cpu_mem_arena = False
     data = observed(model, names).SerializeToString()

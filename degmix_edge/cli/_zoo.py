@@ -39,7 +39,7 @@ def run(
     **machine: Any,
 ) -> dict[str, Any]:
     """All of it; see the verb."""
-    from degmix_training.fit import is_first_process
+    from degmix_training.processes import is_first_process
 
     from degmix_edge import backends
     from degmix_edge.cli._zoo_report import write

@@ -68,7 +68,8 @@ def command(
             changes += ["data.train=null", "data.val=null"]
     settings = config.load(TrainConfig, find(preset), changes)
     settings.task_specs()
-    from degmix_training.fit import Machine, fit, is_first_process
+    from degmix_training.fit import Machine, fit
+    from degmix_training.processes import is_first_process
 
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
     if is_first_process():

@@ -167,9 +167,7 @@ def test_chunks_give_the_same_ranges(observed, pictures):
     small = collect(
         model, tensors, named(pictures), "mse", memory_bytes=100_000, advance=done.append
     )
-    assert small.tensors.keys() == whole.tensors.keys()
-    for name, measured in whole.tensors.items():
-        assert small.tensors[name].amax == pytest.approx(measured.amax, rel=1e-3)
+    assert small.tensors == whole.tensors  # to the last bit: the graph runs as it is written
     assert sum(done) == pytest.approx(len(pictures))
     assert [s.images for s in whole.convergence] == [1, 2, 4, 8]
     assert whole.convergence[-1].median == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import NETWORK
-from degmix_training import sync_batchnorm
+from degmix_training import processes, sync_batchnorm
 from degmix_training.config import TrainConfig
 from timm.layers import BatchNormAct2d
 from torch import nn
@@ -92,6 +92,17 @@ def test_a_killed_process_ends_the_job_and_it_can_be_resumed(tmp_path, victim):
     more, _ = start(tmp_path, "run", "--resume", steps=step + 2, val_every=2)
     assert more.wait(120) == 0, more.stdout.read()
     assert torch.load(out / "last.ckpt", weights_only=True)["global_step"] == step + 2
+
+
+def test_a_job_is_not_killed_before_its_main_process_could_report(monkeypatch):
+    child = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    main = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    child.wait()
+    waited = []
+    monkeypatch.setattr(processes.time, "sleep", lambda s: waited.append((s, main.poll())))
+    processes.PatientObserver(main.pid, [child], sleep_period=0).run()
+    assert waited == [(0, None), (processes.GRACE_SECONDS, None)]  # alive until the grace is over
+    assert main.wait(10) == -signal.SIGKILL
 
 
 def test_a_batch_that_processes_cannot_share(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import os
 import platform
 import re
 import subprocess
@@ -31,6 +30,7 @@ from degmix_training.delta_m import delta_m
 from degmix_training.evaluate import constant_scores, network_predictor, score
 from degmix_training.losses import DEPTH_LOSSES, LOSSES
 from degmix_training.pretrained import load_backbone
+from degmix_training.processes import is_first_process, watch_patiently
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 BEGIN_BATCHES = 4
@@ -212,11 +212,6 @@ def fit(
     return out / LAST
 
 
-def is_first_process() -> bool:
-    """Whether this process is the one that writes files and talks."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-
-
 def _lost(out: Path, trainer: Any, error: BaseException) -> TrainingError:
     state = out / STATE
     last = "go on with --resume" if state.exists() else "nothing was saved yet: start anew"
@@ -290,6 +285,7 @@ def _trainer(
     processes = machine.devices * machine.nodes
     on_cpu = machine.accelerator == "cpu" or not torch.cuda.is_available()
     if processes > 1:
+        watch_patiently()
         module.network = sync_batchnorm.convert(module.network, on_cpu=on_cpu)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
