@@ -1,9 +1,10 @@
 # Every target makes .venv on its first call, from requirements.lock.
 PYTHON ?= python3
 BIN := .venv/bin
+CPP_FILES := find plugins -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' | xargs
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint format fast lock weights cpu-ops plugin zoo-smoke
+.PHONY: demo test lint format fast docs lock weights cpu-ops plugin zoo-smoke
 
 demo: .venv/installed
 	$(BIN)/degmix-edge demo --out demo
@@ -16,14 +17,21 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+	$(CPP_FILES) $(BIN)/clang-format --dry-run -Werror
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(CPP_FILES) $(BIN)/clang-format -i
 
 # The tests that need no training, no process of their own and no native build.
 fast: .venv/installed
 	$(PYTEST) -m "not slow"
+
+# The documentation as a site in build/docs, built without the network; every warning is an error.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Pins every package that `make` installs, with hashes; needs uv.
 lock:

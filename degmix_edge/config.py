@@ -1,4 +1,4 @@
-"""Settings: typed, checked when made, versioned on disk, changed with `--set a.b=value`."""
+"""Typed settings, validated on creation, versioned on disk, changed with `--set a.b=value`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,22 @@ S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, and an unknown key is an error with the nearest known one."""
+    """Base of all settings: they are frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def parse(model: type[S], values: dict[str, Any], source: str) -> S:
-    """Check `values` against `model`.
+    """Validate `values` against `model`.
+
+    Args:
+        model: The class of the settings.
+        values: The settings as plain values.
+        source: Where they come from, for error messages.
 
     Raises:
-        ConfigError: Names the source, the key, what it got and what was expected.
+        ConfigError: A value is not valid. The message names the source, the key, what it got and
+            what was expected, and suggests the nearest setting for an unknown key.
     """
     try:
         return model.model_validate(values)
@@ -36,10 +42,11 @@ def parse(model: type[S], values: dict[str, Any], source: str) -> S:
 
 
 def load(model: type[S], path: Path, overrides: Sequence[str] = ()) -> S:
-    """Read YAML at `path`, apply `a.b=value` overrides, check.
+    """Read the YAML file at `path`, apply `a.b=value` overrides and validate the result.
 
     Raises:
-        ConfigError: The file is missing, no YAML mapping, of a newer version, or does not fit.
+        ConfigError: The file is missing, it is not a YAML mapping, it has another version, or a
+            value is not valid.
     """
     try:
         values = yaml.safe_load(path.read_text())
@@ -56,16 +63,16 @@ def load(model: type[S], path: Path, overrides: Sequence[str] = ()) -> S:
 
 
 def dump(settings: Settings) -> str:
-    """YAML text that `load` reads back to equal settings."""
+    """Return YAML text that `load` reads back to equal settings."""
     values = {"version": VERSION, **settings.model_dump(mode="json")}
     return yaml.safe_dump(values, sort_keys=False)
 
 
 def override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of `values` with each `a.b=value` applied; the value is read as YAML.
+    """Return a copy of `values` with each `a.b=value` applied; the value is parsed as YAML.
 
     Raises:
-        ConfigError: An override has no `=`, or its path runs through something not a mapping.
+        ConfigError: An override has no `=`, or its path leads through a value that is no mapping.
     """
     values = yaml.safe_load(yaml.safe_dump(values, sort_keys=False))
     for item in overrides:
@@ -95,7 +102,10 @@ def _one(problem: dict[str, Any]) -> str:
 
 
 def cache_folder() -> Path:
-    """What can be made again is kept here: `$DEGMIX_CACHE`, else in `$XDG_CACHE_HOME`."""
+    """Return the folder for files that can be produced again.
+
+    It is `$DEGMIX_CACHE` if that is set, else `degmix-edge` in `$XDG_CACHE_HOME` or `~/.cache`.
+    """
     if own := os.environ.get("DEGMIX_CACHE"):
         return Path(own)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

@@ -1,6 +1,6 @@
-"""Every error a user can cause, each with its exit code.
+"""The errors that a user can cause, each with its exit code.
 
-A message says which thing, what it got, what was expected and what to do.
+A message says which thing is wrong, what it got, what was expected and what to do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class InputError(DegmixError):
 
 
 class CheckpointError(DegmixError):
-    """A checkpoint that is missing, damaged or of another model."""
+    """A checkpoint that is missing or damaged, or belongs to another model."""
 
     exit_code = 5
 
@@ -37,25 +37,25 @@ class GraphError(DegmixError):
 
 
 class ShapeError(DegmixError):
-    """An array whose dtype or shape is not what was promised."""
+    """An array whose dtype or shape differs from its specification."""
 
     exit_code = 7
 
 
 class BuildError(DegmixError):
-    """A build that would give a bundle that cannot be trusted (NaN, failed golden check)."""
+    """A build whose bundle could not be trusted, because of NaN or a failed golden check."""
 
     exit_code = 8
 
 
 class BundleError(DegmixError):
-    """A bundle that is incomplete, changed, or of a newer schema."""
+    """A bundle that is incomplete, was changed, or has a newer schema."""
 
     exit_code = 9
 
 
 class BackendError(DegmixError):
-    """A backend that is unknown, not installed, or failed while it ran."""
+    """A backend that is unknown, is not installed, or failed while it ran."""
 
     exit_code = 10
 
@@ -73,7 +73,7 @@ class OutputError(DegmixError):
 
 
 class AccuracyError(DegmixError):
-    """A comparison that ran, and whose worst task is out of tolerance."""
+    """A comparison in which a task is out of tolerance."""
 
     exit_code = 13
 
@@ -85,4 +85,4 @@ class TrainingError(DegmixError):
 
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it (128 + SIGINT)."""
+"""Exit code after Ctrl-C, by the convention of shells: 128 + SIGINT."""

@@ -1,4 +1,4 @@
-"""What a network promises: input size, normalisation, tasks. Travels in ONNX file and bundle."""
+"""What a network promises: input size, normalisation, tasks. ONNX files and bundles store it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from degmix_edge.tensors import TensorSpec
 
 METADATA_KEY = "degmix.network"
 IMAGE = "image"
-"""Name of the graph's one input."""
+"""Name of the graph's only input."""
 
 
 class Source(Settings):
@@ -30,11 +30,11 @@ class NetworkSpec(Settings):
     """A multi-task network of one fixed input size.
 
     Attributes:
-        model: Its name.
+        model: Name of the model.
         height, width: Input size in pixels.
-        mean, std: Of RGB in [0, 1], subtracted and divided by inside the graph.
+        mean, std: Mean and standard deviation of RGB in [0, 1], with which the graph normalises.
         tasks: Its outputs, in order.
-        source: The checkpoint or ONNX file that it was made from.
+        source: The checkpoint or ONNX file from which it was exported.
     """
 
     model: str
@@ -52,33 +52,41 @@ class NetworkSpec(Settings):
 
     @property
     def task_names(self) -> tuple[str, ...]:
-        """Names of the tasks, in order."""
+        """The names of the tasks, in order."""
         return tuple(spec.name for spec in self.tasks)
 
     def task(self, name: str) -> TaskSpec:
-        """The task called `name`.
+        """Return the task called `name`.
 
         Raises:
-            ConfigError: This network does not have it.
+            ConfigError: This network does not have the task.
         """
         for spec in self.tasks:
             if spec.name == name:
                 return spec
-        tasks.find(name)  # a name that no network has gets its own message
+        tasks.find(name)  # an unknown task raises its own error
         raise ConfigError(f"network {self.model!r}: " + unknown("task", name, self.task_names))
 
     def keep(self, names: Sequence[str]) -> NetworkSpec:
-        """This network with only the tasks `names`, in the network's order."""
-        wanted = {self.task(name).name for name in names}
-        kept = tuple(spec for spec in self.tasks if spec.name in wanted)
-        return self.model_copy(update={"tasks": kept})
+        """Return the spec with only the tasks `names`, in the network's order.
+
+        Raises:
+            ConfigError: This network does not have one of the tasks.
+        """
+        selected = {self.task(name).name for name in names}
+        specs = tuple(spec for spec in self.tasks if spec.name in selected)
+        return self.model_copy(update={"tasks": specs})
 
 
 def from_metadata(metadata: Mapping[str, str], where: str) -> NetworkSpec | None:
-    """The spec stored in an ONNX file's metadata, or None where there is none.
+    """Return the spec in an ONNX file's metadata, or None if there is none.
+
+    Args:
+        metadata: The file's metadata.
+        where: Name of the file, for error messages.
 
     Raises:
-        GraphError: There is one that this version cannot read.
+        GraphError: This version cannot read the spec.
     """
     text = metadata.get(METADATA_KEY)
     if text is None:

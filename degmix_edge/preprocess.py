@@ -1,8 +1,8 @@
-"""A picture to the network's input, and a map back onto the picture.
+"""Convert a picture to the network's input, and a map back to the size of the picture.
 
-The one copy that training, calibration, run and compare use. The network's input is uint8 RGB
-`(H, W, 3)` of a fixed size; normalisation is part of the ONNX graph, and `normalise` is the same
-arithmetic for the network in torch.
+Training, calibration, run and compare all use this module. The network's input is uint8 RGB
+`(H, W, 3)` of a fixed size. Normalisation is part of the ONNX graph; `normalise` does the same
+arithmetic for a network in torch.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""Mean and standard deviation of ImageNet's RGB, as fractions of 255."""
+"""`MEAN` and `STD` are those of ImageNet's RGB, as fractions of 255."""
 MEAN_COLOUR = (124, 116, 104)
-"""MEAN as a colour: padding with it is zero after normalisation, to within half a grey level."""
+"""`MEAN` as a colour; after normalisation such padding is zero to within half a grey level."""
 
 _WANTED = "expected a uint8 RGB array of shape (height, width, 3)"
 _SIXTEEN_BIT = (
@@ -44,8 +44,8 @@ class Fit(BaseModel):
     Attributes:
         height: Rows of the network's input.
         width: Columns of the network's input.
-        mode: `letterbox` keeps the aspect ratio and pads what is left, half on either side;
-            `stretch` fills the input and changes the aspect ratio.
+        mode: `letterbox` keeps the aspect ratio and pads both sides equally; `stretch` fills the
+            input and changes the aspect ratio.
         pad: RGB colour of the padding.
     """
 
@@ -58,13 +58,13 @@ class Fit(BaseModel):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width."""
+        """The height and width of the network's input in pixels."""
         return self.height, self.width
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the picture lies inside the network's input, in pixels, and how large it was."""
+    """The picture's area in the network's input and its original size, in pixels."""
 
     top: int
     left: int
@@ -74,10 +74,10 @@ class Placement:
     image_width: int
 
     def crop(self, array: np.ndarray) -> np.ndarray:
-        """The picture's part of one map `(H, W)` or `(H, W, C)` at input size; a view.
+        """Return the picture's area of one map `(H, W)` or `(H, W, C)` at input size, as a view.
 
         Raises:
-            ShapeError: The map is smaller than the picture's part, or has a batch dimension.
+            ShapeError: The map is smaller than the picture's area, or has a batch dimension.
         """
         bottom, right = self.top + self.height, self.left + self.width
         if array.ndim not in (2, 3) or array.shape[0] < bottom or array.shape[1] < right:
@@ -88,15 +88,15 @@ class Placement:
         return array[self.top : bottom, self.left : right]
 
     def to_image_size(self, array: np.ndarray, labels: bool) -> np.ndarray:
-        """One map `(H, W)` or `(H, W, C)` at input size onto the picture's own size.
+        """Resize one map `(H, W)` or `(H, W, C)` from input size to the picture's own size.
 
         Args:
-            array: The map, padding included.
-            labels: True takes the nearest pixel and keeps the dtype. False blends, bilinear, and
-                gives float32; blended unit vectors come out shorter than 1.
+            array: The map, including the padding.
+            labels: True takes the nearest pixel and keeps the dtype. False interpolates bilinearly
+                and returns float32; interpolated unit vectors become shorter than 1.
 
         Raises:
-            ShapeError: See `crop`.
+            ShapeError: `crop` refuses the map.
         """
         content = self.crop(array)
         if labels:
@@ -112,13 +112,14 @@ class Placement:
 
 
 def fit_image(image: Image, fit: Fit) -> tuple[np.ndarray, Placement]:
-    """The network's input `(fit.height, fit.width, 3)`, uint8 and C-contiguous, and its placement.
+    """Return the network's input and the placement of the picture in it.
 
-    Resizing is Pillow's bilinear filter, which widens where the picture shrinks, so that fine
-    texture does not alias. An array that already has the size comes back without a copy.
+    The input is `(fit.height, fit.width, 3)`, uint8 and C-contiguous. Resizing uses Pillow's
+    bilinear filter, which becomes wider when the picture shrinks, so that fine texture does not
+    alias. An array that already has the right size is returned without a copy.
 
     Raises:
-        InputError: See `read_image`.
+        InputError: `read_image` refuses the image.
     """
     pixels = read_image(image)
     image_height, image_width = pixels.shape[:2]
@@ -133,7 +134,7 @@ def fit_image(image: Image, fit: Fit) -> tuple[np.ndarray, Placement]:
     if (height, width) == (fit.height, fit.width):
         return pixels, placement
     canvas = np.empty((fit.height, fit.width, 3), np.uint8)
-    # Only the strips are filled: painting the whole canvas first takes longer than all the copying.
+    # Only the strips are filled, because filling the whole canvas takes longer than all the copies.
     canvas[:top] = canvas[top + height :] = fit.pad
     canvas[:, :left] = canvas[:, left + width :] = fit.pad
     canvas[top : top + height, left : left + width] = pixels
@@ -143,7 +144,7 @@ def fit_image(image: Image, fit: Fit) -> tuple[np.ndarray, Placement]:
 def normalise(
     images: np.ndarray, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
 ) -> np.ndarray:
-    """uint8 RGB `(N, H, W, 3)` to what a network in torch takes: float32 `(N, 3, H, W)`."""
+    """Convert uint8 RGB `(N, H, W, 3)` to float32 `(N, 3, H, W)`, the input of a torch network."""
     planes = np.moveaxis(images, -1, 1).astype(np.float32, order="C")
     planes -= np.array(mean, np.float32)[:, None, None] * 255
     planes /= np.array(std, np.float32)[:, None, None] * 255
@@ -151,17 +152,18 @@ def normalise(
 
 
 def read_image(source: Image) -> np.ndarray:
-    """RGB pixels `(H, W, 3)`, uint8, of a file, a Pillow image or an array.
+    """Return the RGB pixels `(H, W, 3)`, uint8, of a file, a Pillow image or an array.
 
-    Files and Pillow images are turned upright by their EXIF orientation; of an animation the first
-    frame counts. Grey is repeated. Transparent pixels have no colour of their own, so they are laid
-    over the mean colour, which is the network's "nothing". An array is `(H, W)`, `(H, W, 1)`, RGB
-    or RGBA; OpenCV's BGR cannot be told from RGB: reverse it first. An RGB array is not copied.
+    Files and Pillow images are turned upright by their EXIF orientation; an animation gives its
+    first frame. Grey is repeated in all channels. Transparent pixels have no colour of their own,
+    so they are laid over the mean colour, which the network sees as zero. An array is `(H, W)`,
+    `(H, W, 1)`, RGB or RGBA, and an RGB array is not copied. BGR arrays, as OpenCV has them, look
+    like RGB, so reverse their channels first.
 
     Raises:
-        InputError: There is no such file, it cannot be read, or its pixels are no 8-bit colours. 16
-            and 32 bits and floats are refused, never scaled: the range that they use is not in the
-            data, and a depth image would silently become a picture.
+        InputError: There is no such file, it cannot be read, or its pixels are not 8-bit colours.
+            Pixels of 16 or 32 bits and floats are never scaled, because the file does not say which
+            range they use, and a depth image would silently become a picture.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -175,17 +177,17 @@ def read_image(source: Image) -> np.ndarray:
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """Images in `folder` and all folders below it, sorted by path; hidden ones are left out.
+    """Return the images in `folder` and its subfolders, sorted by path, without hidden files.
 
     Raises:
-        InputError: There is no such folder, or no image in it.
+        InputError: There is no such folder, or it has no images.
     """
     folder = Path(folder)
     if folder.is_file():
         raise InputError(f"{folder}: is a file, expected a folder; give {folder.parent}")
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder.{_nearest_name(folder)}")
-    # Hidden: macOS writes a `._photo.jpg` beside every photo on a USB stick, and it is no picture.
+    # Next to every photo on a USB stick macOS writes a hidden `._photo.jpg`, which is no picture.
     files = [
         path
         for path in sorted(folder.rglob("*"))
@@ -224,7 +226,7 @@ def _from_file(path: Path) -> np.ndarray:
 def _from_pillow(image: PIL.Image.Image, name: str) -> np.ndarray:
     if 0 in image.size:
         raise InputError(f"{name}: has no pixels (size {image.size}), {_WANTED}")
-    # Colour pictures of 16 bits a channel are not among these: Pillow opens them as 8-bit RGB.
+    # Colour pictures with 16 bits per channel pass, because Pillow opens them as 8-bit RGB.
     if image.mode.startswith(("I", "F")):
         bits = 16 if "16" in image.mode else 32
         raise InputError(
@@ -234,7 +236,7 @@ def _from_pillow(image: PIL.Image.Image, name: str) -> np.ndarray:
         image = PIL.ImageOps.exif_transpose(image)
         rgba = image.convert("RGBA") if image.has_transparency_data else None
         image = image.convert("RGB")
-    except Exception as error:  # the pixels are only decoded here; see _from_file
+    except Exception as error:  # Pillow decodes the pixels only here
         raise InputError(
             f"{name}: damaged, cut off or of an unknown colour mode ({error}, Pillow mode "
             f"{image.mode}); copy it again, or save it as RGB"
@@ -248,16 +250,16 @@ def _from_array(array: np.ndarray) -> np.ndarray:
         raise InputError(f"{got}, which has no pixels, {_WANTED}")
     if array.ndim == 4:
         raise InputError(f"{got}, {_WANTED}; of a batch give one image: image[0]")
-    grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
-    if not grey and (array.ndim != 3 or array.shape[2] not in (3, 4)):
-        chw = array.ndim == 3 and array.shape[0] in (1, 3, 4)
-        turn = "; channels come last: image.transpose(1, 2, 0)" if chw else ""
-        raise InputError(f"{got}, {_WANTED}{turn}")
+    is_grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
+    if not is_grey and (array.ndim != 3 or array.shape[2] not in (3, 4)):
+        is_chw = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        advice = "; channels come last: image.transpose(1, 2, 0)" if is_chw else ""
+        raise InputError(f"{got}, {_WANTED}{advice}")
     if array.dtype != np.uint8:
         raise InputError(
             f"{got} with values {array.min()}..{array.max()}, {_WANTED}; {_cast(array)}"
         )
-    if grey:
+    if is_grey:
         return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
     if array.shape[2] == 4:
         return _over_mean(PIL.Image.fromarray(array), "image")
@@ -265,7 +267,7 @@ def _from_array(array: np.ndarray) -> np.ndarray:
 
 
 def _cast(array: np.ndarray) -> str:
-    """How to make uint8 of an array that is not."""
+    """Return advice on how to convert an array to uint8."""
     if array.dtype.kind in "iu" and array.max() > 255:
         return _SIXTEEN_BIT
     if array.dtype.kind == "b":
@@ -276,16 +278,16 @@ def _cast(array: np.ndarray) -> str:
 
 
 def _over_mean(image: PIL.Image.Image, name: str) -> np.ndarray:
-    """RGB pixels of an RGBA image laid over the mean colour."""
+    """Return the RGB pixels of an RGBA image laid over the mean colour."""
     if image.getchannel("A").getextrema() == (0, 0):
-        # What simulators write into an unused fourth channel; the picture would become one colour.
+        # Some simulators leave the fourth channel at zero; the picture would become one colour.
         raise InputError(f"{name}: is transparent everywhere; give its RGB: image[..., :3]")
     background = PIL.Image.new("RGBA", image.size, (*MEAN_COLOUR, 255))
     return np.array(PIL.Image.alpha_composite(background, image).convert("RGB"))
 
 
 def _resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 `(H, W, 3)` or float32 `(H, W)`, bilinear."""
+    """Resize uint8 `(H, W, 3)` or float32 `(H, W)` with the bilinear filter."""
     if array.shape[:2] == (height, width):
         return array
     resized = PIL.Image.fromarray(array).resize((width, height), PIL.Image.Resampling.BILINEAR)
@@ -293,12 +295,12 @@ def _resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _nearest(size: int, source_size: int) -> np.ndarray:
-    """Index into `source_size` pixels of the one under the centre of each of `size` pixels."""
+    """Return, for each of `size` pixels, the index of the source pixel under its centre."""
     return ((np.arange(size) + 0.5) * source_size / size).astype(np.intp)
 
 
 def _nearest_name(path: Path) -> str:
-    """A hint for a path that does not exist."""
+    """Return a hint for a path that does not exist."""
     folder = path.parent
     if not folder.is_dir():
         return f" Its folder {folder} does not exist either: check the path."

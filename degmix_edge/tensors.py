@@ -1,4 +1,4 @@
-"""What a tensor must look like, and the check that it does."""
+"""The specification of a tensor, and the check that an array fits it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from degmix_edge.errors import ShapeError
 
 
 class TensorSpec(BaseModel):
-    """Name, dtype, shape and unit of one input or output. A `None` in the shape is any size."""
+    """Name, dtype, shape and unit of one input or output; `None` in the shape allows any size."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -21,7 +21,7 @@ class TensorSpec(BaseModel):
     unit: str = ""
 
     def __str__(self) -> str:
-        """`depth float32 (1, 192, 256) [m]`."""
+        """Return a text such as `depth float32 (1, 192, 256) [m]`."""
         dims = ", ".join("*" if d is None else str(d) for d in self.shape)
         return f"{self.name} {self.dtype} ({dims})" + (f" [{self.unit}]" if self.unit else "")
 
@@ -30,12 +30,12 @@ def check(array: Any, spec: TensorSpec) -> np.ndarray:
     """Return `array` unchanged if it fits `spec`.
 
     Raises:
-        ShapeError: It is no array, or its dtype or shape differ.
+        ShapeError: It is not a numpy array, or its dtype or shape differs.
     """
     if not isinstance(array, np.ndarray):
         raise ShapeError(f"{spec.name}: got {type(array).__name__}, expected a numpy array: {spec}")
     fits = len(array.shape) == len(spec.shape) and all(
-        want is None or got == want for got, want in zip(array.shape, spec.shape, strict=False)
+        side is None or got == side for got, side in zip(array.shape, spec.shape, strict=False)
     )
     if str(array.dtype) != spec.dtype or not fits:
         raise ShapeError(f"{spec.name}: got {array.dtype} {array.shape}, expected {spec}")

@@ -14,9 +14,9 @@ from degmix_training.config import TrainConfig, network_config
 from degmix_training.data import synthetic
 from native_build import emulated, kernels  # noqa: F401
 
-from degmix_edge import build as building
 from degmix_edge import tasks
 from degmix_edge.preprocess import Fit, fit_image
+from degmix_edge.workflows.build import build
 
 HEIGHT, WIDTH = 64, 96
 NETWORK = {"backbone": "mobilenetv4_conv_small_050", "dim": 16, "depth": 1, "patch_size": 2}
@@ -116,7 +116,7 @@ def lively_network(model: str, **settings):
 
 @functools.cache
 def _lively_network(model: str, settings: tuple):
-    from degmix_training.export import export
+    from degmix_training.export import export_checkpoint
     from degmix_training.untrained import untrained
 
     values = small(model) | {k: dict(v) if isinstance(v, tuple) else v for k, v in settings}
@@ -125,7 +125,7 @@ def _lively_network(model: str, settings: tuple):
     config = network_config(model, values, (HEIGHT, WIDTH))
     made = lively(models.find(model).Model(config, task_specs(TASKS)))
     loaded = dataclasses.replace(loaded, network=made.requires_grad_(False))
-    return loaded, export(loaded)
+    return loaded, export_checkpoint(loaded)
 
 
 @pytest.fixture(scope="session")
@@ -146,9 +146,9 @@ def loaded(checkpoint_path: Path) -> checkpoint.Checkpoint:
 @pytest.fixture(scope="session")
 def exported(loaded):
     """Float ONNX and its spec."""
-    from degmix_training.export import export, network_spec
+    from degmix_training.export import export_checkpoint, network_spec
 
-    return export(loaded), network_spec(loaded)
+    return export_checkpoint(loaded), network_spec(loaded)
 
 
 @pytest.fixture(scope="session")
@@ -179,18 +179,15 @@ def calibrate(pictures):
 
 
 @pytest.fixture(scope="session")
-def bundles(exported, calibrate, pictures, tmp_path_factory: pytest.TempPathFactory):
+def bundles(exported, pictures, tmp_path_factory: pytest.TempPathFactory):
     """One bundle a precision, by precision."""
     folder = tmp_path_factory.mktemp("bundles")
-    model, spec = exported
     return {
-        precision: building.build(
-            model,
-            spec,
+        precision: build(
+            exported[0],
             folder / f"{precision}.degmix",
-            building.Options(precision=precision),
-            golden_image=pictures[0],
-            calibrate=calibrate,
+            precision=precision,
+            calibration=pictures,
             observer="min_max",
         )
         for precision in ("fp32", "fp16", "int8")

@@ -5,7 +5,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime
 
-from degmix_edge.passes._base import append, constant, to_graph, to_model
+from degmix_edge.graph.model import append, constant, to_graph, to_model
 
 
 def deform_graph(rng, *, n=1, group=2, groups=1, size=(5, 4), kernel=(1, 1), mask=False, **attrs):

@@ -2,14 +2,13 @@
 
 import pytest
 from degmix_training import checkpoint, data
-from degmix_training.export import export, network_spec
 
 from degmix_edge import metrics
 from degmix_edge.backends.torch_eager import Backend
-from degmix_edge.bench import bench
-from degmix_edge.build import Options, build
-from degmix_edge.compare import compare, tensor_differences
 from degmix_edge.runtime import Session, load
+from degmix_edge.workflows.bench import bench_sessions
+from degmix_edge.workflows.build import build
+from degmix_edge.workflows.comparison import compare_sessions, tensor_differences
 
 
 @pytest.fixture(scope="module")
@@ -24,21 +23,11 @@ def held_out(shipped):
 
 @pytest.fixture(scope="module")
 def built(shipped, tmp_path_factory):
-    from degmix_calibration.collect import collect
-
     train = data.open_split("synthetic", "train", 64, shipped.card.height, shipped.card.width)
     named = [(sample.name, sample.image) for sample in train]
-    folder, model, spec = tmp_path_factory.mktemp("shipped"), export(shipped), network_spec(shipped)
+    folder = tmp_path_factory.mktemp("shipped")
     return {
-        precision: build(
-            model,
-            spec,
-            folder / precision,
-            Options(precision=precision),
-            golden_image=train[0].image,
-            calibrate=lambda model, tensors: collect(model, tensors, named, "mse"),
-            observer="mse",
-        )
+        precision: build(shipped, folder / precision, precision=precision, calibration=named)
         for precision in ("fp32", "int8")
     }
 
@@ -84,12 +73,12 @@ def test_int8_and_fp32_against_pytorch(shipped, built, held_out, capsys):
             assert tensor.equal is None or tensor.equal >= 0.999
             assert tensor.relative <= 1e-4 or not tensor.name.endswith("_logits"), tensor
         with load(built["int8"]) as int8:
-            found = compare(int8, reference, samples, max_drop=0.02)
+            found = compare_sessions(int8, reference, samples, max_drop=0.02)
             assert found.passed, found.verdict
-            results = bench({"int8": int8, "torch": reference}, [samples[0][0]], calls=30)
+            results = bench_sessions({"int8": int8, "torch": reference}, [samples[0][0]], calls=30)
     ratio = results["torch"].median_net_ms / results["int8"].median_net_ms
     with capsys.disabled():
-        drops = ", ".join(f"{t.task} {100 * t.drop:+.2f} %" for t in found.tasks)
+        drops = ", ".join(f"{t.task} {100 * t.drop:+.2f} %" for t in found.tasks.values())
         print(f"\ndegmix_tiny int8, worse by: {drops}; engine call {ratio:.1f} x PyTorch eager")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,18 +19,19 @@ from typing import Any
 import numpy as np
 import torch
 from degmix_calibration.collect import collect
-from degmix_training.export import export, network_spec
-from degmix_training.untrained import untrained
+from degmix_training.export import export_checkpoint, network_spec
 
-from degmix_edge import build as building
 from degmix_edge.backends import _cpu_ops
-from degmix_edge.backends.onnxruntime import Backend, _options, _session
+from degmix_edge.backends.onnxruntime import Backend
 from degmix_edge.backends.torch_eager import Backend as Eager
-from degmix_edge.cli._models import size, specs
+from degmix_edge.graph.model import to_graph
 from degmix_edge.network import IMAGE
-from degmix_edge.passes._base import to_graph
-from degmix_edge.quant.recipe import Recipe, choose
+from degmix_edge.ort import cpu_session
+from degmix_edge.passes.forms import deploy_model, quantize_model
+from degmix_edge.quant.recipe import Recipe
+from degmix_edge.quant.rules import choose
 from degmix_edge.quant.sites import observed_tensors
+from degmix_edge.workflows.models import parse_size, random_checkpoint
 
 WARM, TIMED = 3, 2
 """Calls of a form a round: untimed (the second one still grows its memory), then timed."""
@@ -38,18 +40,21 @@ FP32 = Recipe(precision="fp32")
 
 def forms(arguments: argparse.Namespace) -> tuple[dict[str, bytes], Any, Any]:
     """ONNX bytes by name, the PyTorch network, and the spec."""
-    _, tasks = specs(tuple(arguments.tasks.split(",")), None)
-    network = {"backbone": arguments.backbone}
-    loaded = untrained(arguments.model, network, tasks, size(arguments.size))
+    loaded = random_checkpoint(
+        arguments.model,
+        parse_size(arguments.size),
+        tasks=arguments.tasks.split(","),
+        backbone=arguments.backbone,
+    )
     spec = network_spec(loaded)
-    plain, _, _ = building.deploy(export(loaded, ()), spec, building.Options())
-    folded, spec, _ = building.deploy(export(loaded), spec, building.Options())
+    plain, _, _ = deploy_model(export_checkpoint(loaded, ()), spec)
+    folded, spec, _ = deploy_model(export_checkpoint(loaded), spec)
     recipe = choose(to_graph(folded), spec, "int8")
     rng = np.random.default_rng(0)
     shape = (spec.height, spec.width, 3)
     images = [(str(i), rng.integers(0, 256, shape, np.uint8)) for i in range(2)]
     ranges = collect(folded, observed_tensors(to_graph(folded), recipe), images, "min_max")
-    int8 = building.quantize(folded, recipe, ranges, spec).SerializeToString()
+    int8 = quantize_model(folded, recipe, ranges, spec).SerializeToString()
     found = {
         "plain export": plain.SerializeToString(),
         "folds and passes": folded.SerializeToString(),
@@ -64,9 +69,12 @@ def forms(arguments: argparse.Namespace) -> tuple[dict[str, bytes], Any, Any]:
 
 def profile(model: bytes, image: np.ndarray, threads: int) -> Counter[str]:
     """Milliseconds by operator."""
-    options = _options(threads)
-    options.enable_profiling = True
-    session = _session(model, options)
+    session = cpu_session(
+        model,
+        num_threads=threads,
+        operators=_cpu_ops.library(),
+        profile_prefix=Path(tempfile.gettempdir()) / "bench_export",
+    )
     for _ in range(3):
         session.run(None, {IMAGE: image})
     path = Path(session.end_profiling())

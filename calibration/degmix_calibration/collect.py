@@ -1,7 +1,8 @@
 """Run the float graph over images with ONNX Runtime and histogram the tensors that need ranges.
 
-Memory is bounded whatever the number of images or tensors: images come one at a time, and tensors
-in chunks whose values fit `memory_bytes`, each chunk with the part of the graph that it needs.
+Memory does not grow with the number of images or tensors. Images are processed one at a time, and
+tensors in chunks whose values fit `memory_bytes`. Each chunk runs only the part of the graph that
+it needs.
 """
 
 from __future__ import annotations
@@ -10,22 +11,23 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from degmix_calibration import observers
+from degmix_calibration.collect_state import Changed, State
 from degmix_calibration.convergence import Trace
 from degmix_calibration.histogram import Histogram
 from degmix_calibration.image_set import digest
-from degmix_calibration.state import Changed, State
 from degmix_edge.errors import BuildError, InputError, ShapeError
 from degmix_edge.network import IMAGE
+from degmix_edge.ort import cpu_session
 from degmix_edge.quant.ranges import CalibrationImage, Range, Ranges
 
 MEMORY_BYTES = 512 << 20
-"""Of the values that one run returns."""
+"""Limit for the values that one run returns, in bytes."""
 
 
 def collect(
@@ -38,46 +40,52 @@ def collect(
     memory_bytes: int = MEMORY_BYTES,
     state: Path | None = None,
 ) -> Ranges:
-    """Ranges of `tensors` over `images`.
+    """Return the ranges of `tensors` over `images`.
 
     Args:
-        model: A deployed float graph: uint8 `(1, H, W, 3)` in.
-        tensors: Names of its float tensors to observe.
-        images: Name and uint8 `(H, W, 3)` at the graph's size; iterated once a chunk.
+        model: A deployed float graph with the input uint8 `(1, H, W, 3)`.
+        tensors: Names of the graph's float tensors to observe.
+        images: Pairs of a name and a uint8 image `(H, W, 3)` of the graph's size; iterated once for
+            each chunk of tensors.
         observer: Entry of `degmix_calibration.observers`.
-        advance: Called after each image with the share of all chunks that it is.
-        memory_bytes: Of the values of one run; see the module.
-        state: An interrupted collection leaves this file and goes on from it.
+        advance: Called after each image of a chunk with 1 / number of chunks.
+        memory_bytes: Limit for the values that one run returns; tensors are split into chunks that
+            fit.
+        state: File that an interrupted collection leaves, and from which the next one resumes.
 
     Raises:
-        ConfigError: No such observer.
+        ConfigError: There is no such observer.
         InputError: There are no images.
-        ShapeError: An image is not of the graph's size.
-        BuildError: A tensor is not finite on an image, or one alone does not fit into memory.
+        ShapeError: An image does not have the graph's size.
+        BuildError: A tensor is not finite on an image, or a single tensor does not fit into memory.
     """
     choose = observers.find(observer)
     names = list(dict.fromkeys(tensors))
     sizes = _bytes(model, names)
     saved = State(state, _key(model, names))
     try:
-        seen = _everything(model, names, sizes, images, saved, advance, memory_bytes)
+        observed_images = _everything(
+            model, names, images, saved, sizes=sizes, advance=advance, memory_bytes=memory_bytes
+        )
     except Changed:
         saved.clear()
-        seen = _everything(model, names, sizes, images, saved, advance, memory_bytes)
-    found, trace = saved.histograms, Trace()
-    if not seen:
+        observed_images = _everything(
+            model, names, images, saved, sizes=sizes, advance=advance, memory_bytes=memory_bytes
+        )
+    by_tensor, trace = saved.histograms, Trace()
+    if not observed_images:
         raise InputError("calibration: no images; give a folder with at least 8 that are typical")
     for count, snapshot in sorted(saved.snapshots.items()):
         trace.add(count, {name: choose(h) for name, h in snapshot.items()})
-    amax = {name: choose(found[name]) for name in names}
-    trace.add(len(seen), amax)
+    amax = {name: choose(by_tensor[name]) for name in names}
+    trace.add(len(observed_images), amax)
     saved.remove()
     return Ranges(
         graph_sha256=graph_hash(model),
         observer=observer,
-        images=tuple(seen),
+        images=tuple(observed_images),
         tensors={
-            name: Range(low=found[name].low, high=found[name].high, amax=amax[name])
+            name: Range(low=by_tensor[name].low, high=by_tensor[name].high, amax=amax[name])
             for name in names
         },
         convergence=trace.summary(),
@@ -87,20 +95,21 @@ def collect(
 def _everything(
     model: onnx.ModelProto,
     names: Sequence[str],
-    sizes: dict[str, int],
     images: Iterable[tuple[str, np.ndarray]],
     saved: State,
+    *,
+    sizes: dict[str, int],
     advance: Callable[[float], None],
     memory_bytes: int,
 ) -> list[CalibrationImage]:
-    """Histogram every tensor chunk by chunk; a chunk that does not fit is halved."""
+    """Histogram every tensor chunk by chunk, and halve a chunk that does not fit into memory."""
     chunks = _chunks([n for n in names if n not in saved.finished], sizes, memory_bytes)
-    seen = saved.images
+    observed_images = saved.images
     total = max(len(chunks), 1)
     while chunks:
         chunk = chunks.pop(0)
         try:
-            seen = _observe(model, chunk, images, saved, lambda: advance(1 / total))
+            observed_images = _observe(model, chunk, images, saved, lambda: advance(1 / total))
         except MemoryError:
             saved.drop(chunk)
             if len(chunk) == 1:
@@ -111,14 +120,14 @@ def _everything(
             half = len(chunk) // 2
             chunks[:0] = [chunk[:half], chunk[half:]]
             continue
-        saved.finish(chunk, seen)
-    return seen
+        saved.finish(chunk, observed_images)
+    return observed_images
 
 
 def histograms(
     model: onnx.ModelProto, tensors: Iterable[str], images: Iterable[np.ndarray]
 ) -> dict[str, Histogram]:
-    """Magnitudes of `tensors` over uint8 images `(H, W, 3)` at the graph's size."""
+    """Histogram the magnitudes of `tensors` over uint8 images `(H, W, 3)` of the graph's size."""
     names = list(dict.fromkeys(tensors))
     saved = State(None, "")
     named = [(str(index), image) for index, image in enumerate(images)]
@@ -134,45 +143,39 @@ def _observe(
     saved: State,
     done: Callable[[], None],
 ) -> list[CalibrationImage]:
-    """Histogram `chunk` over all images; the images."""
+    """Histogram `chunk` over all images, and return these images."""
     session = _session(model, chunk)
     shape = tuple(session.get_inputs()[0].shape[1:])
-    seen: list[CalibrationImage] = []
+    observed_images: list[CalibrationImage] = []
     for name, image in images:
         if image.shape != shape or image.dtype != np.uint8:
             raise ShapeError(
                 f"calibration image {name!r}: got {image.dtype} {image.shape}, expected uint8 "
-                f"{shape}; `fit_image` makes it so"
+                f"{shape}; convert it with `fit_image`"
             )
-        seen.append(CalibrationImage(name=name, sha256=digest(image)))
-        if not saved.has(chunk, seen):
+        observed_images.append(CalibrationImage(name=name, sha256=digest(image)))
+        if not saved.has(chunk, observed_images):
             for tensor, value in zip(chunk, _run(session, chunk, image), strict=True):
                 if not np.isfinite(value).all():
                     raise BuildError(_broken(model, name, image, tensor))
                 saved.histograms.setdefault(tensor, Histogram()).update(value)
-            saved.step(chunk, seen)
+            saved.step(chunk, observed_images)
         done()
-    return seen
+    return observed_images
 
 
-def _session(model: onnx.ModelProto, names: Sequence[str]) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    # As written: what ORT fuses depends on which tensors are asked for, so that values would differ
-    # between chunks in their last bits, and an observer's choice by several percent.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # An arena keeps what the largest moment needed; here every tensor is copied out anyway.
-    options.enable_cpu_mem_arena = False
-    data = observed(model, names).SerializeToString()
+def _session(model: onnx.ModelProto, names: Sequence[str]) -> Any:
+    serialized = observed(model, names).SerializeToString()
     try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        # No optimisation: which nodes ORT fuses depends on the requested tensors. Values would
+        # differ between chunks in their last bits, and an observer's choice by several percent.
+        # No arena: it would hold the largest amount of memory ever used until the session ends.
+        return cpu_session(serialized, optimization="none", memory_arena=False, log_severity=4)
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise _as_memory_error(error) from None
 
 
-def _run(
-    session: onnxruntime.InferenceSession, names: Sequence[str], image: np.ndarray
-) -> list[np.ndarray]:
+def _run(session: Any, names: Sequence[str], image: np.ndarray) -> list[np.ndarray]:
     try:
         values: list[np.ndarray] = session.run(list(names), {IMAGE: image[None]})
     except Exception as error:
@@ -182,12 +185,12 @@ def _run(
 
 def _as_memory_error(error: Exception) -> Exception:
     text = str(error)
-    out = any(word in text for word in ("bad_alloc", "bad allocation", "Failed to allocate"))
-    return MemoryError(text) if out or isinstance(error, MemoryError) else error
+    is_memory = any(word in text for word in ("bad_alloc", "bad allocation", "Failed to allocate"))
+    return MemoryError(text) if is_memory or isinstance(error, MemoryError) else error
 
 
 def _bytes(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, int]:
-    """Of each tensor's values; 64 MiB where the shape is not known."""
+    """Return the bytes of each tensor's values, and 64 MiB for a tensor of unknown shape."""
     inferred = onnx.shape_inference.infer_shapes(model)
     sizes = dict.fromkeys(names, 64 << 20)
     for value in (*inferred.graph.value_info, *inferred.graph.output):
@@ -198,7 +201,7 @@ def _bytes(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, int]:
 
 
 def _chunks(names: Sequence[str], sizes: dict[str, int], most: int) -> list[list[str]]:
-    """In order, each of at most `most` bytes or of one tensor."""
+    """Split `names`, in order, into chunks of one tensor or of at most `most` bytes."""
     chunks: list[list[str]] = []
     held = 0
     for name in names:
@@ -211,9 +214,9 @@ def _chunks(names: Sequence[str], sizes: dict[str, int], most: int) -> list[list
 
 
 def _broken(model: onnx.ModelProto, image_name: str, image: np.ndarray, tensor: str) -> str:
-    """Names the first node, in graph order, that makes a NaN or an infinity of this image."""
+    """Return an error message with the first node that produces NaN or infinity on `image`."""
     floats = [(node, out) for node in model.graph.node for out in node.output if out]
-    for start in range(0, len(floats), 16):  # a few at a time: all would not fit
+    for start in range(0, len(floats), 16):  # all of them together would not fit into memory
         part = floats[start : start + 16]
         values = _run(_session(model, [o for _, o in part]), [o for _, o in part], image)
         for (node, _), value in zip(part, values, strict=True):
@@ -231,12 +234,12 @@ def _key(model: onnx.ModelProto, names: Sequence[str]) -> str:
 
 
 def graph_hash(model: onnx.ModelProto) -> str:
-    """SHA-256 of nodes and weights; metadata does not count."""
+    """Return the SHA-256 of the nodes and weights; metadata does not count."""
     return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
 def observed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """The part of `model` that `names` need, with these as its outputs."""
+    """Return the part of `model` that `names` need, with these tensors as its outputs."""
     makers = {out: node for node in model.graph.node for out in node.output}
     needed: set[int] = set()
     frontier = [name for name in names if name in makers]
@@ -250,7 +253,6 @@ def observed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     weights = [tensor for tensor in model.graph.initializer if tensor.name in used]
     outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in names]
     graph = onnx.helper.make_graph(nodes, "observed", list(model.graph.input), outputs, weights)
-    made = onnx.helper.make_model(
+    return onnx.helper.make_model(
         graph, opset_imports=list(model.opset_import), ir_version=model.ir_version
     )
-    return made

@@ -1,4 +1,4 @@
-"""How ranges settle as images come: were there enough?"""
+"""How ranges settle with more images, which shows whether there were enough of them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from degmix_edge.quant.ranges import Settled
 
 
 class Trace:
-    """Ranges after 1, 2, 4 ... images, and after all of them."""
+    """The ranges after 1, 2, 4 ... images, and after all of them."""
 
     def __init__(self) -> None:
         self.amax: dict[int, dict[str, float]] = {}
 
     def add(self, count: int, amax: dict[str, float]) -> None:
-        """Ranges of every tensor after `count` images."""
+        """Add the ranges of every tensor after `count` images."""
         self.amax[count] = amax
 
     def summary(self) -> tuple[Settled, ...]:
-        """Each count's ranges relative to the last one's."""
+        """Return the ranges after each number of images, relative to the final ones."""
         if not self.amax:
             return ()
         final = self.amax[max(self.amax)]

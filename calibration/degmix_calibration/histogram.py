@@ -1,4 +1,4 @@
-"""A histogram of magnitudes whose range grows with what it sees, and whose memory does not."""
+"""A histogram of magnitudes whose range grows with the values, in constant memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ BINS = 2048
 
 
 class Histogram:
-    """Counts of `|x|` in `BINS` equal bins, with the exact extremes beside them."""
+    """Counts of `|x|` in `BINS` equal bins, and the exact extremes of x."""
 
     def __init__(self) -> None:
         self.counts = np.zeros(BINS, np.int64)
@@ -17,16 +17,16 @@ class Histogram:
 
     @property
     def largest(self) -> float:
-        """The largest magnitude seen; 0 before the first value."""
+        """The largest magnitude so far; 0 before the first value."""
         return max(abs(self.low), abs(self.high)) if self.low <= self.high else 0.0
 
     @property
     def edges(self) -> np.ndarray:
-        """`BINS + 1` bin edges, from 0."""
+        """The `BINS + 1` bin edges, starting at 0."""
         return np.linspace(0, self.limit or 1.0, BINS + 1)
 
     def update(self, values: np.ndarray) -> None:
-        """Add all of `values`; they must be finite."""
+        """Add all of `values`, which must be finite."""
         self.low = min(self.low, float(values.min()))
         self.high = max(self.high, float(values.max()))
         self._grow(self.largest)
@@ -34,7 +34,7 @@ class Histogram:
         self.counts += counts
 
     def _grow(self, largest: float) -> None:
-        """Double the range until `largest` fits; two old bins become one."""
+        """Double the range until `largest` fits, merging two old bins into one each time."""
         if self.limit == 0:
             self.limit = largest
         while 0 < self.limit < largest:

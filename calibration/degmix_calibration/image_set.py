@@ -1,8 +1,8 @@
-"""Which images to calibrate with: a few that are as different as the whole set.
+"""Choose calibration images: a few that are as different from each other as the whole set.
 
-A robot's folder holds thousands of frames, most of them alike. Chosen are those whose thumbnails
-lie farthest apart in brightness, contrast, colour and sharpness (Gonzalez 1985, farthest-first
-traversal), so that night and day are both there. The same folder gives the same choice.
+A robot's folder holds thousands of frames, and most of them are similar. This module chooses those
+whose thumbnails are farthest apart in brightness, contrast, colour and sharpness (Gonzalez 1985,
+farthest-first traversal), so that the choice has both night and day. The choice is deterministic.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ SIDE = 32
 
 
 def digest(image: np.ndarray) -> str:
-    """SHA-256 of the pixels and their shape."""
+    """Return the SHA-256 of the pixels and their shape."""
     whole = hashlib.sha256(str(image.shape).encode())
     whole.update(np.ascontiguousarray(image).tobytes())
     return whole.hexdigest()
 
 
 def features(image: np.ndarray) -> np.ndarray:
-    """Of an image `(H, W, 3)` uint8: means and spreads of colours, contrast, sharpness; 8."""
+    """Describe an image `(H, W, 3)` uint8 by eight numbers.
+
+    They are the means and standard deviations of its three colours, its contrast and its sharpness.
+    """
     small = np.asarray(Image.fromarray(image).resize((SIDE, SIDE)), np.float64) / 255
     grey = small.mean(-1)
     sharp = np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean()
@@ -37,34 +40,35 @@ def choose(
     *,
     advance: Callable[[int], None] = lambda n: None,
 ) -> tuple[list[int], int]:
-    """Indices of `count` different images, in order, and how many duplicates there were.
+    """Return the indices of `count` different images, in order, and the number of duplicates.
 
     Args:
-        images: Read one image each, uint8 `(H, W, 3)`; one is in memory at a time.
-        count: Of the images to choose.
+        images: Functions that read one image each, uint8 `(H, W, 3)`; only one image is in memory
+            at a time.
+        count: Number of images to choose.
         advance: Called with 1 after each image.
     """
-    seen: set[str] = set()
-    kept: list[int] = []
-    found: list[np.ndarray] = []
+    digests: set[str] = set()
+    unique: list[int] = []
+    described: list[np.ndarray] = []
     for index, read in enumerate(images):
         image = read()
         key = digest(image)
         advance(1)
-        if key in seen:
+        if key in digests:
             continue
-        seen.add(key)
-        kept.append(index)
-        found.append(features(image))
-    duplicates = len(images) - len(kept)
-    if len(kept) <= count:
-        return kept, duplicates
-    points = np.stack(found)
+        digests.add(key)
+        unique.append(index)
+        described.append(features(image))
+    duplicates = len(images) - len(unique)
+    if len(unique) <= count:
+        return unique, duplicates
+    points = np.stack(described)
     points = (points - points.mean(0)) / (points.std(0) + 1e-9)
-    # The first is the most usual one; each further one is the farthest from all before it.
+    # The first image is the most typical one; each further one is the farthest from all before it.
     order = [int(np.argmin((points**2).sum(1)))]
     distance = ((points - points[order[0]]) ** 2).sum(1)
     while len(order) < count:
         order.append(int(np.argmax(distance)))
         distance = np.minimum(distance, ((points - points[order[-1]]) ** 2).sum(1))
-    return sorted(kept[i] for i in order), duplicates
+    return sorted(unique[i] for i in order), duplicates

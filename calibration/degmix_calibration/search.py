@@ -1,37 +1,43 @@
-"""Choose what runs in INT8 so that every task stays inside its budget.
+"""Choose the layers that run in INT8 so that every task stays within its budget.
 
-Layers are ordered by what they cost the worst-off task for each millisecond that they save. The
-longest prefix of that order inside the budget is found by halving, with the real recipe tried each
-time; then single layers behind it are tried, the largest savings first. Only trials decide: the
-order comes from layers measured alone, and damages do not simply add up.
+Layers are ordered by what they cost the most affected task for each millisecond that they save. A
+bisection finds the longest prefix of that order within the budget, and tries the real recipe each
+time. Then single layers after the prefix are tried, those with the largest savings first. Only
+trials decide, because the order comes from layers measured alone, and damages do not simply add up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from degmix_calibration.budget import Limit
-from degmix_calibration.sensitivity import Layer, Sensitivity, restrict
+from degmix_calibration import cpu_profile
+from degmix_calibration.limits import Limit
+from degmix_calibration.sensitivity import Layer, Sensitivity, layers, measure, restrict
 from degmix_calibration.trial import Damage, Trials
+from degmix_edge.errors import AccuracyError
+from degmix_edge.graph import roofline
+from degmix_edge.graph.cost import costs
+from degmix_edge.progress import Progress, counting, listening, note
 from degmix_edge.quant.recipe import Recipe
 
 EXTRA_TRIALS = 8
-"""Layers behind the prefix that are tried on their own."""
+"""Number of single layers after the prefix that are tried."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The recipe that was found.
+    """A recipe, and what it costs each task.
 
     Attributes:
-        recipe: Layers outside `kept` are fp32, with the reason.
-        kept: Layers in INT8.
-        damage: By task, of this very recipe.
-        use: By task, damage as a share of its allowance; over 1 is outside.
-        trials: Recipes that were tried as a whole.
-        closest: With more layers than `kept`, the recipe that is least outside; None where
-            everything fits.
+        recipe: The recipe; layers that are not in `kept` are fp32, with the reason.
+        kept: The layers in INT8.
+        damage: The measured damage of this recipe, by task.
+        use: Damage as a share of the allowance, by task; more than 1 is over the budget.
+        trials: Number of whole recipes that were tried.
+        closest: Of the recipes with more layers than `kept`, the one that exceeds the budget least;
+            None if there is none.
     """
 
     recipe: Recipe
@@ -43,27 +49,27 @@ class Choice:
 
     @property
     def worst(self) -> str:
-        """The task nearest to, or farthest beyond, its budget: it decides."""
+        """The task that uses the largest share of its budget, and so decides."""
         return max(self.use, key=lambda task: self.use[task])
 
     @property
     def fits(self) -> bool:
-        """Whether every task is inside its budget."""
+        """Whether every task is within its budget."""
         return self.use[self.worst] <= 1
 
     @property
     def saving_ms(self) -> float:
-        """Of the layers in INT8."""
+        """The time that the layers in INT8 save, in milliseconds."""
         return sum(layer.saving_ms for layer in self.kept)
 
 
 def order(
     found: Sequence[Layer], measured: Sensitivity, allowed: Mapping[str, float]
 ) -> list[Layer]:
-    """Layers that save something, the cheapest saving first.
+    """Return the layers that save time, in increasing order of cost per millisecond saved.
 
-    A layer costs what the worst-off task pays: its distance from the float map as a share of the
-    task's allowance. By the triangle inequality no distance metric loses more than that.
+    The cost of a layer is the largest distance from the float maps over all tasks, as a share of
+    the task's allowance. By the triangle inequality no distance metric loses more than that.
     """
 
     def price(layer: Layer) -> float:
@@ -74,7 +80,7 @@ def order(
 
 
 def worst_share(damage: Mapping[str, Damage], allowed: Mapping[str, float]) -> float:
-    """Largest distance as a share of its task's allowance."""
+    """Return the largest distance over all tasks, as a share of the task's allowance."""
     return max(_share(damage[task].distance, allowed[task]) for task in allowed)
 
 
@@ -87,15 +93,15 @@ def search(
     reasons: Mapping[str, str],
     say: Callable[[str], None] = lambda text: None,
 ) -> Choice:
-    """The recipe with the most savings inside the budget.
+    """Return the recipe that saves most within the budget.
 
     Args:
         trials: Graph, ranges and examples.
-        recipe: What the rules allow.
-        ordered: From `order`.
-        limits: By task.
-        reasons: By node, why it is float if it ends up so.
-        say: Called with one line a trial.
+        recipe: The recipe that the rules allow.
+        ordered: Layers in the order of `order`.
+        limits: Each task's limit.
+        reasons: For each node, the reason to record if it stays float.
+        say: Called with one line for each trial.
     """
     allowed = {t.name: limits[t.name].allowed(trials.value(t)) for t in trials.spec.tasks}
     tried: dict[frozenset[str], Choice] = {}
@@ -121,9 +127,9 @@ def search(
             middle = (low + high) // 2
             low, high = (middle, high) if attempt(ordered[:middle]).fits else (low, middle)
         best = attempt(ordered[:low])
-        # The first layer behind the prefix is the one that did not fit.
-        behind = sorted(ordered[low + 1 :], key=lambda layer: -layer.saving_ms)[:EXTRA_TRIALS]
-        for layer in behind:
+        # The first layer after the prefix is the one that did not fit.
+        after = sorted(ordered[low + 1 :], key=lambda layer: -layer.saving_ms)[:EXTRA_TRIALS]
+        for layer in after:
             wider = attempt([*best.kept, layer])
             best = wider if wider.fits else best
     wider_ones = [c for c in tried.values() if len(c.kept) > len(best.kept)]
@@ -135,3 +141,122 @@ def _share(amount: float, allowed: float) -> float:
     if amount <= 0:
         return 0.0
     return amount / allowed if allowed else float("inf")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The result of a search, with everything that it is based on.
+
+    Attributes:
+        search: The search with its settings.
+        allowed: The loss that each task's budget allows, in the metric's unit.
+        layers: Every layer that the rules allow in INT8.
+        measured: The damage of each layer alone, by task.
+        choice: The chosen recipe.
+        int8_macs_percent: Share of the multiply-adds that are INT8 under `choice`.
+    """
+
+    search: BudgetSearch
+    allowed: dict[str, float]
+    layers: tuple[Layer, ...]
+    measured: Sensitivity
+    choice: Choice
+    int8_macs_percent: float
+
+    def check(self) -> None:
+        """Check that the budget was met.
+
+        Raises:
+            AccuracyError: No recipe with enough INT8 is within the budget. The message describes
+                the closest one.
+        """
+        choice, share, least = self.choice, self.int8_macs_percent, self.search.min_int8
+        if choice.kept and choice.fits and share >= least:
+            return
+        why = (
+            f"only {share:.1f} % of the MACs fit, --min-int8 asks for {least:g} %"
+            if choice.kept and choice.fits
+            else "no layer can be INT8 inside it"
+        )
+        closest = choice.closest
+        shown = (
+            f"The closest recipe with more has {len(closest.kept)} layers in INT8 and puts "
+            f"{closest.worst} at {100 * closest.use[closest.worst]:.0f} % of its budget. "
+            if closest is not None
+            else ""
+        )
+        raise AccuracyError(f"{why}. {shown}Widen the budget of {choice.worst}")
+
+
+@dataclass
+class BudgetSearch:
+    """The search for the recipe that saves most inside a budget per task.
+
+    It measures what each layer alone costs each task, orders the layers, and tries whole recipes.
+
+    Attributes:
+        trials: Graph, ranges and examples.
+        recipe: The recipe that the rules allow.
+        limits: Each task's limit, from `limits.parse`.
+        device: The target whose savings count. Those of `cpu` are measured here; those of other
+            targets come from a roofline.
+        min_int8: Percentage of the multiply-adds that must be INT8.
+        workers: Number of processes that measure layers.
+        state: A file from which an interrupted search resumes.
+    """
+
+    trials: Trials
+    recipe: Recipe
+    limits: Mapping[str, Limit]
+    device: str = "cpu"
+    min_int8: float = 0.0
+    workers: int = 1
+    state: Path | None = None
+
+    def run(self, progress: Progress | None = None) -> Findings:
+        """Search, and report to `progress`.
+
+        The result may exceed the budget; `Findings.check` tells.
+
+        Raises:
+            ConfigError: There is no such device.
+            OutputError: The state cannot be written.
+        """
+        with listening(progress):
+            return self._run()
+
+    def _run(self) -> Findings:
+        trials, recipe, limits = self.trials, self.recipe, self.limits
+        allowed = {t.name: limits[t.name].allowed(trials.value(t)) for t in trials.spec.tasks}
+        macs = {cost.node: cost.macs for cost in costs(trials.model)}
+        candidates = layers(recipe, macs, self._savings_ms())
+        with counting("measure layers", len(candidates)) as advance:
+            measured = measure(
+                trials, recipe, candidates, state=self.state, workers=self.workers, advance=advance
+            )
+        ordered = order(candidates, measured, allowed)
+        reasons = _reasons(candidates, measured, allowed)
+        choice = search(trials, recipe, ordered, limits, reasons=reasons, say=note)
+        share = 100 * sum(x.macs for x in choice.kept) / max(sum(macs.values()), 1)
+        return Findings(self, allowed, candidates, measured, choice, share)
+
+    def _savings_ms(self) -> dict[str, float]:
+        """Return milliseconds by node: measured for the CPU, else estimated from a roofline."""
+        if self.device != "cpu":
+            target = roofline.find(self.device)
+            return {cost.node: target.saving_ms(cost) for cost in costs(self.trials.model)}
+        return cpu_profile.savings_ms(self.trials, self.recipe)
+
+
+def _reasons(
+    found: Sequence[Layer], measured: Sensitivity, allowed: Mapping[str, float]
+) -> dict[str, str]:
+    reasons = {}
+    for layer in found:
+        damage = measured[layer.name]
+        worst = max(allowed, key=lambda t: damage[t].distance / (allowed[t] or 1e-12))
+        text = f"alone it moves {worst} by {damage[worst].distance:.3g}"
+        if layer.saving_ms <= 0:
+            text = "INT8 saves no time here"
+        reasons.update(dict.fromkeys(layer.nodes, f"budget: {text}"))
+    return reasons

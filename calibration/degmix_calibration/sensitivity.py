@@ -1,7 +1,7 @@
-"""What each layer's quantization alone costs each task.
+"""Measure what the quantization of each layer alone costs each task.
 
-One trial a layer: that layer in INT8, every other in float. Each result is written to a state file
-as it comes, so an interrupted measurement goes on where it was.
+There is one trial per layer, with that layer in INT8 and every other in float. Each result is
+written to a state file at once, so an interrupted measurement can resume.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Sensitivity = dict[str, dict[str, Damage]]
 
 @dataclass(frozen=True)
 class Layer:
-    """Nodes that are quantized together: those of one module.
+    """The nodes of one module, which are quantized together.
 
     Attributes:
         name: The module's path.
         nodes: Names of its INT8 nodes.
-        macs: Of all of them, an image.
-        saving_ms: What INT8 saves on the target; negative where it costs.
+        macs: Multiply-adds of all these nodes for one image.
+        saving_ms: Time that INT8 saves on the target; negative if INT8 is slower.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Layer:
 def layers(
     recipe: Recipe, macs: Mapping[str, int], saving_ms: Mapping[str, float]
 ) -> tuple[Layer, ...]:
-    """The layers that `recipe` quantizes, in graph order.
+    """Return the layers that `recipe` quantizes, in graph order.
 
     Args:
-        recipe: What the rules allow.
-        macs: By node.
-        saving_ms: By node; a node that is missing saves nothing.
+        recipe: The recipe that the rules allow.
+        macs: Multiply-adds by node.
+        saving_ms: Time that INT8 saves by node; a missing node saves nothing.
     """
     members: dict[str, list[str]] = {}
     for place in recipe.placements:
@@ -64,7 +64,10 @@ def layers(
 
 
 def restrict(recipe: Recipe, kept: Iterable[Layer], reasons: Mapping[str, str]) -> Recipe:
-    """`recipe` with only the layers `kept` in INT8; `reasons` by node for those that are not."""
+    """Return `recipe` with only the layers `kept` in INT8.
+
+    `reasons` holds a reason for each node that becomes float.
+    """
     chosen = {node for layer in kept for node in layer.nodes}
     placements = tuple(
         place
@@ -86,16 +89,16 @@ def measure(
     workers: int = 1,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Sensitivity:
-    """Damage of each layer of `found` alone.
+    """Measure the damage of each layer of `found` alone.
 
     Args:
         trials: Graph, ranges and examples.
-        recipe: That `found` was made of.
+        recipe: The recipe that has the layers `found`.
         found: Layers to measure.
-        state: Results are kept here and read from here; of another graph, ranges or examples they
-            are dropped.
-        workers: Processes.
-        advance: Called with 1 for each layer, also for one that was kept.
+        state: File that results are written to and read from. Results for another graph, other
+            ranges or other examples are dropped.
+        workers: Number of processes.
+        advance: Called with the number of layers that are done, including those read from `state`.
 
     Raises:
         OutputError: `state` cannot be written.
@@ -128,7 +131,7 @@ def _key(trials: Trials, recipe: Recipe) -> str:
 
 
 def _read(state: Path | None, key: str) -> Sensitivity:
-    """Kept results; a last line that was cut short is dropped."""
+    """Read the results of `state`, without a last line that was cut short."""
     if state is None or not state.is_file():
         return {}
     done: Sensitivity = {}

@@ -1,8 +1,8 @@
-"""Try a recipe: run the quantized graph over examples and say what each task lost.
+"""Try a recipe: run the quantized graph over examples and measure what each task lost.
 
-Two numbers a task. `distance` is how far the maps are from the float network's own, by the task's
-metric: it is 0 for an equal network, and small changes do not hide in it. `loss` is how much worse
-the metric against labels became: what the user pays, and noisy where it is small.
+Each task has two numbers. `distance` is how far the maps are from the float network's maps, by the
+task's metric. It is 0 for an equal network and shows small changes clearly. `loss` is how much
+worse the metric against labels became. This is what matters to a user, but small values are noisy.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import onnx
 
 from degmix_edge import metrics
 from degmix_edge.backends import find
+from degmix_edge.graph.model import to_graph, to_model
 from degmix_edge.network import METADATA_KEY, NetworkSpec
 from degmix_edge.passes import pipeline
-from degmix_edge.passes._base import apply, to_graph, to_model
+from degmix_edge.passes._base import apply
 from degmix_edge.preprocess import Fit, Placement, fit_image
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.recipe import Recipe
@@ -36,7 +37,7 @@ Maps = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Example:
-    """An image at the network's size, uint8 `(H, W, 3)`, and labels of its picture's part."""
+    """An image uint8 `(H, W, 3)` of the network's size, and the labels of its picture area."""
 
     name: str
     pixels: np.ndarray
@@ -47,7 +48,7 @@ class Example:
     def of(
         cls, name: str, image: np.ndarray, labels: Mapping[str, np.ndarray], fit: Fit
     ) -> Example:
-        """Of an image of any size: its labels become the nearest of each pixel."""
+        """Fit an image of any size to the network; each pixel gets the nearest label."""
         pixels, placed = fit_image(image, fit)
         whole = Placement(0, 0, *image.shape[:2], placed.height, placed.width)
         fitted = {task: whole.to_image_size(v, labels=True) for task, v in labels.items()}
@@ -56,29 +57,30 @@ class Example:
 
 @dataclass(frozen=True)
 class Damage:
-    """What one task lost, in its metric's unit; `loss` is None without labels."""
+    """The accuracy that one task lost, in its metric's unit; `loss` is None without labels."""
 
     distance: float
     loss: float | None
 
     @property
     def cost(self) -> float:
-        """What a budget counts: the loss against labels, else the distance."""
+        """The number that a budget limits: the loss if there are labels, else the distance."""
         return self.distance if self.loss is None else self.loss
 
 
 @dataclass
 class Trials:
-    """Recipes of one float graph over one set of examples.
+    """Tries recipes of one float graph on one set of examples.
 
     Args:
         model: The deployed float graph.
         spec: Its tasks.
-        ranges: Of its tensors.
-        examples: What every recipe is tried on.
-        lowered: Run the form that ONNX Runtime's CPU backend would run, not the graph that other
-            builders get: for a target that is this backend.
-        threads: Of one trial; None leaves it to the backend.
+        ranges: The ranges of its tensors.
+        examples: The examples on which every recipe is tried.
+        lowered: Whether to run the form that ONNX Runtime's CPU backend runs, instead of the graph
+            that other builders get. Use it if this backend is the target.
+        threads: Number of threads of one trial; None leaves it to the backend.
+        reference: The float network's maps of each example; computed if empty.
     """
 
     model: onnx.ModelProto
@@ -95,7 +97,7 @@ class Trials:
             self.reference = self.maps(Recipe(precision="fp32"))
 
     def engine(self, recipe: Recipe) -> bytes:
-        """The graph under `recipe`, in the form that is run."""
+        """Return the bytes of the graph under `recipe`, in the form that is run."""
         graph = to_graph(self.model)
         apply(graph, pipeline.quantize(recipe, self.ranges))
         model: bytes = to_model(
@@ -107,7 +109,7 @@ class Trials:
         return model
 
     def maps(self, recipe: Recipe) -> list[Maps]:
-        """Every example's maps under `recipe`, cut to the picture."""
+        """Return every example's maps under `recipe`, cropped to the picture."""
         backend: Any = find("onnxruntime")
         with backend(self.spec, self.engine(recipe), threads=self.threads) as running:
             return [self._cut(e, running.infer(e.pixels[None])) for e in self.examples]
@@ -117,11 +119,11 @@ class Trials:
         return {name: np.array(example.placement.crop(maps[name][0])) for name in names}
 
     def score(self, recipe: Recipe) -> dict[str, Damage]:
-        """What each task loses under `recipe`."""
+        """Run `recipe` and return what each task loses."""
         return self.damage(self.maps(recipe))
 
     def damage(self, maps: Sequence[Maps]) -> dict[str, Damage]:
-        """What each task lost, by maps of every example."""
+        """Return what each task lost, given the maps of every example."""
         return {task.name: self._damage(task, maps) for task in self.spec.tasks}
 
     def _damage(self, task: TaskSpec, maps: Sequence[Maps]) -> Damage:
@@ -137,9 +139,10 @@ class Trials:
         return Damage(_finite(sign * (same - near)), loss)
 
     def value(self, task: TaskSpec) -> float:
-        """The float network's metric against labels; without labels, what a relative budget is of.
+        """Return the float network's metric, of which a relative budget is a percentage.
 
-        That is 100 % for shares, and else the mean size of the float map.
+        Without labels a typical value takes its place: 100 % for a metric where higher is better,
+        90 degrees for normals, and else the mean of the float maps.
         """
         labels = [e.labels.get(task.name) for e in self.examples]
         floats = [m[task.name] for m in self.reference]
@@ -161,21 +164,23 @@ def _metric(
 
 
 def _finite(value: float) -> float:
-    """A metric that is no number any more is the worst there is."""
+    """Replace NaN by infinity, because a metric without a value is the worst result."""
     return value if np.isfinite(value) else float("inf")
 
 
 @contextmanager
 def pool(trials: Trials, workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
-    """`each(recipes) -> (index, damage)` as they finish, in `workers` processes.
+    """Yield a function `each(recipes)` that scores recipes in `workers` processes.
 
-    One worker is this process. Interrupting it leaves no process behind.
+    It yields `(index, damage)` as trials finish. A single worker is this process. An interrupt
+    leaves no process behind.
     """
     if workers <= 1:
         yield lambda recipes: ((i, trials.score(r)) for i, r in enumerate(recipes))
         return
-    handle, name = tempfile.mkstemp(suffix=".trials")
-    with os.fdopen(handle, "wb") as file:  # once to disk, not once a worker through a pipe
+    descriptor, name = tempfile.mkstemp(suffix=".trials")
+    # A file is written once, while a pipe would carry the graph once for each worker.
+    with os.fdopen(descriptor, "wb") as file:
         parts = {**trials.__dict__, "model": trials.model.SerializeToString()}
         pickle.dump({**parts, "threads": 1}, file)
     executor = ProcessPoolExecutor(workers, get_context("spawn"), _start, (name,))
@@ -193,11 +198,11 @@ def pool(trials: Trials, workers: int) -> Iterator[Callable[..., Iterator[Any]]]
 
 
 _TRIALS: list[Trials] = []
-"""The worker's own."""
+"""The trials of this worker process; empty elsewhere."""
 
 
 def _start(name: str) -> None:
-    parts = pickle.loads(Path(name).read_bytes())  # our own file of a moment ago
+    parts = pickle.loads(Path(name).read_bytes())  # `pool` wrote this file a moment ago
     parts["model"] = onnx.load_from_string(parts["model"])
     _TRIALS[:] = [Trials(**parts)]
 

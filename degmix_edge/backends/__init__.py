@@ -18,12 +18,14 @@ def names() -> list[str]:
 
 
 def find(name: str) -> type[Backend]:
-    """The class of backend `name`.
+    """The class of backend `name`; `tensorrt-rtx` and `tensorrt_rtx` are one.
 
     Raises:
-        ConfigError: There is no such backend.
+        ConfigError: There is no such backend; the message has the nearest name.
     """
-    backend: type[Backend] = registry.find(__name__, name.replace("-", "_")).Backend
+    # Names of other packages' backends may have a hyphen; those of files cannot.
+    known = name if name in names() else name.replace("-", "_")
+    backend: type[Backend] = registry.find(__name__, known).Backend
     return backend
 
 

@@ -40,7 +40,7 @@ class Backend(ABC):
 
     @property
     def stages(self) -> dict[str, float]:
-        """See the class; of the thread that asks."""
+        """Milliseconds by part of the last call that the calling thread made; may be empty."""
         found: dict[str, float] = getattr(self._mine, "stages", {})
         return found
 
@@ -102,7 +102,7 @@ class EngineOptions:
         dcn: How deformable convolutions are built; `auto` measures where it can.
         version_compatible: Runs with later minor versions of the library too.
         hardware_compatible: Runs on every card since Ampere.
-        dla_core: Of Orin's deep learning accelerator; experimental.
+        dla_core: Index of Orin's deep learning accelerator; experimental.
     """
 
     dcn: str = "auto"
@@ -143,7 +143,7 @@ class EngineBackend(Backend):
     @classmethod
     @abstractmethod
     def version(cls) -> str:
-        """Of the library that runs the engine."""
+        """The version of the library that runs the engine."""
 
     @classmethod
     @abstractmethod
@@ -170,7 +170,7 @@ class EngineBackend(Backend):
         Args:
             model: ONNX bytes with the recipe's precision inside.
             recipe: What runs in which precision.
-            ranges: Of an int8 recipe.
+            ranges: What calibration measured; an int8 recipe needs them.
             options: What the user asked of it.
             progress: Told of the builder's steps.
 

@@ -15,7 +15,7 @@ def find(file: str, variable: str, make: str) -> Path | None:
 
     Args:
         file: Its name.
-        variable: Of the environment; names another file.
+        variable: Environment variable that names another file.
         make: The command that builds it.
 
     Raises:

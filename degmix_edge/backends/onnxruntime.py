@@ -15,6 +15,7 @@ from degmix_edge.backends import _cpu_ops
 from degmix_edge.backends._base import PLAIN, EngineBackend, EngineOptions, Progress
 from degmix_edge.errors import BackendError
 from degmix_edge.network import IMAGE
+from degmix_edge.ort import cpu_session
 from degmix_edge.quant.ranges import Ranges
 
 if TYPE_CHECKING:
@@ -25,14 +26,13 @@ FLOOR = (1, 25)
 
 
 class Backend(EngineBackend):
-    """See the module. An engine is the graph after ONNX Runtime's portable optimisations."""
+    """Runs an engine on the CPU: the graph after ONNX Runtime's portable optimisations."""
 
     name = "onnxruntime"
     is_concurrent = True
 
     @classmethod
     def unavailable(cls) -> str | None:
-        """See `Backend`."""
         if find_spec("onnxruntime") is None:
             return "onnxruntime is not installed: pip install 'degmix-edge[cpu]'"
         if tuple(map(int, cls.version().split(".")[:2])) < FLOOR:
@@ -44,7 +44,6 @@ class Backend(EngineBackend):
 
     @classmethod
     def version(cls) -> str:
-        """See `EngineBackend`."""
         return metadata.version("onnxruntime")
 
     @classmethod
@@ -62,18 +61,21 @@ class Backend(EngineBackend):
         options: EngineOptions = PLAIN,
         progress: Progress | None = None,
     ) -> dict[str, bytes]:
-        """See `EngineBackend`. INT8 graphs are lowered to the form that has integer CPU kernels."""
+        # INT8 graphs are lowered to the form that has integer CPU kernels.
         cls.refuse_options(options)
-        model = _lower(model, ranges if recipe.precision == "int8" else None)
+        # Lowering needs onnx; a robot that has its engine does not have it.
+        from degmix_edge.passes.forms import lower_for_onnxruntime
+
+        operators = _cpu_ops.library() is not None
+        int8_ranges = ranges if recipe.precision == "int8" else None
+        model = lower_for_onnxruntime(model, int8_ranges, operators=operators)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / cls.engine_file
-            portable = _options(None, level="ORT_ENABLE_EXTENDED")
-            portable.optimized_model_filepath = str(path)
-            _session(model, portable)
+            _session(model, optimization="extended", optimized_model=path)
             return {cls.engine_file: path.read_bytes()}
 
     def _activate(self) -> None:
-        self._running = _session(self.engine, _options(self.threads))
+        self._running = _session(self.engine, num_threads=self.threads)
         self._names = [output.name for output in self._running.get_outputs()]
 
     def _infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -84,56 +86,18 @@ class Backend(EngineBackend):
         del self._running
 
 
-def _lower(model: bytes, ranges: Ranges | None) -> bytes:
-    import onnx
-
-    from degmix_edge.passes._base import Pass, apply, to_graph, to_model
-    from degmix_edge.passes.fuse_integer_matmul import FuseIntegerMatmul
-    from degmix_edge.passes.lower_deform_sample import LowerDeformSample
-    from degmix_edge.passes.lower_moe import LowerMoe
-    from degmix_edge.passes.lower_qdq_for_cpu import LowerQdqForCpu
-    from degmix_edge.passes.requantize_samples import RequantizeSamples
-
-    steps: list[Pass] = []
-    if _cpu_ops.library() is not None:
-        steps += [LowerDeformSample(), RequantizeSamples()]
-    if ranges is not None:
-        steps.append(LowerQdqForCpu(ranges))
-    steps.append(LowerMoe())  # after types of quantized values are settled: it gathers those
-    if ranges is not None:
-        steps.append(FuseIntegerMatmul())
-    graph = to_graph(onnx.load_from_string(model))
-    if not any(outcome.rewrites for outcome in apply(graph, steps)):
-        return model
-    lowered: bytes = to_model(graph, {}).SerializeToString()
-    return lowered
-
-
-def _options(threads: int | None, level: str = "ORT_ENABLE_ALL") -> Any:
+def _session(model: bytes, **options: Any) -> Any:
+    """A session with our operators, where they are built."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    path = _cpu_ops.library()
-    if path is not None:
-        try:
-            options.register_custom_ops_library(str(path))
-        except Exception as error:  # ONNX Runtime's errors share no base class
-            raise BackendError(
-                f"{path}: no library of operators for this machine ({error}); "
-                f"{_cpu_ops.VARIABLE}=none leaves it out, `make cpu-ops` builds it"
-            ) from None
-    return options
-
-
-def _session(model: bytes, options: Any) -> Any:
-    import onnxruntime
-
+    library = _cpu_ops.library()
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return cpu_session(model, operators=library, **options)
     except Exception as error:  # ONNX Runtime's errors share no base class
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if library is not None and library.name in str(error):
+            raise BackendError(
+                f"{library}: no library of operators for this machine ({first}); "
+                f"{_cpu_ops.VARIABLE}=none leaves it out, `make cpu-ops` builds it"
+            ) from None
         raise BackendError(f"onnxruntime {onnxruntime.__version__}: {first}") from error

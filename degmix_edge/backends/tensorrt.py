@@ -19,25 +19,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from degmix_edge import cuda, trt
 from degmix_edge.backends import _native, _trt_plugin
 from degmix_edge.backends._base import PLAIN, EngineBackend, EngineOptions, Progress
 from degmix_edge.config import cache_folder
-from degmix_edge.device_array import DLPACK_CUDA, DeviceArray, ForeignImage, foreign_image
 from degmix_edge.errors import BackendError, BuildError, ConfigError, GraphError
 from degmix_edge.network import IMAGE, NetworkSpec
+from degmix_edge.nvidia import cuda
+from degmix_edge.nvidia.arrays import DLPACK_CUDA, DeviceArray, ForeignImage, foreign_image
+from degmix_edge.nvidia.trt import build as trt_build
+from degmix_edge.nvidia.trt import engine as trt_engine
+from degmix_edge.nvidia.trt import load as trt_load
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.registry import unknown
 
 if TYPE_CHECKING:
-    from degmix_edge.engine.lower import Dcn
+    from degmix_edge.passes.pipeline import Dcn
     from degmix_edge.quant.recipe import Recipe
 
 PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 WARM_CALLS = 3
 """Before a graph is captured, as TensorRT asks for, and before a session's first frame."""
 TIMED_CALLS = 50
-"""Of each form of the deformable convolutions, to choose one."""
+"""Timed calls of each form of the deformable convolutions, before one is chosen."""
 GRAPHS = 4
 """Kept a lane, one for each set of addresses."""
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32"}
@@ -45,7 +48,7 @@ DTYPES |= {"UINT8": "uint8", "BOOL": "bool", "INT64": "int64"}
 
 
 class Backend(EngineBackend):
-    """See the module. The plan needs the very card and version that it was built with.
+    """Runs a plan on the card and with the TensorRT version that it was built for.
 
     Args:
         spec: The network.
@@ -73,18 +76,16 @@ class Backend(EngineBackend):
 
     @classmethod
     def unavailable(cls) -> str | None:
-        """See `Backend`."""
-        return trt.unavailable("tensorrt") or cuda.unavailable()
+        return trt_load.unavailable("tensorrt") or cuda.unavailable()
 
     @classmethod
     def version(cls) -> str:
-        """See `EngineBackend`."""
         for package in PACKAGES:
             try:
                 return metadata.version(package)
             except metadata.PackageNotFoundError:
                 continue
-        return str(trt.load("tensorrt").__version__)  # a Jetson's has no metadata
+        return str(trt_load.import_tensorrt("tensorrt").__version__)  # a Jetson's has no metadata
 
     @classmethod
     def device(cls) -> str:
@@ -103,22 +104,24 @@ class Backend(EngineBackend):
         options: EngineOptions = PLAIN,
         progress: Progress | None = None,
     ) -> dict[str, bytes]:
-        """See `EngineBackend`.
+        """Build the plan for this card, as `EngineBackend.build` describes.
 
         Where more than one form of the deformable convolutions can be built, each is, and the
         fastest on this card is kept. `layers.json` has the parsed layers, the layers as built with
         their modules, the form, and what each form took.
         """
         # Building needs onnx; a robot that only runs does not have it.
-        from degmix_edge.engine.lower import lower
+        from degmix_edge.passes.forms import lower_for_tensorrt
 
         plugin = _trt_plugin.library(cls.major())
-        found: dict[str, tuple[float, list[dict[str, object]], trt.Built]] = {}
+        found: dict[str, tuple[float, list[dict[str, object]], trt_build.Built]] = {}
         refused: dict[str, str] = {}
         forms = _forms(options.dcn, recipe, plugin)
         for form in forms:
             try:
-                built = cls._built(lower(model, recipe, form), plugin, options, progress)
+                built = cls._built(
+                    lower_for_tensorrt(model, recipe, form), plugin, options, progress
+                )
             except (BackendError, BuildError, GraphError) as error:
                 refused[form] = str(error)
                 continue
@@ -132,7 +135,7 @@ class Backend(EngineBackend):
             "dcn": fastest,
             "milliseconds": {name: round(entry[0], 4) for name, entry in found.items()},
             "refused": refused,
-            "layers": trt.table(built.layers),
+            "layers": trt_build.layer_table(built.layers),
             "built": inspected,
         }
         return {cls.engine_file: built.plan, "layers.json": json.dumps(said).encode()}
@@ -140,8 +143,8 @@ class Backend(EngineBackend):
     @classmethod
     def _built(
         cls, lowered: bytes, plugin: Path | None, options: EngineOptions, progress: Progress | None
-    ) -> trt.Built:
-        from degmix_edge.engine.build import build
+    ) -> trt_build.Built:
+        from degmix_edge.nvidia.worker import build_in_child
 
         card = cuda.Device()
         try:
@@ -149,10 +152,10 @@ class Backend(EngineBackend):
         finally:
             card.close()
         name = re.sub(r"[^\w.-]+", "-", f"{cls.version()}-{what}.timing")
-        return build(
+        return build_in_child(
             "tensorrt",
             lowered,
-            trt.BuilderOptions(
+            trt_build.BuilderOptions(
                 workspace_bytes=free // 2,
                 plugin=None if plugin is None else str(plugin),
                 timing_cache=str(cache_folder() / "timing" / name),
@@ -169,7 +172,7 @@ class Backend(EngineBackend):
         device = cuda.Device()
         try:
             with device.current():
-                engine = trt.Engine("tensorrt", plan, _trt_plugin.library(cls.major()))
+                engine = trt_engine.Engine("tensorrt", plan, _trt_plugin.library(cls.major()))
                 layers = engine.layers()
             if not timed:
                 return 0.0, layers
@@ -186,7 +189,7 @@ class Backend(EngineBackend):
 
     @classmethod
     def major(cls) -> str:
-        """Of the library's version."""
+        """The major version of the library, such as '10'."""
         return cls.version().partition(".")[0]
 
     def _activate(self) -> None:
@@ -196,7 +199,7 @@ class Backend(EngineBackend):
         self._free: queue.LifoQueue[Lane] = queue.LifoQueue()
         try:
             with self._device.current():
-                self._engine = trt.Engine("tensorrt", self.engine, plugin)
+                self._engine = trt_engine.Engine("tensorrt", self.engine, plugin)
             for _ in range(self.threads or 1):
                 lane = Lane(self._device, self._engine)
                 self._lanes.append(lane)
@@ -263,7 +266,7 @@ def _forms(asked: str, recipe: Recipe, plugin: Path | None) -> tuple[Dcn, ...]:
         ConfigError: No such form.
         BackendError: It needs the plugin, which is not there.
     """
-    from degmix_edge.engine.lower import FORMS
+    from degmix_edge.passes.pipeline import FORMS
 
     if asked == "auto":
         if plugin is None:
@@ -276,7 +279,7 @@ def _forms(asked: str, recipe: Recipe, plugin: Path | None) -> tuple[Dcn, ...]:
     if form in ("plugin", "fused") and plugin is None:
         raise BackendError(
             f"--dcn {form}: our plugin library is not in {_native.FOLDER} nor named by "
-            f"{_trt_plugin.VARIABLE}; {trt.BUILD_PLUGIN}"
+            f"{_trt_plugin.VARIABLE}; {trt_load.BUILD_PLUGIN}"
         )
     return (form,)
 
@@ -284,7 +287,7 @@ def _forms(asked: str, recipe: Recipe, plugin: Path | None) -> tuple[Dcn, ...]:
 class Lane:
     """One execution context, its stream, its buffers, and its CUDA graphs by input address."""
 
-    def __init__(self, device: cuda.Device, engine: trt.Engine) -> None:
+    def __init__(self, device: cuda.Device, engine: trt_engine.Engine) -> None:
         self.device = device
         self.uses: Counter[int] = Counter()
         self.stages: dict[str, float] = {}

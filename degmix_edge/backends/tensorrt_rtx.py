@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from degmix_edge import trt
 from degmix_edge.backends._base import PLAIN, EngineBackend, EngineOptions, Progress
 from degmix_edge.errors import BackendError
+from degmix_edge.nvidia.trt import build as trt_build
+from degmix_edge.nvidia.trt import load as trt_load
 from degmix_edge.quant.ranges import Ranges
 
 if TYPE_CHECKING:
@@ -28,24 +29,21 @@ NOT_RUN = (
 
 
 class Backend(EngineBackend):
-    """See the module. It builds; it does not run."""
+    """Builds engines for GeForce and RTX cards; it does not run them."""
 
     name = "tensorrt_rtx"
     engine_file = "engine.plan"
 
     @classmethod
     def unavailable(cls) -> str | None:
-        """See `Backend`."""
         return NOT_RUN
 
     @classmethod
     def cannot_build(cls) -> str | None:
-        """See `EngineBackend`."""
-        return trt.unavailable("tensorrt-rtx")
+        return trt_load.unavailable("tensorrt-rtx")
 
     @classmethod
     def version(cls) -> str:
-        """See `EngineBackend`."""
         return metadata.version(BINDINGS)
 
     @classmethod
@@ -62,13 +60,17 @@ class Backend(EngineBackend):
         options: EngineOptions = PLAIN,
         progress: Progress | None = None,
     ) -> dict[str, bytes]:
-        """See `EngineBackend`; beside the plan, `layers.json` has the parsed layers."""
-        from degmix_edge.engine.build import build
-        from degmix_edge.engine.lower import lower
+        """Build the plan, and `layers.json` with the parsed layers beside it."""
+        from degmix_edge.nvidia.worker import build_in_child
+        from degmix_edge.passes.forms import lower_for_tensorrt
 
         cls.refuse_options(options)
-        built = build("tensorrt-rtx", lower(model, recipe), trt.BuilderOptions(), progress)
-        layers = json.dumps({"version": built.version, "layers": trt.table(built.layers)})
+        built = build_in_child(
+            "tensorrt-rtx", lower_for_tensorrt(model, recipe), trt_build.BuilderOptions(), progress
+        )
+        layers = json.dumps(
+            {"version": built.version, "layers": trt_build.layer_table(built.layers)}
+        )
         return {cls.engine_file: built.plan, "layers.json": layers.encode()}
 
     def _activate(self) -> None:

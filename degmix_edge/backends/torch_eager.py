@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Backend(Base):
-    """See the module.
+    """Runs a PyTorch module eagerly, as it was trained.
 
     Args:
         spec: The network's promises.
@@ -35,7 +35,6 @@ class Backend(Base):
 
     @classmethod
     def unavailable(cls) -> str | None:
-        """See `Backend`."""
         if find_spec("torch") is None:
             return "torch is not installed: pip install 'degmix-edge[export]'"
         return None

@@ -1,60 +1,58 @@
-"""The command line: `degmix-edge VERB`. One file a verb; its imports happen when it runs."""
+"""The command line, `degmix-edge VERB`: each file turns options into one call and prints."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 import click
 
-from degmix_edge.cli._output import Output, emit_error
+from degmix_edge import registry
+from degmix_edge.cli._output import Output
 from degmix_edge.errors import INTERRUPTED, DegmixError
+
+GROUPS = ("Build", "Run", "Judge", "Train", "Machine")
+"""Sections of the first screen, in order; a verb file says its own in `GROUP`."""
+PROGRAM = "degmix-edge"
 
 
 class Verbs(click.Group):
-    """A group whose commands are the files of this folder."""
+    """A group whose commands are the files of this folder, and entry points of other packages."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of a working day."""
-        return [
-            "demo",
-            "train",
-            "eval",
-            "zoo",
-            "data",
-            "convert",
-            "prune",
-            "export",
-            "quantize",
-            "build",
-            "run",
-            "compare",
-            "bench",
-        ] + [
-            "inspect",
-            "verify",
-            "doctor",
-        ]
+        """Names of all verbs."""
+        return registry.names(__name__)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Import the verb's file."""
-        from importlib import import_module
-
         if name not in self.list_commands(ctx):
             return None
-        command: click.Command = import_module(f"degmix_edge.cli.{name}").command
+        command: click.Command = registry.find(__name__, name).command
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """An unknown verb's message has the nearest one."""
+        """Find the verb; the message for an unknown one has the nearest."""
         import difflib
 
         near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1, cutoff=0.5)
         if near and args[0] != near[0]:
             ctx.fail(f"no verb {args[0]!r}. Did you mean {near[0]!r}?")
         return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs by group, each with its first sentence."""
+        sections: dict[str, list[tuple[str, str]]] = {group: [] for group in GROUPS}
+        for name, module in registry.modules(__name__):
+            first = (module.command.help or "").split("\n\n")[0].replace("\n", " ")
+            group = getattr(module, "GROUP", "Other packages")
+            sections.setdefault(group, []).append((name, first))
+        for title, rows in sections.items():
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
 
 EXIT_CODES = """\b
@@ -72,13 +70,13 @@ Exit codes:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=EXIT_CODES,
 )
-@click.version_option(package_name="degmix-edge", prog_name="degmix-edge")
+@click.version_option(package_name="degmix-edge", prog_name=PROGRAM)
 def verbs() -> None:
-    r"""Multi-task dense prediction from PyTorch to a robot.
+    """Multi-task dense prediction from PyTorch to a robot.
 
     \b
-    degmix-edge demo                                    everything, on photographs
-    degmix-edge build engine CHECKPOINT --precision int8 --calib DIR --out robot.degmix
+    degmix-edge demo                                  everything, on photographs
+    degmix-edge build engine CHECKPOINT --calib DIR   an INT8 bundle, robot.degmix
     degmix-edge run robot.degmix photo.jpg --out maps/
 
     Human text goes to stderr; with --json, one JSON object goes to stdout.
@@ -93,33 +91,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def invoke(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit code."""
-    wants_json = "--json" in arguments
+    output = Output("--json" in arguments, verbose=bool({"-v", "--verbose"} & set(arguments)))
     try:
-        verbs.main(args=list(arguments), prog_name="degmix-edge", standalone_mode=False)
+        verbs.main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
         return 0
     except click.exceptions.Exit as stop:
         return int(stop.exit_code)
     except click.ClickException as error:
         error.show()
-        if wants_json:
-            emit_error("UsageError", error.format_message(), error.exit_code)
+        output.error_json("UsageError", error.format_message(), error.exit_code)
         return int(error.exit_code)
     except DegmixError as error:
-        return _fail(error, wants_json)
+        return output.fail(error)
     except ModuleNotFoundError as error:
-        from degmix_edge.cli._needs import missing_package
-
-        return _fail(missing_package(error), wants_json)
+        return output.fail(import_module("degmix_edge.cli._needs").missing_package(error))
     except (click.Abort, KeyboardInterrupt):
-        Output(wants_json).say("interrupted; nothing half-written is left")
-        if wants_json:
-            emit_error("Interrupted", "interrupted", INTERRUPTED)
+        output.say("interrupted; nothing half-written is left")
+        output.error_json("Interrupted", "interrupted", INTERRUPTED)
         return INTERRUPTED
-
-
-def _fail(error: DegmixError, wants_json: bool) -> int:
-    kind = type(error).__name__
-    Output(wants_json).error(f"{kind}: {error}")
-    if wants_json:
-        emit_error(kind, str(error), error.exit_code)
-    return error.exit_code

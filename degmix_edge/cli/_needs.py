@@ -1,4 +1,4 @@
-"""Which extra brings a package that a verb could not import."""
+"""Which extra brings a package that a verb could not import: the smallest one that is enough."""
 
 from __future__ import annotations
 

@@ -4,22 +4,46 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cached_property, wraps
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from degmix_edge.errors import DegmixError
+from degmix_edge.progress import Stage
+from degmix_edge.report.values import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 class Output:
-    """Text, tables and progress for people; `result` for programs."""
+    """Text, tables and progress for people; `result` for programs.
 
-    def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
+    Args:
+        as_json: Print the result as one JSON object.
+        quiet: Print warnings and errors only.
+        verbose: Say what short stages took, and show tracebacks.
+        log: A file that gets every line with its time.
+
+    Attributes:
+        stages: Finished stages of the workflow.
+    """
+
+    def __init__(
+        self,
+        as_json: bool,
+        *,
+        quiet: bool = False,
+        verbose: bool = False,
+        log: Path | None = None,
+    ) -> None:
+        self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
+        self.log = log.open("a") if log else None
+        self.stages: list[Stage] = []
 
     @cached_property
     def console(self) -> Console:
@@ -32,24 +56,42 @@ class Output:
         return console
 
     def hush(self) -> None:
-        """Print errors only: of a job's processes one talks, and this is another."""
+        """Print errors only; used by every process of a distributed job except the first."""
         self.console.quiet, self.as_json = True, False
 
     def say(self, text: str) -> None:
-        """One line."""
-        self.console.print(text, markup=False)
+        """Print one line."""
+        self._write(text)
+        if not self.quiet:
+            self.console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        """One line that should be noticed."""
+        """Print one line that should be noticed."""
+        self._write("warning: " + text)
         self.console.print(f"warning: {text}", style="yellow", markup=False)
 
     def error(self, text: str) -> None:
-        """Why the verb ended."""
+        """Print why the verb ended."""
+        self._write(f"error: {text}")
         self.console.quiet = False
         self.console.print(f"error: {text}", style="red", markup=False)
 
+    def fail(self, error: DegmixError) -> int:
+        """Print an error, with --verbose where it was raised; returns its exit code."""
+        if self.verbose:
+            self.console.print_exception()
+        self.error(f"{type(error).__name__}: {error}")
+        self.error_json(type(error).__name__, str(error), error.exit_code)
+        return error.exit_code
+
+    def error_json(self, kind: str, message: str, code: int) -> None:
+        """Print the JSON object of a verb that failed, with --json only."""
+        if self.as_json:
+            error = {"type": kind, "message": message, "exit_code": code}
+            print(json.dumps({"error": error}), file=sys.stdout)
+
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table; columns after the first are right-aligned."""
+        """Print a table; columns after the first are right-aligned."""
         from rich.table import Table
         from rich.text import Text
 
@@ -57,84 +99,22 @@ class Output:
         for index, column in enumerate(columns):
             table.add_column(column, justify="right" if index else "left", no_wrap=True)
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        self.console.print(table)
-
-    @contextmanager
-    def progress(self, what: str, total: int) -> Iterator[Callable[[float], None]]:
-        """A bar with remaining time; without a terminal, one line at the end of what was long."""
-        import time
-
-        if not self.console.is_terminal:
-            start, done = time.perf_counter(), 0.0
-
-            def count(n: float) -> None:
-                nonlocal done
-                done += n
-
-            yield count
-            seconds = time.perf_counter() - start
-            if seconds > 2:
-                self.say(f"{what}: {done:.0f} in {seconds:.1f} s")
-            return
-        from rich.progress import Progress, TimeRemainingColumn
-
-        columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
-        with Progress(*columns, console=self.console, transient=True) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda n: bar.advance(task, n)
-
-    @contextmanager
-    def working(self, what: str) -> Iterator[None]:
-        """A spinner while something runs whose steps cannot be counted."""
-        if not self.console.is_terminal:
-            yield
-            return
-        with self.console.status(what):
-            yield
+            table.add_row(*map(Text, row))
+        for row in (columns, *rows):
+            self._write("  ".join(row))
+        if not self.quiet:
+            self.console.print(table)
 
     def result(self, values: dict[str, Any]) -> None:
-        """The verb's result, printed only with --json."""
+        """Print the verb's result, with --json only."""
         if self.as_json:
-            click.echo(json.dumps(values, indent=1, default=plain))
+            click.echo(json_text(values))
 
+    def close(self) -> None:
+        """Close the log."""
+        if self.log:
+            self.log.close()
 
-def emit_error(kind: str, message: str, code: int) -> None:
-    """The JSON object of a verb that failed."""
-    error = {"type": kind, "message": message, "exit_code": code}
-    print(json.dumps({"error": error}), file=sys.stdout)
-
-
-def verb(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb its `--json` and hand it an `Output` as first argument."""
-
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout.")
-    @wraps(function)
-    def run(*, as_json: bool, **options: Any) -> None:
-        import warnings
-
-        output = Output(as_json)
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *rest, **more: _show(output, message)
-            function(output, **options)
-
-    return run
-
-
-def _show(output: Output, message: Warning | str) -> None:
-    # Libraries' own deprecation notes are not for the people who type verbs.
-    if isinstance(message, UserWarning) and "degmix" in str(message):
-        output.warn(str(message))
-
-
-def plain(value: Any) -> Any:
-    """What json cannot write by itself."""
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    if hasattr(value, "__dataclass_fields__"):
-        from dataclasses import asdict
-
-        return asdict(value)
-    if hasattr(value, "item"):
-        return value.item()
-    return str(value)
+    def _write(self, text: str) -> None:
+        if self.log:
+            print(time.strftime("%Y-%m-%d %H:%M:%S"), text, file=self.log, flush=True)

@@ -7,22 +7,27 @@ from typing import TYPE_CHECKING
 
 import click
 
-from degmix_edge.cli._output import Output, verb
+from degmix_edge.cli._output import Output
+from degmix_edge.cli._types import PATH
+from degmix_edge.cli._verb import example, verb
 
 if TYPE_CHECKING:
     from degmix_training.data._check import Row
 
+GROUP = "Train"
+EXAMPLE = example("data check NYUDv2")
+
 
 @click.group()
 def command() -> None:
-    """Labelled data sets: NYUD-v2, PASCAL-Context, Cityscapes, your own folder."""
+    """Check labelled data sets: NYUD-v2, PASCAL-Context, Cityscapes, your own folder."""
 
 
-@command.command()
-@click.argument("root", metavar="DIR_OR_ARCHIVE", type=click.Path(path_type=Path))
+@command.command(epilog=EXAMPLE)
+@click.argument("root", metavar="DIR_OR_ARCHIVE", type=PATH)
 @verb
 def check(output: Output, root: Path) -> None:
-    r"""Read every file of a data set, count and check it, and say in words what is wrong.
+    """Read every file of a data set, count and check it, and say in words what is wrong.
 
     DIR is known by its layout. An archive (.tar, .tar.gz, .zip) is read to its end, not unpacked.
 
@@ -37,16 +42,17 @@ def check(output: Output, root: Path) -> None:
     from degmix_training.data import _check
 
     from degmix_edge.errors import InputError
+    from degmix_edge.progress import counting, working
 
     if root.is_file():
-        with output.working(f"read {root.name}"):
+        with working(f"read {root.name}"):
             count = _check.check_archive(root)
         output.say(f"{root}: whole, {count} files")
         output.result({"archive": root, "files": count})
         return
     source = _check.detect(root)
     total = sum(len(source.ids(split)) for split in source.splits())
-    with output.progress("check", total) as advance:
+    with counting("check", total) as advance:
         report = _check.check(source, advance)
     layout = getattr(source, "layout", "")
     output.table(

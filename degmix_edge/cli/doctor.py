@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import click
 
-from degmix_edge.cli._output import Output, verb
+from degmix_edge.cli._output import Output
+from degmix_edge.cli._verb import example, verb
+
+GROUP = "Machine"
+EXAMPLE = example("doctor --json")
 
 
-@click.command()
+@click.command(epilog=EXAMPLE)
 @verb
 def command(output: Output) -> None:
-    """What this machine has, what is missing, and the command that mends it."""
-    from degmix_edge.doctor import examine
+    """Say what this machine has, what is missing, and the command that mends it."""
+    from degmix_edge.workflows.doctor import examine
 
     checks = examine()
     for check in checks:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from degmix_edge.cli._output import Output, verb
+from degmix_edge.cli._output import Output
+from degmix_edge.cli._types import PATH
+from degmix_edge.cli._verb import example, verb
+
+GROUP = "Build"
+EXAMPLE = example("prune experts m3vit.safetensors --calib photos/ --score synthetic:64")
 
 
 @click.group()
@@ -15,7 +19,7 @@ def command() -> None:
     """Make a checkpoint smaller, at a price that is measured."""
 
 
-@command.command("experts")
+@command.command("experts", epilog=EXAMPLE)
 @click.argument("checkpoint")
 @click.option("--calib", required=True, metavar="DIR", help="A folder, nyud:DIR, synthetic:64.")
 @click.option(
@@ -24,14 +28,13 @@ def command() -> None:
 @click.option(
     "--score", metavar="DATA", help="Labelled images, nyud:DIR or synthetic:64: before and after."
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("pruned.safetensors"), show_default=True
-)
+@click.option("--out", type=PATH, default=Path("pruned.safetensors"), show_default=True)
 @click.option("--force", is_flag=True, help="Replace --out.")
 @verb
 def experts(
     output: Output,
     checkpoint: str,
+    *,
     calib: str,
     below: float,
     score: str | None,
@@ -43,66 +46,28 @@ def experts(
     Lossy: shares are shown, and with --score each task's metric before and after. Train the result
     on with `degmix-edge train ... --set` of the same network to win back what it lost.
     """
-    import torch
-    from degmix_training import checkpoint as checkpoints
-    from degmix_training.experts import prune, shares
+    from degmix_edge.workflows.prune import prune_experts
 
-    from degmix_edge.cli._files import check_file
-    from degmix_edge.cli._sources import check_images, images
-    from degmix_edge.cli._sources import checkpoint as load
-    from degmix_edge.preprocess import Fit, normalise
-
-    check_file(out, force=force)
-    check_images(calib)
-    loaded = load(checkpoint)
-    fit = Fit(height=loaded.card.height, width=loaded.card.width)
-    found = images(calib, fit, split="train")
-    with output.progress("measure", len(found)) as advance:
-        trained = loaded.card.config
-        pixels = (normalise(item.fitted(fit)[None], trained.mean, trained.std) for item in found)
-        batches = (torch.from_numpy(image) for image in pixels)
-        measured = shares(loaded, batches, advance)
-    pruned = prune(loaded, measured, below / 100)
-    left = pruned.network.config.kept_experts
+    found = prune_experts(
+        checkpoint, out, calibration=calib, below=below / 100, score=score, force=force
+    )
     rows = [
         [f"block {name}", *(f"{100 * float(x):.1f}" for x in share.amax(0)), str(count)]
-        for (name, share), count in zip(measured.items(), left, strict=True)
+        for (name, share), count in zip(found.shares.items(), found.left, strict=True)
     ]
     heads = ["largest share of a task [%]", *map(str, range(len(rows[0]) - 2)), "left"]
     output.table("experts", heads, rows)
-    scores = _scores(output, loaded, pruned, score)
-    checkpoints.save(out, pruned.network.state_dict(), pruned.card)
-    total = sum(share.shape[1] for share in measured.values())
-    output.say(f"{out}: {sum(left)} of {total} experts left")
+    if found.scores:
+        before, after = found.scores["before"], found.scores["after"]
+        cells = [[t, found.metrics[t], f"{before[t]:.3f}", f"{after[t]:.3f}"] for t in before]
+        output.table(f"on {score}", ["task", "metric", "before", "after"], cells)
+    output.say(f"{out}: {sum(found.left)} of {found.experts} experts left")
     output.result(
         {
             "checkpoint": out,
-            "experts_left": left,
-            "experts": total,
-            "shares": {name: share.tolist() for name, share in measured.items()},
-            "scores": scores,
+            "experts_left": found.left,
+            "experts": found.experts,
+            "shares": {name: share.tolist() for name, share in found.shares.items()},
+            "scores": found.scores,
         }
     )
-
-
-def _scores(output: Output, before: Any, after: Any, data: str | None) -> dict[str, Any]:
-    if data is None:
-        output.warn("what this costs was not measured; give --score synthetic:64")
-        return {}
-    from degmix_training.evaluate import network_predictor, score
-
-    from degmix_edge.cli._sources import samples as labelled_samples
-
-    size = (before.card.height, before.card.width)
-    _, samples = labelled_samples(data, size, before.tasks)
-    values: dict[str, Any] = {}
-    for name, checkpoint in (("before", before), ("after", after)):
-        predict = network_predictor(checkpoint.network, checkpoint.tasks, checkpoint.card.config)
-        with output.progress(f"score {name}", len(samples)) as advance:
-            values[name] = score(predict, samples, checkpoint.tasks, advance=advance)
-    rows = [
-        [task, checkpoint.tasks[task].metric, *(f"{values[n][task]:.3f}" for n in values)]
-        for task in values["before"]
-    ]
-    output.table(f"on {data}", ["task", "metric", "before", "after"], rows)
-    return values

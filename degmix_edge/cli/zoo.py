@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from degmix_edge.cli._output import Output, verb
+from degmix_edge.cli._build_options import options
+from degmix_edge.cli._machine import MACHINE, take_machine
+from degmix_edge.cli._output import Output
+from degmix_edge.cli._types import BACKEND, PATH
+from degmix_edge.cli._verb import example, verb
+
+GROUP = "Train"
+EXAMPLE = example("zoo --list", "zoo smoke --models padnet,mlore --out runs/zoo")
 
 
-@click.command()
+@click.command(epilog=EXAMPLE)
 @click.argument("zoo", metavar="[ZOO_OR_YAML]", default="smoke")
 @click.option("--models", metavar="A,B", help="Entries to compare; default: all of the zoo.")
 @click.option("--list", "show", is_flag=True, help="Show zoos and models, and stop.")
@@ -20,49 +28,87 @@ from degmix_edge.cli._output import Output, verb
     metavar="NAME=FILE",
     help="Take this checkpoint for entry NAME instead of training it.",
 )
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/zoo"), show_default=True)
+@click.option("--out", type=PATH, default=Path("runs/zoo"), show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Change one setting.")
 @click.option("--data", metavar="NAME:DIR", help="Data set and its folder, as in nyud:NYUDv2.")
-@click.option("--backend", default="onnxruntime", show_default=True, help="One or more: a,b.")
-@click.option("--calib-count", type=click.IntRange(1), default=32, show_default=True)
+@click.option(
+    "--backend", type=BACKEND, metavar="A,B", default="onnxruntime", help="Backends to time."
+)
+@click.option(
+    "--calib-count",
+    "calibration_count",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Training images to calibrate INT8 with.",
+)
 @click.option("--calls", type=click.IntRange(1), default=30, show_default=True, help="To time.")
 @click.option("--force", is_flag=True, help="Start anew in an OUT of other settings.")
-@click.option("--devices", type=int, default=1, show_default=True, help="GPUs a training.")
-@click.option("--nodes", type=int, default=1, show_default=True, help="Machines (torchrun, SLURM).")
-@click.option(
-    "--accelerator", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True
-)
-@click.option("--workers", type=int, default=0, show_default=True, help="Data loading processes.")
+@options(MACHINE)
 @verb
-def command(output: Output, zoo: str, show: bool, **options: object) -> None:
-    """Train networks alike, export, quantize and time them, and compare them in one table.
+def command(output: Output, zoo: str, *, show: bool, **values: Any) -> None:
+    """Train networks the same way, export, quantize and time them, compare them in one table.
 
     Writes OUT/zoo.html, zoo.csv, zoo.json and zoo.png: delta_m against MACs, parameters, latency
-    and size. What is done stays done: the same command goes on after an interruption.
+    and size. It is resumable: the same command continues after an interruption, and a training
+    restarts from its last validation.
     """
     if show:
         _list(output)
-        return
-    from degmix_edge.cli._zoo import run
-
-    output.result(run(output, zoo, **options))  # type: ignore[arg-type]
+    else:
+        _run(output, zoo, **values)
 
 
 def _list(output: Output) -> None:
-    from degmix_training import models
-    from degmix_training.zoo import ZooConfig, zoo, zoos
+    from degmix_edge.workflows.zoo.listing import list_models, list_zoos
 
-    from degmix_edge import config
-
-    found = {name: config.load(ZooConfig, zoo(name)) for name in zoos()}
-    first = {name: (models.find(name).__doc__ or "").splitlines()[0] for name in models.names()}
-    output.table("models", ["model", "what it is"], [[n, text] for n, text in first.items()])
+    models, zoos = list_models(), list_zoos()
+    output.table("models", ["model", "what it is"], [[n, text] for n, text in models.items()])
     output.table(
         "zoos",
         ["zoo", "size", "steps", "networks"],
-        [
-            [n, f"{z.train.height}x{z.train.width}", str(z.train.steps), ", ".join(z.entries)]
-            for n, z in found.items()
-        ],
+        [[z.name, f"{z.height}x{z.width}", str(z.steps), ", ".join(z.entries)] for z in zoos],
     )
-    output.result({"models": first, "zoos": {n: list(z.entries) for n, z in found.items()}})
+    output.result({"models": models, "zoos": {z.name: list(z.entries) for z in zoos}})
+
+
+def _run(
+    output: Output,
+    name: str,
+    *,
+    models: str | None,
+    checkpoints: tuple[str, ...],
+    backend: str,
+    **values: Any,
+) -> None:
+    from degmix_training.processes import is_first_process
+
+    from degmix_edge.workflows.zoo import zoo
+    from degmix_edge.workflows.zoo.plan import named_files
+    from degmix_edge.workflows.zoo.tables import accuracy_table, cost_table
+
+    if not is_first_process():
+        output.hush()
+    machine = take_machine(values)
+    result = zoo(
+        name,
+        models=_names(models),
+        checkpoints=named_files(checkpoints),
+        backends=_names(backend),
+        machine=machine,
+        **values,
+    )
+    if not result.networks:
+        return
+    for table in (cost_table(result), accuracy_table(result)):
+        output.table(table.title.lower(), table.columns, table.rows)
+    for remark in result.remarks:
+        output.warn(remark)
+    output.say(result.verdict)
+    output.say(f"report: {result.page.absolute().as_uri()}")
+    output.say(f"table: {result.table}, chart: {result.chart}, numbers: {result.numbers}")
+    output.result(result.values())
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DOMAIN = "degmix"
 INT8_DOMAIN = "degmix.int8"
-"""Of a node that samples INT8: the plugin is the same one, only the function body differs."""
+"""Domain of a node that samples INT8: the plugin is the same, only the function body differs."""
 
 
 def attach(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -50,8 +50,8 @@ def position_table(
     """What the expansion makes of constant maps, as an affine function of the position.
 
     Args:
-        weight: Of the expansion, `(2 C, 9, 3, 3)`.
-        bias: Of the expansion, `(2 C,)`.
+        weight: Weight of the expansion, `(2 C, 9, 3, 3)`.
+        bias: Bias of the expansion, `(2 C,)`.
         constant: Maps `(18, H, W)` that are added to the data's before it.
 
     Returns:

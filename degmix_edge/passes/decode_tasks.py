@@ -11,8 +11,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from degmix_edge.errors import GraphError
+from degmix_edge.graph.model import append, constant
 from degmix_edge.network import NetworkSpec
-from degmix_edge.passes._base import Pass, append, constant
+from degmix_edge.passes._base import Pass
 from degmix_edge.tasks import TaskSpec
 from degmix_edge.tasks._base import EPSILON, logits_name
 
@@ -32,7 +33,6 @@ class DecodeTasks(Pass):
         self.spec, self.raw_logits = spec, raw_logits
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         made = {node.name for node in graph.nodes}
         pending = [t for t in graph.outputs if f"{t.name}/decoded" not in made]
         pending = [t for t in pending if not t.name.endswith("_logits")]

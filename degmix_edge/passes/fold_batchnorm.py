@@ -12,7 +12,6 @@ class FoldBatchnorm(Pass):
     """`Conv -> BatchNormalization` becomes `Conv`, where nothing else reads the convolution."""
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         rewrites = 0
         for norm in [n for n in graph.nodes if n.op == "BatchNormalization"]:
             source = norm.inputs[0]

@@ -15,7 +15,6 @@ class FoldConstants(Pass):
     """
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         # graph-surgeon folds with ONNX Runtime, which warns of what it leaves.
         onnxruntime.set_default_logger_severity(3)
         before = len(graph.nodes)

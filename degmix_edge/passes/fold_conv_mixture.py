@@ -15,7 +15,8 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from degmix_edge.passes._base import Pass, append, constant
+from degmix_edge.graph.model import append, constant
+from degmix_edge.passes._base import Pass
 
 EPSILON = 1e-5
 
@@ -24,7 +25,6 @@ class FoldConvMixture(Pass):
     """Where the run-time kernel costs fewer multiply-adds than the mixture."""
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         graph.toposort()
         rewrites, folded = 0, set[int]()
         for node in reversed(list(graph.nodes)):  # the largest mixtures first

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from degmix_edge.graph.model import constant
 from degmix_edge.ops import DOMAIN
 from degmix_edge.ops.deform_sample import OP as SAMPLE
 from degmix_edge.ops.deform_sample_fused import (
@@ -27,17 +28,19 @@ from degmix_edge.ops.deform_sample_fused import (
     pack_expansion,
     position_table,
 )
-from degmix_edge.passes._base import Pass, constant
+from degmix_edge.passes._base import Pass
 
 WIDEST_MIX = 768
 """Channels of which 128 pixels fit the shared memory of a block."""
 
 
 class FuseDeformOffsets(Pass):
-    """See the module. The fused node keeps the name of the last node that it replaces."""
+    """Fuses each sampling with its offset convolution and, where there is one, the mixer's tail.
+
+    The fused node keeps the name of the last node that it replaces.
+    """
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         rewrites = 0
         for sampler in [n for n in graph.nodes if n.op == SAMPLE]:
             expansion = _expansion(sampler)

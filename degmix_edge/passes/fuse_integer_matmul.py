@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from degmix_edge.passes._base import Pass, import_domain
+from degmix_edge.graph.model import import_domain
+from degmix_edge.passes._base import Pass
 
 DOMAIN = "com.microsoft"
 
@@ -19,7 +20,6 @@ class FuseIntegerMatmul(Pass):
     """`Q -> DQ -> MatMul or Gemm (-> Add of a bias)`, weights behind a DQ, becomes one node."""
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         rewrites = sum(_fuse(graph, n) for n in list(graph.nodes) if n.op in ("MatMul", "Gemm"))
         if rewrites:
             import_domain(graph, DOMAIN)

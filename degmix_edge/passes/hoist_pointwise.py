@@ -10,14 +10,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from degmix_edge.passes._base import Pass, append, constant
+from degmix_edge.graph.model import append, constant
+from degmix_edge.passes._base import Pass
 
 
 class HoistPointwise(Pass):
     """The convolution keeps its name for what is not hoisted; `<name>/hoisted` is the other."""
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         rewrites = 0
         for conv in [node for node in graph.nodes if node.op == "Conv" and _is_pointwise(node)]:
             maker = conv.inputs[0].inputs[0] if conv.inputs[0].inputs else None

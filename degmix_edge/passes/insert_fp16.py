@@ -11,8 +11,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from degmix_edge.errors import GraphError
-from degmix_edge.passes._base import Pass, append
-from degmix_edge.quant.recipe import Recipe, is_weighted, offset_branch, routing_branch
+from degmix_edge.graph.model import append
+from degmix_edge.passes._base import Pass
+from degmix_edge.quant.recipe import Recipe
+from degmix_edge.quant.rules import is_weighted, offset_branch, routing_branch
 
 FLOAT, FLOAT16 = 1, 10
 DQ = "DequantizeLinear"
@@ -29,7 +31,7 @@ HALF_INPUTS = {
     "DegmixDeformSampleFused": (0, 1, 2),
     "DegmixDeformMix": (0, 1, 2, 4),
 }
-"""Of operators whose other inputs keep types of their own: scales, statistics, offsets, sizes."""
+"""Inputs that become FP16, for operators whose other inputs (scales, offsets, sizes) do not."""
 ALWAYS = {"DegmixDeformSampleFused", "DegmixDeformMix"}
 """Operators that have kernels for FP16 alone."""
 LONGEST_SUM = 1024
@@ -44,7 +46,6 @@ class InsertFp16(Pass):
         self.recipe = recipe
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         half = self._half_nodes(graph)
         if not half:
             return 0
@@ -147,7 +148,10 @@ def _prefix(name: str) -> str:
 
 
 def _is_product(node: gs.Node) -> bool:
-    """Of constant weights, which may stand behind a DQ; a deformable convolution stays FP32."""
+    """Whether a node multiplies by constant weights, which may stand behind a DQ.
+
+    A deformable convolution does not count: it stays FP32.
+    """
     if is_weighted(node) or len(node.inputs) < 2 or node.op == "DeformConv":
         return is_weighted(node)
     if node.op == "DegmixDeformConv2d" and isinstance(node.inputs[1], gs.Constant):
@@ -162,7 +166,10 @@ def _values(node: gs.Node) -> list[gs.Variable]:
 
 
 def _is_half_product(node: gs.Node) -> bool:
-    """Of two variables: attention, or a convolution whose kernel is the image's."""
+    """Whether a node multiplies two variables and may do so in FP16.
+
+    Such a node is attention, or a convolution whose kernel depends on the image.
+    """
     if node.op == "Conv":
         return isinstance(node.inputs[1], gs.Variable) and node.inputs[1].inputs[0].op != DQ
     return bool(node.op == "MatMul" and _sum_length(node) <= LONGEST_SUM)

@@ -6,8 +6,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from degmix_edge.errors import GraphError
+from degmix_edge.graph.model import append, constant
 from degmix_edge.network import IMAGE, NetworkSpec
-from degmix_edge.passes._base import Pass, append, constant
+from degmix_edge.passes._base import Pass
 
 
 class InsertImageInput(Pass):
@@ -17,7 +18,6 @@ class InsertImageInput(Pass):
         self.spec = spec
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         if len(graph.inputs) != 1:
             names = [tensor.name for tensor in graph.inputs]
             raise GraphError(f"graph has {len(names)} inputs {names}, expected the one image")

@@ -10,10 +10,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from degmix_edge.errors import GraphError
-from degmix_edge.passes._base import Pass, append, constant
+from degmix_edge.graph.model import append, constant
+from degmix_edge.passes._base import Pass
 from degmix_edge.quant.qparams import per_channel_scale, quantize, scale_of
 from degmix_edge.quant.ranges import Ranges
-from degmix_edge.quant.recipe import Recipe, is_quantizable, stored_operand
+from degmix_edge.quant.recipe import Recipe
+from degmix_edge.quant.rules import is_quantizable, stored_operand
 from degmix_edge.quant.sites import activation_sites, shared_amax
 
 
@@ -24,7 +26,6 @@ class InsertQdq(Pass):
         self.recipe, self.ranges = recipe, ranges
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         sites = activation_sites(graph, self.recipe)
         names = {node.inputs[index].name for node, index in sites}
         amax = shared_amax(graph, {name: self._amax(name) for name in names})

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+from degmix_edge.graph.model import import_domain
 from degmix_edge.ops import DOMAIN
 from degmix_edge.ops.deform_sample import OP
-from degmix_edge.passes._base import Pass, import_domain
+from degmix_edge.passes._base import Pass
 
 
 class LowerDeformSample(Pass):
     """The convolution keeps the node's name and output; the sampling is `<name>/sample`."""
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         nodes = [n for n in graph.nodes if n.op == "DeformConv" and is_per_channel(n)]
         for node in nodes:
             value, weight, offset, *bias = node.inputs

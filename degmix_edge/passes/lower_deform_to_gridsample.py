@@ -11,14 +11,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from degmix_edge.errors import GraphError
-from degmix_edge.passes._base import Pass, append, constant
+from degmix_edge.graph.model import append, constant
+from degmix_edge.passes._base import Pass
 
 
 class LowerDeformToGridsample(Pass):
     """`DeformConv` becomes GridSample and a Conv that has its name and its output."""
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         deformable = [node for node in graph.nodes if node.op == "DeformConv"]
         for node in deformable:
             _Lowering(graph, node).run()

@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from degmix_edge.graph.model import append, constant, import_domain
 from degmix_edge.ops import DOMAIN, INT8_DOMAIN
 from degmix_edge.ops.deform_conv2d import OP as CONV
 from degmix_edge.ops.deform_sample import OP as SAMPLE
-from degmix_edge.passes._base import Pass, append, constant, import_domain
+from degmix_edge.passes._base import Pass
 from degmix_edge.passes.lower_deform_sample import LowerDeformSample
 from degmix_edge.passes.requantize_samples import RequantizeSamples
 
@@ -23,7 +24,6 @@ class LowerDeformToPlugin(Pass):
     """Every attribute is written out: a plugin that misses one must not guess."""
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         rewrites = LowerDeformSample().run(graph)
         rest = [node for node in graph.nodes if node.op == "DeformConv"]
         for node in rest:

@@ -18,14 +18,15 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from degmix_edge.passes._base import Pass, append, constant
+from degmix_edge.graph.model import append, constant
+from degmix_edge.passes._base import Pass
 
 WORTH = 4_000_000
 """Multiply-adds that gathering must save an expert; fewer do not pay for its dozen nodes."""
 
 
 class LowerMoe(Pass):
-    """See the module.
+    """Replaces each masked mixture by one that gathers the tokens of every expert.
 
     Args:
         worth: Multiply-adds to save an expert; 0 lowers every mixture.
@@ -35,7 +36,6 @@ class LowerMoe(Pass):
         self.worth = worth
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         found = [m for m in mixtures(graph) if m.saved_macs / m.experts >= self.worth]
         for mixture in found:
             _Gather(graph, mixture).replace()

@@ -18,7 +18,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from degmix_edge.passes._base import Pass, append, constant, replace_uses
+from degmix_edge.graph.model import append, constant, replace_uses
+from degmix_edge.passes._base import Pass
 from degmix_edge.quant.qparams import scale_of
 from degmix_edge.quant.ranges import Ranges
 
@@ -26,13 +27,12 @@ MIDDLE = 128
 
 
 class LowerQdqForCpu(Pass):
-    """See the module."""
+    """Rewrites Q/DQ pairs for the integer kernels of ONNX Runtime's CPU backend."""
 
     def __init__(self, ranges: Ranges) -> None:
         self.ranges = ranges
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         rewrites = sum(_float_samples(n) for n in graph.nodes if n.op == "DeformConv")
         for conv in [n for n in graph.nodes if n.op == "Conv" and _dequantized(n.inputs[1])]:
             rewrites += self._quantize_output(graph, conv)

@@ -9,14 +9,17 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from degmix_edge.passes._base import Pass, append, constant
+from degmix_edge.graph.model import append, constant
+from degmix_edge.passes._base import Pass
 
 
 class MergeConvs(Pass):
-    """Of equal kernels, strides, pads and dilations, with weights that nothing else reads."""
+    """Merges convolutions of one map into one.
+
+    They have equal kernels, strides, pads and dilations, and nothing else reads their weights.
+    """
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         groups: dict[tuple[object, ...], list[gs.Node]] = {}
         for node in graph.nodes:
             if node.op == "Conv" and _is_own(node):

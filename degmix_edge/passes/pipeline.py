@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 from degmix_edge.network import NetworkSpec
 from degmix_edge.passes._base import Pass
+from degmix_edge.passes.add_deform_bias import AddDeformBias
 from degmix_edge.passes.decode_tasks import DecodeTasks
 from degmix_edge.passes.fold_batchnorm import FoldBatchnorm
 from degmix_edge.passes.fold_constants import FoldConstants
 from degmix_edge.passes.fold_conv_mixture import FoldConvMixture
+from degmix_edge.passes.fuse_deform_offsets import FuseDeformOffsets
+from degmix_edge.passes.fuse_integer_matmul import FuseIntegerMatmul
 from degmix_edge.passes.hoist_pointwise import HoistPointwise
 from degmix_edge.passes.insert_fp16 import InsertFp16
 from degmix_edge.passes.insert_image_input import InsertImageInput
 from degmix_edge.passes.insert_qdq import InsertQdq
+from degmix_edge.passes.lower_deform_sample import LowerDeformSample
+from degmix_edge.passes.lower_deform_to_gridsample import LowerDeformToGridsample
+from degmix_edge.passes.lower_deform_to_plugin import LowerDeformToPlugin
+from degmix_edge.passes.lower_moe import LowerMoe
+from degmix_edge.passes.lower_qdq_for_cpu import LowerQdqForCpu
+from degmix_edge.passes.merge_convs import MergeConvs
 from degmix_edge.passes.prune_tasks import PruneTasks
 from degmix_edge.passes.remove_identities import RemoveIdentities
+from degmix_edge.passes.requantize_samples import RequantizeSamples
 from degmix_edge.passes.share_constants import ShareConstants
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.recipe import Recipe
+
+Dcn = Literal["plugin", "fused", "builtin", "gridsample"]
+"""How a TensorRT builder gets deformable convolutions: through our plugin; through our plugin with
+offsets and tail inside, which FP16 engines have; through TensorRT's own importer; or as GridSample,
+for builders without a kernel."""
+FORMS: tuple[Dcn, ...] = get_args(Dcn)
 
 
 def simplify(tasks: Sequence[str]) -> list[Pass]:
@@ -54,3 +71,46 @@ def quantize(recipe: Recipe, ranges: Ranges | None) -> list[Pass]:
     if recipe.precision == "int8" and ranges is not None:
         return [InsertQdq(recipe, ranges), ShareConstants()]  # zero points are all the same
     return []
+
+
+def for_onnxruntime(ranges: Ranges | None, *, operators: bool) -> list[Pass]:
+    """From model.onnx to the form that ONNX Runtime's CPU kernels run fastest.
+
+    Args:
+        ranges: Ranges of an INT8 model; None for a float one.
+        operators: Whether our own CPU operators are there.
+    """
+    return [
+        *([LowerDeformSample(), RequantizeSamples()] if operators else []),
+        *([LowerQdqForCpu(ranges)] if ranges is not None else []),
+        LowerMoe(),  # after types of quantized values are settled: it gathers those
+        *([FuseIntegerMatmul()] if ranges is not None else []),  # of what the two before left
+    ]
+
+
+def deformable(dcn: Dcn, recipe: Recipe) -> list[Pass]:
+    """From model.onnx to deformable convolutions in the form `dcn`; then shapes are inferred."""
+    if dcn == "gridsample":
+        return [LowerDeformToGridsample()]
+    if dcn == "builtin":
+        return [AddDeformBias()]
+    fused = dcn == "fused" and recipe.precision == "fp16"
+    return [LowerDeformToPlugin(), *([FuseDeformOffsets()] if fused else [])]
+
+
+def half_floats(dcn: Dcn, recipe: Recipe) -> list[Pass]:
+    """What follows `deformable` for a TensorRT builder: what is not INT8 runs in FP16."""
+    return [
+        # Before FP16, which gives scales their type.
+        *([RequantizeSamples()] if dcn == "gridsample" else []),
+        *([InsertFp16(recipe)] if recipe.precision != "fp32" else []),
+    ]
+
+
+def other_forms() -> list[Pass]:
+    """What a precision or a backend may make of a simplified graph, each on its own."""
+    return [
+        FoldConvMixture(),  # float builds fold mixtures of kernels
+        MergeConvs(),  # fewer, larger convolutions
+        LowerMoe(0),  # the CPU backend gathers each expert's tokens
+    ]

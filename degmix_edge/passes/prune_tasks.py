@@ -21,7 +21,6 @@ class PruneTasks(Pass):
         self.tasks = tuple(tasks)
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         have = [tensor.name for tensor in graph.outputs]
         missing = [task for task in self.tasks if task not in have]
         if missing:

@@ -7,14 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from degmix_edge.passes._base import Pass, replace_uses
+from degmix_edge.graph.model import replace_uses
+from degmix_edge.passes._base import Pass
 
 
 class RemoveIdentities(Pass):
-    """See the module; a node whose output is the graph's is kept, and so is its name."""
+    """Removes nodes that return their input, except those that make an output of the graph."""
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         rewrites = 0
         for node in list(graph.nodes):
             kept = _same(node)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from degmix_edge.passes._base import Pass, append
+from degmix_edge.graph.model import append
+from degmix_edge.passes._base import Pass
 
 SAMPLERS = ("DegmixDeformSample", "GridSample")
 SAME_SCALE = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Slice", "Mul")
@@ -20,7 +21,7 @@ SAME_SCALE = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Slice",
 
 
 class RequantizeSamples(Pass):
-    """See the module.
+    """Makes the samples of a lowered deformable convolution INT8.
 
     Args:
         int8_sampler: The builder's `DegmixDeformSample` samples INT8.
@@ -30,7 +31,6 @@ class RequantizeSamples(Pass):
         self.int8_sampler = int8_sampler
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         rewrites = 0
         for conv in [n for n in graph.nodes if n.op == "Conv" and _maker(n.inputs[1], DQ)]:
             sampler = _behind(conv.inputs[0], SAMPLERS)

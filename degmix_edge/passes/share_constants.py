@@ -11,7 +11,6 @@ class ShareConstants(Pass):
     """Constants of equal dtype, shape and bytes become one tensor."""
 
     def run(self, graph: gs.Graph) -> int:
-        """See `Pass`."""
         first: dict[tuple[str, tuple[int, ...], bytes], gs.Constant] = {}
         rewrites = 0
         for node in graph.nodes:

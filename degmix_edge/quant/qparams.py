@@ -1,4 +1,4 @@
-"""Symmetric INT8: zero point 0, scale = amax / 127, as TensorRT wants it."""
+"""Symmetric INT8 as TensorRT requires it: zero point 0, scale = amax / 127."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 
 LEVELS = 127
 SMALLEST = float(np.finfo(np.float16).tiny)
-"""Smallest scale, 6.1e-5: a tensor that is always zero still needs a positive one."""
+"""Smallest scale, 6.1e-5; even a tensor that is always zero needs a positive scale."""
 
 
 def scale_of(amax: float | np.ndarray) -> np.ndarray:
-    """Scale that maps `amax` to 127, float32 whose value FP16 holds exactly.
+    """Return the scale that maps `amax` to 127, as a float32 that FP16 represents exactly.
 
-    So a graph whose float part becomes FP16 keeps the very same grid: there, Q/DQ's scales are
-    FP16. That rounds a scale by at most 0.05 %.
+    If the float part of a graph becomes FP16, the scales of its Q/DQ nodes become FP16 too, and the
+    grid stays the same. The rounding changes a scale by at most 0.05 %.
     """
     scale = np.asarray(amax, np.float64) / LEVELS
     return np.clip(scale, SMALLEST, np.finfo(np.float16).max).astype(np.float16).astype(np.float32)
@@ -29,6 +29,6 @@ def quantize(values: np.ndarray, scale: np.ndarray, axis: int | None = None) -> 
 
 
 def per_channel_scale(weight: np.ndarray, axis: int) -> np.ndarray:
-    """One scale for every index along `axis`."""
+    """Return one scale for each index of `weight` along `axis`."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     return scale_of(np.abs(weight).max(axis=others))

@@ -1,4 +1,4 @@
-"""Ranges of activations, as calibration measured them: `ranges.json`."""
+"""The ranges of activations that calibration measured; a bundle's `ranges.json`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from degmix_edge.errors import ConfigError
 
 
 class Range(Settings):
-    """One tensor: the smallest and largest value seen, and the magnitude that maps to 127."""
+    """Smallest and largest value of one tensor, and the magnitude that maps to 127."""
 
     low: float
     high: float
@@ -19,16 +19,17 @@ class Range(Settings):
 
 
 class CalibrationImage(Settings):
-    """An image that was used, and the SHA-256 of its pixels."""
+    """Name of a calibration image, and the SHA-256 of its pixels."""
 
     name: str
     sha256: str
 
 
 class Settled(Settings):
-    """Ranges after some images, relative to those after all of them.
+    """The ranges after some of the images, relative to those after all of them.
 
     Attributes:
+        images: Number of these images.
         low, median, high: 10th, 50th and 90th percentile over the tensors.
         worst, worst_ratio: The tensor that was farthest from its final range.
     """
@@ -42,14 +43,16 @@ class Settled(Settings):
 
 
 class Ranges(Settings):
-    """Result of one calibration.
+    """The result of one calibration.
 
     Attributes:
-        graph_sha256: Of the float graph that was run: ranges of other weights are refused.
-        observer: How `amax` was chosen.
-        images: What was run.
-        tensors: By tensor name.
-        convergence: After 1, 2, 4 ... and all images; empty in files of older versions.
+        graph_sha256: Hash of the float graph that was run, so that ranges for other weights are
+            refused.
+        observer: The observer that chose `amax`.
+        images: The calibration images.
+        tensors: Ranges by tensor name.
+        convergence: How the ranges settled after 1, 2, 4 ... and all images; empty in files of
+            older versions.
     """
 
     version: int = 1
@@ -64,7 +67,7 @@ def read(path: Path, graph_sha256: str) -> Ranges:
     """Read `ranges.json` for the float graph with this hash.
 
     Raises:
-        ConfigError: It is missing, unreadable, or measured on another graph.
+        ConfigError: The file is missing or unreadable, or was measured on another graph.
     """
     try:
         ranges = Ranges.model_validate_json(path.read_text())
@@ -75,7 +78,6 @@ def read(path: Path, graph_sha256: str) -> Ranges:
     if ranges.graph_sha256 != graph_sha256:
         raise ConfigError(
             f"{path}: measured on graph {ranges.graph_sha256[:12]}, this graph is "
-            f"{graph_sha256[:12]}: "
-            f"the weights changed. Calibrate again (--calib)"
+            f"{graph_sha256[:12]}: the weights changed. Calibrate again (--calib)"
         )
     return ranges

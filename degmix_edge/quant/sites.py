@@ -1,8 +1,8 @@
-"""Where activations are quantized: the inputs of INT8 nodes, and the other branch of an addition.
+"""The tensors that are quantized: inputs of INT8 nodes, and the other branch of an addition.
 
 A builder fuses `Conv -> Add -> activation` into one INT8 kernel only if the addition's other input
-comes from a DQ too; that tensor nearly always has a pair already, for the first convolution of the
-block.
+also comes from a DQ. That tensor nearly always has a Q/DQ pair already, because the first
+convolution of the block reads it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import onnx_graphsurgeon as gs
 
-from degmix_edge.quant.recipe import Recipe, is_quantizable
+from degmix_edge.quant.recipe import Recipe
+from degmix_edge.quant.rules import is_quantizable
 
 Site = tuple[gs.Node, int]
 """A node and the index of its input."""
@@ -19,7 +20,7 @@ KEEP_SCALE = ("Concat",)
 
 
 def activation_sites(graph: gs.Graph, recipe: Recipe) -> list[Site]:
-    """Inputs that must come from a DQ, in graph order."""
+    """Return the inputs that must come from a DQ, in graph order."""
     chosen = recipe.nodes("int8")
     nodes = [node for node in graph.nodes if node.name in chosen and is_quantizable(node)]
     int8 = {id(node) for node in nodes}
@@ -27,20 +28,23 @@ def activation_sites(graph: gs.Graph, recipe: Recipe) -> list[Site]:
 
 
 def observed_tensors(graph: gs.Graph, recipe: Recipe) -> list[str]:
-    """Names of the tensors whose ranges a build needs: sites, outputs of INT8 nodes, and Relus."""
-    wanted = [node.inputs[index].name for node, index in activation_sites(graph, recipe)]
+    """Return the names of the tensors whose ranges a build needs.
+
+    They are the sites, the outputs of INT8 nodes and the outputs of Relus.
+    """
+    inputs = [node.inputs[index].name for node, index in activation_sites(graph, recipe)]
     chosen = recipe.nodes("int8")
     produced = (n.outputs[0].name for n in graph.nodes if n.name in chosen or n.op == "Relu")
-    return list(dict.fromkeys([*wanted, *produced]))
+    return list(dict.fromkeys([*inputs, *produced]))
 
 
 def shared_amax(graph: gs.Graph, amax: dict[str, float]) -> dict[str, float]:
-    """`amax` of quantized tensors, with one value for a Concat's output and its inputs.
+    """Return `amax` with one value for the output of each Concat and its quantized inputs.
 
-    Then a builder may move the Q before the Concat, and no requantization is left between.
+    A builder can then move the Q before the Concat, and needs no requantization in between.
     """
     shared = dict(amax)
-    for node in reversed(graph.nodes):  # outputs first: a chain of Concats settles in one walk
+    for node in reversed(graph.nodes):  # in reverse, so that one pass settles a chain of Concats
         if node.op in KEEP_SCALE and node.outputs[0].name in shared:
             names = [t.name for t in (*node.inputs, *node.outputs) if t.name in shared]
             largest = max(shared[name] for name in names)
@@ -63,7 +67,7 @@ def _residuals(graph: gs.Graph, int8: set[int]) -> Iterator[Site]:
 
 
 def _readers(add: gs.Node) -> list[gs.Node]:
-    """What reads the addition, or the activation behind it."""
+    """Return the nodes that read the addition, or the activation after it."""
     readers = list(add.outputs[0].outputs)
     if len(readers) == 1 and readers[0].op == "Relu":
         readers = list(readers[0].outputs[0].outputs)

@@ -1,4 +1,4 @@
-"""Figures of a report as HTML and SVG strings: no script, light and dark with the page."""
+"""Figures of a report as HTML and SVG strings without scripts, for light and dark pages."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ WIDTH, HEIGHT, BARS = 360, 110, 64
 def heat_map(
     columns: Sequence[str], rows: Sequence[tuple[str, Sequence[float], str]], limit: float = 1.0
 ) -> str:
-    """A table whose cells are the redder the larger their value; `limit` and more is full red.
+    """Return a table whose cells become redder with larger values.
 
     Args:
-        columns: Heads of the values, and a last one of the remark.
-        rows: A label, its values, a remark.
-        limit: Where the colour ends.
+        columns: Headings of the values, followed by the heading of the remark.
+        rows: For each row a label, its values and a remark.
+        limit: The value from which a cell is fully red.
     """
     head = "".join(f'<th scope="col">{escape(c)}</th>' for c in ("layer", *columns))
     body = "".join(
@@ -44,7 +44,7 @@ def _cell(value: float, limit: float) -> str:
 
 
 def convergence(ranges: Ranges) -> str:
-    """A stand-alone SVG: ranges after 1, 2, 4 ... images relative to those after all of them."""
+    """Return an SVG file of the ranges after 1, 2, 4 ... images, relative to the final ones."""
     steps = ranges.convergence
     left, top, wide, tall = 60, 46, 520, 220
     most = max(2.0, *(min(s.high, 3.0) for s in steps)) if steps else 2.0
@@ -99,11 +99,11 @@ def convergence(ranges: Ranges) -> str:
 
 
 def histogram(title: str, counts: np.ndarray, limit: float, clip: float) -> str:
-    """Magnitudes of a tensor on a log scale, and where they are clipped.
+    """Return a drawing of a tensor's magnitudes on a log scale, with the point of clipping.
 
     Args:
-        title: The tensor.
-        counts: In equal bins from 0 to `limit`.
+        title: Name of the tensor.
+        counts: Counts in equal bins from 0 to `limit`.
         limit: The largest magnitude.
         clip: The magnitude that maps to 127.
     """

@@ -1,4 +1,4 @@
-"""A report as one HTML string: no network, no script, pictures inside, light and dark."""
+"""A report as one HTML string, with its pictures inside and without scripts or downloads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JPEG_QUALITY = 85
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text. `bad` holds the indices of rows that are out of tolerance."""
+    """A table of text; `bad` holds the indices of the rows that are out of tolerance."""
 
     title: str
     columns: tuple[str, ...]
@@ -48,7 +48,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure with its title and what to see in it; `html` is from `figures`."""
+    """A figure with its title and an explanation; a function of `figures` returns `html`."""
 
     title: str
     note: str
@@ -57,7 +57,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything on the page, in the order in which people ask for it."""
+    """Everything on the page, in the order in which readers need it."""
 
     title: str
     verdict: str
@@ -71,7 +71,7 @@ class Report:
 
 
 def render(report: Report) -> str:
-    """The page. Open it with any browser, from disk."""
+    """Return the page, which any browser can open from disk."""
     template = resources.files("degmix_edge.report").joinpath("page.html").read_text()
     parts = {
         "title": escape(report.title),
@@ -92,14 +92,17 @@ def render(report: Report) -> str:
 
 
 def data_uri(picture: np.ndarray) -> str:
-    """The smaller of PNG and JPEG for `(H, W, 3)` uint8: maps are flat, photographs are not."""
+    """Return a picture `(H, W, 3)` uint8 as a data URI, in the smaller of PNG and JPEG.
+
+    PNG is smaller for maps, which are flat, and JPEG for photographs.
+    """
     candidates = []
     for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": JPEG_QUALITY})):
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, kind, **options)
         candidates.append((len(buffer.getvalue()), kind, buffer.getvalue()))
-    _, kind, data = min(candidates)
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    _, kind, content = min(candidates)
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _pictures(report: Report) -> str:
@@ -146,7 +149,7 @@ def _panel(panel: Panel, tasks: Sequence[TaskSpec]) -> str:
         f'<th scope="col">{escape(task.name)}<small>{escape(task.unit)}</small></th>'
         for task in tasks
     )
-    # The image stands once, before the first row, as tall as all of them.
+    # The image appears once, before the first row, and is as tall as all rows together.
     image = f'<td rowspan="{len(panel.rows)}">{_picture(panel.image, panel.name)}</td>'
     rows = []
     for row in panel.rows:

@@ -1,4 +1,4 @@
-"""Networks as points: what they reach against what they cost, as PNG and SVG."""
+"""Plot what networks reach against what they cost, as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Axis:
-    """A cost: its label with the unit, and each point's value by name."""
+    """One axis: its label with the unit, and each point's value by name."""
 
     label: str
     values: Mapping[str, float]
@@ -18,16 +18,16 @@ class Axis:
 def scatter(
     title: str, reached: Axis, axes: Sequence[Axis], *, zero: str = ""
 ) -> tuple[bytes, str]:
-    """One panel a cost; points keep their colour and mark in all of them.
+    """Draw one panel per cost; a point has the same colour and marker in all panels.
 
     Args:
-        title: Above all panels.
-        reached: What is better when it is larger.
-        axes: What it costs; a point without a value is left out of that panel.
-        zero: What `reached` = 0 stands for; a line is drawn there.
+        title: Title above all panels.
+        reached: The result on the vertical axis, where larger is better.
+        axes: The costs on the horizontal axes; a point without a value is left out of that panel.
+        zero: Meaning of `reached` = 0, where a line is drawn; no line if it is empty.
 
     Returns:
-        A PNG, and an SVG to put into a page.
+        The bytes of a PNG, and an SVG element for an HTML page.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -46,7 +46,7 @@ def scatter(
             if x is None or x != x or y != y:
                 continue
             plot.scatter([x], [y], s=42, marker=marks[place % len(marks)], color=f"C{place % 10}")
-            # Names of points on the right stand to their left.
+            # The name of a point in the right half is to its left.
             side = -1 if x > sum((min(known), max(known))) / 2 else 1
             plot.annotate(
                 name, (x, y), xytext=(5 * side, 4), textcoords="offset points", fontsize=8,

@@ -1,4 +1,4 @@
-"""The gallery of a report as one picture."""
+"""Draw the gallery of a report as one picture."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ INK, PAPER = (40, 48, 60), (255, 255, 255)
 
 
 def contact_sheet(panels: Sequence[Panel], tasks: Sequence[TaskSpec]) -> Image.Image:
-    """Per panel one line a row: the image, then every task's picture.
+    """Draw each row of each panel as one line: its label and the picture of every task.
 
-    The width is that of the tasks; pictures are scaled to `CELL_WIDTH` pixels.
+    The first line of a panel also has the image. Every picture is scaled to a width of
+    `CELL_WIDTH` pixels.
     """
     heights = [round(CELL_WIDTH * p.image.shape[0] / p.image.shape[1]) for p in panels]
     lines = sum(len(p.rows) * (h + GAP) + GAP for p, h in zip(panels, heights, strict=True))

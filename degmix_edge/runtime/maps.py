@@ -2,39 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from degmix_edge.preprocess import Placement
+from degmix_edge.errors import ConfigError, InputError, ShapeError
+from degmix_edge.preprocess import Image, Placement, read_image
+from degmix_edge.runtime.latency import Latency
+from degmix_edge.runtime.legend import bar_legend, class_legend, vector_legend
+from degmix_edge.runtime.saving import write_maps
 from degmix_edge.tasks import TaskSpec, colour
+from degmix_edge.tasks._colour import farthest
 
 
 class TaskMap(np.ndarray):
-    """One task's map of one image, at the network's size, padding cut off.
+    """One task's map of one image, at the network's size, with the padding cut off.
 
-    uint8 `(H, W)` classes, float32 `(H, W)` probabilities or metres, or float32 `(H, W, 3)` unit
-    vectors.
+    The map is uint8 `(H, W)` class indices, float32 `(H, W)` probabilities or metres, or float32
+    `(H, W, 3)` unit vectors.
+
+    Slices, copies and pickles keep `spec` and `placement`, and so does arithmetic whose result has
+    the map's shape and dtype. Every other result of numpy's functions is what a plain array gives:
+    `depth > 2` and `depth.mean(axis=0)` are plain arrays, and `depth.max()` is a number.
 
     Attributes:
-        spec: The task, with classes, palette and unit.
-        placement: Where it lies on the image.
+        spec: The task, with its classes, palette and unit.
+        placement: Where the map lies on the image, and how large the image was.
     """
 
     spec: TaskSpec
     placement: Placement
 
     def __new__(cls, array: np.ndarray, spec: TaskSpec, placement: Placement) -> TaskMap:
-        """A view of `array`."""
+        """Make a map that shares its memory with `array`."""
         view = np.asarray(array).view(cls)
         view.spec, view.placement = spec, placement
         return view
 
     def __array_finalize__(self, source: Any) -> None:
-        """Slices and results of arithmetic keep the task."""
         if source is not None and hasattr(source, "spec"):
             self.spec, self.placement = source.spec, source.placement
+
+    def __array_wrap__(
+        self, array: np.ndarray, context: Any = None, return_scalar: bool = False
+    ) -> Any:
+        if array.shape == self.shape and array.dtype == self.dtype and self.ndim:
+            return super().__array_wrap__(array, context)
+        plain = np.asarray(array)
+        return plain if plain.ndim else plain[()]
+
+    def __reduce__(self) -> tuple[Callable[..., TaskMap], tuple[Any, ...]]:
+        # The plain array inside brings numpy's own pickling, without a copy in protocol 5.
+        return type(self), (np.asarray(self), self.spec, self.placement)
 
     @property
     def task(self) -> str:
@@ -52,35 +74,152 @@ class TaskMap(np.ndarray):
         return self.spec.classes
 
     def colour(self, limit: float | None = None) -> np.ndarray:
-        """As uint8 RGB `(H, W, 3)`; see `tasks.colour`."""
+        """The map as a picture, uint8 RGB `(H, W, 3)`.
+
+        Args:
+            limit: Metres at the far end of the depth colours. None takes the map's 98th
+                percentile. Give one limit to pictures that are to be compared.
+        """
         return colour(np.asarray(self), self.spec, limit)
 
-    def at_image_size(self) -> np.ndarray:
-        """The map on the image's own pixels: classes nearest, others bilinear, vectors unit."""
+    def overlay(
+        self, image: Image, alpha: float = 0.5, *, limit: float | None = None
+    ) -> np.ndarray:
+        """The coloured map over its image, uint8 RGB `(H, W, 3)` of the image's own size.
+
+        Args:
+            image: The image that the map is of: a path, a Pillow image, or a uint8 RGB array.
+            alpha: Weight of the map's colours. 0 shows the image alone, and 1 the map alone.
+            limit: The same as in `colour`. The percentile is that of the map at the network's size,
+                so that `colour`, `overlay` and `legend` of a map agree.
+
+        Raises:
+            ConfigError: `alpha` is not from 0 to 1.
+            InputError: The image cannot be read, or has another size than the map's image.
+            ShapeError: This is a part of a map, as in `at_image_size`.
+        """
+        if not 0 <= alpha <= 1:
+            raise ConfigError(f"alpha: got {alpha}, expected a number from 0 to 1")
+        pixels = read_image(image)
+        height, width = pixels.shape[:2]
         placed = self.placement
-        shape = (placed.image_height, placed.image_width)
-        if self.shape[:2] == shape:
-            return np.asarray(self)
-        height, width = self.shape[:2]
-        inside = Placement(0, 0, height, width, *shape)
-        resized = inside.to_image_size(np.asarray(self), labels=self.spec.decode == "argmax")
+        if (height, width) != (placed.image_height, placed.image_width):
+            raise InputError(
+                f"overlay: got an image of {width} x {height} pixels (width x height), but the "
+                f"{self.task} map is of an image of {placed.image_width} x {placed.image_height}; "
+                f"give the image that the session was given"
+            )
+        colours = colour(self.at_image_size(), self.spec, self._limit(limit))
+        mixed = pixels * np.float32(1 - alpha) + colours * np.float32(alpha)
+        return np.asarray(np.rint(mixed), np.uint8)
+
+    def legend(self, limit: float | None = None) -> np.ndarray:
+        """What the map's colours mean, as a picture, uint8 RGB `(H, W, 3)` of its own size.
+
+        Class maps give a column of swatches with the class names. Probabilities and depth give a
+        bar of the colours with both ends and the unit. Unit vectors give one bar for each
+        component, which varies while the others are zero.
+
+        Args:
+            limit: The same as in `colour`; give the same value to both.
+        """
+        if self.spec.decode == "argmax":
+            return class_legend(self.spec)
         if self.spec.decode == "unit_vector":
+            return vector_legend(self.spec)
+        return bar_legend(self.spec, self._limit(limit))
+
+    def at_image_size(self) -> np.ndarray:
+        """The map on the image's own pixels, `(H, W)` or `(H, W, 3)`.
+
+        Class indices are taken from the nearest pixel. Other values are interpolated bilinearly,
+        and vectors have unit length again.
+
+        Raises:
+            ShapeError: This is a part of a map, such as a slice, whose place on the image is not
+                known.
+        """
+        placed = self.placement
+        vectors = self.spec.decode == "unit_vector"
+        if self.shape[:2] == (placed.image_height, placed.image_width):
+            return np.asarray(self)
+        whole = (placed.height, placed.width, 3) if vectors else (placed.height, placed.width)
+        if self.shape != whole:
+            raise ShapeError(
+                f"{self.task}: got a part of shape {self.shape}, expected the whole map {whole}; "
+                f"take the part from the result of at_image_size()"
+            )
+        inside = Placement(0, 0, *whole[:2], placed.image_height, placed.image_width)
+        resized = inside.to_image_size(np.asarray(self), labels=self.spec.decode == "argmax")
+        if vectors:
             resized /= np.maximum(np.linalg.norm(resized, axis=-1, keepdims=True), 1e-6)
         return resized
 
+    def _limit(self, limit: float | None) -> float:
+        """The value at the far end of the colours."""
+        return farthest(np.asarray(self), limit) if self.spec.decode == "clamp" else 1.0
+
 
 class Maps(dict[str, TaskMap]):
-    """Task maps of one image, by task name. `latency` says what they cost."""
+    """The task maps of one image, by task name. Copies and pickles keep everything.
+
+    Attributes:
+        latency: What the call cost that computed these maps, in milliseconds. It is the call's own
+            also where several threads share the session, unlike `Session.latency`. None for maps
+            that no session computed, such as recorded ones.
+    """
+
+    latency: Latency | None = None
 
     @classmethod
     def of(
         cls, arrays: Mapping[str, np.ndarray], tasks: Iterable[TaskSpec], placement: Placement
     ) -> Maps:
-        """A backend's arrays, batch first, as the maps of the one image in them."""
+        """The maps of one image from a backend's arrays, whose batch dimension of 1 is first."""
         return cls(
             {t.name: TaskMap(placement.crop(arrays[t.name][0]), t, placement) for t in tasks}
         )
 
     def __missing__(self, task: str) -> TaskMap:
-        """A task that this network does not have."""
         raise KeyError(f"no task {task!r} in this bundle. Have: {', '.join(self)}")
+
+    def copy(self) -> Maps:
+        """Another `Maps` with the same maps and latency."""
+        copied = type(self)(self)
+        copied.latency = self.latency
+        return copied
+
+    def save(
+        self, folder: str | os.PathLike[str], stem: str = "maps", *, native: bool = False
+    ) -> list[Path]:
+        """Write every map as a PNG file whose pixels are numbers, and all of them as one NPZ file.
+
+        `<stem>.<task>.png` is, by the kind of the map:
+
+        * classes: 8 bits a pixel, the class index, with the task's palette, so that viewers show
+          colours. `np.asarray(PIL.Image.open(path))` gives the indices. OpenCV replaces them with
+          the colours, so take them from the NPZ file there.
+        * depth: 16-bit grey, millimetres, rounded; depths beyond 65.535 m are written as 65535.
+          (A task of the same kind with another unit is written in thousandths of its unit.)
+        * probabilities: 8-bit grey, the probability times 255, rounded.
+        * unit vectors: 8-bit RGB, x, y and z in this order, each as `(n + 1) / 2 * 255`, rounded.
+
+        NaN is written as 0. `<stem>.npz` holds the arrays themselves, by task name, without any
+        loss; `np.load(path)["depth"]` reads one.
+
+        Args:
+            folder: The folder to write into; it is made if it does not exist.
+            stem: The beginning of every file name. Files that exist are replaced.
+            native: Write the maps at the image's own size, not at the network's.
+
+        Returns:
+            The paths: the PNG files in the order of the tasks, then the NPZ file.
+
+        Raises:
+            ConfigError: `stem` is empty or has a folder in it.
+            OutputError: The folder is a file or cannot be written, or the disk is full. Each file
+                is either complete or what it was before.
+        """
+        arrays = {n: m.at_image_size() if native else np.asarray(m) for n, m in self.items()}
+        specs = {name: array.spec for name, array in self.items()}
+        return write_maps(Path(folder), stem, arrays, specs)

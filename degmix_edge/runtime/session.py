@@ -6,62 +6,40 @@ import contextlib
 import os
 import threading
 import time
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import overload
 
 from degmix_edge import backends
-from degmix_edge.backends import Backend, EngineBackend
-from degmix_edge.bundle import MODEL, Bundle, Engine, engine_key, open_bundle, sha256
-from degmix_edge.config import cache_folder
-from degmix_edge.errors import BackendError
+from degmix_edge.backends import Backend
+from degmix_edge.bundle.contents import Bundle, open_bundle
+from degmix_edge.errors import BackendError, InputError
 from degmix_edge.network import NetworkSpec
 from degmix_edge.preprocess import Fit, Image, fit_image
+from degmix_edge.runtime.engine_cache import engine_bytes
+from degmix_edge.runtime.latency import Latency
 from degmix_edge.runtime.maps import Maps
-
-RECIPE = "recipe.yaml"
-
-
-@dataclass(frozen=True)
-class Latency:
-    """What one image cost, in milliseconds.
-
-    Attributes:
-        pre_ms: Decode, resize, pad.
-        net_ms: The backend, bytes in to maps out.
-        post_ms: Padding cut off, maps named.
-        stages: What `net_ms` is made of, on a backend that measures it: a GPU's copies and kernels.
-    """
-
-    pre_ms: float
-    net_ms: float
-    post_ms: float
-    stages: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def total_ms(self) -> float:
-        """All three."""
-        return self.pre_ms + self.net_ms + self.post_ms
 
 
 class Session:
-    """Runs images through a backend. Closed by `with` or `close()`.
+    """Runs images through a backend. Close it with `with` or `close()`.
 
-    Threads may share a session: a backend that can, runs their images side by side, any other one
-    after the other.
+    Threads may share a session. A backend that can run several images at once does so, and any
+    other backend runs them one after the other.
 
     Args:
-        backend: Becomes active.
-        fit: How images become its input.
-        bundle: Where it is from.
-        workers: Images under way at once through `submit`.
+        backend: The backend, which the session activates and, when it closes, deactivates.
+        fit: How an image becomes the network's input.
+        bundle: The bundle that the network comes from, if there is one.
+        workers: How many images `submit` and a call with several images run at once.
 
     Attributes:
-        spec: The network: tasks, sizes.
-        latency: Of the last image; None before the first.
+        spec: The network, with its tasks and sizes.
+        latency: What the call cost that finished last, in milliseconds; None before the first.
+            Where threads share the session, that may be another thread's call: `Maps.latency` is
+            always that of the maps' own call.
     """
 
     def __init__(
@@ -71,6 +49,7 @@ class Session:
         self.latency: Latency | None = None
         self._turn = contextlib.nullcontext() if backend.is_concurrent else threading.Lock()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="degmix")
+        self._in_pool = backend.is_concurrent and workers > 1
         backend.__enter__()
 
     @property
@@ -78,49 +57,61 @@ class Session:
         """The network that runs."""
         return self.backend.spec
 
-    def __call__(self, image: Image) -> Maps:
-        """Maps of one image: a path, a Pillow image, or a uint8 RGB array.
+    # A str is an image, the path of one, although it is also a sequence of str.
+    @overload
+    def __call__(self, image: Image) -> Maps: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, image: Sequence[Image]) -> list[Maps]: ...
+    def __call__(self, image: Image | Sequence[Image]) -> Maps | list[Maps]:
+        """Compute the maps of one image, or of each image in a list or tuple.
+
+        Args:
+            image: A path, a Pillow image, or a uint8 RGB array `(H, W, 3)`; or a list or tuple of
+                these, of any sizes. An array is always one image.
+
+        Returns:
+            The maps of the image, with the latency of this call as `Maps.latency`. For a list or
+            tuple, a list with the maps of each image in the same order, each with its own latency.
 
         Raises:
-            InputError: The image cannot be read, or is no 8-bit picture.
+            InputError: An image cannot be read, or is not an 8-bit picture. Of several images, the
+                message says which one, and no maps are returned.
             BackendError: The session is closed, or the backend failed.
         """
-        start = time.perf_counter()
-        pixels, placement = fit_image(image, self.fit)
-        fitted = time.perf_counter()
-        with self._turn:
-            arrays = self.backend.infer(pixels[None])
-            stages = self.backend.stages
-        inferred = time.perf_counter()
-        maps = Maps.of(arrays, self.spec.tasks, placement)
-        done = time.perf_counter()
-        self.latency = Latency(
-            1e3 * (fitted - start), 1e3 * (inferred - fitted), 1e3 * (done - inferred), stages
-        )
-        return maps
+        if isinstance(image, Sequence) and not isinstance(image, str | bytes):
+            return self._maps_of_all(image)
+        return self._maps(image)
 
     def run(self, images: Iterable[Image]) -> Iterator[Maps]:
-        """Maps of each image, one after the other."""
-        return map(self, images)
+        """Compute the maps of each image when they are asked for, one image after the other.
+
+        Raises:
+            InputError: As a call, when the iterator reaches the image.
+            BackendError: As a call.
+        """
+        return map(self._maps, images)
 
     def submit(self, image: Image) -> Future[Maps]:
-        """Maps of one image, later: `submit(image).result()`. Raises there what a call raises.
+        """Start computing the maps of one image in another thread.
+
+        `submit(image).result()` gives the maps, whose `latency` does not include the time until a
+        thread was free, and raises what a call raises.
 
         Raises:
             BackendError: The session is closed.
         """
         try:
-            return self._pool.submit(self, image)
+            return self._pool.submit(self._maps, image)
         except RuntimeError:
             raise BackendError(f"{self.backend.name}: the session is closed") from None
 
     def close(self) -> None:
-        """Finish what was submitted and give the backend back. A second time does nothing."""
+        """Finish what was submitted and deactivate the backend. A second call does nothing."""
         self._pool.shutdown()
         self.backend.__exit__(None, None, None)
 
     def __enter__(self) -> Session:
-        """The session itself; it is open since it was made."""
+        """Return the session itself, which is open since it was made."""
         return self
 
     def __exit__(
@@ -129,8 +120,40 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close."""
+        """Close the session."""
         self.close()
+
+    def _maps(self, image: Image) -> Maps:
+        """The maps of one image, with the latency of this call."""
+        start = time.perf_counter()
+        pixels, placement = fit_image(image, self.fit)
+        fitted = time.perf_counter()
+        with self._turn:
+            arrays = self.backend.infer(pixels[None])
+            stages = dict(self.backend.stages)
+        inferred = time.perf_counter()
+        maps = Maps.of(arrays, self.spec.tasks, placement)
+        done = time.perf_counter()
+        maps.latency = self.latency = Latency(
+            1e3 * (fitted - start), 1e3 * (inferred - fitted), 1e3 * (done - inferred), stages
+        )
+        return maps
+
+    def _maps_of_all(self, images: Sequence[Image]) -> list[Maps]:
+        futures = [self.submit(image) for image in images] if self._in_pool else None
+        results = []
+        try:
+            for index, image in enumerate(images):
+                try:
+                    results.append(futures[index].result() if futures else self._maps(image))
+                except InputError as error:
+                    raise InputError(f"images[{index}]: {error}") from None
+        finally:
+            for future in futures or ():  # after an error, those that have not begun
+                future.cancel()
+        if results:
+            self.latency = results[-1].latency
+        return results
 
 
 def load(
@@ -143,16 +166,19 @@ def load(
     """Open a bundle and make it ready to run.
 
     Args:
-        bundle: The folder, or a bundle that is already open.
-        backend: `auto`, or a backend's name.
-        threads: CPU threads, or on a GPU images under way at once; None is the backend's choice.
-        rebuild: Where the bundle's engine is not for what runs here and model.onnx cannot stand in,
-            build one and keep it in the user's cache; without it that is an error.
+        bundle: The bundle's folder, or a bundle that is already open.
+        backend: The name of a backend, or `auto` for the best one that can run here.
+        threads: The number of CPU threads or, on a GPU, of images that run at once. None leaves
+            the number to the backend.
+        rebuild: What to do where the bundle's engine does not fit this machine and the backend
+            cannot run model.onnx instead: True builds an engine, which takes minutes, and keeps it
+            in the user's cache; False raises a BackendError.
 
     Raises:
+        ConfigError: There is no backend of this name.
         BundleError: The bundle is incomplete, changed, or of a newer schema.
-        BackendError: The backend cannot run here or refused the model; an engine of another
-            version or card that is not to be rebuilt.
+        BackendError: The backend cannot run here, refused the model, or needs an engine that
+            `rebuild` does not allow to build.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
     chosen = backends.choose(backend)
@@ -161,75 +187,3 @@ def load(
     runner = chosen(manifest.network, engine, threads=threads)
     workers = (threads or 1) if not chosen.runs_model else 1
     return Session(runner, manifest.fit, opened, workers=workers)
-
-
-def engine_bytes(bundle: Bundle, backend: type[EngineBackend], *, rebuild: bool = True) -> bytes:
-    """The bundle's engine for `backend` if it was built for what runs here, else a stand-in.
-
-    That is model.onnx where the backend runs it, else an engine that is built now and kept.
-    """
-    model, recipe = bundle.file(MODEL).read_bytes(), bundle.file(RECIPE).read_bytes()
-    engine = bundle.manifest.engine(backend.name)
-    here = (backend.version(), backend.device())
-    key = engine_key(model, recipe, backend.name, *here)
-    if engine is not None and engine.key == key:
-        return bundle.file(engine.file).read_bytes()
-    why = _mismatch(backend.name, engine, here)
-    again = f"`degmix-edge build engine {bundle.path} --backend {backend.name}` builds it again"
-    if backend.runs_model:
-        warnings.warn(
-            f"{bundle.path}: {why}: using {MODEL}, which is slower. {again}", stacklevel=3
-        )
-        return model
-    if not rebuild:
-        raise BackendError(f"{bundle.path}: {why}. {again}")
-    kept = cache_folder() / "engines" / f"{key}.plan"
-    found = _kept(kept)
-    if found is None:
-        warnings.warn(f"{bundle.path}: {why}: building one, for minutes. {again}", stacklevel=3)
-        found = _build(bundle, backend, model)
-        _keep(kept, found)
-    return found
-
-
-def _mismatch(name: str, engine: Engine | None, here: tuple[str, str]) -> str:
-    """A table of two columns: what the engine was built for, what runs here."""
-    if engine is None:
-        return f"has no engine for {name}"
-    rows = [("", "built for", "running on"), (name, engine.version, here[0])]
-    rows += [("device", engine.device, here[1])]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-    if (engine.version, engine.device) == here:
-        return "its engine is of another model.onnx or recipe"
-    return "its engine does not fit\n" + "\n".join(f"  {line.rstrip()}" for line in lines) + "\n"
-
-
-def _build(bundle: Bundle, backend: type[EngineBackend], model: bytes) -> bytes:
-    # Building needs onnx, which a robot that has its engine does without.
-    try:
-        from degmix_edge.build import recipe_and_ranges
-    except ModuleNotFoundError as error:
-        raise BackendError(
-            f"building an engine needs {error.name}: pip install 'degmix-edge[tensorrt]', or build "
-            f"it on another machine with this card"
-        ) from None
-    return backend.build(model, *recipe_and_ranges(bundle))[backend.engine_file]
-
-
-def _kept(path: Path) -> bytes | None:
-    """An engine from the cache, if it is what was put there: a plan is code."""
-    try:
-        engine, want = path.read_bytes(), path.with_suffix(".sha256").read_text()
-    except OSError:
-        return None
-    return engine if sha256(engine) == want else None
-
-
-def _keep(path: Path, engine: bytes) -> None:
-    with contextlib.suppress(OSError):  # a cache that cannot be written to costs time only
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_bytes(engine)
-        part.replace(path)
-        path.with_suffix(".sha256").write_text(sha256(engine))

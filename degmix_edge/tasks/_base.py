@@ -1,8 +1,8 @@
-"""What a task is: channels, unit, how logits become a map, how a map becomes a picture.
+"""The definition of a task: its channels, its unit and how its logits become a map.
 
-Five decodes cover the tasks of the field. Each is written three times, and tests hold the three
-together: here in numpy (slow and obvious, the reference), in `passes/decode_tasks.py` as ONNX
-nodes, in `backends/torch_eager.py` in torch.
+Five decodes cover the tasks of the field. Each has three implementations, and tests check that they
+agree: the slow and obvious reference in numpy is here, `passes/decode_tasks.py` builds it from ONNX
+nodes, and `backends/torch_eager.py` uses torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from degmix_edge.tensors import TensorSpec
 Decode = Literal["argmax", "foreground", "sigmoid", "clamp", "unit_vector"]
 DECODES: tuple[Decode, ...] = ("argmax", "foreground", "sigmoid", "clamp", "unit_vector")
 EPSILON = 1e-6
-"""Floor of a vector's length before division: a zero vector stays zero instead of NaN."""
+"""Smallest length that a vector is divided by, so that a zero vector stays zero and not NaN."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Task:
     """A kind of prediction, independent of data set and network.
 
     Attributes:
-        name: The file's name.
-        title: What people read.
-        decode: How logits `(N, C, H, W)` become the map; see `decode`.
-        num_channels: Logit channels, or None where the data set's classes give the number.
+        name: The name of the file.
+        title: The name that is shown to people.
+        decode: How logits `(N, C, H, W)` become the map, as the function `decode` defines it.
+        num_channels: Number of logit channels, or None if it is the data set's number of classes.
         unit: Unit of the map's values.
-        metric: Entry of `degmix_edge.metrics` that scores it.
-        classes: Default class names, where the task itself fixes them.
+        metric: Entry of `degmix_edge.metrics` that scores the map.
+        classes: Default class names, if the task itself determines them.
     """
 
     name: str
@@ -47,7 +47,11 @@ class Task:
     classes: tuple[str, ...] = ()
 
     def spec(self, classes: Sequence[str] = ()) -> TaskSpec:
-        """This task for one network: with the class names it was trained on."""
+        """Return this task with the class names on which a network was trained.
+
+        Raises:
+            ConfigError: The task needs class names, and fewer than two are given.
+        """
         classes = tuple(classes) or self.classes
         if self.num_channels is None and len(classes) < 2:
             raise ConfigError(
@@ -66,7 +70,7 @@ class Task:
 
 
 class TaskSpec(BaseModel):
-    """A task as one network has it. This is what a checkpoint and a bundle's manifest store."""
+    """A task of one network, as a checkpoint and a bundle's manifest store it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -85,28 +89,29 @@ class TaskSpec(BaseModel):
         return self
 
     def map_spec(self, height: int, width: int, batch: int = 1) -> TensorSpec:
-        """Dtype and shape of the decoded map: `(N, H, W)`, or `(N, H, W, 3)` for vectors."""
+        """Return the spec of the decoded map: `(N, H, W)`, or `(N, H, W, 3)` for vectors."""
         shape = (batch, height, width) + ((3,) if self.decode == "unit_vector" else ())
         dtype = "uint8" if self.decode == "argmax" else "float32"
         return TensorSpec(name=self.name, dtype=dtype, shape=shape, unit=self.unit)
 
     def logits_spec(self, height: int, width: int, batch: int = 1) -> TensorSpec:
-        """Dtype and shape of the raw logits at image size: `(N, C, H, W)` float32."""
+        """Return the spec of the raw logits at image size: `(N, C, H, W)` float32."""
         shape = (batch, self.num_channels, height, width)
         return TensorSpec(name=logits_name(self.name), dtype="float32", shape=shape)
 
 
 def logits_name(task: str) -> str:
-    """Tensor name of a task's raw logits at image size."""
+    """Return the tensor name of a task's raw logits at image size."""
     return f"{task}_logits"
 
 
 def decode(logits: np.ndarray, kind: Decode) -> np.ndarray:
-    """Logits `(N, C, H, W)` to the map `(N, H, W)`, or `(N, H, W, 3)` for `unit_vector`.
+    """Convert logits `(N, C, H, W)` to the map `(N, H, W)`, or `(N, H, W, 3)` for `unit_vector`.
 
-    argmax: index of the largest channel, uint8; the first of equals. foreground: softmax over two
-    channels, the second one's probability. sigmoid: of the one channel. clamp: negative metres are
-    zero. unit_vector: divided by its length, channels last.
+    `argmax` gives the index of the largest channel as uint8, and of equal ones the first.
+    `foreground` gives the second channel's probability by a softmax over two channels. `sigmoid`
+    gives the sigmoid of the only channel. `clamp` replaces negative metres by zero. `unit_vector`
+    divides by the length and puts channels last.
     """
     if kind == "argmax":
         return np.asarray(np.argmax(logits, axis=1), np.uint8)
@@ -121,9 +126,9 @@ def decode(logits: np.ndarray, kind: Decode) -> np.ndarray:
 
 
 def palette(classes: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
-    """Distinct colours, the same everywhere: golden-angle hues in three brightnesses.
+    """Return one distinct colour per class: golden-angle hues with three levels of brightness.
 
-    A first class called `background` is black.
+    The same classes always have the same colours. A first class called `background` is black.
     """
     colours = [_colour(index) for index in range(len(classes))]
     if classes and classes[0] == "background":

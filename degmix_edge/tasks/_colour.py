@@ -1,4 +1,4 @@
-"""A map as a picture."""
+"""Convert a map to a picture."""
 
 from __future__ import annotations
 
@@ -11,29 +11,38 @@ DEPTH_STOPS = np.array(
     + [(251, 128, 34), (209, 49, 4), (122, 4, 2)],
     np.float32,
 )
-"""From near to far: dark blue, cyan, green, yellow, red."""
+"""Colours from near to far: dark blue, cyan, green, yellow, red."""
+
+
+def farthest(depth_m: np.ndarray, limit: float | None = None) -> float:
+    """Return the depth in metres at the far end of the colours; larger depths have the last colour.
+
+    It is `limit` or, if that is None or 0, the 98th percentile of the map, so that a few far pixels
+    do not use up the colours. For a map of zeros it is 1 metre.
+    """
+    return limit or float(np.percentile(depth_m, 98)) or 1.0
 
 
 def colour(array: np.ndarray, spec: TaskSpec, limit: float | None = None) -> np.ndarray:
-    """One map `(H, W)` or `(H, W, 3)` as uint8 RGB `(H, W, 3)`.
+    """Convert one map `(H, W)` or `(H, W, 3)` to a picture, uint8 RGB `(H, W, 3)`.
 
     Args:
-        array: As `TaskSpec.map_spec` says, without the batch.
-        spec: Its task; class maps take its palette, and 255 is black.
-        limit: Metres at the far end of the depth colours; None takes the map's 98th percentile.
-            Give one limit to pictures that are to be compared.
+        array: The map as `TaskSpec.map_spec` describes it, without the batch dimension.
+        spec: The map's task. Class maps use the colours of its palette; 255, which marks pixels
+            without a label, is black.
+        limit: Depth in metres at the far end of the colours, as in `farthest`. Use the same limit
+            for pictures that are compared.
     """
     if spec.decode == "argmax":
         table = np.zeros((256, 3), np.uint8)
         table[: len(spec.palette)] = spec.palette
         return np.asarray(table[array])
     if spec.decode == "unit_vector":
-        # x right is red, y up is green, towards the camera is blue: what normal maps look like.
+        # The usual colours of normal maps: x right is red, y up is green, the camera is blue.
         towards = array * np.array([1, -1, -1], np.float32)
         return np.asarray(np.clip((towards + 1) * 127.5, 0, 255), np.uint8)
     if spec.decode == "clamp":
-        far = limit or float(np.percentile(array, 98)) or 1.0
-        place = np.clip(array / far, 0, 1) * (len(DEPTH_STOPS) - 1)
+        place = np.clip(array / farthest(array, limit), 0, 1) * (len(DEPTH_STOPS) - 1)
         low = np.minimum(place.astype(np.intp), len(DEPTH_STOPS) - 2)
         rest = (place - low)[..., None]
         blend = DEPTH_STOPS[low] * (1 - rest) + DEPTH_STOPS[low + 1] * rest

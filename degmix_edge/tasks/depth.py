@@ -1,4 +1,4 @@
-"""Depth: metres along the optical axis (z, not the length of the ray)."""
+"""Depth in metres along the optical axis; it is z, not the length of the ray."""
 
 from degmix_edge.tasks._base import Task
 

@@ -1,4 +1,4 @@
-"""Human part segmentation: background and six parts, as PASCAL-Context groups them."""
+"""Human part segmentation: background and six parts, grouped as in PASCAL-Context."""
 
 from degmix_edge.tasks._base import Task
 

@@ -1,4 +1,4 @@
-"""Saliency: the probability that a pixel belongs to what a person looks at first."""
+"""Saliency: the probability that a pixel belongs to the object that people look at first."""
 
 from degmix_edge.tasks._base import Task
 

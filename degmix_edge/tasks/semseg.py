@@ -1,4 +1,4 @@
-"""Semantic segmentation: one class a pixel. The classes are the data set's."""
+"""Semantic segmentation: one class per pixel; the data set defines the classes."""
 
 from degmix_edge.tasks._base import Task
 

@@ -32,8 +32,8 @@ __device__ __forceinline__ void loadMatrices(uint32_t (&r)[4], void const* row)
 {
     uint32_t const address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(address));
+        : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+        : "r"(address));
 }
 
 // 16 bytes from global to shared memory; zeros where `inside` is false.

@@ -33,9 +33,9 @@ enum class Activation : int32_t
 struct DeviceLimits
 {
     int32_t multiprocessors;
-    int32_t sharedBytesPerBlock;          // with opt-in
+    int32_t sharedBytesPerBlock; // with opt-in
     int32_t sharedBytesPerMultiprocessor;
-    int32_t computeCapability;            // 10 major + minor
+    int32_t computeCapability; // 10 major + minor
 };
 
 constexpr int64_t sizeOf(Type type) noexcept

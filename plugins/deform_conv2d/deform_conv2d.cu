@@ -26,8 +26,8 @@ bool canVectorise(DeformConv2dParams const& params)
     int64_t const bytes = sizeOf(params.valueType);
     int32_t const count = static_cast<int32_t>(16 / bytes);
     return params.valueLayout == Layout::kCHANNELS_LAST && params.c / params.groups % count == 0
-        && params.c / params.offsetGroups % count == 0 && params.valuePitch % count == 0
-        && isOn16Bytes(params.value) && isOn16Bytes(params.weight);
+        && params.c / params.offsetGroups % count == 0 && params.valuePitch % count == 0 && isOn16Bytes(params.value)
+        && isOn16Bytes(params.weight);
 }
 
 template <typename T, int32_t kTILE_N>
@@ -107,7 +107,8 @@ char const* checkDeformConv2d(DeformConv2dParams const& params) noexcept
     }
     bool const empty = params.n == 0 || params.outChannels == 0 || params.outHeight == 0 || params.outWidth == 0;
     bool const sums = params.c > 0 && params.height > 0 && params.width > 0;
-    if (!empty && (params.output == nullptr || (params.c > 0 && (params.weight == nullptr || params.offset == nullptr))
+    if (!empty
+        && (params.output == nullptr || (params.c > 0 && (params.weight == nullptr || params.offset == nullptr))
             || (sums && params.value == nullptr)))
     {
         return "a pointer is null";
@@ -133,8 +134,7 @@ DeformConv2dLaunch planDeformConv2d(DeformConv2dParams const& params, DeviceLimi
     {
         tileN = params.tileN < widest ? params.tileN : widest;
     }
-    return DeformConv2dLaunch{
-        tileN, canVectorise(params) ? 1 : 0, blocksOf(params, tileN), kTHREADS, bytesOf(tileN)};
+    return DeformConv2dLaunch{tileN, canVectorise(params) ? 1 : 0, blocksOf(params, tileN), kTHREADS, bytesOf(tileN)};
 }
 
 cudaError_t deformConv2d(DeformConv2dParams const& params, cudaStream_t stream) noexcept

@@ -13,11 +13,11 @@
 namespace degmix
 {
 
-constexpr int32_t kTILE = 8;             // pixels a side
+constexpr int32_t kTILE = 8; // pixels a side
 constexpr int32_t kTILE_M = kTILE * kTILE;
-constexpr int32_t kROW_BYTES = 64;       // of one pixel, or of one output channel, in a step
-constexpr int32_t kPARTS = 4;            // of 16 bytes in a row
-constexpr int32_t kTHREADS = 256;        // four a pixel; eight warps, two along pixels and four along channels
+constexpr int32_t kROW_BYTES = 64; // of one pixel, or of one output channel, in a step
+constexpr int32_t kPARTS = 4;      // of 16 bytes in a row
+constexpr int32_t kTHREADS = 256;  // four a pixel; eight warps, two along pixels and four along channels
 constexpr int32_t kVALUE_STAGES = 2;
 constexpr int32_t kWEIGHT_STAGES = 3;
 constexpr int32_t kWARPS_N = 4;
@@ -334,7 +334,8 @@ __device__ __forceinline__ float scaled<int32_t>(DeformConv2dParams const& param
 }
 
 template <typename T, int32_t kTILE_N, bool kVECTOR>
-__global__ void __launch_bounds__(kTHREADS, kVECTOR && sizeof(T) == 2 && kTILE_N < 256 ? 2 : 1) deformConv2dKernel(DeformConv2dParams params)
+__global__ void __launch_bounds__(kTHREADS, kVECTOR && sizeof(T) == 2 && kTILE_N < 256 ? 2 : 1)
+    deformConv2dKernel(DeformConv2dParams params)
 {
     constexpr int32_t kFRAGMENTS = kTILE_N / kWARPS_N / 8;
     constexpr int32_t kCHANNELS = kPARTS * Part<T>::kCOUNT; // of a step
@@ -411,8 +412,7 @@ __global__ void __launch_bounds__(kTHREADS, kVECTOR && sizeof(T) == 2 && kTILE_N
 
     int32_t const lane = thread % 32;
     int64_t const pixels = static_cast<int64_t>(params.outHeight) * params.outWidth;
-    int32_t const paddedOutputs
-        = params.outputLayout == Layout::kPLANAR ? params.outChannels : params.outputPitch;
+    int32_t const paddedOutputs = params.outputLayout == Layout::kPLANAR ? params.outChannels : params.outputPitch;
 #pragma unroll
     for (int32_t m = 0; m < 2; ++m)
     {

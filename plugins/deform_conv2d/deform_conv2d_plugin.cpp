@@ -2,6 +2,8 @@
 // bias, then the mask if the node has one, then the weights' scales if the values are int8. Values
 // float32, float16 (linear or HWC8) or int8; offsets, mask and bias float32 or float16.
 #include "deform_conv2d/deform_conv2d.h"
+#include "tensorrt/creators.h"
+#include "tensorrt/logging.h"
 #include "tensorrt/plugin.h"
 
 using namespace nvinfer1;
@@ -84,8 +86,7 @@ public:
         PluginTensorDesc const& desc = inOut[pos].desc;
         DataType const value = inOut[kVALUE].desc.type;
         bool const isLinear = desc.format == TensorFormat::kLINEAR;
-        bool const isLinearOrHwc8
-            = isLinear || (desc.type == DataType::kHALF && desc.format == TensorFormat::kHWC8);
+        bool const isLinearOrHwc8 = isLinear || (desc.type == DataType::kHALF && desc.format == TensorFormat::kHWC8);
         if (pos == kVALUE)
         {
             return (isFloating(desc.type) || desc.type == DataType::kINT8) && isLinearOrHwc8;
@@ -130,8 +131,8 @@ protected:
         int64_t const group = mAttributes.integer("group");
         int64_t const taps
             = static_cast<int64_t>(mAttributes.integer("kernel_shape", 0)) * mAttributes.integer("kernel_shape", 1);
-        if (weight.d[1] != mAttributes.integer("kernel_shape", 0) || weight.d[2] != mAttributes.integer("kernel_shape", 1)
-            || weight.d[3] * group != value.d[1])
+        if (weight.d[1] != mAttributes.integer("kernel_shape", 0)
+            || weight.d[2] != mAttributes.integer("kernel_shape", 1) || weight.d[3] * group != value.d[1])
         {
             refuse("got weight " + shapeText(weight) + " for value " + shapeText(value)
                 + ", expected (outputs, kernel height, kernel width, channels / group)");
@@ -170,7 +171,8 @@ protected:
     {
         auto const layoutOf = [](PluginTensorDesc const& desc)
         { return desc.format == TensorFormat::kHWC8 ? Layout::kCHANNELS_LAST : Layout::kPLANAR; };
-        auto const at = [](PluginTensorDesc const& desc, int32_t axis) { return static_cast<int32_t>(desc.dims.d[axis]); };
+        auto const at
+            = [](PluginTensorDesc const& desc, int32_t axis) { return static_cast<int32_t>(desc.dims.d[axis]); };
         mParams.n = at(in[kVALUE], 0);
         mParams.c = at(in[kVALUE], 1);
         mParams.height = at(in[kVALUE], 2);
@@ -211,9 +213,8 @@ protected:
         params.offset = inputs[kOFFSET];
         params.bias = inputs[kBIAS];
         params.mask = mHasMask ? inputs[kREST] : nullptr;
-        params.weightScale = params.valueType == Type::kINT8
-            ? static_cast<float const*>(inputs[kREST + (mHasMask ? 1 : 0)])
-            : nullptr;
+        params.weightScale
+            = params.valueType == Type::kINT8 ? static_cast<float const*>(inputs[kREST + (mHasMask ? 1 : 0)]) : nullptr;
         params.output = outputs[0];
         if (char const* reason = checkDeformConv2d(params))
         {

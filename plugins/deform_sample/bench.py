@@ -13,7 +13,8 @@ import onnx_graphsurgeon as gs
 import onnxruntime
 
 from degmix_edge.backends import _cpu_ops
-from degmix_edge.passes._base import apply, constant, to_model
+from degmix_edge.graph.model import constant, to_model
+from degmix_edge.passes._base import apply
 from degmix_edge.passes.lower_deform_sample import LowerDeformSample
 
 ROUNDS, RUNS, THREADS = 3, 9, 2

@@ -49,8 +49,8 @@ struct PlaneWord<__half>
     {
         Word const top = at[0];
         Word const bottom = at[pitch];
-        return blend(toFloat(lowHalf(top)), toFloat(highHalf(top)), toFloat(lowHalf(bottom)),
-            toFloat(highHalf(bottom)), fy, fx);
+        return blend(
+            toFloat(lowHalf(top)), toFloat(highHalf(top)), toFloat(lowHalf(bottom)), toFloat(highHalf(bottom)), fy, fx);
     }
 };
 
@@ -64,7 +64,8 @@ struct PlaneWord<int8_t>
     static __device__ __forceinline__ Word make(int8_t value, int8_t right, int8_t below, int8_t belowRight)
     {
         // Stored plus 128, so that a byte becomes a float by an integer or and one subtraction.
-        return (static_cast<uint32_t>(static_cast<uint8_t>(value)) | static_cast<uint32_t>(static_cast<uint8_t>(right)) << 8U
+        return (static_cast<uint32_t>(static_cast<uint8_t>(value))
+                   | static_cast<uint32_t>(static_cast<uint8_t>(right)) << 8U
                    | static_cast<uint32_t>(static_cast<uint8_t>(below)) << 16U
                    | static_cast<uint32_t>(static_cast<uint8_t>(belowRight)) << 24U)
             ^ 0x80808080U;
@@ -174,8 +175,8 @@ __global__ void __launch_bounds__(512) deformSampleKernel(DeformSampleParams par
             }
             int32_t const row = pixel / outWidth;
             int32_t const column = pixel - row * outWidth;
-            Place const place = placeOf(
-                static_cast<float>(row) + y[i], static_cast<float>(column) + x[i], height, width);
+            Place const place
+                = placeOf(static_cast<float>(row) + y[i], static_cast<float>(column) + x[i], height, width);
             float sampled;
             if constexpr (kSHARED)
             {

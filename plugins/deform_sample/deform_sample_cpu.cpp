@@ -98,8 +98,8 @@ __attribute__((target("avx2,fma"))) void sampleRowAvx2(
         __m256 const floorX = _mm256_floor_ps(atX);
         __m256 const fy = _mm256_sub_ps(atY, floorY);
         __m256 const fx = _mm256_sub_ps(atX, floorX);
-        __m256i const index = _mm256_add_epi32(first,
-            _mm256_add_epi32(_mm256_mullo_epi32(_mm256_cvtps_epi32(floorY), pitch), _mm256_cvtps_epi32(floorX)));
+        __m256i const index = _mm256_add_epi32(
+            first, _mm256_add_epi32(_mm256_mullo_epi32(_mm256_cvtps_epi32(floorY), pitch), _mm256_cvtps_epi32(floorX)));
         alignas(32) int32_t places[8];
         _mm256_store_si256(reinterpret_cast<__m256i*>(places), index);
         __m256 left;

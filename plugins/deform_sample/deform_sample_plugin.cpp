@@ -1,6 +1,8 @@
 // TensorRT: DegmixDeformSample. Inputs are value and offset, for each of `items` maps of one shape;
 // outputs are the samples. Values float32, float16 or int8; offsets float32 or float16; linear.
 #include "deform_sample/deform_sample.h"
+#include "tensorrt/creators.h"
+#include "tensorrt/logging.h"
 #include "tensorrt/plugin.h"
 
 using namespace nvinfer1;
@@ -95,7 +97,8 @@ protected:
             Dims const& offset = in[i + 1].dims;
             if (value.nbDims != 4 || offset.nbDims != 4)
             {
-                refuse("got value " + shapeText(value) + " and offset " + shapeText(offset) + ", expected 4 dimensions");
+                refuse(
+                    "got value " + shapeText(value) + " and offset " + shapeText(offset) + ", expected 4 dimensions");
             }
             if (value.d[1] != channels || offset.d[1] != 2 * channels)
             {

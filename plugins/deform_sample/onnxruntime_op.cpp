@@ -54,8 +54,8 @@ OrtStatus* read(Ort const& ort, OrtKernelContext const* context, size_t index, S
     }
     if (count != shape.size())
     {
-        std::string const text = "DegmixDeformSample: input " + std::to_string(index) + " has "
-            + std::to_string(count) + " dimensions, expected 4 (N, C, H, W)";
+        std::string const text = "DegmixDeformSample: input " + std::to_string(index) + " has " + std::to_string(count)
+            + " dimensions, expected 4 (N, C, H, W)";
         return ort.createStatus(kORT_INVALID_ARGUMENT, text.c_str());
     }
     void* raw = nullptr;

@@ -35,8 +35,7 @@ char const* checkDeformSampleFused(DeformSampleFusedParams const& params) noexce
     }
     for (int32_t i = 0; i < params.items; ++i)
     {
-        bool const affine
-            = params.bias[i] != nullptr && params.scale[i] != nullptr && params.shift[i] != nullptr;
+        bool const affine = params.bias[i] != nullptr && params.scale[i] != nullptr && params.shift[i] != nullptr;
         if (params.value[i] == nullptr || params.maps[i] == nullptr || params.expand[i] == nullptr
             || params.position[i] == nullptr || params.output[i] == nullptr
             || multiplies != (params.product[i] != nullptr) || (multiplies && !affine))
@@ -71,8 +70,7 @@ cudaError_t deformSampleFused(DeformSampleFusedParams const& params, cudaStream_
     {
         return cudaErrorNotSupported;
     }
-    auto const kernel
-        = multiplies ? fused::deformSampleFusedKernel<true> : fused::deformSampleFusedKernel<false>;
+    auto const kernel = multiplies ? fused::deformSampleFusedKernel<true> : fused::deformSampleFusedKernel<false>;
     return launch(kernel, params, blocks, fused::kTHREADS, bytes, stream);
 }
 

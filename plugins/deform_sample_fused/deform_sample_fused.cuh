@@ -47,8 +47,7 @@ __device__ __forceinline__ void fillMaps(
         int32_t const half = i / (kHALO_X * kHALO_Y * kPADDED);
         int32_t const y = y0 + row - 1;
         int32_t const x = x0 + column - 1;
-        bool const inside
-            = map < DeformSampleFusedParams::kMAPS && y >= 0 && y < height && x >= 0 && x < width;
+        bool const inside = map < DeformSampleFusedParams::kMAPS && y >= 0 && y < height && x >= 0 && x < width;
         int64_t const plane = half * DeformSampleFusedParams::kMAPS + map;
         to[((half * kHALO_Y + row) * kHALO_X + column) * kPADDED + map]
             = inside ? maps[(plane * height + y) * width + x] : fromFloat<__half>(0.F);
@@ -121,8 +120,8 @@ __global__ void __launch_bounds__(kTHREADS) deformSampleFusedKernel(DeformSample
     int32_t const item = static_cast<int32_t>(block / params.n);
     int64_t const pixels = static_cast<int64_t>(height) * width;
     __half* const output = static_cast<__half*>(params.output[item]) + n * c * pixels;
-    Image const image{static_cast<__half const*>(params.value[item]) + n * c * pixels, params.position[item], height,
-        width, c};
+    Image const image{
+        static_cast<__half const*>(params.value[item]) + n * c * pixels, params.position[item], height, width, c};
     fillMaps(maps, static_cast<__half const*>(params.maps[item]) + n * 2 * DeformSampleFusedParams::kMAPS * pixels, y0,
         x0, height, width);
     __syncthreads();
@@ -131,7 +130,7 @@ __global__ void __launch_bounds__(kTHREADS) deformSampleFusedKernel(DeformSample
     int32_t const lane = static_cast<int32_t>(threadIdx.x) % 32;
     int32_t const row = lane / 4;
     int32_t const quarter = lane % 4;
-    int32_t const half = warp / 4;        // of the channels, which is also the group of the expansion
+    int32_t const half = warp / 4;         // of the channels, which is also the group of the expansion
     int32_t const firstY = 2 * (warp % 4); // two rows of 16 pixels a warp
 
     // The maps' neighbourhoods stay in registers for all channels.

@@ -15,7 +15,7 @@ namespace degmix
 struct DeformSampleFusedParams
 {
     static constexpr int32_t kMAX_ITEMS = 8;
-    static constexpr int32_t kMAPS = 9;   // of each of the two halves of the channels
+    static constexpr int32_t kMAPS = 9; // of each of the two halves of the channels
     static constexpr int32_t kTAPS = 9;
     static constexpr int32_t kDEPTH = 96; // taps times maps padded to ten, and to a multiple of 16
 
@@ -27,7 +27,7 @@ struct DeformSampleFusedParams
     float const* bias[kMAX_ITEMS];     // (c), as the next two, with `product`
     float const* scale[kMAX_ITEMS];
     float const* shift[kMAX_ITEMS];
-    void* output[kMAX_ITEMS];          // (n, c, height, width) half
+    void* output[kMAX_ITEMS]; // (n, c, height, width) half
     int32_t items;
     int32_t n;
     int32_t c;

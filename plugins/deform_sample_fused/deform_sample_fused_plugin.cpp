@@ -1,6 +1,8 @@
 // TensorRT: DegmixDeformSampleFused and DegmixDeformMix, float16 and linear. Inputs are value, maps,
 // expansion and position, and for Mix the product, bias, scale and shift; see the Python contract.
 #include "deform_sample_fused/deform_sample_fused.h"
+#include "tensorrt/creators.h"
+#include "tensorrt/logging.h"
 #include "tensorrt/plugin.h"
 
 using namespace nvinfer1;

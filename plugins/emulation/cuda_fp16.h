@@ -34,8 +34,7 @@ inline float __half2float(__half value)
         std::memcpy(&result, &word, sizeof word);
         return result;
     }
-    uint32_t const word
-        = sign | (exponent == 31 ? 0x7F800000U : (exponent + 112U) << 23U) | (fraction << 13U);
+    uint32_t const word = sign | (exponent == 31 ? 0x7F800000U : (exponent + 112U) << 23U) | (fraction << 13U);
     std::memcpy(&result, &word, sizeof word);
     return result;
 }

@@ -165,8 +165,6 @@ inline float __int_as_float(int32_t bits)
     return value;
 }
 
-
-
 inline float __expf(float x)
 {
     return expf(x);

@@ -28,5 +28,5 @@ DEGMIX_API char const* degmix_deform_sample_fused_check(degmix::DeformSampleFuse
 
 // The index and weight arithmetic alone, on the host: for each of `count` places the four pixel indices
 // and weights.
-DEGMIX_API void degmix_corners(float const* y, float const* x, int64_t count, int32_t height, int32_t width,
-    int32_t* index, float* weight);
+DEGMIX_API void degmix_corners(
+    float const* y, float const* x, int64_t count, int32_t height, int32_t width, int32_t* index, float* weight);

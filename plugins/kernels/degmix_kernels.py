@@ -26,7 +26,7 @@ def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
 
 
 class DeviceLimits(ctypes.Structure):
-    """See common/types.h."""
+    """The struct `DeviceLimits` of common/types.h: what a card offers a kernel."""
 
     _fields_ = _fields(
         c_int32,
@@ -40,7 +40,7 @@ RTX4090 = DeviceLimits(128, 101376, 102400, 89)
 
 
 class DeformSampleParams(ctypes.Structure):
-    """See deform_sample/deform_sample.h."""
+    """The struct of that name in deform_sample/deform_sample.h: one launch's tensors and sizes."""
 
     _fields_ = [
         *_fields(Pointers, "value offset output"),
@@ -50,7 +50,7 @@ class DeformSampleParams(ctypes.Structure):
 
 
 class DeformSampleLaunch(ctypes.Structure):
-    """See deform_sample/deform_sample.h."""
+    """The struct of that name in deform_sample/deform_sample.h: a launch configuration."""
 
     _fields_ = [
         ("variant", c_int32),
@@ -61,7 +61,7 @@ class DeformSampleLaunch(ctypes.Structure):
 
 
 class DeformConv2dParams(ctypes.Structure):
-    """See deform_conv2d/deform_conv2d.h."""
+    """The struct of that name in deform_conv2d/deform_conv2d.h: one launch's tensors and sizes."""
 
     _fields_ = [
         *_fields(c_void_p, "value weight offset mask bias weight_scale output"),
@@ -77,7 +77,7 @@ class DeformConv2dParams(ctypes.Structure):
 
 
 class DeformConv2dLaunch(ctypes.Structure):
-    """See deform_conv2d/deform_conv2d.h."""
+    """The struct of that name in deform_conv2d/deform_conv2d.h: a launch configuration."""
 
     _fields_ = [
         ("tile_n", c_int32),
@@ -89,7 +89,7 @@ class DeformConv2dLaunch(ctypes.Structure):
 
 
 class DeformSampleFusedParams(ctypes.Structure):
-    """See deform_sample_fused/deform_sample_fused.h."""
+    """The struct of that name in deform_sample_fused/deform_sample_fused.h."""
 
     _fields_ = [
         *_fields(Pointers, "value maps expand position product bias scale shift output"),

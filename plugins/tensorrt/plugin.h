@@ -1,14 +1,14 @@
-// What our TensorRT plugins share: attributes that fail loudly, serialization, the glue of IPluginV3.
+// The base of our TensorRT plugins: the glue of IPluginV3, serialization, errors.
 //
 // Only interfaces of TensorRT's headers are used and nothing of its libraries, so the plugin loads
 // wherever the headers' major version is the process's.
 #pragma once
 
 #include "common/types.h"
+#include "tensorrt/attributes.h"
 
 #include <NvInferRuntime.h>
 
-#include <map>
 #include <string>
 #include <vector>
 
@@ -18,45 +18,6 @@ namespace trt
 {
 
 constexpr char const* kVERSION = "1";
-constexpr char const* kNAMESPACE = "degmix";
-constexpr char const* kINT8_NAMESPACE = "degmix.int8"; // the domain of nodes that sample INT8
-
-// To TensorRT's logger if it is one of the major version that this was compiled for, else to stderr.
-void report(std::string const& message) noexcept;
-void setLoggerFinder(nvinfer1::ILoggerFinder* finder) noexcept;
-
-// One attribute of an operator. Text is an index into `words`.
-struct Attribute
-{
-    char const* name;
-    int32_t count; // of integers; -1 is one float, and 0 is one of `words`
-    bool isRequired;
-    std::vector<char const*> words;
-};
-
-// Attributes by name, as integers; floats apart. The same form is read from ONNX and from a plan.
-class Attributes
-{
-public:
-    // Throws std::invalid_argument that names the attribute, what it got and what was expected.
-    Attributes(std::string const& op, std::vector<Attribute> const& known, nvinfer1::PluginFieldCollection const& given);
-
-    Attributes(Attributes const& other);
-    Attributes& operator=(Attributes const&) = delete;
-
-    int32_t integer(char const* name, int32_t index = 0) const;
-    float real(char const* name, float otherwise) const;
-    std::string json() const;
-    nvinfer1::PluginFieldCollection const* fields() const noexcept;
-
-private:
-    void index();
-
-    std::map<std::string, std::vector<int32_t>> mIntegers;
-    std::map<std::string, float> mReals;
-    std::vector<nvinfer1::PluginField> mFields; // point into the maps
-    nvinfer1::PluginFieldCollection mCollection;
-};
 
 Type typeOf(nvinfer1::DataType type);
 
@@ -86,10 +47,10 @@ public:
     char const* getMetadataString() noexcept override;
     int32_t configurePlugin(nvinfer1::DynamicPluginTensorDesc const* in, int32_t inputs,
         nvinfer1::DynamicPluginTensorDesc const* out, int32_t outputs) noexcept override;
-    int32_t getOutputDataTypes(nvinfer1::DataType* outputTypes, int32_t outputs,
-        nvinfer1::DataType const* inputTypes, int32_t inputs) const noexcept override;
-    int32_t onShapeChange(nvinfer1::PluginTensorDesc const* in, int32_t inputs,
-        nvinfer1::PluginTensorDesc const* out, int32_t outputs) noexcept override;
+    int32_t getOutputDataTypes(nvinfer1::DataType* outputTypes, int32_t outputs, nvinfer1::DataType const* inputTypes,
+        int32_t inputs) const noexcept override;
+    int32_t onShapeChange(nvinfer1::PluginTensorDesc const* in, int32_t inputs, nvinfer1::PluginTensorDesc const* out,
+        int32_t outputs) noexcept override;
     int32_t enqueue(nvinfer1::PluginTensorDesc const* inputDesc, nvinfer1::PluginTensorDesc const* outputDesc,
         void const* const* inputs, void* const* outputs, void* workspace, cudaStream_t stream) noexcept override;
     nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext* context) noexcept override;
@@ -100,8 +61,7 @@ protected:
     virtual void checkShapes(nvinfer1::PluginTensorDesc const* in, int32_t inputs) const = 0;
 
     // Keeps what a launch needs; called after `checkShapes` with sizes that are all known.
-    virtual void prepare(
-        nvinfer1::PluginTensorDesc const* in, int32_t inputs, nvinfer1::PluginTensorDesc const* out)
+    virtual void prepare(nvinfer1::PluginTensorDesc const* in, int32_t inputs, nvinfer1::PluginTensorDesc const* out)
         = 0;
 
     virtual cudaError_t launch(void const* const* inputs, void* const* outputs, cudaStream_t stream) = 0;
@@ -123,35 +83,6 @@ private:
 };
 
 std::string shapeText(nvinfer1::Dims const& dims);
-
-// A creator of one operator in one namespace.
-class Creator : public nvinfer1::IPluginCreatorV3One
-{
-public:
-    using Make = nvinfer1::IPluginV3* (*) (char const* nameSpace, Attributes const& attributes);
-
-    Creator(char const* name, char const* nameSpace, std::vector<Attribute> attributes, Make make);
-
-    nvinfer1::IPluginV3* createPlugin(char const* name, nvinfer1::PluginFieldCollection const* fields,
-        nvinfer1::TensorRTPhase phase) noexcept override;
-    nvinfer1::PluginFieldCollection const* getFieldNames() noexcept override;
-    char const* getPluginName() const noexcept override;
-    char const* getPluginVersion() const noexcept override;
-    char const* getPluginNamespace() const noexcept override;
-
-private:
-    char const* mName;
-    char const* mNamespace;
-    std::vector<Attribute> mAttributes;
-    Make mMake;
-    std::vector<nvinfer1::PluginField> mFields;
-    nvinfer1::PluginFieldCollection mCollection;
-};
-
-// One function an operator: its creators, in the operator's own file.
-std::vector<nvinfer1::IPluginCreatorInterface*> deformSampleCreators();
-std::vector<nvinfer1::IPluginCreatorInterface*> deformSampleFusedCreators();
-std::vector<nvinfer1::IPluginCreatorInterface*> deformConv2dCreators();
 
 } // namespace trt
 } // namespace degmix

@@ -335,8 +335,9 @@ void checkBuild(Case const& test, IPluginV3* plugin)
     }
     std::vector<DimsExprs> out(test.outputs.size());
     alignas(IExprBuilder*) static unsigned char unused[64];
-    expect(build->getOutputShapes(in.data(), inputs, nullptr, 0, out.data(), outputs,
-               *reinterpret_cast<IExprBuilder*>(unused)) == 0,
+    expect(build->getOutputShapes(
+               in.data(), inputs, nullptr, 0, out.data(), outputs, *reinterpret_cast<IExprBuilder*>(unused))
+            == 0,
         "output shapes");
     for (size_t i = 0; i < out.size(); ++i)
     {
@@ -422,8 +423,9 @@ void enqueue(Case const& test, IPluginV3OneRuntime* runtime, cudaStream_t stream
         out.push_back(tensor->desc());
         to.push_back(tensor->device);
     }
-    expect(runtime->onShapeChange(in.data(), static_cast<int32_t>(in.size()), out.data(),
-               static_cast<int32_t>(out.size())) == 0,
+    expect(
+        runtime->onShapeChange(in.data(), static_cast<int32_t>(in.size()), out.data(), static_cast<int32_t>(out.size()))
+            == 0,
         "shapes are taken");
 #if !defined(DEGMIX_EMULATED)
     // Captured and replayed, as a runtime does.
@@ -477,7 +479,8 @@ void run(Case const& test, std::vector<IPluginCreatorV3One*> const& creators, cu
     tactics.insert(tactics.begin(), 0);
 
     // Through a plan: the fields that are written are all that the runtime's plugin gets.
-    auto const* fields = capability<IPluginV3OneRuntime>(plugin, PluginCapabilityType::kRUNTIME)->getFieldsToSerialize();
+    auto const* fields
+        = capability<IPluginV3OneRuntime>(plugin, PluginCapabilityType::kRUNTIME)->getFieldsToSerialize();
     IPluginV3* restored = creator->createPlugin("plugin", fields, TensorRTPhase::kRUNTIME);
     delete plugin;
     if (restored == nullptr)
@@ -702,8 +705,7 @@ void fusedCases(std::vector<IPluginCreatorV3One*> const& creators, cudaStream_t 
             int64_t const column = x + k / 10 % 3 - 1;
             if (k % 10 < 9 && row >= 0 && row < kH && column >= 0 && column < kW)
             {
-                sum += expand[static_cast<size_t>(o * 96 + k)]
-                    * maps.at(n, (isFirst ? 0 : 9) + k % 10, row, column);
+                sum += expand[static_cast<size_t>(o * 96 + k)] * maps.at(n, (isFirst ? 0 : 9) + k % 10, row, column);
             }
         }
         return sum;
@@ -753,7 +755,7 @@ int main(int argc, char** argv)
     {
         die(dlerror());
     }
-    using GetCreators = IPluginCreatorInterface* const* (*) (int32_t&);
+    using GetCreators = IPluginCreatorInterface* const* (*)(int32_t&);
     auto const getCreators = reinterpret_cast<GetCreators>(dlsym(library, "getCreators"));
     if (getCreators == nullptr)
     {

@@ -11,14 +11,22 @@ import numpy as np
 import onnx
 import pytest
 
-from degmix_edge import backends, cuda, device_array, doctor, trt
-from degmix_edge import build as building
+from degmix_edge import backends
 from degmix_edge.backends import EngineOptions
-from degmix_edge.bundle import open_bundle
+from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.cli import invoke
-from degmix_edge.device_array import DLPACK_CPU, DLPACK_CUDA, DeviceArray
 from degmix_edge.errors import BackendError, BuildError, ConfigError, CudaError, ShapeError
+from degmix_edge.graph.model import to_graph
+from degmix_edge.nvidia import arrays as device_array
+from degmix_edge.nvidia import cuda
+from degmix_edge.nvidia.arrays import DLPACK_CPU, DLPACK_CUDA, DeviceArray
+from degmix_edge.nvidia.trt import build as trt_build
+from degmix_edge.nvidia.trt import load as trt_load
+from degmix_edge.passes.forms import deploy_model, quantize_model
+from degmix_edge.quant.rules import choose
 from degmix_edge.runtime import load
+from degmix_edge.workflows import doctor
+from degmix_edge.workflows.build import build
 
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
 
@@ -40,7 +48,7 @@ def card(monkeypatch, tmp_path):
     yield driver
     for name in [n for n in sys.modules if n.split(".")[0] in ("pycuda", "tensorrt")]:
         del sys.modules[name]
-    trt._LOGGERS.clear()
+    trt_load._LOGGERS.clear()
     left = {key: driver.MADE[key] for key in ("contexts", "alive", "graphs")}
     assert left == {"contexts": 0, "alive": 0, "graphs": 0}
 
@@ -48,14 +56,19 @@ def card(monkeypatch, tmp_path):
 @pytest.fixture
 def made(card, exported, pictures, tmp_path):
     """A bundle with a TensorRT engine."""
-    stages = []
-    steps = []
-    clock = building.Clock(stages.append, lambda *step: steps.append(step))
-    options = building.Options(precision="fp32", backend="tensorrt")
+    events = []
     target = tmp_path / "robot.degmix"
-    building.build(*exported, target, options, golden_image=pictures[0], clock=clock)
-    assert steps == [("Building", i, 4) for i in (1, 2, 3, 4, 4)]
-    assert "engine against model.onnx" in next(s.detail for s in stages if s.name == "golden check")
+    build(
+        exported[0],
+        target,
+        precision="fp32",
+        backend="tensorrt",
+        golden_image=pictures[0],
+        progress=events.append,
+    )
+    steps = [(e.done, e.total) for e in events if e.name == "Building"]
+    assert steps == [(i, 4) for i in (1, 2, 3, 4, 4)]
+    assert "engine against model.onnx" in next(e.detail for e in events if e.name == "golden check")
     return open_bundle(target)
 
 
@@ -203,9 +216,9 @@ def test_a_damaged_plan_and_one_of_another_version(made, pictures):
 def test_forms_are_timed_and_one_is_kept(card, exported, pictures, tmp_path, emulated_plugin):
     plugin = emulated_plugin
     tensorrt = backends.find("tensorrt")
-    model, spec, _ = building.deploy(*exported, building.Options())
-    recipe = building.choose(building.to_graph(model), spec, "fp16")
-    lowered = building.quantize(model, recipe.model_copy(update={"precision": "fp32"}), None, spec)
+    model, spec, _ = deploy_model(*exported)
+    recipe = choose(to_graph(model), spec, "fp16")
+    lowered = quantize_model(model, recipe.model_copy(update={"precision": "fp32"}), None, spec)
     files = tensorrt.build(lowered.SerializeToString(), recipe, None)
     said = json.loads(files["layers.json"])
     assert set(said["milliseconds"]) == {"fused", "plugin", "builtin"}
@@ -239,8 +252,8 @@ def emulated_plugin(tmp_path, monkeypatch):
 
 def test_mistakes(card, exported, monkeypatch, tmp_path):
     tensorrt = backends.find("tensorrt")
-    model, spec, _ = building.deploy(*exported, building.Options())
-    recipe = building.choose(building.to_graph(model), spec, "fp32")
+    model, spec, _ = deploy_model(*exported)
+    recipe = choose(to_graph(model), spec, "fp32")
     data = model.SerializeToString()
     with pytest.raises(ConfigError, match="no form of deformable convolutions 'plugn'"):
         tensorrt.build(data, recipe, None, EngineOptions(dcn="plugn"))
@@ -271,13 +284,13 @@ def test_a_plugin_of_another_major_version(card, tmp_path, emulated_plugin, monk
 
     monkeypatch.setattr(stand_in, "__version__", "11.4.0")
     with pytest.raises(BackendError, match="built for TensorRT 10, running TensorRT 11.4.0"):
-        trt.register("tensorrt", emulated_plugin)
+        trt_load.register("tensorrt", emulated_plugin)
     junk = tmp_path / "junk.so"
     junk.write_bytes(b"junk")
     with pytest.raises(BackendError, match="no plugin library of ours for this machine"):
-        trt.register("tensorrt", junk)
+        trt_load.register("tensorrt", junk)
     with pytest.raises(BackendError, match="no such plugin library; `make plugin` builds it"):
-        trt.register("tensorrt", tmp_path / "none.so")
+        trt_load.register("tensorrt", tmp_path / "none.so")
 
 
 def test_without_pycuda_or_a_driver(monkeypatch):
@@ -319,12 +332,12 @@ def dynamic_model() -> bytes:
 def test_profiles_of_sizes_that_are_not_fixed(card):
     shapes = ((1, 2), (4, 2), (8, 2))
     space = {"workspace_bytes": 1 << 28}
-    built = trt.build(
-        "tensorrt", dynamic_model(), trt.BuilderOptions(profile={"x": shapes}, **space)
+    built = trt_build.build_plan(
+        "tensorrt", dynamic_model(), trt_build.BuilderOptions(profile={"x": shapes}, **space)
     )
     assert built.plan
     with pytest.raises(ShapeError, match=r"'x' \(-1, 2\) has sizes that are not known: give its"):
-        trt.build("tensorrt", dynamic_model(), trt.BuilderOptions(**space))
-    options = trt.BuilderOptions(profile={"x": shapes, "z": shapes}, **space)
+        trt_build.build_plan("tensorrt", dynamic_model(), trt_build.BuilderOptions(**space))
+    options = trt_build.BuilderOptions(profile={"x": shapes, "z": shapes}, **space)
     with pytest.raises(ShapeError, match="shapes for z: no such input"):
-        trt.build("tensorrt", dynamic_model(), options)
+        trt_build.build_plan("tensorrt", dynamic_model(), options)

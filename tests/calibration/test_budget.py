@@ -7,18 +7,18 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from conftest import HEIGHT, WIDTH, task_specs
-from degmix_calibration import budget
+from degmix_calibration import limits as budget
 from degmix_calibration.search import order, search
 from degmix_calibration.sensitivity import layers, measure, restrict
 from degmix_calibration.trial import Damage, Example, Trials, pool
 
-from degmix_edge import build as building
 from degmix_edge.errors import ConfigError
-from degmix_edge.graph_cost import costs
+from degmix_edge.graph.cost import costs
+from degmix_edge.graph.model import to_graph
 from degmix_edge.network import NetworkSpec, Source
-from degmix_edge.passes._base import to_graph
+from degmix_edge.passes.forms import deploy_model
 from degmix_edge.preprocess import Fit, fit_image
-from degmix_edge.quant.recipe import choose
+from degmix_edge.quant.rules import choose
 from degmix_edge.quant.sites import observed_tensors
 
 SPEC = NetworkSpec(
@@ -68,7 +68,7 @@ def test_a_wrong_limit_says_what_is_wrong(text, message):
 @pytest.fixture(scope="module")
 def parts(exported, calibrate, pictures):
     """Deployed graph, spec, recipe, ranges and four examples without labels."""
-    model, spec, _ = building.deploy(*exported, building.Options(tasks=("normals", "depth")))
+    model, spec, _ = deploy_model(*exported, tasks=("normals", "depth"))
     graph = to_graph(model)
     recipe = choose(graph, spec, "int8")
     fit = Fit(height=HEIGHT, width=WIDTH)
@@ -153,7 +153,7 @@ def damaged(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
     values = second.inputs[1].values.copy()
     values[:, 0] /= 1e3
     second.inputs[1] = gs.Constant("damaged.w", values)
-    from degmix_edge.passes._base import to_model
+    from degmix_edge.graph.model import to_model
 
     props = {p.key: p.value for p in model.metadata_props}
     return to_model(graph, props), second.name.rpartition("/")[0]

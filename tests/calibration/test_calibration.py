@@ -7,8 +7,8 @@ from degmix_calibration import observers
 from degmix_calibration.collect import collect, graph_hash
 from degmix_calibration.histogram import BINS, Histogram
 
-from degmix_edge import build as building
 from degmix_edge.errors import BuildError, ConfigError, InputError
+from degmix_edge.passes.forms import deploy_model
 from degmix_edge.quant.qparams import LEVELS
 
 RNG = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def test_an_unknown_observer():
 
 @pytest.fixture(scope="module")
 def graph(exported):
-    return building.deploy(*exported, building.Options())[0]
+    return deploy_model(*exported)[0]
 
 
 TENSOR = "backbone.network.conv_stem/Conv"
@@ -151,11 +151,11 @@ def named(pictures):
 
 @pytest.fixture(scope="module")
 def observed(exported):
-    from degmix_edge.passes._base import to_graph
-    from degmix_edge.quant.recipe import choose
+    from degmix_edge.graph.model import to_graph
+    from degmix_edge.quant.rules import choose
     from degmix_edge.quant.sites import observed_tensors
 
-    model, spec, _ = building.deploy(*exported, building.Options())
+    model, spec, _ = deploy_model(*exported)
     surgeon = to_graph(model)
     return model, observed_tensors(surgeon, choose(surgeon, spec, "int8"))
 
@@ -180,7 +180,7 @@ class StopNowError(Exception):
 @pytest.mark.parametrize("after", [3, 11, 20])
 def test_an_interrupted_calibration_goes_on(observed, pictures, tmp_path, monkeypatch, after):
     from degmix_calibration import collect as module
-    from degmix_calibration import state as states
+    from degmix_calibration import collect_state as states
 
     model, tensors = observed
     path, runs = tmp_path / "x.partial", []
@@ -211,7 +211,7 @@ def test_an_interrupted_calibration_goes_on(observed, pictures, tmp_path, monkey
 
 
 def test_a_state_of_other_images_is_dropped(observed, pictures, tmp_path, monkeypatch):
-    from degmix_calibration import state as states
+    from degmix_calibration import collect_state as states
 
     model, tensors = observed
     monkeypatch.setattr(states, "SECONDS", 0.0)
@@ -291,8 +291,8 @@ def test_a_choice_holds_what_is_different_and_no_duplicates():
 def test_the_plot_of_settling_ranges(observed, pictures):
     import xml.etree.ElementTree as ElementTree
 
-    from degmix_edge.cli._quantizing import settled_after
     from degmix_edge.report.figures import convergence
+    from degmix_edge.workflows.calibration import settled_after
 
     model, tensors = observed
     ranges = collect(model, tensors, named(pictures), "min_max")

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from degmix_edge import config
-from degmix_edge.bundle import open_bundle
+from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.cli import invoke
 from degmix_edge.quant.recipe import Recipe
 

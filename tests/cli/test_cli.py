@@ -14,7 +14,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from degmix_edge.bundle import open_bundle
+from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.cli import invoke, verbs
 
 VERBS = ["demo", "train", "eval", "export onnx", "quantize", "build engine", "run", "compare"]

@@ -161,10 +161,10 @@ def test_dynamic_shapes_are_refused(cli, tmp_path):
     relu = helper.make_node("Relu", ["image"], ["depth"], name="relu")
     model = graph_of(relu, shape=("batch", 3, "height", 96))
     from degmix_edge.errors import GraphError
-    from degmix_edge.passes._check import check
+    from degmix_edge.graph.check import check_graph
 
     with pytest.raises(GraphError, match=r"input 'image' has the dynamic shape \['batch', 3"):
-        check(model)
+        check_graph(model)
     onnx.save(model, tmp_path / "dynamic.onnx")
     code, _, err = cli("quantize", "dynamic.onnx", "--precision", "fp16")
     assert code == 6

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -10,10 +11,17 @@ import sys
 import pytest
 import yaml
 from conftest import HEIGHT, SMALL, WIDTH
+from degmix_training import models
 from degmix_training.checkpoint import read_card
+from degmix_training.zoo import ZooConfig, zoo_file
+from degmix_training.zoo import zoos as zoo_names
 from PIL import Image
 
+from degmix_edge import config
 from degmix_edge.cli import invoke
+from degmix_edge.report.values import json_text
+from degmix_edge.workflows.zoo import zoo
+from degmix_edge.workflows.zoo.listing import list_zoos
 
 ZOO = {
     "version": 1,
@@ -46,14 +54,14 @@ def folder(tmp_path_factory):
     return path
 
 
-def zoo(folder, *more):
+def typed(folder, *more):
     return ["zoo", str(folder / "zoo.yaml"), "--out", str(folder / "out"), *OPTIONS, *more]
 
 
 @pytest.fixture(scope="module")
 def finished(folder):
     """Interrupted in its first training, then finished by the same command."""
-    command = [sys.executable, "-m", "degmix_edge", *zoo(folder)]
+    command = [sys.executable, "-m", "degmix_edge", *typed(folder)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         if "step 3/6" in line:
@@ -107,7 +115,7 @@ def test_a_finished_zoo_is_not_made_again(finished, folder, capfd):
     out = folder / "out"
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.json")}
     weights = {path: path.stat().st_mtime_ns for path in out.glob("*/run/*.safetensors")}
-    assert invoke(zoo(folder, "--models", "m3vit")) == 0
+    assert invoke(typed(folder, "--models", "m3vit")) == 0
     assert "trained in" not in capfd.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/*.json")}
     assert weights == {path: path.stat().st_mtime_ns for path in out.glob("*/run/*.safetensors")}
@@ -130,7 +138,7 @@ def test_mistakes_are_said_before_any_training(finished, folder, capfd, tmp_path
         (["--set", "entries.m3vit.network.experts=1"], 3, "greater than or equal to 2"),
     ]
     for more, code, message in cases:
-        got = invoke(zoo(folder, *more))
+        got = invoke(typed(folder, *more))
         text = " ".join(capfd.readouterr().err.split())
         assert got == code, text
         for part in message.split(".*"):
@@ -157,6 +165,48 @@ def test_a_checkpoint_in_the_place_of_training(finished, folder, capfd, tmp_path
     assert (out / "zoo.csv").exists()
 
 
+def test_a_zoo_from_python(finished, folder, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(folder / "out", out)
+    shutil.rmtree(out / "m3vit" / "run")
+    events = []
+    options = {"models": ("m3vit",), "calibration_count": 4, "calls": 4}
+    result = zoo(folder / "zoo.yaml", out, **options, progress=events.append)
+    (row,) = result.networks
+    card = read_card(out / "m3vit" / "run" / "best.safetensors")
+    assert row.values == {task: score.value for task, score in card.scores.items()}
+    assert row.latency_ms["onnxruntime"].keys() == {"fp32", "int8"}
+    assert {task: b.of for task, b in result.baselines.items()} == dict.fromkeys(
+        ("depth", "normals"), "baseline"
+    )
+    assert result.latencies["onnxruntime"].keys() == {"m3vit fp32", "m3vit int8"}
+    for path in (result.page, result.table, result.chart, result.numbers):
+        assert path.parent == out
+        assert path.stat().st_mtime > (folder / "out" / path.name).stat().st_mtime
+    assert json.loads(json_text(result.values())) == json.loads(result.numbers.read_text())
+    assert result.verdict.startswith("best in INT8: m3vit, delta_m ")
+    training = [event for event in events if event.name == "train 1 networks"]
+    steps = [(event.done, event.total) for event in training if event.kind == "step"]
+    assert steps == [(done, 6) for done in (0, 0, 1, 2, 3, 4, 5, 6)]
+    assert any(event.detail.startswith("m3vit loss ") for event in training)
+    notes = [event.detail.split("  ")[:2] for event in training if event.kind == "note"]
+    assert notes[:2] == [["", "m3vit: step 3/6"], ["", "m3vit: step 6/6"]]
+    assert notes[2][0].startswith("m3vit: trained in ")
+    assert [event.kind for event in training].count("finished") == 1
+    assert ("bench onnxruntime", "finished") in {(event.name, event.kind) for event in events}
+
+
+def test_a_training_that_fails_says_why(folder, tmp_path, capfd):
+    diverge = ["--set", "train.optim.name=sgd", "--set", "train.optim.lr=1e18"]
+    arguments = ["zoo", str(folder / "zoo.yaml"), "--out", str(tmp_path / "o"), *diverge]
+    assert invoke([*arguments, "--set", "train.val_every=1"]) == 14
+    err = " ".join(capfd.readouterr().err.split())
+    assert "TrainingError: baseline: training ended at step " in err
+    assert re.search("the loss of|weights are not finite|are no numbers any more", err)
+    assert "the same command goes on" in err
+    assert "Traceback" not in err
+
+
 def test_processes_of_torchrun_train_one_network_after_the_other(tmp_path):
     one = {"model": "padnet", "network": dict(SMALL["padnet"])}
     values = json.loads(json.dumps(ZOO)) | {"entries": {"padnet": one}}
@@ -175,6 +225,41 @@ def test_processes_of_torchrun_train_one_network_after_the_other(tmp_path):
 
 def test_the_list(capfd):
     assert invoke(["zoo", "--list", "--json"]) == 0
-    found = json.loads(capfd.readouterr().out)
+    out, err = capfd.readouterr()
+    found = json.loads(out)
     assert "TaskExpert-style" in found["models"]["taskexpert"]
     assert len(found["zoos"]["smoke"]) == 7
+    assert "96x128    160  degmix, padnet" in err
+    names = models.names()
+    assert list(found["models"]) == names
+    assert found["models"] == {n: models.find(n).__doc__.splitlines()[0] for n in names}
+    zoos = {n: config.load(ZooConfig, zoo_file(n)) for n in zoo_names()}
+    assert found["zoos"] == {n: list(z.entries) for n, z in zoos.items()}
+    outlines = {z.name: (z.height, z.width, z.steps) for z in list_zoos()}
+    assert outlines == {n: (z.train.height, z.train.width, z.train.steps) for n, z in zoos.items()}
+
+
+CORE = """
+import sys
+absent = "torch torchvision timm lightning safetensors onnx onnxruntime onnx_graphsurgeon"
+sys.modules.update(dict.fromkeys([*absent.split(), "polygraphy", "scipy", "skimage"]))
+from degmix_edge.cli import invoke
+print(invoke(sys.argv[1:]), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ("zoo --list", "taskexpert"),
+        ("train --list", "nyud_demtg"),
+        ("zoo --help", "--calib-count"),
+        ("train --help", "--pretrained"),
+        ("--help", "Train networks the same way"),
+    ],
+)
+def test_lists_and_help_need_no_pytorch(arguments, word):
+    command = [sys.executable, "-c", CORE, *arguments.split()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "0", done.stderr
+    assert word in done.stdout + done.stderr

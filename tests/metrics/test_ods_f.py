@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from slow_ods_f import places, slow_matching, slow_ods_f, slow_suppress, slow_thin
 
 from degmix_edge.errors import BackendError, ConfigError, InputError, OutputError, ShapeError
-from degmix_edge.metrics import ods_f
+from degmix_edge.metrics import _counting_queue, ods_f
+from degmix_edge.metrics._matching import Matching, within
+from degmix_edge.metrics._ridges import suppress
+from degmix_edge.metrics._thinning import thin
 
 SEEDS = st.integers(0, 10_000)
 FEW = (0.1, 0.2, 0.4, 0.6, 0.8)
@@ -84,7 +87,7 @@ def test_suppression_equals_loops(seed, shape):
     if seed % 2 and min(shape) > 2:
         scores = ods_f.eight_bit(draw(seed, *shape)[0], np.ones(shape, bool))
     expected = slow_suppress({p: int(scores[p]) for p in places(*shape)}, *shape)
-    got = ods_f.suppress(scores) * 255
+    got = suppress(scores) * 255
     np.testing.assert_allclose(
         got, [[expected[y, x] for x in range(shape[1])] for y in range(shape[0])], atol=1e-6
     )
@@ -96,7 +99,7 @@ def test_thinning_equals_loops_and_scikit_image(seed, share):
     mask = np.random.default_rng(seed).random((13, 17)) < share
     if seed % 2:
         mask = np.kron(mask, np.ones((4, 3), bool))
-    got = ods_f.thin(mask)
+    got = thin(mask)
     assert {tuple(p) for p in np.argwhere(got)} == slow_thin({tuple(p) for p in np.argwhere(mask)})
     morphology = pytest.importorskip("skimage.morphology")
     np.testing.assert_array_equal(got, morphology.thin(mask))
@@ -105,7 +108,7 @@ def test_thinning_equals_loops_and_scikit_image(seed, share):
 def test_thinning_a_wide_area():
     morphology = pytest.importorskip("skimage.morphology")
     mask = np.ones((101, 203), bool)
-    np.testing.assert_array_equal(ods_f.thin(mask), morphology.thin(mask))
+    np.testing.assert_array_equal(thin(mask), morphology.thin(mask))
 
 
 @given(seed=SEEDS, radius=st.floats(0, 5), share=st.floats(0.02, 0.7))
@@ -115,9 +118,9 @@ def test_matching_from_step_to_step_equals_loops_and_scipy(seed, radius, share):
     shape = 12, 15
     truth = rng.random(shape) < share
     pixels = np.flatnonzero(rng.random(shape) < 0.6)
-    start, neighbours = ods_f.within(pixels, truth, radius)
+    start, neighbours = within(pixels, truth, radius)
     trues = [tuple(p) for p in np.argwhere(truth).tolist()]
-    matching = ods_f.Matching(start, neighbours, len(trues))
+    matching = Matching(start, neighbours, len(trues))
     # Neither growing nor shrinking only, as thinned maps do.
     for part in (0.1, 0.5, 0.3, 1.0, 0.0, 0.7):
         chosen = rng.random(len(pixels)) < part
@@ -267,20 +270,20 @@ def test_workers_give_the_same():
     metric = ods_f.Metric(workers=2, **keywords)
     for prediction, target in pairs:
         metric.update(prediction, target)
-    assert metric._pool is not None
+    assert metric._queue.pool is not None
     assert metric.compute(ready.append) == of(*pairs, workers=1, **keywords)
     assert sum(ready) == len(pairs)
-    assert metric._pool is None
+    assert metric._queue.pool is None
 
 
 @pytest.mark.parametrize("pixels", [0, 3000])
 def test_only_a_bounded_number_of_images_waits(monkeypatch, pixels):
-    monkeypatch.setattr(ods_f, "SMALL", pixels)
+    monkeypatch.setattr(_counting_queue, "SMALL", pixels)
     pairs = [draw(seed) for seed in range(6)]
     metric = ods_f.Metric(workers=1, tolerance=0.03)
     for prediction, target in pairs:
         metric.update(prediction, target)
-        assert metric._waiting_pixels() <= pixels
+        assert metric._queue.waiting_pixels <= pixels
     ready = []
     assert metric.compute(ready.append) == of(*pairs, tolerance=0.03)
     assert sum(ready) == 6
@@ -299,10 +302,10 @@ def test_a_worker_that_dies_is_named_and_its_image_is_not_lost(monkeypatch):
 
     metric = ods_f.Metric(workers=2)
     with monkeypatch.context() as patch:
-        patch.setattr(ods_f, "ProcessPoolExecutor", Dead)
+        patch.setattr(_counting_queue, "ProcessPoolExecutor", Dead)
         with pytest.raises(BackendError, match="workers=1"):
             metric.update(line(40), line(40))
-    metric.workers = 1
+    metric._queue.workers = 1
     assert metric.compute() == 100
     assert metric.true == 40
 
@@ -319,7 +322,7 @@ def test_a_second_run_reads_the_cache(tmp_path, monkeypatch):
     keywords = {"tolerance": 0.03, "cache": tmp_path / "new" / "cache"}
     expected = of(*pairs, **keywords)
     assert expected == of(*pairs, tolerance=0.03)
-    monkeypatch.setattr(ods_f, "count", forbidden)
+    monkeypatch.setattr(_counting_queue, "count", forbidden)
     ready = []
     metric = ods_f.Metric(**keywords)
     for prediction, target in pairs:
@@ -343,8 +346,8 @@ def test_a_second_run_reads_the_cache(tmp_path, monkeypatch):
 def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
     pairs = [draw(seed) for seed in range(4)]
     of(*pairs[:2], cache=tmp_path)
-    counted, count = [], ods_f.count
-    monkeypatch.setattr(ods_f, "count", lambda *a: counted.append(1) or count(*a))
+    counted, count = [], _counting_queue.count
+    monkeypatch.setattr(_counting_queue, "count", lambda *a: counted.append(1) or count(*a))
     assert of(*pairs, cache=tmp_path) == of(*pairs)
     assert len(counted) == 2 + 4
 
@@ -363,7 +366,7 @@ def test_a_damaged_file_is_counted_again(tmp_path, content):
 def test_workers_fill_the_cache(tmp_path, monkeypatch):
     pairs = [draw(seed) for seed in range(3)]
     expected = of(*pairs, workers=2, cache=tmp_path)
-    monkeypatch.setattr(ods_f, "count", forbidden)
+    monkeypatch.setattr(_counting_queue, "count", forbidden)
     assert of(*pairs, workers=2, cache=tmp_path) == expected
 
 

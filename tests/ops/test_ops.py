@@ -7,8 +7,9 @@ import pytest
 from deform_graphs import deform_graph, quantized, run
 
 from degmix_edge import ops
+from degmix_edge.graph.model import to_graph, to_model
 from degmix_edge.ops import deform_conv2d, deform_sample
-from degmix_edge.passes._base import apply, to_graph, to_model
+from degmix_edge.passes._base import apply
 from degmix_edge.passes.lower_deform_sample import LowerDeformSample
 from degmix_edge.passes.lower_deform_to_plugin import LowerDeformToPlugin
 

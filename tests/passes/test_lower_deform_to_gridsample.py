@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from degmix_edge.errors import GraphError
-from degmix_edge.passes._base import apply, to_graph, to_model
+from degmix_edge.graph.model import to_graph, to_model
+from degmix_edge.passes._base import apply
 from degmix_edge.passes.lower_deform_to_gridsample import LowerDeformToGridsample
 from degmix_edge.passes.requantize_samples import RequantizeSamples
 

@@ -11,10 +11,11 @@ from degmix_training.config import network_config
 from degmix_training.models.mlore import Mixture as LowRankMixture
 
 from degmix_edge import tasks
-from degmix_edge.build import simplify
-from degmix_edge.graph_cost import costs, total_macs
-from degmix_edge.passes._base import append, apply, constant, to_graph, to_model
+from degmix_edge.graph.cost import costs, total_macs
+from degmix_edge.graph.model import append, constant, to_graph, to_model
+from degmix_edge.passes._base import apply
 from degmix_edge.passes.fold_conv_mixture import FoldConvMixture
+from degmix_edge.passes.forms import simplify_model
 from degmix_edge.passes.hoist_pointwise import HoistPointwise
 from degmix_edge.passes.lower_moe import LowerMoe, mixtures
 from degmix_edge.passes.merge_convs import MergeConvs
@@ -63,7 +64,7 @@ FOLDED = [
 @pytest.mark.parametrize(("model", "settings", "rewrites"), FOLDED)
 def test_a_run_time_kernel_is_the_mixture(model, settings, rewrites):
     loaded, exported = lively_network(model, **settings)
-    plain = simplify(exported, TASKS)
+    plain = simplify_model(exported, TASKS)
     folded, count = rewritten(plain, FoldConvMixture())
     assert count == rewrites
     assert total_macs(costs(folded)) < total_macs(costs(plain))
@@ -133,7 +134,7 @@ def test_gathered_experts_are_the_masked_ones(router):
     loaded, model = lively_network(
         "m3vit", **({} if router == "multi_gate" else {"router": router})
     )
-    plain = simplify(model, TASKS)
+    plain = simplify_model(model, TASKS)
     found = mixtures(to_graph(plain))
     settings = small("m3vit")
     # Experts are not lost that no token of the export's example chose.
@@ -149,7 +150,7 @@ def test_gathered_experts_are_the_masked_ones(router):
 
 def test_the_images_route_otherwise_than_the_exports_example():
     _, model = lively_network("m3vit")
-    graph = to_graph(simplify(model, TASKS))
+    graph = to_graph(simplify_model(model, TASKS))
     graph.outputs = [n.outputs[1] for n in graph.nodes if n.op == "TopK"]
     probe = to_model(graph, {})
     example = run(probe, image=np.zeros((1, 3, HEIGHT, WIDTH), np.float32))
@@ -160,7 +161,7 @@ def test_the_images_route_otherwise_than_the_exports_example():
 
 def test_a_mixture_of_another_shape_is_left_alone():
     _, model = lively_network("m3vit")
-    graph = to_graph(simplify(model, TASKS))
+    graph = to_graph(simplify_model(model, TASKS))
     mul = next(n for n in graph.nodes if n.op == "Mul" and n.name.startswith("backbone.mixtures.1"))
     mul.op = "Add"
     assert len(mixtures(graph)) == 1
@@ -231,7 +232,7 @@ def test_what_is_not_worth_hoisting_stays(change):
 @pytest.mark.parametrize(("model", "fewer"), [("densemtl", 20), ("padnet", 12)])
 def test_merged_convolutions_are_the_separate_ones(model, fewer):
     loaded, exported = lively_network(model)
-    plain = simplify(exported, TASKS)
+    plain = simplify_model(exported, TASKS)
     merged, rewrites = rewritten(plain, MergeConvs())
     assert rewrites > 0
     convs = [sum(n.op_type == "Conv" for n in m.graph.node) for m in (plain, merged)]
@@ -242,7 +243,7 @@ def test_merged_convolutions_are_the_separate_ones(model, fewer):
 
 def test_weights_that_are_shared_are_not_copied_into_a_merged_convolution():
     _, exported = lively_network("mlore")
-    plain = simplify(exported, TASKS)
+    plain = simplify_model(exported, TASKS)
     merged, _ = rewritten(plain, MergeConvs())
     assert merged.ByteSize() <= 1.05 * plain.ByteSize()
 

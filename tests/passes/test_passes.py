@@ -8,13 +8,14 @@ import pytest
 import torch
 from conftest import HEIGHT, WIDTH
 
-from degmix_edge import build as building
 from degmix_edge import tasks
 from degmix_edge.errors import GraphError
+from degmix_edge.graph.model import constant, read_model, to_graph, to_model
 from degmix_edge.network import NetworkSpec, Source
-from degmix_edge.passes._base import apply, constant, read_model, to_graph, to_model
+from degmix_edge.passes._base import apply
 from degmix_edge.passes.decode_tasks import DecodeTasks
 from degmix_edge.passes.fold_batchnorm import FoldBatchnorm
+from degmix_edge.passes.forms import deploy_model, quantize_model
 from degmix_edge.passes.fuse_integer_matmul import FuseIntegerMatmul
 from degmix_edge.passes.insert_fp16 import InsertFp16
 from degmix_edge.passes.insert_image_input import InsertImageInput
@@ -25,7 +26,8 @@ from degmix_edge.passes.share_constants import ShareConstants
 from degmix_edge.preprocess import normalise
 from degmix_edge.quant.qparams import per_channel_scale, scale_of
 from degmix_edge.quant.ranges import Range, Ranges
-from degmix_edge.quant.recipe import Placement, Recipe, choose
+from degmix_edge.quant.recipe import Placement, Recipe
+from degmix_edge.quant.rules import choose
 from degmix_edge.quant.sites import observed_tensors
 
 RNG = np.random.default_rng(0)
@@ -293,12 +295,12 @@ def test_lowering_gives_integer_kernels_and_nearly_the_same_numbers(tmp_path):
 
 def test_the_whole_pipeline_finds_nothing_the_second_time(exported, calibrate):
     model, spec = exported
-    deployed, spec, _ = building.deploy(model, spec, building.Options())
-    again, _, detail = building.deploy(deployed, spec, building.Options())
+    deployed, spec, _ = deploy_model(model, spec)
+    again, _, detail = deploy_model(deployed, spec)
     assert all(part.endswith(" 0") for part in detail.split("(")[1].rstrip(")").split(", "))
     int8 = choose(to_graph(deployed), spec, "int8")
     found = calibrate(deployed, observed_tensors(to_graph(deployed), int8))
-    graph = to_graph(building.quantize(deployed, int8, found, spec))
+    graph = to_graph(quantize_model(deployed, int8, found, spec))
     assert apply(graph, [InsertQdq(int8, found)])[0].rewrites == 0
 
 

@@ -5,7 +5,8 @@ import onnx_graphsurgeon as gs
 import pytest
 from test_passes import run
 
-from degmix_edge.passes._base import apply, constant, to_graph, to_model
+from degmix_edge.graph.model import constant, to_graph, to_model
+from degmix_edge.passes._base import apply
 from degmix_edge.passes.remove_identities import RemoveIdentities
 
 X = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)

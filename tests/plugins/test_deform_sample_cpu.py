@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from degmix_edge import backends
-from degmix_edge import build as building
 from degmix_edge.backends import _cpu_ops
-from degmix_edge.backends.onnxruntime import _options
+from degmix_edge.backends.onnxruntime import _session
 from degmix_edge.errors import BackendError, ConfigError
+from degmix_edge.graph.model import to_graph, to_model
 from degmix_edge.ops.deform_sample import reference
-from degmix_edge.passes._base import apply, to_graph, to_model
+from degmix_edge.passes._base import apply
 from degmix_edge.passes.lower_deform_sample import LowerDeformSample
+from degmix_edge.workflows.build import build
 
 SOURCE = Path(__file__).parents[2] / "plugins" / "deform_sample"
 COMPILER = shutil.which("g++") or shutil.which("c++")
@@ -167,14 +168,13 @@ def test_quantized_weights_stay_quantized():
     assert conv.inputs[1].inputs[0].op == "DequantizeLinear"
 
 
-def test_engines_use_it_and_models_stay_standard(exported, pictures, calibrate, present, tmp_path):
+def test_engines_use_it_and_models_stay_standard(exported, pictures, present, tmp_path):
     ort = backends.find("onnxruntime")
     assert ort.device().endswith("+degmix_cpu1")
     for precision in ("fp32", "int8"):
         target = tmp_path / f"{precision}.degmix"
-        options = building.Options(precision=precision)
-        bundle = building.build(
-            *exported, target, options, golden_image=pictures[0], calibrate=calibrate
+        bundle = build(
+            exported[0], target, precision=precision, calibration=pictures, observer="min_max"
         )
         engine = onnx.load(bundle.file("engines/onnxruntime/engine.onnx"))
         ops = [node.op_type for node in engine.graph.node]
@@ -192,7 +192,7 @@ def test_an_engine_is_not_run_without_it(exported, pictures, present, tmp_path, 
     from degmix_edge.runtime import load
 
     target = tmp_path / "x.degmix"
-    building.build(*exported, target, building.Options(), golden_image=pictures[0])
+    build(exported[0], target, precision="fp32", golden_image=pictures[0])
     want = {name: np.asarray(m) for name, m in load(target)(pictures[0]).items()}
     monkeypatch.setenv(_cpu_ops.VARIABLE, "none")
     with pytest.warns(UserWarning, match=r"(?s)built for +running on\n.*degmix_cpu1"):
@@ -210,7 +210,7 @@ def test_a_library_that_is_not_there_or_is_none(monkeypatch, tmp_path):
         _cpu_ops.instruction_set(text)
     monkeypatch.setenv(_cpu_ops.VARIABLE, str(text))
     with pytest.raises(BackendError, match=r"text.so: no library of operators.*=none leaves it"):
-        _options(None)
+        _session(b"")
 
 
 def test_graphs_round_trip(present):

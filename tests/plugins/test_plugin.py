@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from native_build import INTERFACE, ROOT, configure
 
-from degmix_edge import ops, registry, trt
+from degmix_edge import ops, registry
+from degmix_edge.nvidia.trt import load as trt_load
 from degmix_edge.ops import deform_conv2d, deform_sample, deform_sample_fused
 
 CREATORS = {
@@ -22,8 +23,8 @@ CREATORS = {
 }
 LISTED = """
 import json, sys
-from degmix_edge import trt
-module = trt.load("tensorrt-rtx")
+from degmix_edge.nvidia.trt import load as trt_load
+module = trt_load.import_tensorrt("tensorrt-rtx")
 logger = module.Logger(module.Logger.ERROR)
 registry = module.get_plugin_registry()
 assert registry.load_library(sys.argv[1]) is not None
@@ -66,7 +67,7 @@ def test_nothing_of_tensorrt_is_needed_and_only_entry_points_are_exported(emulat
 
 
 @pytest.mark.skipif(
-    trt.unavailable("tensorrt-rtx") is not None, reason="no TensorRT-RTX for this platform"
+    trt_load.unavailable("tensorrt-rtx") is not None, reason="no TensorRT-RTX for this platform"
 )
 def test_nvidias_registry_lists_the_creators(emulated):
     library = str(emulated / "libdegmix_trt_emulated.so")

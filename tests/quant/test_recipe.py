@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
-from degmix_edge import build as building
 from degmix_edge.errors import ConfigError, GraphError
-from degmix_edge.passes._base import to_graph
+from degmix_edge.graph.model import to_graph
+from degmix_edge.passes.forms import deploy_model
 from degmix_edge.quant import ranges as reading
 from degmix_edge.quant.qparams import per_channel_scale, quantize, scale_of
-from degmix_edge.quant.recipe import choose
+from degmix_edge.quant.rules import choose
 
 
 @pytest.fixture(scope="module")
 def deployed(exported):
-    model, spec, _ = building.deploy(*exported, building.Options())
+    model, spec, _ = deploy_model(*exported)
     return to_graph(model), spec
 
 

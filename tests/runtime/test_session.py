@@ -1,12 +1,15 @@
 """Sessions: images of every kind in, task maps out."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from PIL import Image
 
 import degmix_edge
 from degmix_edge.errors import BackendError, BundleError, InputError
-from degmix_edge.runtime import Maps, TaskMap
+from degmix_edge.runtime import Maps, Session, TaskMap
 
 
 @pytest.fixture
@@ -47,6 +50,179 @@ def test_latency_adds_up(session, pictures):
     latency = session.latency
     assert latency.total_ms == latency.pre_ms + latency.net_ms + latency.post_ms
     assert latency.net_ms > 0
+
+
+def test_maps_carry_the_latency_of_their_call(session, pictures):
+    first = session(pictures[0])
+    kept = first.latency
+    assert kept is session.latency
+    second = session(pictures[1])
+    assert second.latency is session.latency
+    assert first.latency is kept
+    assert second.latency is not kept
+    assert [maps.latency is session.latency for maps in session.run(pictures[:3])] == [True] * 3
+    assert session.submit(pictures[0]).result().latency is session.latency
+
+
+def test_maps_that_no_session_computed_have_no_latency():
+    assert Maps().latency is None
+
+
+MEASURED = "mean"
+"""A stage that says which image was measured."""
+
+
+@pytest.fixture
+def measured(session, monkeypatch):
+    """The backend measures each image by its mean. `meeting` holds calls until all are inside."""
+    backend, infer = session.backend, session.backend.infer
+    assert backend.is_concurrent
+    meetings = []
+
+    def measuring(image):
+        for meeting in meetings:
+            meeting.wait(timeout=60)
+        backend._mine.stages = {MEASURED: float(image.mean())}
+        maps = infer(image)
+        for meeting in meetings:
+            meeting.wait(timeout=60)
+        return maps
+
+    monkeypatch.setattr(backend, "infer", measuring)
+    return session, meetings
+
+
+def test_threads_get_the_latency_of_their_own_image(measured, pictures):
+    session, meetings = measured
+    meetings.append(threading.Barrier(2))  # both images are under way at the same time
+    got = {0: [], 1: []}
+
+    def camera(index):
+        for _ in range(5):
+            got[index].append(session(pictures[index]).latency)
+
+    threads = [threading.Thread(target=camera, args=(index,)) for index in got]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert pictures[0].mean() != pictures[1].mean()
+    for index, latencies in got.items():
+        assert [latency.stages[MEASURED] for latency in latencies] == [pictures[index].mean()] * 5
+    assert len({id(latency) for latencies in got.values() for latency in latencies}) == 10
+    assert session.latency in (got[0][-1], got[1][-1])
+
+
+def test_a_slow_image_is_not_billed_to_a_fast_one(session, pictures, tmp_path):
+    path = tmp_path / "large.png"
+    noise = np.random.default_rng(0).integers(0, 256, (3000, 2000, 3), np.uint8)
+    Image.fromarray(noise).save(path, compress_level=1)
+    with ThreadPoolExecutor(2) as pool:
+        large = pool.submit(lambda: [session(path).latency for _ in range(3)])
+        small = pool.submit(lambda: [session(pictures[0]).latency for _ in range(30)])
+        slow = min(latency.pre_ms for latency in large.result())
+        fast = sorted(latency.pre_ms for latency in small.result())[15]
+    assert slow > 10 * fast
+
+
+def test_what_is_submitted_has_its_own_latency(measured, pictures):
+    session, _ = measured
+    futures = [session.submit(picture) for picture in pictures]
+    for picture, future in zip(pictures, futures, strict=True):
+        assert future.result().latency.stages == {MEASURED: picture.mean()}
+
+
+def test_a_latency_does_not_change_with_the_backends_next_call(session, pictures, monkeypatch):
+    stages = {"gpu_ms": 1.0}  # a backend may reuse its dict
+    session.backend._mine.stages = stages
+    latency = session(pictures[0]).latency
+    stages["gpu_ms"] = 2.0
+    assert latency.stages == {"gpu_ms": 1.0}
+
+
+def shared(bundle, workers):
+    """A session that runs that many images at once, as one of a GPU with lanes does."""
+    with degmix_edge.load(bundle.path) as lone:
+        backend, fit = lone.backend, lone.fit
+    return Session(backend, fit, bundle, workers=workers)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_several_images_give_a_list_in_their_order(bundles, pictures, tmp_path, kind, workers):
+    path = tmp_path / "a.png"
+    Image.fromarray(pictures[3]).save(path)
+    images = kind([pictures[0], Image.fromarray(pictures[1]), str(path), path, pictures[2][:30]])
+    with shared(bundles["fp32"], workers) as session:
+        want = [session(image) for image in images]
+        got = session(images)
+        assert type(got) is list
+        assert session.latency is got[-1].latency
+        assert len({id(maps.latency) for maps in got}) == len(images)
+    for a, b in zip(got, want, strict=True):
+        assert isinstance(a, Maps)
+        assert a["depth"].placement == b["depth"].placement
+        for task in b:
+            np.testing.assert_array_equal(a[task], b[task])
+    assert (got[0]["depth"] != got[1]["depth"]).any()
+
+
+def test_several_images_run_at_once_where_the_backend_can(bundles, pictures, monkeypatch):
+    with shared(bundles["fp32"], 3) as session:
+        infer, meeting = session.backend.infer, threading.Barrier(3)
+        monkeypatch.setattr(
+            session.backend, "infer", lambda image: (meeting.wait(timeout=60), infer(image))[1]
+        )
+        assert len(session(pictures[:3])) == 3  # one after the other would never meet
+
+
+def test_a_backend_that_cannot_runs_them_one_after_the_other(bundles, pictures, monkeypatch):
+    from degmix_edge.backends.onnxruntime import Backend
+
+    monkeypatch.setattr(Backend, "is_concurrent", False)
+    with shared(bundles["fp32"], 3) as session:
+        infer, threads = session.backend.infer, []
+
+        def watched(image):
+            threads.append(threading.current_thread())
+            return infer(image)
+
+        monkeypatch.setattr(session.backend, "infer", watched)
+        assert len(session(pictures[:3])) == 3
+        assert threads == [threading.current_thread()] * 3
+
+
+def test_no_images_give_an_empty_list(session):
+    assert session([]) == []
+    assert session(()) == []
+    assert session.latency is None
+
+
+def test_an_array_is_one_image(session, pictures):
+    assert isinstance(session(pictures[0]), Maps)
+    with pytest.raises(InputError, match=r"of a batch give one image"):
+        session(np.stack(pictures[:2]))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_bad_image_among_several_is_named(bundles, pictures, workers):
+    with shared(bundles["fp32"], workers) as session:
+        with pytest.raises(InputError, match=r"images\[1\]: image: got uint16 .*expected a uint8"):
+            session([pictures[0], pictures[1].astype(np.uint16), pictures[2]])
+        with pytest.raises(InputError, match=r"images\[0\]: image: got list"):
+            session([[pictures[0]]])
+        with pytest.raises(InputError, match=r"images\[1\]: none\.png: no such file"):
+            session((pictures[0], "none.png"))
+        assert len(session(pictures[:2])) == 2
+    with pytest.raises(BackendError):
+        session(pictures[:2])
+
+
+def test_submit_and_run_take_single_images(session, pictures):
+    with pytest.raises(InputError, match="image: got list, expected a path"):
+        session.submit(pictures[:2]).result()
+    with pytest.raises(InputError, match="image: got bytes"):
+        session(b"a.png")
 
 
 def test_run_takes_paths_pillow_and_arrays(session, pictures, tmp_path):

@@ -1,9 +1,9 @@
 """Files that are whole or not there."""
 
 import pytest
-from degmix_training._files import whole_file
 
 from degmix_edge.errors import OutputError
+from degmix_edge.files import whole_file
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, ValueError])

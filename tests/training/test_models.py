@@ -10,7 +10,7 @@ from conftest import HEIGHT, TASKS, WIDTH, lively, lively_network, small, task_s
 from degmix_training import checkpoint, models
 from degmix_training.backbone import Backbone
 from degmix_training.config import network_config
-from degmix_training.export import export
+from degmix_training.export import export_checkpoint
 from degmix_training.models._folded import FoldedTokenQuery, second_moments
 from degmix_training.models._mixer import (
     DeformConv,
@@ -25,9 +25,9 @@ from degmix_training.models.degmix import TokenQuery
 from degmix_training.untrained import untrained
 from torchvision.ops import deform_conv2d
 
-from degmix_edge.build import simplify
 from degmix_edge.errors import ConfigError
-from degmix_edge.graph_cost import costs, total_macs
+from degmix_edge.graph.cost import costs, total_macs
+from degmix_edge.passes.forms import simplify_model
 
 
 def make(model: str, size=(HEIGHT, WIDTH), **settings):
@@ -101,7 +101,7 @@ def test_export_computes_what_torch_does(name, size):
         if "height" in models.find(name).Config.model_fields:  # made for one size
             network = lively(checkpoint.build(card), size)
         loaded = dataclasses.replace(loaded, network=network, card=card)
-        model = export(loaded)
+        model = export_checkpoint(loaded)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     image = torch.randn(1, 3, *size)
     got = session.run(list(tasks), {"image": image.numpy()})
@@ -125,8 +125,8 @@ def test_kept_tasks_keep_their_values_and_cost_less(name):
     kept = ("depth", "normals")
     # Tasks that are rows of a batch go before the export; a graph pass sees the others.
     before = type(loaded.network).keep is not Network.keep
-    model = simplify(export(loaded, tasks=kept) if before else whole, kept)
-    assert total_macs(costs(model)) < total_macs(costs(simplify(whole, TASKS)))
+    model = simplify_model(export_checkpoint(loaded, tasks=kept) if before else whole, kept)
+    assert total_macs(costs(model)) < total_macs(costs(simplify_model(whole, TASKS)))
     session = onnxruntime.InferenceSession(model.SerializeToString())
     image = torch.randn(1, 3, HEIGHT, WIDTH)
     got = session.run(list(kept), {"image": image.numpy()})
@@ -140,7 +140,7 @@ def test_kept_tasks_keep_their_values_and_cost_less(name):
 def test_swin_exports_without_scatter_and_without_padding_windows():
     values = small("demtg") | {"backbone": "swin_tiny_patch4_window7_224"}
     loaded = untrained("demtg", values, task_specs(("depth",)), (224, 224))
-    model = simplify(export(loaded), ("depth",))
+    model = simplify_model(export_checkpoint(loaded), ("depth",))
     operators = {node.op_type for node in model.graph.node}
     assert not operators & {"ScatterND", "Where", "If", "Loop", "Pad"}
 

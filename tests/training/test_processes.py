@@ -11,12 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import NETWORK
-from degmix_training import processes, sync_batchnorm
+from degmix_training import sync_batchnorm, watchdog
+from degmix_training.child import fit_in_child
 from degmix_training.config import TrainConfig
+from degmix_training.processes import Machine
 from timm.layers import BatchNormAct2d
 from torch import nn
 
 from degmix_edge import config
+from degmix_edge.errors import ConfigError, OutputError, TrainingError
+from degmix_edge.progress import listening
 
 SETTINGS = {
     "network": NETWORK,
@@ -99,9 +103,9 @@ def test_a_job_is_not_killed_before_its_main_process_could_report(monkeypatch):
     main = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     child.wait()
     waited = []
-    monkeypatch.setattr(processes.time, "sleep", lambda s: waited.append((s, main.poll())))
-    processes.PatientObserver(main.pid, [child], sleep_period=0).run()
-    assert waited == [(0, None), (processes.GRACE_SECONDS, None)]  # alive until the grace is over
+    monkeypatch.setattr(watchdog.time, "sleep", lambda s: waited.append((s, main.poll())))
+    watchdog.PatientObserver(main.pid, [child], sleep_period=0).run()
+    assert waited == [(0, None), (watchdog.GRACE_SECONDS, None)]  # alive until the grace is over
     assert main.wait(10) == -signal.SIGKILL
 
 
@@ -110,6 +114,76 @@ def test_a_batch_that_processes_cannot_share(tmp_path):
     text = process.communicate(timeout=120)[0]
     assert process.returncode == 3
     assert "batch_size 3: expected a multiple of the 2 processes" in text
+
+
+def written(folder: Path, **changes) -> Path:
+    path = folder / "child.yaml"
+    path.write_text(config.dump(TrainConfig.model_validate(SETTINGS | changes)))
+    return path
+
+
+def children() -> list[str]:
+    found = subprocess.run(
+        ["pgrep", "-P", str(os.getpid()), "-f", "degmix_training.child"],
+        capture_output=True,
+        text=True,
+    )
+    return found.stdout.split()
+
+
+def test_a_child_of_two_processes_sends_each_event_once(tmp_path):
+    events = []
+    with listening(events.append):
+        machine = Machine("cpu", devices=2)
+        fit_in_child(written(tmp_path, steps=4, val_every=2), tmp_path / "run", machine=machine)
+    steps = [event for event in events if event.kind == "step" and event.name == "train"]
+    assert [event.done for event in steps] == [0, 1, 2, 3, 4]
+    assert steps[-1].total == 4
+    assert steps[-1].detail.startswith("loss ")
+    notes = [event.detail.split("  ")[0] for event in events if event.kind == "note"]
+    assert notes == ["step 2/4", "step 4/4"]
+    assert [event.name for event in events if event.kind == "finished"] == ["train"]
+
+
+def test_the_error_of_a_child_is_raised_here(tmp_path):
+    lost = {"name": "nyud", "train": None, "val": None}
+    with pytest.raises(ConfigError, match="data set 'nyud': needs its folder"):
+        fit_in_child(written(tmp_path, data=lost, tasks=["depth"]), tmp_path / "run")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file: is a file, expected a folder"):
+        fit_in_child(written(tmp_path), tmp_path / "file")
+    broken = {**os.environ, "PYTHONHOME": str(tmp_path)}
+    with pytest.raises(TrainingError, match=r"ended with code 1\. Its last lines: .*encodings"):
+        fit_in_child(written(tmp_path), tmp_path / "run", environment=broken)
+
+
+class StopError(Exception):
+    pass
+
+
+def test_a_child_that_is_killed_or_stopped(tmp_path):
+    settings = written(tmp_path, steps=100_000, val_every=2)
+
+    def kill(event):
+        if event.done == 3:
+            os.kill(int(children()[0]), signal.SIGKILL)
+
+    with pytest.raises(TrainingError, match="the training process was killed"):
+        fit_in_child(settings, tmp_path / "run", progress=kill)
+    assert children() == []
+
+    def stop(event):
+        if event.done == 5:
+            assert len(children()) == 1
+            raise StopError
+
+    with pytest.raises(StopError):
+        fit_in_child(settings, tmp_path / "run", resume=True, progress=stop)
+    assert children() == []
+    step = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"]
+    assert step >= 4
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert not [name for name in left if ".part" in name]
 
 
 def test_norms_are_converted_with_their_activations():

@@ -1,6 +1,7 @@
 """Losses by loops, checkpoints, and a real training run that is resumed."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from degmix_training.config import TrainConfig, preset
 from safetensors.torch import save_file
 
 from degmix_edge import config
-from degmix_edge.errors import CheckpointError, ConfigError
+from degmix_edge.errors import CheckpointError, ConfigError, OutputError
 
 RNG = np.random.default_rng(0)
 
@@ -194,6 +195,116 @@ def test_training_learns_resumes_and_repeats(tmp_path):
         fit(SMALL, tmp_path / "c", resume=True)
 
 
+def test_a_run_reports_its_steps_and_its_scores(tmp_path, capfd):
+    from degmix_training.fit import fit
+
+    events = []
+    path = fit(SMALL, tmp_path / "a", progress=events.append)
+    steps = [event for event in events if (event.name, event.kind) == ("train", "step")]
+    assert [event.done for event in steps] == [0, 1, 2, 3, 4, 5, 6]
+    assert {event.total for event in steps} == {6}
+    assert all(float(event.detail.removeprefix("loss ")) > 0 for event in steps[1:])
+    notes = [event.detail for event in events if event.kind == "note"]
+    assert [text.split()[:2] for text in notes] == [["step", "3/6"], ["step", "6/6"]]
+    scores = checkpoint.read_card(path).scores
+    assert notes[1] == "step 6/6  " + "  ".join(f"{t} {s.value:.3f}" for t, s in scores.items())
+    assert [event.kind for event in events].count("finished") == 1
+    end = events[-1]
+    assert (end.name, end.kind, end.done, end.total) == ("train", "finished", 6, 6)
+    assert end.seconds > 0
+    assert "step 3/6" not in "".join(capfd.readouterr())  # who listens prints
+
+
+class StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [StopError, KeyboardInterrupt])
+@pytest.mark.parametrize(
+    ("kind", "step", "saved"), [("step", 2, 0), ("step", 5, 3), ("note", 6, 3)]
+)
+def test_a_callback_that_raises_ends_the_run_and_it_can_be_resumed(
+    tmp_path, error, kind, step, saved
+):
+    from degmix_training.fit import fit
+
+    def stop(event):
+        at = event.done if kind == "step" else int(event.detail[5:6] or 0)
+        if event.name == "train" and event.kind == kind and at == step:
+            raise error
+
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(error):
+        fit(SMALL, tmp_path, progress=stop)
+    assert signal.getsignal(signal.SIGINT) is handler
+    left = {path.name for path in tmp_path.iterdir()}
+    files = {"best.safetensors", "last.safetensors", "last.ckpt", "scores.json"} if saved else set()
+    assert left == {"config.yaml", "log"} | files
+    if saved:
+        assert checkpoint.read_card(tmp_path / "last.safetensors").step == saved
+        events = []
+        fit(SMALL, tmp_path, resume=True, progress=events.append)
+        assert [event.done for event in events if event.kind == "step"] == [3, 4, 5, 6]
+        assert checkpoint.read_card(tmp_path / "last.safetensors").step == 6
+
+
+CHANGES = (
+    *("network.dim=16", f"network.backbone={NETWORK['backbone']}", f"height={HEIGHT}"),
+    *(f"width={WIDTH}", "steps=2", "val_every=1", "batch_size=2", "data.train=4", "data.val=2"),
+)
+
+
+def test_train_from_python(tmp_path):
+    from degmix_edge.workflows.training import train
+
+    events = []
+    out = tmp_path / "new" / "run"
+    options = {"overrides": CHANGES, "tasks": ("depth", "semseg")}
+    result = train("degmix_tiny", out, **options, progress=events.append)
+    assert (result.checkpoint, result.best) == (out / "last.safetensors", out / "best.safetensors")
+    assert result.step == 2
+    assert result.best_step in (1, 2)
+    assert list(result.scores) == ["depth", "semseg"]
+    assert result.card == checkpoint.read_card(out / "last.safetensors")
+    assert {event.done for event in events if event.kind == "step"} >= {1, 2}
+    with pytest.raises(OutputError, match="not empty; give --resume"):
+        train("degmix_tiny", out, **options)
+    longer = {**options, "overrides": (*CHANGES, "steps=3")}
+    assert train("degmix_tiny", out, **longer, resume=True).step == 3
+    assert train("degmix_tiny", out, **options, force=True).step == 2
+
+
+def test_a_run_that_does_not_begin_leaves_no_folder(tmp_path):
+    from degmix_edge.workflows.training import train
+
+    bad = (*CHANGES, "network.backbone=resnet81")
+    with pytest.raises(ConfigError, match="resnet81"):
+        train("degmix_tiny", tmp_path / "a" / "b", overrides=bad)
+    with pytest.raises(ConfigError, match="--data nyud: expected NAME:DIR"):
+        train("degmix_tiny", tmp_path / "a", data="nyud")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_list_of_presets(capfd):
+    from degmix_training.config import PRESETS
+
+    from degmix_edge.cli import invoke
+
+    assert invoke(["train", "--list", "--json"]) == 0
+    out, err = capfd.readouterr()
+    listed = json.loads(out)["presets"]
+    assert set(listed) == {path.stem for path in PRESETS.glob("*.yaml")}
+    for name, values in listed.items():
+        settings = config.load(TrainConfig, preset(name))
+        size = {"height": settings.height, "width": settings.width}
+        assert values == {"model": settings.model, **size, "data": settings.data.name}
+        assert name in err
+    assert "192x256" in err
+    assert invoke(["train"]) == 2
+    err = capfd.readouterr().err
+    assert "no PRESET_OR_YAML given. Presets: baseline_tiny, cityscapes_demtg, degmix_tiny" in err
+
+
 def test_a_task_without_a_weight_is_refused(tmp_path):
     from degmix_training.fit import fit
 
@@ -359,8 +470,6 @@ def test_batches_that_cannot_be(tmp_path):
 
 def test_a_full_disk_leaves_what_was_there(loaded, tmp_path):
     import resource
-
-    from degmix_edge.errors import OutputError
 
     path = tmp_path / "a.safetensors"
     checkpoint.save(path, {"x": torch.zeros(3)}, loaded.card)

@@ -11,6 +11,7 @@ from conftest import lively, small, task_specs
 from degmix_training import checkpoint, experts, models
 from degmix_training.config import network_config
 from degmix_training.cost import count
+from degmix_training.models._moe import FixedExperts, Mixture
 from degmix_training.models._network import Head
 from degmix_training.models._partially_dynamic import (
     MixedConv2d,
@@ -19,7 +20,7 @@ from degmix_training.models._partially_dynamic import (
     partition,
 )
 from degmix_training.models.densemtl import CrossTask, nearest
-from degmix_training.models.m3vit import FixedExperts, Mixture, MoeTransformer
+from degmix_training.models.m3vit import MoeTransformer
 from degmix_training.models.mlore import LowRank, Router
 from degmix_training.models.taskexpert import Depth
 from degmix_training.untrained import untrained

@@ -8,7 +8,7 @@ from conftest import HEIGHT, WIDTH, small
 from degmix_training import checkpoint
 from degmix_training.config import TrainConfig
 from degmix_training.fit import fit
-from degmix_training.zoo import ZooConfig, zoo, zoos
+from degmix_training.zoo import ZooConfig, zoo_file, zoos
 from layouts import cityscapes
 
 from degmix_edge import config
@@ -95,7 +95,7 @@ def test_auxiliary_tasks_need_labels_and_weights(tmp_path):
 
 @pytest.mark.parametrize("name", zoos())
 def test_zoos_of_the_package_can_be_made(name):
-    loaded = config.load(ZooConfig, zoo(name))
+    loaded = config.load(ZooConfig, zoo_file(name))
     assert len(loaded.references()) in (1, len(loaded.train.tasks))
     for entry in loaded.entries:
         made = loaded.settings(entry)
@@ -104,7 +104,7 @@ def test_zoos_of_the_package_can_be_made(name):
 
 
 def test_a_zoo_of_wrong_settings_says_which():
-    values = config.load(ZooConfig, zoo("smoke")).model_dump(mode="json")
+    values = config.load(ZooConfig, zoo_file("smoke")).model_dump(mode="json")
     for change, message in (
         ({"entries": {"x": {"model": "padne"}}}, "Did you mean 'padnet'"),
         ({"entries": {"x": {"model": "padnet", "network": {"wide": 3}}}}, "unknown.*'wide'|wide"),
@@ -114,6 +114,6 @@ def test_a_zoo_of_wrong_settings_says_which():
         with pytest.raises(ConfigError, match=message):
             config.parse(ZooConfig, values | change, "a zoo")
     with pytest.raises(ConfigError, match="no zoo 'smok'.*Did you mean 'smoke'"):
-        zoo("smok")
+        zoo_file("smok")
     with pytest.raises(ConfigError, match="no zoo entry 'padne'.*Did you mean 'padnet'"):
-        config.load(ZooConfig, zoo("smoke")).choose(["padne"])
+        config.load(ZooConfig, zoo_file("smoke")).choose(["padne"])

@@ -1,4 +1,4 @@
-"""Backbones: any timm model that has `features_only`, by its timm name."""
+"""Backbones: every timm model that supports `features_only`, under its timm name."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from degmix_edge.errors import ConfigError
 STRIDES = (4, 8, 16, 32)
 PLAIN_STRIDE = 16
 PLAIN_DEPTHS = (0.25, 0.5, 0.75, 1.0)
-"""Where a plain transformer's four maps are taken: after layers 3, 6, 9 and 12 of 12."""
+"""Depths at which a plain transformer gives its maps: after layers 3, 6, 9 and 12 of 12."""
 
 
 class Backbone(nn.Module):
-    """Image `(N, 3, H, W)` to four feature maps, or five.
+    """Turns an image `(N, 3, H, W)` into four feature maps, or five.
 
     A pyramid gives one map at each of the strides 4, 8, 16 and 32; a plain vision transformer
-    (`is_plain`) gives four maps at stride 16. An image whose sides the network cannot divide is
-    zero-padded below and to the right, so map i is `ceil(H / stride) x ceil(W / stride)`.
+    (`is_plain`) gives four maps at stride 16. An image whose sides the network cannot divide
+    evenly is zero-padded at the bottom and the right. Map i has
+    `ceil(H / stride) x ceil(W / stride)` pixels.
 
-    Swin has a LayerNorm on each map, as in mmsegmentation; a map smaller than its window is padded
-    and not given a smaller window, so the weights fit every image size. HRNet's maps are its
+    Swin has a LayerNorm on each map, as in mmsegmentation; a map smaller than its window is padded,
+    instead of using a smaller window, so the weights fit every image size. HRNet's maps are its
     branches, without timm's classification layers on top.
 
     Args:
         name: timm name, e.g. `swin_tiny_patch4_window7_224` or `hrnet_w18_small_v2`.
         pretrained: Ask timm for its ImageNet weights (needs the network or timm's cache).
-        five: A pyramid gives a map at stride 2 too, in front of the others.
-        dilated: The last stage dilates instead of striding: it is at stride 16.
+        five: Whether a pyramid also gives a map at stride 2, as its first.
+        dilated: Whether the last stage dilates instead of striding, so that it is at stride 16.
 
     Raises:
-        ConfigError: timm has no such model, it has no feature maps of these strides, or its
-            pretrained weights cannot be had.
+        ConfigError: timm has no such model, the model has no feature maps at these strides, or
+            its pretrained weights are not available.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Backbone(nn.Module):
                     block.__class__ = PadFirstBlock
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Maps `(N, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))`."""
+        """Return maps of shape `(N, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))`."""
         height, width = image.shape[-2:]
         below, right = -height % self.multiple, -width % self.multiple
         maps = self.network(F.pad(image, (0, right, 0, below)) if below or right else image)
@@ -99,14 +100,15 @@ class Backbone(nn.Module):
 
 
 class PadFirstBlock(SwinTransformerBlock):
-    """Swin's block with the padding before the shift, as in the authors' detection code and mmseg.
+    """Swin's block, but with the padding before the shift.
 
-    timm shifts first and pads then, which gives other results where a map is no multiple of the
-    window: published weights were trained with this order.
+    The authors' detection code and mmsegmentation use this order, and published weights were
+    trained with it. timm shifts first and pads afterwards, which gives different results where a
+    map is no multiple of the window.
     """
 
     def _attn(self, x: Tensor) -> Tensor:
-        """Window attention over `(N, h, w, C)`."""
+        """Apply window attention to `(N, h, w, C)`."""
         n, height, width, channels = x.shape
         (wh, ww), (sh, sw) = self.window_size, self.shift_size
         if height % wh or width % ww:
@@ -123,7 +125,11 @@ class PadFirstBlock(SwinTransformerBlock):
         return x[:, :height, :width]
 
     def _mask(self, x: Tensor) -> Tensor | None:
-        """`(windows, window area, window area)`: -100 between pixels that the shift joined."""
+        """Return the attention mask `(windows, area, area)`.
+
+        It is -100 between two pixels of a window that come from opposite sides of the image,
+        which only the shift joined.
+        """
         (wh, ww), (sh, sw) = self.window_size, self.shift_size
         if not (sh or sw):
             return None
@@ -139,7 +145,7 @@ class PadFirstBlock(SwinTransformerBlock):
 
 
 def _family(name: str) -> type | None:
-    """The timm class of `name` where it needs care.
+    """Return the timm class of `name` if this module treats it specially, else None.
 
     Raises:
         ConfigError: timm has no such model.
@@ -151,16 +157,19 @@ def _family(name: str) -> type | None:
             + (f". Did you mean {' or '.join(near)}?" if near else "")
         )
     stem = name.partition(".")[0]
-    # timm says the module a model is defined in without building the model.
-    where = timm.model_entrypoint(stem).__module__
+    # timm knows in which module a model is defined without building the model.
+    module = timm.model_entrypoint(stem).__module__
     return {
         "timm.models.swin_transformer": SwinTransformer,
         "timm.models.hrnet": HighResolutionNet,
-    }.get(where)
+    }.get(module)
 
 
 def _nearest(name: str) -> list[str]:
-    """Models whose names, cut to the same length, come nearest: names end in sizes."""
+    """Return the models with the nearest names.
+
+    Names are compared up to the length of `name`, because timm's names end in sizes.
+    """
     by_start: dict[str, list[str]] = {}
     for model in timm.list_models():
         by_start.setdefault(model[: len(name)], []).append(model)
@@ -169,10 +178,11 @@ def _nearest(name: str) -> list[str]:
 
 
 def create(name: str, options: dict[str, Any], pretrained: bool = False) -> Any:
-    """A timm model.
+    """Create a timm model.
 
     Raises:
-        ConfigError: There is none of the name, or with these options, or its weights cannot be had.
+        ConfigError: timm has no such model, it does not accept these options, or its weights are
+            not available.
     """
     _family(name)
     return _create(name, options, pretrained, features_only=False)
@@ -185,11 +195,11 @@ def _create(
         options = {"features_only": True, **options}
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
-    except Exception as error:  # timm, the hub and the network raise nearly anything
+    except Exception as error:  # timm, the hub and the network raise many kinds
         if not pretrained:
-            what = "gives no feature maps" if features_only else "cannot make it"
-            raise ConfigError(f"backbone {name!r}: timm {what}: {error}") from error
+            reason = "gives no feature maps" if features_only else "cannot make it"
+            raise ConfigError(f"backbone {name!r}: timm {reason}: {error}") from error
         raise ConfigError(
-            f"backbone {name!r}: timm could not get its pretrained weights ({error}); give a local "
-            f"file with --pretrained FILE, or none with --pretrained none"
+            f"backbone {name!r}: timm could not get its pretrained weights ({error}); use a local "
+            f"file with --pretrained FILE, or random weights with --pretrained none"
         ) from error

@@ -1,4 +1,4 @@
-"""Batches for Lightning: an endless stream of draws, the same for any number of processes."""
+"""Batches for Lightning: an endless stream of draws that any number of processes can share."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ Batch = tuple[Tensor, dict[str, Tensor], list[str]]
 
 @dataclass(frozen=True)
 class Draws(Sampler[list[tuple[int, int]]]):
-    """Batches of `(epoch, index)` from step `first` on, without end; every epoch its own order.
+    """An endless stream of batches of `(epoch, index)`, starting at step `first`.
 
-    Process `rank` of `world` takes every `world`-th sample of each global batch, so that a step
-    sees the same samples however many processes share it. An incomplete last batch is dropped.
+    Every epoch has its own order. Process `rank` of `world` takes every `world`-th sample of each
+    global batch, so that a step sees the same samples however many processes share it. An
+    incomplete last batch is dropped.
     """
 
     length: int
@@ -36,7 +37,7 @@ class Draws(Sampler[list[tuple[int, int]]]):
     world: int = 1
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Batches of this process."""
+        """Yield the batches of this process."""
         steps = self.length // self.batch_size
         step = self.first
         while True:
@@ -49,7 +50,7 @@ class Draws(Sampler[list[tuple[int, int]]]):
 
 
 class Batches(lightning.LightningDataModule):
-    """Training batches of a config's data set; opened where they are needed, in each process."""
+    """Training batches of a config's data set; every process opens the data set itself."""
 
     def __init__(self, config: TrainConfig, workers: int = 0) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ class Batches(lightning.LightningDataModule):
             )
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """From the step on that the trainer is at."""
+        """Return the loader of the training batches, starting at the trainer's current step."""
         config, trainer = self.config, self.trainer
         world = trainer.world_size if trainer else 1
         if config.batch_size % world:
@@ -90,7 +91,7 @@ class Batches(lightning.LightningDataModule):
         )
 
     def first(self, count: int) -> list[Batch]:
-        """The first batches of an epoch, for what is decided before training."""
+        """Return the first batches of epoch 0, from which a network makes its first decisions."""
         draws = iter(Draws(len(self.train), self.config.batch_size, self.config.seed))
         samples = self._samples()
         return [collate([samples[draw] for draw in next(draws)]) for _ in range(count)]
@@ -102,7 +103,7 @@ class Batches(lightning.LightningDataModule):
 
 
 def collate(batch: list[Sample]) -> Batch:
-    """Samples to `(images (N, H, W, 3) uint8, {task: labels}, names)`."""
+    """Stack samples to `(images (N, H, W, 3) uint8, {task: labels}, names)`."""
     images = torch.from_numpy(np.stack([sample.image for sample in batch]))
     labels = {
         task: torch.from_numpy(np.stack([sample.labels[task] for sample in batch]))

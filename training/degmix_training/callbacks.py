@@ -1,61 +1,53 @@
-"""What happens around the steps: progress, averages, scores, checkpoints."""
+"""Callbacks of the trainer: what they report, average, score and save around the steps."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from degmix_edge.errors import TrainingError
-from degmix_training._files import whole_file
+from degmix_edge.files import whole_file
+from degmix_edge.progress import Event, emit, note
 
 STATE = "last.ckpt"
-"""Weights, optimiser and schedule, to resume from."""
+"""The file that a run resumes from: weights, optimiser and schedule."""
+STAGE = "train"
+"""The name of the events."""
 BEST, LAST, SCORES = "best.safetensors", "last.safetensors", "scores.json"
 
 
-class Steps(Callback):
-    """A bar with losses and remaining time; without a terminal, a line at each validation."""
+class Report(Callback):
+    """Reports every step and every validation as events, from the first process.
+
+    Args:
+        steps: How many steps the run has.
+    """
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
-        self.console = Console(stderr=True, emoji=False)
-        self.bar: Progress | None = None
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        """Start the bar on the first process."""
-        if not (trainer.is_global_zero and self.console.is_terminal):
-            return
-        columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, TextColumn("{task.description}"), console=self.console)
-        self.bar.start()
-        self.task = self.bar.add_task("", total=self.steps, completed=trainer.global_step)
+        """Report where the run starts, which is not at 0 when it is resumed."""
+        if trainer.is_global_zero:
+            emit(Event(STAGE, done=trainer.global_step, total=self.steps))
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
-        """Move the bar."""
-        if self.bar:
-            text = f"loss {float(outputs['loss']):.3f}"
-            self.bar.update(self.task, completed=trainer.global_step, description=text)
+        """Report the step and its loss."""
+        if trainer.is_global_zero:
+            loss = f"loss {float(outputs['loss']):.3f}"
+            emit(Event(STAGE, done=trainer.global_step, total=self.steps, detail=loss))
 
     def scored(self, step: int, scores: dict[str, float]) -> None:
-        """Say the scores of a step."""
+        """Report the scores of a step."""
         text = "  ".join(f"{task} {value:.3f}" for task, value in scores.items())
-        print(f"step {step}/{self.steps}  {text}", file=sys.stderr, flush=True)
-
-    def teardown(self, trainer: Any, module: Any, stage: str) -> None:
-        """Stop the bar, whatever ended the run."""
-        if self.bar:
-            self.bar.stop()
-            self.bar = None
+        note(f"step {step}/{self.steps}  {text}", STAGE)
 
 
 class Ema(Callback):
@@ -72,35 +64,35 @@ class Ema(Callback):
             self.average = AveragedModel(module.network, multi_avg_fn=average, use_buffers=True)
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-        """Move towards the network."""
+        """Move the average towards the network."""
         assert self.average is not None
         self.average.update_parameters(module.network)
 
     def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
-        """Keep the average beside the weights."""
+        """Save the average beside the weights."""
         assert self.average is not None
         checkpoint["ema"] = self.average.state_dict()
 
     def on_load_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
-        """Go on with the average."""
+        """Resume with the average that was saved."""
         self.on_fit_start(trainer, module)
         assert self.average is not None
         self.average.load_state_dict(checkpoint["ema"])
 
 
 class Keep(Callback):
-    """Every `every` steps: score the network, keep the last and the best, and what resumes the run.
+    """Scores the network every `every` steps, and saves the last, the best and the run's state.
 
-    The first process does it. Weights that are not finite are never written over good ones.
+    The first process does it. Weights that are not finite never replace good ones.
 
     Args:
-        out: Folder.
+        out: The run's folder.
         every: Steps between scores.
-        score: The network's scores by task.
-        gain: How much better scores are than none, one number; higher is better.
-        write: Write a checkpoint of a network and its scores to a path.
-        say: Called with the step and its scores.
-        ema: Score and keep its average in place of the network.
+        score: Gives the network's scores by task.
+        gain: Turns scores into one number; higher is better.
+        write: Writes a checkpoint of a network and its scores to a path.
+        say: Is called with the step and its scores.
+        ema: Its average is scored and saved in place of the network.
     """
 
     def __init__(
@@ -120,21 +112,20 @@ class Keep(Callback):
         self.saved = -1
 
     def state_dict(self) -> dict[str, Any]:
-        """The history, for a run that is resumed."""
+        """The history, which a resumed run needs."""
         return {"history": self.history}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `state_dict`."""
         self.history = state["history"]
         self.saved = self.history[-1]["step"] if self.history else -1
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-        """At every `every`-th step."""
+        """Score and save at every `every`-th step."""
         if trainer.global_step % self.every == 0:
             self._keep(trainer, module)
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
-        """After the last step."""
+        """Score and save after the last step."""
         self._keep(trainer, module)
 
     def _keep(self, trainer: Any, module: Any) -> None:
@@ -145,7 +136,7 @@ class Keep(Callback):
         network = self.ema.average.module if self.ema and self.ema.average else module.network
         if trainer.is_global_zero:
             self._score(trainer, network, step)
-        # Every process takes part in this one; the file is the first one's.
+        # Every process takes part in this save; the first one writes the file.
         with whole_file(self.out / STATE, mine=trainer.is_global_zero) as part:
             trainer.save_checkpoint(part)
         trainer.strategy.barrier()

@@ -1,6 +1,6 @@
-"""Checkpoints: one safetensors file whose header says everything that is needed to use it.
+"""Checkpoints: one safetensors file whose header holds everything that is needed to use it.
 
-No pickle: a file that is not safetensors is refused, whatever its name.
+Pickle is never read: a file that is not safetensors is refused, whatever its name.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch import nn
 
 from degmix_edge.config import Settings
 from degmix_edge.errors import CheckpointError, DegmixError
+from degmix_edge.files import whole_file
 from degmix_edge.registry import unknown
 from degmix_edge.tasks import TaskSpec
 from degmix_training import models
-from degmix_training._files import whole_file
 from degmix_training.config import TrainConfig, network_config
 
 FORMAT = "degmix-checkpoint-1"
@@ -31,9 +31,9 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 class Score(Settings):
-    """One task's result on the validation split, beside that of the best constant prediction."""
+    """One task's result on the validation split, and the best constant prediction's."""
 
-    # A task without a valid label scores nan.
+    # The score of a task without a valid label is NaN.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     metric: str
@@ -43,14 +43,14 @@ class Score(Settings):
 
 
 class Card(Settings):
-    """What the header of a checkpoint holds.
+    """The contents of a checkpoint's header.
 
     Attributes:
         model: Entry of `degmix_training.models`.
         tasks: The tasks in the model's order, with classes.
-        height, width: Input size in pixels that it was trained at.
+        height, width: Input size in pixels at which the network was trained.
         config: The whole training config.
-        scores: By task, on the validation split.
+        scores: Results on the validation split, by task.
         commit: The project's git commit, or `unknown`.
     """
 
@@ -77,39 +77,39 @@ class Checkpoint:
 
     @property
     def tasks(self) -> dict[str, TaskSpec]:
-        """Task specs by name, in the model's order."""
+        """The task specs by name, in the model's order."""
         return {spec.name: spec for spec in self.card.tasks}
 
 
 def build(card: Card) -> nn.Module:
-    """The untrained network that a card describes."""
+    """Build the network that a card describes, with untrained weights."""
     config = network_config(card.model, card.config.network, (card.height, card.width))
     return models.find(card.model).Model(config, {spec.name: spec for spec in card.tasks})
 
 
 def save(path: Path, state: Mapping[str, torch.Tensor], card: Card) -> None:
-    """Write atomically: a reader sees the old file or the new one.
+    """Write a checkpoint atomically: a reader sees the old file or the new one.
 
     Raises:
         OutputError: The disk is full, or the folder cannot be written to.
     """
     header = {"format": FORMAT, "card": card.model_dump_json()}
-    # Shared or strided tensors are copied: safetensors stores each on its own.
+    # Shared or strided tensors are copied, because safetensors stores each tensor separately.
     tensors = {key: value.detach().clone().contiguous() for key, value in state.items()}
     with whole_file(path) as part:
         save_file(tensors, part, metadata=header)
 
 
 def shipped() -> dict[str, Path]:
-    """Checkpoints that come with the package, by their short name."""
+    """Return the checkpoints that come with the package, by their short name."""
     return {path.name.split("-")[0]: path for path in sorted(WEIGHTS.glob("*.safetensors"))}
 
 
 def locate(name: str) -> Path:
-    """The path of a checkpoint given as a file or as the short name of a shipped one.
+    """Return the path of a checkpoint, given its path or the short name of a shipped one.
 
     Raises:
-        CheckpointError: There is neither.
+        CheckpointError: There is no such file and no shipped checkpoint of that name.
     """
     have = shipped()
     if name in have:
@@ -120,15 +120,15 @@ def locate(name: str) -> Path:
     if path.suffix or path.parent != Path("."):
         raise CheckpointError(f"{path}: no such checkpoint file")
     raise CheckpointError(
-        unknown("checkpoint", name, have) + " A path to a .safetensors also does."
+        unknown("checkpoint", name, have) + " The path of a .safetensors file also works."
     )
 
 
 def read_card(path: Path) -> Card:
-    """The card alone, without reading weights.
+    """Read the card alone, without the weights.
 
     Raises:
-        CheckpointError: No safetensors file, or not one that `degmix-edge train` wrote.
+        CheckpointError: The file is not safetensors, or `degmix-edge train` did not write it.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -141,8 +141,7 @@ def read_card(path: Path) -> Card:
     if header.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: its header says format {header.get('format')!r}, expected {FORMAT!r}: "
-            "these are "
-            f"weights of something else. Expected a file written by `degmix-edge train`"
+            f"these are weights of something else. Expected a file written by `degmix-edge train`"
         )
     try:
         return Card.model_validate(json.loads(header["card"]))
@@ -154,7 +153,7 @@ def load(path: Path) -> Checkpoint:
     """Build the network that the card describes and load every weight, strictly.
 
     Raises:
-        CheckpointError: As `read_card`; or the weights are not those of the card's model.
+        CheckpointError: `read_card` refuses the file, or the weights do not fit the card's model.
     """
     card = read_card(path)
     try:
@@ -170,14 +169,14 @@ def load(path: Path) -> Checkpoint:
 
 
 def _check_keys(
-    path: Path, model: str, want: Mapping[str, torch.Tensor], got: Mapping[str, torch.Tensor]
+    path: Path, model: str, expected: Mapping[str, torch.Tensor], got: Mapping[str, torch.Tensor]
 ) -> None:
-    missing = [key for key in want if key not in got]
-    extra = [key for key in got if key not in want]
+    missing = [key for key in expected if key not in got]
+    extra = [key for key in got if key not in expected]
     shapes = [
-        f"{key} {tuple(got[key].shape)}, expected {tuple(want[key].shape)}"
-        for key in want
-        if key in got and got[key].shape != want[key].shape
+        f"{key} {tuple(got[key].shape)}, expected {tuple(expected[key].shape)}"
+        for key in expected
+        if key in got and got[key].shape != expected[key].shape
     ]
     if missing or extra or shapes:
         first = (
@@ -185,6 +184,5 @@ def _check_keys(
         )[:3]
         raise CheckpointError(
             f"{path}: weights are not those of model {model!r}: {len(missing)} missing, "
-            f"{len(extra)} "
-            f"extra, {len(shapes)} of another shape (first: {'; '.join(first)})"
+            f"{len(extra)} extra, {len(shapes)} of another shape (first: {'; '.join(first)})"
         )

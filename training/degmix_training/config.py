@@ -18,14 +18,14 @@ PRESETS = Path(__file__).parent / "configs"
 
 
 class Data(Settings):
-    """Which data set, and how its training samples are changed.
+    """Which data set is used, and how its training samples are augmented.
 
     Attributes:
         name: Entry of `degmix_training.data`.
         root: Its folder; the synthetic scenes have none.
-        train, val: Samples of each split; None is all of them (synthetic: 2000 and 100).
+        train, val: Number of samples of each split; None means all (synthetic: 2000 and 100).
         augment: `published` is the family's recipe (random scale and crop, flip, photometric),
-            `light` flips and changes light and colour, `none` changes nothing.
+            `light` flips and changes brightness and colour, `none` changes nothing.
     """
 
     name: str = "synthetic"
@@ -36,16 +36,17 @@ class Data(Settings):
 
 
 class Optim(Settings):
-    """Optimiser and schedule; the published recipe is SGD with the defaults here.
+    """Optimiser and schedule; the defaults with SGD are the published recipe.
 
     Attributes:
-        lr: Published: 1e-3 for Swin and ViT, 1e-2 (NYUD) and 5e-3 (PASCAL) for HRNet.
-        head_lr_mult: The rest of the network learns at `lr` times this.
-        power: The learning rate falls as (1 - step / steps) to this power.
-        warmup: Steps over which it rises from zero.
-        clip_norm: Largest norm of all gradients together.
-        ema: Decay of an exponential moving average of the weights, as in 0.999; the average is
-            what is scored and saved.
+        lr: Learning rate. Published: 1e-3 for Swin and ViT, 1e-2 (NYUD) and 5e-3 (PASCAL) for
+            HRNet.
+        head_lr_mult: Factor on `lr` for every part of the network except the backbone.
+        power: The learning rate falls with (1 - step / steps) to this power.
+        warmup: Number of steps over which the learning rate rises from zero.
+        clip_norm: Largest allowed norm of all gradients together.
+        ema: Decay of an exponential moving average of the weights, for example 0.999; the average
+            is scored and saved.
     """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -59,17 +60,18 @@ class Optim(Settings):
 
 
 class TrainConfig(Settings):
-    """Everything that decides what a training run gives, except the machine.
+    """Everything that determines the result of a training run, except the machine.
 
     Attributes:
-        network: Settings of the model; see its `Config`.
-        mean, std: Of RGB in [0, 1], subtracted and divided by; ImageNet's. Some weights were
-            trained with others: timm's augreg transformers with 0.5 and 0.5.
-        edge_weight: See `losses.edge_bce`.
+        network: Settings of the model, as its `Config` declares them.
+        mean, std: Mean and standard deviation that normalise RGB in [0, 1]; ImageNet's by default.
+            Some weights need others: timm's augreg transformers were trained with 0.5 and 0.5.
+        edge_weight: Weight of an edge pixel in `losses.edge_bce`.
         depth_loss: `l1` in metres, or DenseMTL's `inverse_berhu`.
-        batch_size: Images a step, over all processes together.
+        batch_size: Images per step, over all processes together.
         precision: `bf16` and `fp16` are mixed: weights, norms, losses and offsets stay FP32.
-        freeze_backbone: Train the decoder alone ("DeGMix-Tuning" in the authors' README).
+        freeze_backbone: Whether only the decoder is trained ("DeGMix-Tuning" in the authors'
+            README).
         pretrained: `none`, `timm` (its ImageNet weights), or a file of backbone weights. The
             published runs start from UPerNet checkpoints trained on ADE20K.
     """
@@ -97,11 +99,11 @@ class TrainConfig(Settings):
     @field_validator("pretrained", mode="before")
     @classmethod
     def _as_first_written(cls, value: Any) -> Any:
-        """The first checkpoints had a yes or no here."""
+        """Accept the boolean that the first checkpoints have here."""
         return {True: "timm", False: "none"}.get(value, value) if type(value) is bool else value
 
     def task_specs(self) -> dict[str, tasks.TaskSpec]:
-        """The asked tasks with this data set's classes, in the asked order.
+        """Return the specs of `tasks`, in that order, with this data set's classes.
 
         Raises:
             ConfigError: A task is unknown, or the data set has no labels for it.
@@ -122,25 +124,28 @@ class TrainConfig(Settings):
         return specs
 
     def auxiliary(self) -> tuple[str, ...]:
-        """Tasks that the network learns for the others' sake."""
+        """Return the tasks that the network learns only because they help the others."""
         settings = network_config(self.model, self.network, (self.height, self.width))
         return tuple(getattr(settings, "auxiliary", ()))
 
     def open_data(self) -> data.DataSet:
-        """The data set, its layout checked."""
+        """Open the data set and check its layout."""
         return data.open_data(self.data.name, self.data.root, (self.height, self.width))
 
 
 def network_config(
     model: str, values: dict[str, Any], size: tuple[int, int] | None = None
 ) -> Settings:
-    """The checked settings of `model`.
+    """Return the validated settings of `model`.
 
     Args:
         model: Entry of `degmix_training.models`.
         values: Its settings.
-        size: Height and width of the input; a network that is made for one size has them as
-            settings, and gets them here.
+        size: Height and width of the input in pixels. They become settings of a network that is
+            built for one size.
+
+    Raises:
+        ConfigError: There is no such model, or a setting is not valid.
     """
     config = models.find(model).Config
     if size is not None and {"height", "width"} <= set(config.model_fields):
@@ -149,14 +154,14 @@ def network_config(
 
 
 def preset(name: str) -> Path:
-    """The config file of preset `name`, or `name` itself where it is a path to a YAML file.
+    """Return the config file of preset `name`, or `name` itself if it is the path of a YAML file.
 
     Raises:
-        ConfigError: There is neither.
+        ConfigError: `name` is neither.
     """
     have = sorted(path.stem for path in PRESETS.glob("*.yaml"))
     if name in have:
         return PRESETS / f"{name}.yaml"
     if name.endswith((".yaml", ".yml")):
         return Path(name)
-    raise ConfigError(unknown("preset", name, have) + " A path to a YAML file also does.")
+    raise ConfigError(unknown("preset", name, have) + " The path of a YAML file also works.")

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, and multiply-adds of one image."""
+"""The cost of a network: its parameters and the multiply-adds of one image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters and multiply-adds (MACs) of one image; `macs_of` by the network's parts."""
+    """Parameters and multiply-adds (MACs) of one image; `macs_of` has those of each part."""
 
     params: int
     macs: int
@@ -21,11 +21,11 @@ class Cost:
 
 
 def count(network: nn.Module, height: int, width: int) -> Cost:
-    """Count every convolution, matrix product and attention, and deformable convolutions.
+    """Count the convolutions, matrix products, attentions and deformable convolutions.
 
-    A deformable convolution counts its products, as a convolution of the same shape does, and not
-    the four products of each bilinear sample. Resizes, norms and activations count nothing. Runs on
-    the meta device: no memory, no arithmetic.
+    A deformable convolution counts like a convolution of the same shape, without the four products
+    of each bilinear sample. Resizes, norms and activations count as zero. The network runs on the
+    meta device, which needs no memory and does no arithmetic.
     """
     network = copy.deepcopy(network).eval().to("meta")
     custom = {torch.ops.torchvision.deform_conv2d: _deform_conv_flops}
@@ -46,14 +46,14 @@ def count(network: nn.Module, height: int, width: int) -> Cost:
 
 
 def _macs(by_module: dict[str, int], name: str, module: nn.Module) -> int:
-    """Of one module; one that is not called itself, as a list of modules, is the sum of its own."""
+    """Return a module's multiply-adds; for a container that is never called, its parts' sum."""
     if name in by_module:
         return by_module[name]
     return sum(_macs(by_module, f"{name}.{child}", part) for child, part in module.named_children())
 
 
 def _deform_conv_flops(value: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    """2 x outputs x inputs a weight sees."""
+    """Return two operations for every weight that contributes to each output."""
     n, outputs, height, width = out_shape
     per_output = weight[1] * weight[2] * weight[3]
     return int(2 * n * outputs * height * width * per_output)

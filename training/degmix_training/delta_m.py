@@ -1,4 +1,4 @@
-"""How much better a multi-task network is than single-task ones, as one number."""
+"""One number that says how much better a multi-task network is than single-task networks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from degmix_edge.errors import ConfigError
 
 @dataclass(frozen=True)
 class TaskGain:
-    """One task's part of delta_m."""
+    """One task's contribution to delta_m."""
 
     task: str
     metric: str
@@ -22,7 +22,7 @@ class TaskGain:
     source: str
     """Where the baseline comes from."""
     gain: float
-    """Percent of the baseline; positive is better."""
+    """Gain in percent of the baseline; positive is better."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ def delta_m(
     baselines: Mapping[str, tuple[float, str]],
     metric_of: Mapping[str, str],
 ) -> DeltaM:
-    """Compare `values` with `baselines`, each a number and where it comes from.
+    """Compare `values` with `baselines`, which hold a number and its source.
 
     Vandenhende et al. 2021, "Multi-Task Learning for Dense Prediction Tasks: A Survey", eq. 4. The
-    sign is +1 where a higher metric is better, -1 where a lower one is. A published baseline uses
-    the same backbone.
+    sign is +1 where a higher metric is better and -1 where a lower one is. A published baseline
+    uses the same backbone.
 
     Raises:
-        ConfigError: A task has no baseline, or one of 0 or that is no number.
+        ConfigError: A task has no baseline, or its baseline is 0 or not finite.
     """
     gains = []
     for task, value in values.items():

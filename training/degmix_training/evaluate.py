@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from degmix_edge import metrics
 from degmix_edge.preprocess import Fit, Placement, fit_image, normalise
 from degmix_edge.tasks import TaskSpec, decode
 from degmix_training.config import TrainConfig
-from degmix_training.data import Sample, at_size
+from degmix_training.data import DataSet, Sample, at_size
 
 Maps = Mapping[str, np.ndarray]
 
@@ -63,6 +64,32 @@ def _fitted(image: np.ndarray, fit: Fit) -> tuple[np.ndarray, Placement | None]:
         return fit_image(image, fit)
     top, left = (fit.height - height) // 2, (fit.width - width) // 2
     return placed, Placement(top, left, height, width, height, width)
+
+
+def scorers(
+    source: DataSet,
+    specs: Mapping[str, TaskSpec],
+    *,
+    ods: bool = False,
+    cache: Path | None = None,
+) -> dict[str, metrics.Metric]:
+    """A metric for each task of `specs`, by the conventions that `source` is published with.
+
+    Args:
+        source: The data set: how mIoU counts absent classes, and how far off a boundary may be.
+        specs: The tasks.
+        ods: Score boundaries by odsF, as the papers do; slow.
+        cache: A folder that makes odsF resumable.
+    """
+    found: dict[str, metrics.Metric] = {}
+    for task, spec in specs.items():
+        if spec.metric == "edge_f" and ods:
+            found[task] = metrics.find("ods_f")(tolerance=source.edge_tolerance, cache=cache)
+        elif spec.metric == "miou":
+            found[task] = metrics.find("miou")(spec.num_channels, absent=source.absent_classes)
+        else:
+            found[task] = metrics.find(spec.metric)(spec.num_channels)
+    return found
 
 
 def score(

@@ -1,7 +1,8 @@
-"""Remove experts that tasks hardly use: lossy, so measured on images and reported.
+"""Remove experts that tasks hardly use.
 
-Nearly every expert of an M3ViT is chosen by some token of an image: this is no fold. What it costs
-is for the metric to say, and for a few epochs of training to win back.
+This is lossy, unlike a fold, because nearly every expert of an M3ViT is chosen by some token of an
+image. The use of each expert is measured on images. The metrics then show what the removal costs,
+and a few epochs of training may recover it.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ from torch import Tensor
 
 from degmix_edge.errors import ConfigError
 from degmix_training.checkpoint import Checkpoint
-from degmix_training.models.m3vit import Mixture, Model
+from degmix_training.models._moe import Mixture
+from degmix_training.models.m3vit import Model
 
 Shares = dict[str, Tensor]
-"""By mixture: each task's share of gates that goes to each expert `(T, E)`; rows sum to one."""
+"""For each mixture, the share of each task's gates that goes to each expert `(T, E)`.
+
+Rows sum to one.
+"""
 
 
 def shares(
@@ -26,10 +31,10 @@ def shares(
     images: Iterable[Tensor],
     advance: Callable[[int], None] = lambda n: None,
 ) -> Shares:
-    """Measure on normalised images `(1, 3, H, W)`.
+    """Measure how much each task uses each expert, on normalised images `(1, 3, H, W)`.
 
     Raises:
-        ConfigError: The network has no experts of tokens, or lost some already.
+        ConfigError: The network has no experts for tokens, or was pruned before.
     """
     network = _model(checkpoint)
     sums: Shares = {}
@@ -53,20 +58,23 @@ def shares(
 
 
 def prune(checkpoint: Checkpoint, found: Shares, below: float) -> Checkpoint:
-    """The checkpoint without experts whose share for a task is under `below`.
+    """Return the checkpoint without experts whose share for a task is less than `below`.
 
-    An expert that one task uses and another does not is closed to the other alone; one that no
-    task uses is gone. Each task keeps its `top_k` most used experts in any case.
+    An expert that only some tasks use is closed to the others; an expert that no task uses is
+    removed. Each task always keeps its `top_k` most used experts.
     """
     network = _model(checkpoint)
     config = network.config
     allowed = {name: _allowed(share, below, config.top_k) for name, share in found.items()}
-    kept = {name: open_.any(0).nonzero().squeeze(1) for name, open_ in allowed.items()}
-    values = {**checkpoint.card.config.network, "kept_experts": [len(k) for k in kept.values()]}
+    remaining = {name: open_.any(0).nonzero().squeeze(1) for name, open_ in allowed.items()}
+    values = {
+        **checkpoint.card.config.network,
+        "kept_experts": [len(k) for k in remaining.values()],
+    }
     size = {"height": checkpoint.card.height, "width": checkpoint.card.width}
     smaller = Model(type(config).model_validate({**size, **values}), checkpoint.tasks)
     state = network.state_dict()
-    for name, index in kept.items():
+    for name, index in remaining.items():
         prefix = f"backbone.mixtures.{name}."
         experts = network.backbone.mixtures[name].experts
         for key in ("expand.weight", "expand.bias"):
@@ -95,11 +103,11 @@ def _model(checkpoint: Checkpoint) -> Model:
     if not isinstance(network, Model):
         raise ConfigError(
             f"{checkpoint.path}: model {checkpoint.card.model!r} has no experts of tokens; "
-            f"experts are pruned of m3vit"
+            f"only m3vit's experts can be pruned"
         )
     if network.config.kept_experts is not None:
         raise ConfigError(
             f"{checkpoint.path}: experts were pruned already (left: "
-            f"{', '.join(map(str, network.config.kept_experts))}); prune the first checkpoint"
+            f"{', '.join(map(str, network.config.kept_experts))}); prune the original checkpoint"
         )
     return network

@@ -1,7 +1,7 @@
-"""Losses, one a task, with the weights of the DeMT family's published recipe (authors' code).
+"""One loss per task, with the weights of the DeMT family's published recipe (authors' code).
 
-Each takes logits `(N, C, H, W)` and the batch of labels as data sets give them, and is a mean over
-valid pixels.
+Each loss takes logits `(N, C, H, W)` and a batch of labels in the data sets' form, and returns the
+mean over valid pixels.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ IGNORE = 255
 INVERSE = 65536.0
 """DenseMTL's scale of inverse depths."""
 EDGE_WEIGHT = 0.8
-"""Weight of an edge pixel, 0.2 being a background pixel's. Published: 0.8 NYUD-v2, 0.95 PASCAL."""
+"""Weight of an edge pixel; a background pixel weighs 0.2. Published: 0.8 NYUD-v2, 0.95 PASCAL."""
 
 
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Classes `(N, H, W)`; 255 is ignored."""
+    """Cross-entropy with classes `(N, H, W)`; 255 is ignored."""
     return _mean(
         F.cross_entropy(logits, label.long(), ignore_index=IGNORE, reduction="sum"), label != IGNORE
     )
 
 
 def balanced_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Two classes `(N, H, W)`, each weighted by the other's share of the batch."""
+    """Cross-entropy of two classes `(N, H, W)`, each weighted by the other's share of the batch."""
     valid = label != IGNORE
     background = ((label == 0) & valid).sum() / valid.sum().clamp(min=1)
     weight = torch.stack((1 - background, background)).to(logits.dtype)
@@ -38,23 +38,27 @@ def balanced_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def normals_l1(logits: Tensor, label: Tensor) -> Tensor:
-    """L1 of unit vectors, `label` `(N, H, W, 3)`, summed over the three; zero length is invalid."""
+    """L1 distance of unit vectors, summed over their components.
+
+    `label` is `(N, H, W, 3)`; a vector of length zero is invalid.
+    """
     target = label.permute(0, 3, 1, 2)
     valid = target.square().sum(1, keepdim=True) > 0
     return _mean(((F.normalize(logits, dim=1) - target).abs() * valid).sum(), valid)
 
 
 def depth_l1(logits: Tensor, label: Tensor) -> Tensor:
-    """L1 in metres, `label` `(N, H, W)`; 0 is invalid."""
+    """L1 distance in metres; `label` is `(N, H, W)`, and 0 is invalid."""
     valid = label > 0
     return _mean(((logits[:, 0] - label).abs() * valid).sum(), valid)
 
 
 def depth_inverse_berhu(logits: Tensor, label: Tensor) -> Tensor:
-    """BerHu of 65536 / (depth in cm + 1), logits and `label` `(N, H, W)` in metres; 0 is invalid.
+    """BerHu loss of 65536 / (depth in cm + 1).
 
-    DenseMTL's loss (Lopes et al., WACV 2023): L1 up to a fifth of the batch's largest difference,
-    a parabola beyond.
+    This is DenseMTL's loss (Lopes et al., WACV 2023): L1 up to a fifth of the batch's largest
+    difference, and a parabola beyond. The logits and `label` `(N, H, W)` are in metres; 0 is
+    invalid.
     """
     valid = label > 0
     inverse = INVERSE / (100 * logits[:, 0].clamp(min=0) + 1)
@@ -65,9 +69,9 @@ def depth_inverse_berhu(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def edge_bce(logits: Tensor, label: Tensor, edge_weight: float = EDGE_WEIGHT) -> Tensor:
-    """Binary cross-entropy, `label` `(N, H, W)`; 255 is ignored.
+    """Binary cross-entropy; `label` is `(N, H, W)`, and 255 is ignored.
 
-    An edge pixel weighs `edge_weight`, any other `1 - edge_weight`.
+    An edge pixel weighs `edge_weight`, any other pixel `1 - edge_weight`.
     """
     valid = label != IGNORE
     target = (label == 1).to(logits.dtype)

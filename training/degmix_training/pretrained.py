@@ -1,6 +1,7 @@
 """Backbone weights from a local file: timm's, Microsoft's Swin, mmsegmentation's Swin and HRNet.
 
-Strict: every weight of the backbone must be in the file, and every key of the file is explained.
+Loading is strict: every weight of the backbone must be in the file, and every key of the file must
+be explained.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from degmix_training.backbone import Backbone
 
 WRAPPERS = ("state_dict", "model", "model_state", "module")
 INERT = ("pytorch_lightning.", "lightning.", "lightning_utilities.", "argparse.Namespace")
-"""Globals that old training programs leave beside their weights; read as empty shells."""
+"""Globals that old training programs store with their weights; they are read as empty shells."""
 NOT_BACKBONE = {
     r"(decode_head|auxiliary_head|neck|segmentor|cls_head)\.": "not of the backbone",
     r"(head|fc|classifier|head_drop|pre_logits)\.": "classification head",
@@ -46,10 +47,12 @@ class Fate:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of a `.safetensors` or PyTorch file, out of its wrapper; no code is run.
+    """Read all tensors of a `.safetensors` or PyTorch file without running any code.
+
+    A wrapper such as `state_dict` is removed.
 
     Raises:
-        CheckpointError: No such file, damaged, or it holds objects other than weights.
+        CheckpointError: There is no such file, it is damaged, or it holds other objects.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
@@ -80,7 +83,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def _load(path: Path) -> Any:
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception as error:  # a legacy or damaged file: torch raises nearly anything
+    except Exception as error:  # for a legacy or damaged file torch raises many kinds
         raise CheckpointError(
             f"{path}: not a PyTorch file that can be read without running code ({error}); expected "
             f"one saved by torch >= 1.6, or .safetensors"
@@ -89,7 +92,7 @@ def _load(path: Path) -> Any:
     if foreign:
         raise CheckpointError(
             f"{path}: holds objects that are no weights ({', '.join(foreign[:3])}), and reading "
-            f"those could run code. Where you trust the file, save its state_dict alone"
+            f"those could run code. If you trust the file, save its state_dict alone"
         )
     shells = [(type("Shell", (dict,), {}), name) for name in names]
     try:
@@ -101,10 +104,10 @@ def _load(path: Path) -> Any:
 
 
 def load_backbone(backbone: Backbone, path: Path) -> list[Fate]:
-    """Load the backbone's weights from `path`; say what became of each key.
+    """Load the backbone's weights from `path`, and return what became of each key.
 
     Raises:
-        CheckpointError: A weight is missing or of another shape, or a key is unexplained.
+        CheckpointError: A weight is missing or has another shape, or a key is unexplained.
     """
     tensors = read_weights(path)
     prefixed = {k.removeprefix("backbone."): t for k, t in tensors.items() if _in_backbone(k)}
@@ -115,7 +118,7 @@ def load_backbone(backbone: Backbone, path: Path) -> list[Fate]:
         if prefixed and not _in_backbone(key)
     ]
     refuse_unexplained(path, fates)
-    # ImageNet weights have no norms on the four maps: those start anew, and it is said.
+    # ImageNet weights have no norms for the four maps: these stay untrained, which is reported.
     fresh = {k: v for k, v in backbone.state_dict().items() if k.startswith("norms.")}
     if fresh and not any(key in state for key in fresh):
         state |= fresh
@@ -131,8 +134,13 @@ def _in_backbone(key: str) -> bool:
 def translate(
     backbone: Backbone, tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[Fate]]:
-    """Keys of another code base as those of `Backbone`; `became` is empty where there is none."""
-    want = backbone.state_dict()
+    """Translate the keys of another code base to those of `Backbone`.
+
+    Returns:
+        The translated weights, and what became of each key; `became` is empty for a key that has no
+        counterpart.
+    """
+    own = backbone.state_dict()
     is_mmseg = any(key.startswith("stages.0.blocks.0.attn.w_msa") for key in tensors)
     merges_last = is_mmseg or any(key.startswith("layers.0.downsample.") for key in tensors)
     state: dict[str, Tensor] = {}
@@ -141,8 +149,8 @@ def translate(
         name = _mmseg_name(key) if is_mmseg else key
         if merges_last:
             name = re.sub(r"^layers\.(\d)\.downsample", _next_layer, name)
-        name = _own_name(name, want)
-        if name in want:
+        name = _own_name(name, own)
+        if name in own:
             if is_mmseg and ".downsample." in name:
                 tensor = unfold_to_block_order(tensor)
             state[name] = tensor
@@ -150,7 +158,7 @@ def translate(
             continue
         reasons = [why for pattern, why in NOT_BACKBONE.items() if re.match(pattern, key)]
         fates.append(Fate(key, "", reasons[0] if reasons else ""))
-    for name, tensor in want.items():  # counters are in no foreign file's interest
+    for name, tensor in own.items():  # other files may lack the counters of batches
         if name.endswith("num_batches_tracked"):
             state.setdefault(name, tensor)
     return state, fates
@@ -161,7 +169,7 @@ def _next_layer(match: re.Match[str]) -> str:
 
 
 def _mmseg_name(key: str) -> str:
-    """Name of a weight of mmsegmentation's Swin as Microsoft has it."""
+    """Translate the name of a weight of mmsegmentation's Swin to Microsoft's."""
     for theirs, ours in (
         ("stages.", "layers."),
         ("patch_embed.projection", "patch_embed.proj"),
@@ -173,17 +181,17 @@ def _mmseg_name(key: str) -> str:
     return re.sub(r"^norm([0-3])\.", r"norms.\1.", key)
 
 
-def _own_name(name: str, want: Mapping[str, Tensor]) -> str:
-    """As `Backbone.state_dict` has it: inside `network`, and timm's flattened stages."""
+def _own_name(name: str, own: Mapping[str, Tensor]) -> str:
+    """Return the key in `Backbone.state_dict`, which may be in `network` or a flattened stage."""
     flattened = re.sub(r"^(layers|stages|blocks)\.(\d+)\.", r"\1_\2.", name)
     for candidate in (name, f"network.{name}", f"network.{flattened}", f"network.model.{name}"):
-        if candidate in want:
+        if candidate in own:
             return candidate
     return name
 
 
 def unfold_to_block_order(weight: Tensor) -> Tensor:
-    """Patch merging's last axis from `(C, row, column)` to timm's `(column, row, C)`."""
+    """Permute patch merging's last axis from `(C, row, column)` to timm's `(column, row, C)`."""
     *rest, merged = weight.shape
     axes = len(rest)
     return (
@@ -194,7 +202,11 @@ def unfold_to_block_order(weight: Tensor) -> Tensor:
 
 
 def refuse_unexplained(path: Path, fates: list[Fate]) -> None:
-    """Raise CheckpointError where a key has neither a place nor a reason."""
+    """Refuse a file with keys that were not used and have no known reason for that.
+
+    Raises:
+        CheckpointError: There is such a key.
+    """
     unknown = [fate.key for fate in fates if not fate.became and not fate.why]
     if unknown:
         raise CheckpointError(
@@ -206,22 +218,22 @@ def refuse_unexplained(path: Path, fates: list[Fate]) -> None:
 def load_strictly(
     module: torch.nn.Module, state: Mapping[str, Tensor], path: Path, what: str
 ) -> None:
-    """Load `state`, all of it and nothing else.
+    """Load `state`, which must hold every weight of `module`.
 
     Raises:
-        CheckpointError: A weight is missing or of another shape.
+        CheckpointError: A weight is missing or has another shape.
     """
-    want = module.state_dict()
-    missing = [key for key in want if key not in state]
+    expected = module.state_dict()
+    missing = [key for key in expected if key not in state]
     shapes = [
-        f"{key} is {tuple(state[key].shape)}, expected {tuple(want[key].shape)}"
-        for key in want
-        if key in state and state[key].shape != want[key].shape
+        f"{key} is {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}"
+        for key in expected
+        if key in state and state[key].shape != expected[key].shape
     ]
     if missing or shapes:
         first = (shapes + [f"no {key}" for key in missing])[:3]
         raise CheckpointError(
-            f"{path}: does not fit {what}: {len(missing)} of {len(want)} weights missing, "
+            f"{path}: does not fit {what}: {len(missing)} of {len(expected)} weights missing, "
             f"{len(shapes)} of another shape (first: {'; '.join(first)})"
         )
     module.load_state_dict(dict(state))

@@ -1,15 +1,32 @@
-"""The processes of one training job, and how the job ends when one of them dies."""
+"""The processes of one training job: how many there are, and which of them reports."""
 
 from __future__ import annotations
 
 import os
-import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-from lightning.fabric.strategies.launchers import subprocess_script
+from degmix_edge.progress import Event, Progress, listening
 
-GRACE_SECONDS = 30.0
-"""How long a process may take to report that another one is gone."""
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run is done with. It changes the results by rounding only.
+
+    Attributes:
+        accelerator: Lightning's name: `auto`, `cpu`, `gpu`.
+        devices: Processes on this machine.
+        nodes: Machines; each runs the same command, started by torchrun or SLURM.
+        workers: Processes that load samples, for each training process.
+        compile: Compile the network with `torch.compile`.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    workers: int = 0
+    compile: bool = False
 
 
 def is_first_process() -> bool:
@@ -17,20 +34,28 @@ def is_first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
-class PatientObserver(subprocess_script._ChildProcessObserver):  # type: ignore[misc]
-    """Lightning's watchdog of child processes, which first lets the main process report the loss.
+@contextmanager
+def first_listening(progress: Progress | None) -> Iterator[None]:
+    """Send the events of the block to `progress`, on the first process of a job only."""
+    with listening(progress if is_first_process() else _ignore):
+        yield
 
-    Lightning kills the whole job as soon as it sees a dead child. The main process notices the same
-    death by itself, through its broken connection, and needs a moment to say at which step it was
-    and how to resume. A process that hangs in a collective is still killed.
+
+def _ignore(event: Event) -> None:
+    """Drop the event: the first process reports the same one."""
+
+
+def job_environment(turn: int) -> dict[str, str]:
+    """The environment variables for another job that each process of this one starts.
+
+    Under torchrun that job needs a place of its own where its processes meet, because torchrun's
+    agent remembers where the processes of the previous job met.
+
+    Args:
+        turn: The number of the job, from 0; it decides the port.
     """
-
-    def _terminate_all(self) -> None:
-        time.sleep(GRACE_SECONDS)
-        super()._terminate_all()
-
-
-def watch_patiently() -> None:
-    """Make Lightning start `PatientObserver`s in this process from now on."""
-    module: Any = subprocess_script
-    module._ChildProcessObserver = PatientObserver
+    environment = dict(os.environ)
+    if "TORCHELASTIC_RUN_ID" in environment:
+        environment["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+        environment["MASTER_PORT"] = str(int(environment["MASTER_PORT"]) + 1 + turn)
+    return environment

@@ -1,4 +1,4 @@
-"""What authors and others print, to stand beside measured figures with its source."""
+"""Published results, which are shown next to measured ones with their source."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ LABEL = "authors' README"
 
 @dataclass(frozen=True)
 class Published:
-    """One printed row.
+    """One published row.
 
     Attributes:
-        values: Metric and value by task, in the papers' column order; a task without one is absent.
-        source: Who prints it.
+        values: Metric and value by task, in the papers' column order; a task without a value is
+            absent.
+        source: Where it was published.
     """
 
     data: str
@@ -30,7 +31,7 @@ class Published:
 
 @cache
 def rows() -> tuple[Published, ...]:
-    """All rows."""
+    """Return every published row."""
     content = _content()
     return tuple(
         Published(
@@ -57,13 +58,16 @@ def _content() -> dict[str, Any]:
 
 
 def columns(data: str) -> dict[str, str]:
-    """The papers' tasks of a data set in their order, with metrics; empty for other data sets."""
+    """Return the metric of each task that papers report for a data set, in their order.
+
+    The result is empty for a data set without published results.
+    """
     content: dict[str, Any] = _content()
     return dict(content["columns"].get(data, {}))
 
 
 def find(data: str, model: str, backbone: str) -> Published | None:
-    """The row of a network; the backbone is a timm name."""
+    """Return the row of a network, or None; `backbone` is a timm name."""
     for row in rows():
         if (row.data, row.model) == (data, model) and backbone.startswith(row.backbone):
             return row

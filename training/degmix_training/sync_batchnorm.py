@@ -1,7 +1,8 @@
 """Batch norm over the batches of all processes of a job.
 
-On GPUs this is timm's conversion, which keeps the activations inside its own batch norms (torch's
-and Lightning's drop them). torch's `SyncBatchNorm` refuses CPU tensors, so CPUs get their own.
+On GPUs this is timm's conversion, which keeps the activations inside timm's batch norms; torch's
+and Lightning's conversions drop them. torch's `SyncBatchNorm` refuses CPU tensors, so this module
+has its own classes for CPUs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 
 def convert(network: nn.Module, *, on_cpu: bool) -> nn.Module:
-    """`network` with every batch norm synchronised; weights and their names stay."""
+    """Return `network` with every batch norm synchronised; weights keep their names."""
     if not on_cpu:
         return convert_sync_batchnorm(network)
     for part in network.modules():
@@ -26,7 +27,7 @@ def convert(network: nn.Module, *, on_cpu: bool) -> nn.Module:
 
 
 def _normalise(norm: Any, x: Tensor) -> Tensor:
-    """`x` `(N, C, H, W)` by the statistics of the global batch, which `norm` remembers."""
+    """Normalise `x` `(N, C, H, W)` by the statistics of the global batch, and update `norm`'s."""
     count = torch.full((1,), float(x.numel() / x.shape[1]), dtype=x.dtype)
     sums = torch.cat((x.sum((0, 2, 3)), count))
     total, count = dist_functional.all_reduce(sums).split((x.shape[1], 1))
@@ -55,7 +56,7 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
 
 
 class CpuSyncBatchNormAct(BatchNormAct2d):
-    """timm's batch norm with its activation, the same way."""
+    """timm's batch norm with its activation, normalised by the global batch in training."""
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, C, H, W) -> (N, C, H, W)`."""

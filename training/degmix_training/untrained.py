@@ -1,4 +1,4 @@
-"""A network without a checkpoint, for questions that need no training: size, speed, exactness."""
+"""Networks with random weights, to measure size, speed and exactness without training."""
 
 from __future__ import annotations
 
@@ -23,37 +23,28 @@ def untrained(
     size: tuple[int, int],
     seed: int = 0,
 ) -> Checkpoint:
-    """`model` with random weights, in eval mode, as a checkpoint that is on no disk.
+    """Return `model` with random weights, in eval mode, as a checkpoint without a file.
 
-    Every parameter is moved off its initial value, and batch norms get random statistics: a fold
-    that is exact for zeros and ones only would pass unseen.
+    Every parameter is moved off its initial value, and batch norms get random statistics, because
+    a wrong fold can be exact for zeros and ones.
 
     Args:
         model: Entry of `degmix_training.models`.
         network: Its settings.
         tasks: Its tasks.
         size: Height and width of its input.
-        seed: Of the weights; the file name that exports carry is `random-<seed>`.
+        seed: Seed of the weights; exports carry the file name `random-<seed>`.
 
     Raises:
-        ConfigError: No such model, or settings that do not fit it.
+        ConfigError: There is no such model, or a setting is not valid.
     """
     torch.manual_seed(seed)
     settings = network_config(model, dict(network), size)
-    made = models.find(model).Model(settings, tasks).eval()
-    made.begin(())
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            spread = parameter.abs().mean().clamp(min=0.02)
-            parameter.add_(0.3 * spread * torch.randn(parameter.shape, generator=generator))
-        for module in made.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                count = module.num_features
-                module.running_mean.copy_(0.2 * torch.randn(count, generator=generator))
-                module.running_var.copy_(0.5 + torch.rand(count, generator=generator))
+    module = models.find(model).Model(settings, tasks).eval()
+    module.begin(())
+    _disturb(module, torch.Generator().manual_seed(seed))
     digest = hashlib.sha256()
-    for value in made.state_dict().values():
+    for value in module.state_dict().values():
         digest.update(value.numpy().tobytes())
     height, width = size
     config = TrainConfig(
@@ -76,5 +67,18 @@ def untrained(
         commit="none",
         versions={},
     )
-    made.requires_grad_(False)
-    return Checkpoint(made, card, digest.hexdigest(), Path(f"random-{seed}"))
+    module.requires_grad_(False)
+    return Checkpoint(module, card, digest.hexdigest(), Path(f"random-{seed}"))
+
+
+def _disturb(network: nn.Module, generator: torch.Generator) -> None:
+    """Move every parameter and give batch norms random statistics, in place."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            spread = parameter.abs().mean().clamp(min=0.02)
+            parameter.add_(0.3 * spread * torch.randn(parameter.shape, generator=generator))
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                count = module.num_features
+                module.running_mean.copy_(0.2 * torch.randn(count, generator=generator))
+                module.running_var.copy_(0.5 + torch.rand(count, generator=generator))

@@ -1,7 +1,8 @@
-"""A zoo: several networks trained alike, so that they can be compared."""
+"""A zoo: several networks trained the same way, so that they can be compared."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from degmix_training import models
 from degmix_training.config import PRESETS, TrainConfig, network_config
 
 SINGLE = "single-"
-"""Names of the single-task networks start so; delta_m is measured against them."""
+"""The start of the names of the single-task networks that delta_m is measured against."""
 
 
 class Entry(Settings):
@@ -22,7 +23,7 @@ class Entry(Settings):
 
     Attributes:
         model: Entry of `degmix_training.models`.
-        network: Its settings; the zoo's backbone is added where it has none of its own.
+        network: The model's settings; the zoo's backbone is added where they name none.
     """
 
     model: str
@@ -33,10 +34,11 @@ class ZooConfig(Settings):
     """Networks, and what they share: data, size, tasks, budget, recipe, backbone.
 
     Attributes:
-        backbone: Of every network that does not bring its own, as M3ViT does.
-        reference: What delta_m is against: `single`, a network a task (model `baseline`), trained
-            by the same recipe; or `baseline`, one network of all tasks.
-        train: Everything but model and network.
+        backbone: The backbone of every network that does not bring its own, as M3ViT does.
+        reference: What delta_m is measured against, trained by the same recipe: `single` is one
+            network of model `baseline` for each task, `baseline` is one such network of all tasks.
+        train: All settings of the trainings, except model and network.
+        baseline: The model of the networks that delta_m is measured against.
         entries: The networks, by name.
     """
 
@@ -48,7 +50,7 @@ class ZooConfig(Settings):
 
     @model_validator(mode="after")
     def _entries_fit(self) -> ZooConfig:
-        # Every network is made of checked settings before the first one trains.
+        # The settings of every network are checked before the first one trains.
         for name in self.entries:
             if name == "baseline" or name.startswith(SINGLE):
                 raise ValueError(
@@ -57,8 +59,8 @@ class ZooConfig(Settings):
             self.settings(name)
         return self
 
-    def choose(self, names: list[str]) -> ZooConfig:
-        """Only the entries `names`, in that order; none is all.
+    def choose(self, names: Sequence[str]) -> ZooConfig:
+        """The same zoo with only the entries `names`, in that order; no names keep all entries.
 
         Raises:
             ConfigError: There is no such entry.
@@ -66,15 +68,15 @@ class ZooConfig(Settings):
         for name in names:
             if name not in self.entries:
                 raise ConfigError(unknown("zoo entry", name, self.entries))
-        kept = {name: self.entries[name] for name in names} if names else self.entries
-        return self.model_copy(update={"entries": kept})
+        entries = {name: self.entries[name] for name in names} if names else self.entries
+        return self.model_copy(update={"entries": entries})
 
     def references(self) -> dict[str, TrainConfig]:
-        """The networks that delta_m is measured against, by name."""
+        """How the networks that delta_m is measured against are trained, by name."""
         if self.reference == "baseline":
-            return {"baseline": self._made(self.baseline)}
-        made = self._made(self.baseline)
-        return {f"{SINGLE}{t}": made.model_copy(update={"tasks": (t,)}) for t in self.train.tasks}
+            return {"baseline": self._trained_as(self.baseline)}
+        multi = self._trained_as(self.baseline)
+        return {f"{SINGLE}{t}": multi.model_copy(update={"tasks": (t,)}) for t in self.train.tasks}
 
     def settings(self, name: str) -> TrainConfig:
         """How entry `name` is trained.
@@ -82,13 +84,13 @@ class ZooConfig(Settings):
         Raises:
             ConfigError: Its settings do not fit its model.
         """
-        return self._made(self.entries[name])
+        return self._trained_as(self.entries[name])
 
     def backbone_of(self, name: str) -> str:
-        """What entry `name` is built on."""
+        """The timm name of the backbone of entry `name`."""
         return str(self.settings(name).network["backbone"])
 
-    def _made(self, entry: Entry) -> TrainConfig:
+    def _trained_as(self, entry: Entry) -> TrainConfig:
         models.find(entry.model)
         network = {"backbone": self.backbone} | entry.network
         network_config(entry.model, network, (self.train.height, self.train.width))
@@ -100,7 +102,7 @@ def zoos() -> list[str]:
     return sorted(path.stem for path in (PRESETS / "zoo").glob("*.yaml"))
 
 
-def zoo(name: str) -> Path:
+def zoo_file(name: str) -> Path:
     """The config file of zoo `name`, or `name` itself where it is a path to a YAML file.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One file an observer: `amax(histogram)` is the magnitude that maps to 127."""
+"""One file per observer; its `amax(histogram)` returns the magnitude that maps to 127."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from degmix_edge import registry
 
 
 def names() -> list[str]:
-    """Names of all observers."""
+    """Return the names of all observers."""
     return registry.names(__name__)
 
 
 def find(name: str) -> Callable[[Histogram], float]:
-    """The observer called `name`.
+    """Return the observer called `name`.
 
     Raises:
-        ConfigError: There is no such observer.
+        ConfigError: There is no such observer; the message suggests the nearest name.
     """
     return cast(Callable[[Histogram], float], registry.find(__name__, name).amax)

@@ -1,8 +1,8 @@
 """The magnitude whose clipped and quantized distribution is nearest to the measured one.
 
-Least Kullback-Leibler divergence over candidate magnitudes, as TensorRT's entropy calibration did:
-Migacz, "8-bit Inference with TensorRT", GTC 2017. What lies beyond a candidate counts in its last
-bin; the quantized distribution spreads each level's count over the bins in it that are not empty.
+It has the smallest Kullback-Leibler divergence of all candidates, as in TensorRT's entropy
+calibration (Migacz, "8-bit Inference with TensorRT", GTC 2017). Values beyond a candidate count in
+its last bin. The quantized distribution spreads each level's count over its non-empty bins.
 """
 
 import numpy as np
@@ -11,15 +11,15 @@ from degmix_calibration.histogram import Histogram
 
 LEVELS = 128
 STEP = 16
-"""Bins between two candidates."""
+"""Number of bins between two candidates."""
 
 
 def amax(histogram: Histogram) -> float:
-    """See the module."""
+    """Return the magnitude with the smallest divergence, or 0 if only zeros were observed."""
     counts = histogram.counts.astype(np.float64)
     if histogram.largest == 0:
         return 0.0
-    # Zeros are on every grid; as many as a Relu makes, they would outvote the rest.
+    # Zero is exact on every grid; the many zeros behind a Relu would outweigh all other values.
     counts[0] = counts[1]
     last = int(np.flatnonzero(counts)[-1]) + 1 if counts.any() else 1
     candidates = range(min(LEVELS, last), last + 1, STEP)
@@ -31,7 +31,11 @@ def amax(histogram: Histogram) -> float:
 
 
 def _divergence(counts: np.ndarray, size: int) -> float:
-    """Of the first `size` bins in `LEVELS` levels from the same with the rest in the last bin."""
+    """Return the Kullback-Leibler divergence of clipping to `size` bins and quantizing them.
+
+    The quantized distribution has `LEVELS` levels. The reference counts all larger values in its
+    last bin.
+    """
     reference = counts[:size].copy()
     reference[-1] += counts[size:].sum()
     inside = counts[:size]
@@ -47,7 +51,7 @@ def _divergence(counts: np.ndarray, size: int) -> float:
     if not quantized.sum() or not reference.sum():
         return float("inf")
     p, q = reference / reference.sum(), quantized / quantized.sum()
-    # Clipped mass in a bin that is empty itself has no finite divergence: take a large one.
+    # Clipped values in a bin that is empty itself give an infinite divergence: use a large one.
     q = np.where((p > 0) & (q == 0), 1e-9, q)
     held = p > 0
     return float(np.sum(p[held] * np.log(p[held] / q[held])))

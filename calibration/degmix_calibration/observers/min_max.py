@@ -1,8 +1,8 @@
-"""The largest magnitude seen: nothing is clipped."""
+"""The largest magnitude, so that nothing is clipped."""
 
 from degmix_calibration.histogram import Histogram
 
 
 def amax(histogram: Histogram) -> float:
-    """See the module."""
+    """Return the largest magnitude that was observed."""
     return histogram.largest

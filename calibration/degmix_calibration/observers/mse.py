@@ -1,4 +1,4 @@
-"""The magnitude with the least expected square error of rounding and clipping."""
+"""The magnitude with the smallest expected square error of rounding and clipping."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ CANDIDATES = 100
 
 
 def amax(histogram: Histogram) -> float:
-    """See the module."""
+    """Return the magnitude with the smallest error, or 0 if only zeros were observed."""
     if histogram.largest == 0:
         return 0.0
     centres = (histogram.edges[:-1] + histogram.edges[1:]) / 2

@@ -8,7 +8,7 @@ SHARE = 0.9999
 
 
 def amax(histogram: Histogram) -> float:
-    """See the module."""
+    """Return the magnitude that a share of `SHARE` of all values does not exceed."""
     total = np.cumsum(histogram.counts)
     index = int(np.searchsorted(total, SHARE * total[-1]))
     return min(float(histogram.edges[index + 1]), histogram.largest)

@@ -1,5 +1,7 @@
 """Importers of checkpoints that authors released, one file each: `recognises`, `read`.
 
+An importer may also have `KEYS`, a text that says by which keys it recognises a checkpoint.
+
 Strict: every key of a file either fills weights here, or has no effect on what the network computes
 for one image, and its fate says so.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from degmix_edge import registry
@@ -15,7 +18,21 @@ from degmix_edge.errors import CheckpointError
 from degmix_training.authors._base import Imported
 from degmix_training.pretrained import read_weights
 
-__all__ = ["Imported", "import_checkpoint"]
+__all__ = ["Imported", "find", "import_checkpoint", "names"]
+
+
+def names() -> list[str]:
+    """Names of all importers."""
+    return registry.names(__name__)
+
+
+def find(name: str) -> ModuleType:
+    """The module of importer `name`, which has `recognises` and `read`.
+
+    Raises:
+        ConfigError: There is no such importer; the message has the nearest name.
+    """
+    return registry.find(__name__, name)
 
 
 def import_checkpoint(
@@ -24,6 +41,9 @@ def import_checkpoint(
     settings: Mapping[str, Any] | None = None,
 ) -> Imported:
     """Read a released checkpoint into the network that it describes.
+
+    The first importer that recognises the weights reads them. Importers of other packages come
+    after ours.
 
     Model, backbone, sizes, tasks and their order are read off the weights; what is not in them is
     the published value, unless `settings` says otherwise.
@@ -39,13 +59,19 @@ def import_checkpoint(
         CheckpointError: No importer knows it, or a key is unexplained, missing or of another shape.
     """
     tensors = read_weights(path)
-    for name in registry.names(__name__):
-        importer = registry.find(__name__, name)
+    expected = []
+    for name, importer in registry.modules(__name__):
         if importer.recognises(tensors):
             found: Imported = importer.read(path, tensors, classes, settings or {})
             return found
+        expected.append(f"{name} ({_about(importer)})")
     raise CheckpointError(
-        f"{path}: none of the authors' checkpoints: expected keys head.defor_mixers.*, "
-        f"head.task_fusion.* and head.final_logits.* (DeMT, DeMTG, DeGMix), or heads.*.decoder.* "
-        f"and m.*.SxTAM_* (DenseMTL); got {', '.join(list(tensors)[:3])}, ..."
+        f"{path}: none of the authors' checkpoints: got keys {', '.join(list(tensors)[:3])}, ...; "
+        f"expected those of one that an importer recognises: {', '.join(expected)}"
     )
+
+
+def _about(importer: ModuleType) -> str:
+    summary = (importer.__doc__ or "no description").splitlines()[0].rstrip(".")
+    keys = getattr(importer, "KEYS", "")
+    return f"{summary}; keys {keys}" if keys else summary

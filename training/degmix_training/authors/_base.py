@@ -43,7 +43,9 @@ class Imported:
 def task_spec(
     path: Path, name: str, channels: int, classes: Mapping[str, tuple[str, ...]]
 ) -> TaskSpec:
-    """Of task `name` with `channels`; numbered classes where no names are of that count.
+    """The spec of task `name` with `channels` channels.
+
+    Its classes are numbered where neither `classes` nor the task has that many names.
 
     Raises:
         CheckpointError: The task has another number of channels.

@@ -23,6 +23,7 @@ from degmix_training.pretrained import (
     translate,
 )
 
+KEYS = "head.defor_mixers.*, head.task_fusion.* and head.final_logits.*"
 TASKS = {"sal": "saliency"}
 """Their names where they are not ours."""
 SWINS = {(96, 6): "tiny", (96, 18): "small", (128, 18): "base", (192, 18): "large"}
@@ -48,7 +49,17 @@ def read(
     classes: Mapping[str, tuple[str, ...]] | None,
     settings: Mapping[str, Any],
 ) -> Imported:
-    """See `import_checkpoint`."""
+    """Build the network that `tensors`, read from `path`, are the weights of.
+
+    Args:
+        path: The file, for messages.
+        tensors: All of its weights by key.
+        classes: Class names by task; None is those of the data set that the tasks tell.
+        settings: Settings of the model that override what was found.
+
+    Raises:
+        CheckpointError: A key is unexplained, missing or of another shape.
+    """
     model, config = _describe(path, tensors)
     config |= settings
     channels = {TASKS.get(name, name): count for name, count in _heads(tensors).items()}

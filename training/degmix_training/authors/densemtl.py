@@ -28,6 +28,7 @@ from degmix_training.config import network_config
 from degmix_training.data.cityscapes import CLASSES as CITYSCAPES
 from degmix_training.pretrained import Fate, load_strictly, refuse_unexplained, translate
 
+KEYS = "heads.*.decoder.* and m.*.SxTAM_*"
 MEAN = (0.45, 0.45, 0.45)
 STD = (0.225, 0.225, 0.225)
 TASKS = {"edges": "edge"}
@@ -74,19 +75,18 @@ def read(
     classes: Mapping[str, tuple[str, ...]] | None,
     settings: Mapping[str, Any],
 ) -> Imported:
-    """See `import_checkpoint`."""
-    channels = {
-        match[1]: tensor.shape[0]
-        for key, tensor in tensors.items()
-        if (match := re.match(r"heads\.(\w+)\.decoder\.14\.weight$", key))
-    }
-    levels = {int(m[1]) for k in tensors if (m := re.match(r"m\.\w+?\.(\d)\.", k))}
-    if len(channels) < 2 or len(levels) != 1:
-        raise CheckpointError(
-            f"{path}: DenseMTL with {len(channels)} tasks that exchange at {len(levels)} levels "
-            f"({', '.join(map(str, sorted(levels)))}), expected at least two tasks and one level"
-        )
-    (level,) = levels
+    """Build the network that `tensors`, read from `path`, are the weights of.
+
+    Args:
+        path: The file, for messages.
+        tensors: All of its weights by key.
+        classes: Class names by task; None is those of the data set with that many classes.
+        settings: Settings of the model that override what was found.
+
+    Raises:
+        CheckpointError: A key is unexplained, missing or of another shape.
+    """
+    channels, level = _channels_and_level(path, tensors)
     config = _describe(path, tensors, level) | settings
     seen = channels.get("semseg", 0)
     known = {"semseg": CLASSES.get(seen, ())}
@@ -109,15 +109,9 @@ def read(
     state = {f"backbone.{key}": tensor for key, tensor in state.items()}
     fates = [Fate(f"backbone.encoder.{f.key}", f.became, f.why) for f in fates]
     orders = {task: _source_order(tensors, task, list(channels), level) for task in channels}
-    for key, tensor in tensors.items():
-        if key.startswith("backbone.encoder."):
-            continue
-        placed = _place(key, tensor, tensors, orders)
-        state |= placed
-        reasons = [why for pattern, why in REASONS.items() if re.match(pattern, key)]
-        if re.match(r"heads\.\w+\.decoder\.0\.convs\.4\.2\.", key) and not reasons:
-            reasons = ["folded into the convolution before it"]
-        fates.append(Fate(key, ", ".join(placed), "" if placed or not reasons else reasons[0]))
+    placed, fates_of_heads = _place_all(tensors, orders)
+    state |= placed
+    fates += fates_of_heads
     refuse_unexplained(path, fates)
     for name, tensor in network.state_dict().items():
         if name.endswith("num_batches_tracked"):
@@ -135,6 +129,40 @@ def read(
         std=STD,
         notes=_notes(specs, config, orders),
     )
+
+
+def _channels_and_level(path: Path, tensors: Mapping[str, Tensor]) -> tuple[dict[str, int], int]:
+    """Output channels by task, in order, and the level at which tasks exchange features."""
+    channels = {
+        match[1]: tensor.shape[0]
+        for key, tensor in tensors.items()
+        if (match := re.match(r"heads\.(\w+)\.decoder\.14\.weight$", key))
+    }
+    levels = {int(m[1]) for k in tensors if (m := re.match(r"m\.\w+?\.(\d)\.", k))}
+    if len(channels) < 2 or len(levels) != 1:
+        raise CheckpointError(
+            f"{path}: DenseMTL with {len(channels)} tasks that exchange at {len(levels)} levels "
+            f"({', '.join(map(str, sorted(levels)))}), expected at least two tasks and one level"
+        )
+    return channels, levels.pop()
+
+
+def _place_all(
+    tensors: Mapping[str, Tensor], orders: Mapping[str, Order]
+) -> tuple[dict[str, Tensor], list[Fate]]:
+    """Our tensors for everything behind the backbone, and the fate of each key there."""
+    state: dict[str, Tensor] = {}
+    fates = []
+    for key, tensor in tensors.items():
+        if key.startswith("backbone.encoder."):
+            continue
+        placed = _place(key, tensor, tensors, orders)
+        state |= placed
+        reasons = [why for pattern, why in REASONS.items() if re.match(pattern, key)]
+        if re.match(r"heads\.\w+\.decoder\.0\.convs\.4\.2\.", key) and not reasons:
+            reasons = ["folded into the convolution before it"]
+        fates.append(Fate(key, ", ".join(placed), "" if placed or not reasons else reasons[0]))
+    return state, fates
 
 
 def _notes(

@@ -1,10 +1,14 @@
 """Data sets, one file each, with a `DataSet` class.
 
-A split is a sequence of `Sample`s, so torch's DataLoader and a plain loop read it alike.
+A data set on disk is opened as `DataSet(root)` and reads that folder. One that renders its samples
+is opened as `DataSet(size)`, where the parameter is called `size` and holds height and width.
+
+A split is a sequence of `Sample`s, so torch's DataLoader and a plain loop read it the same way.
 """
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from types import ModuleType
 from typing import cast
@@ -22,6 +26,7 @@ __all__ = [
     "Samples",
     "at_size",
     "find",
+    "is_rendered",
     "names",
     "open_data",
     "open_split",
@@ -37,20 +42,29 @@ def find(name: str) -> ModuleType:
     """The module of data set `name`.
 
     Raises:
-        ConfigError: There is no such data set.
+        ConfigError: There is no such data set; the message has the nearest name.
     """
     return registry.find(__name__, name)
 
 
+def is_rendered(name: str) -> bool:
+    """Whether data set `name` renders its samples at any size and so has no folder.
+
+    Raises:
+        ConfigError: There is no such data set.
+    """
+    return "size" in inspect.signature(find(name).DataSet).parameters
+
+
 def open_data(name: str, root: Path | None, size: tuple[int, int]) -> DataSet:
-    """Data set `name` in folder `root`; synthetic scenes have none and are rendered at `size`.
+    """Data set `name` in folder `root`, or rendered at `size`, height and width in pixels.
 
     Raises:
         ConfigError: There is no such data set, or it needs a folder.
         InputError: The folder does not have its layout.
     """
     module = find(name)
-    if name == "synthetic":
+    if is_rendered(name):
         return cast(DataSet, module.DataSet(size))
     if root is None:
         raise ConfigError(

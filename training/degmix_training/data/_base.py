@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from degmix_training.data._sample import Samples
 
@@ -21,6 +21,8 @@ class DataSet(ABC):
         classes: By task that it has labels for: class names, or none where the task has none.
         size: `(height, width)` that networks are trained at on it by the published recipe, or None.
         edge_tolerance: Share of the image's diagonal that odsF lets a boundary be off.
+        absent_classes: How mIoU counts a class that is in no label and no map: left out, or as 0,
+            which is what the published figures of NYUD-v2 and PASCAL-Context do.
     """
 
     name: ClassVar[str]
@@ -28,6 +30,7 @@ class DataSet(ABC):
     classes: Mapping[str, tuple[str, ...]]
     size: tuple[int, int] | None = None
     edge_tolerance: float = 0.0075
+    absent_classes: Literal["skip", "zero"] = "skip"
 
     def __init__(self, root: Path) -> None:
         """Open the folder.

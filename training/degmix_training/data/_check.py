@@ -95,7 +95,7 @@ def check(source: DiskDataSet, advance: Callable[[int], None] = lambda n: None) 
                 f"{split}: its list has {len(ids)} ids, {source.title} has {known}: a part of the "
                 f"data set, or another list"
             )
-        rows += _check_split(source, split, ids, findings, sizes, advance)
+        rows += _check_split(source, split, ids, findings, sizes=sizes, advance=advance)
     findings += [
         f"{split}: the split's list or folder is missing"
         for split in source.expected
@@ -123,6 +123,7 @@ def _check_split(
     split: str,
     ids: list[str],
     findings: list[str],
+    *,
     sizes: dict[tuple[int, int], int],
     advance: Callable[[int], None],
 ) -> list[Row]:

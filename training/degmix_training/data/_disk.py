@@ -77,7 +77,6 @@ class DiskDataSet(DataSet):
         return self.root / self.labels[task].path.format(id=sample)
 
     def open_split(self, split: str, tasks: Sequence[str], count: int | None = None) -> Samples:
-        """See `DataSet.open_split`."""
         if split not in self.splits():
             raise ConfigError(f"{self.root}: " + unknown("split", split, self.splits()))
         for task in tasks:

@@ -13,6 +13,10 @@ JUMP = 0.06
 
 
 def saliency(seen: Buffers, grid: tuple[int, int]) -> np.ndarray:
+    """`(H, W)` uint8, 1 on people, or else on the object that covers most, weighted by the centre.
+
+    People count where they cover more than 0.5 % of the image. `grid` is H and W.
+    """
     people = seen.semseg == PERSON
     if people.sum() > 0.005 * len(people):
         return people.reshape(grid).astype(np.uint8)

@@ -13,19 +13,20 @@ def shade(
     rng: np.random.Generator,
     camera: Camera,
     size: np.ndarray,
-    seen: Buffers,
+    buffers: Buffers,
     rays: np.ndarray,
+    *,
     num_materials: int,
 ) -> np.ndarray:
-    """Linear RGB `(P, 3)`: texture under ambient light and up to three lamps."""
-    points = camera.origin + seen.t[:, None] * rays
+    """Linear RGB `(P, 3)` of rays `(P, 3)`: texture under ambient light and up to three lamps."""
+    points = camera.origin + buffers.t[:, None] * rays
     base = np.zeros_like(points)
     gloss = np.zeros(len(points))
     for index in range(num_materials):
         material = draw(rng, large=index >= num_materials - 3)
-        chosen = np.flatnonzero(seen.material == index)
+        chosen = np.flatnonzero(buffers.material == index)
         if len(chosen):
-            base[chosen] = _paint(rng, material, points[chosen], seen, chosen)
+            base[chosen] = _paint(rng, material, points[chosen], buffers, chosen)
             gloss[chosen] = material.gloss
     to_eye = -rays / np.sqrt(np.sum(rays**2, axis=1, keepdims=True))
     light = np.full((len(points), 1), rng.uniform(0.25, 0.5))
@@ -37,11 +38,11 @@ def shade(
         distance2 = np.sum(towards**2, axis=1)
         towards /= np.sqrt(distance2)[:, None]
         power = rng.uniform(0.4, 1.0) / (0.4 + 0.12 * distance2)
-        facing = np.maximum(np.sum(towards * seen.normals, axis=1), 0)
+        facing = np.maximum(np.sum(towards * buffers.normals, axis=1), 0)
         light = light + (power * facing)[:, None]
         half = towards + to_eye
         half /= np.sqrt(np.sum(half**2, axis=1, keepdims=True))
-        shine += power * np.maximum(np.sum(half * seen.normals, axis=1), 0) ** 32
+        shine += power * np.maximum(np.sum(half * buffers.normals, axis=1), 0) ** 32
     return base * light + (gloss * shine)[:, None]
 
 
@@ -49,11 +50,11 @@ def _paint(
     rng: np.random.Generator,
     material: Material,
     points: np.ndarray,
-    seen: Buffers,
+    buffers: Buffers,
     chosen: np.ndarray,
 ) -> np.ndarray:
-    colours = paint(material, points, seen.normals[chosen])
-    if seen.semseg[chosen[0]] == PERSON and seen.part[chosen[0]] in (1, 4):
+    colours = paint(material, points, buffers.normals[chosen])
+    if buffers.semseg[chosen[0]] == PERSON and buffers.part[chosen[0]] in (1, 4):
         # Skin and hair come in their own colours.
         tone = np.array([0.9, 0.68, 0.53]) * rng.uniform(0.25, 1.0)
         colours = 0.8 * tone + 0.2 * colours

@@ -9,10 +9,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from degmix_edge.config import cache_folder
+from degmix_edge.files import whole_file
+from degmix_edge.progress import counting
 from degmix_training.data._sample import Sample, Samples
 
 CHUNK = 50
@@ -61,8 +61,9 @@ def rendered(name: str, make: Callable[[int], Sample], seeds: range) -> Rendered
     if len(missing) > 1:
         with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
             done = pool.map(_render, [make] * len(missing), [folder] * len(missing), missing)
-            for _ in track(done, f"render {name}", len(missing), console=Console(stderr=True)):
-                pass
+            with counting(f"render {name}", len(missing)) as advance:
+                for _ in done:
+                    advance(1)
     elif missing:
         _render(make, folder, missing[0])
     chunks = [dict(np.load(_file(folder, part))) for part in parts]
@@ -74,9 +75,8 @@ def _render(make: Callable[[int], Sample], folder: Path, seeds: range) -> None:
     arrays = {"image": np.stack([s.image for s in samples])}
     for task in samples[0].labels:
         arrays[task] = np.stack([_narrow(task, s.labels[task]) for s in samples])
-    part = folder / f".{os.getpid()}-{seeds.start}.npz"
-    np.savez(part, **arrays)  # type: ignore[arg-type]
-    part.replace(_file(folder, seeds))
+    with whole_file(_file(folder, seeds)) as part:
+        np.savez(part, **arrays)  # type: ignore[arg-type]
 
 
 def _file(folder: Path, seeds: range) -> Path:

@@ -16,7 +16,7 @@ class Material:
     Attributes:
         kind: solid, checker, stripes, wood, noise or brick, as 0 to 5.
         first, second: Linear RGB in [0, 1].
-        size: Of the pattern, metres.
+        size: Size of the pattern in metres.
         gloss: Share of the specular highlight.
         phase: Shift of the pattern.
     """

@@ -68,6 +68,7 @@ class DataSet(DiskDataSet):
         "edge": (),
     }
     edge_tolerance = 0.011
+    absent_classes = "zero"
     expected: ClassVar[dict[str, int]] = {"train": 795, "val": 654}
 
     def __init__(self, root: Path) -> None:
@@ -77,11 +78,9 @@ class DataSet(DiskDataSet):
         self.image, self.labels = LAYOUTS[self.layout]
 
     def splits(self) -> list[str]:
-        """`train` and `val`."""
         return list(_disk.split_files(self.root / "gt_sets"))
 
     def ids(self, split: str) -> list[str]:
-        """Of `gt_sets/SPLIT.txt`."""
         return _disk.listed(_disk.split_files(self.root / "gt_sets")[split])
 
 

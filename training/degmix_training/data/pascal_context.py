@@ -41,6 +41,7 @@ class DataSet(DiskDataSet):
     title = "PASCAL-Context"
     size = (512, 512)
     edge_tolerance = 0.0075
+    absent_classes = "zero"
     expected: ClassVar[dict[str, int]] = {"train": 4998, "val": 5105}
     classes: ClassVar[dict[str, tuple[str, ...]]] = {
         "semseg": tuple(CLASSES),
@@ -69,11 +70,9 @@ class DataSet(DiskDataSet):
             )
 
     def splits(self) -> list[str]:
-        """`train` and `val`."""
         return list(_disk.split_files(self.root / LISTS))
 
     def ids(self, split: str) -> list[str]:
-        """Of `ImageSets/Context/SPLIT.txt`."""
         return _disk.listed(_disk.split_files(self.root / LISTS)[split])
 
     def label_path(self, task: str, sample: str) -> Path:

@@ -49,7 +49,7 @@ LARGEST = 4096
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene: an image and its labels, `(H, W, ...)`; see `Sample` for their conventions."""
+    """One scene: an image and its labels `(H, W, ...)`, in the conventions of `Sample`."""
 
     image: np.ndarray
     semseg: np.ndarray
@@ -62,7 +62,7 @@ class Scene:
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
-        """By task."""
+        """The labels by task."""
         return {task: getattr(self, task) for task in CLASSES}
 
 
@@ -107,18 +107,18 @@ def render(seed: int, height: int = 192, width: int = 256) -> Scene:
     camera = _camera(rng, size, height)
     layout = _furnish(rng, size, camera)
     rays = rays_of(camera, height, width)
-    seen = _cast(rng, camera, layout, size, rays, (height, width))
-    image = shade(rng, camera, size, seen, rays, layout.materials)
-    normals = seen.normals @ camera.turn
     grid = (height, width)
+    buffers = _cast(rng, camera, layout, size, rays, grid=grid)
+    image = shade(rng, camera, size, buffers, rays, num_materials=layout.materials)
+    normals = buffers.normals @ camera.turn
     return Scene(
         image=develop(rng, image.reshape(*grid, 3)),
-        semseg=seen.semseg.reshape(grid),
-        human_parts=seen.part.reshape(grid),
-        saliency=saliency(seen, grid),
+        semseg=buffers.semseg.reshape(grid),
+        human_parts=buffers.part.reshape(grid),
+        saliency=saliency(buffers, grid),
         normals=normals.reshape(*grid, 3).astype(np.float32),
-        edge=edges(seen, normals, camera.focal, grid),
-        depth=seen.t.reshape(grid).astype(np.float32),
+        edge=edges(buffers, normals, camera.focal, grid),
+        depth=buffers.t.reshape(grid).astype(np.float32),
         seed=seed,
     )
 
@@ -181,28 +181,30 @@ def _cast(
     layout: Layout,
     size: np.ndarray,
     rays: np.ndarray,
+    *,
     grid: tuple[int, int],
 ) -> Buffers:
+    """What each of the `grid`'s rays `(P, 3)` meets first; P is height times width."""
     t, normals, axis, side = room(camera.origin, rays, size)
     semseg = np.where(axis < 2, WALL, np.where(side, CEILING, FLOOR)).astype(np.uint8)
     instance = (2 * axis + side).astype(np.int32)
     material = layout.materials + np.where(axis < 2, 0, np.where(side, 1, 2))
     layout.materials += 3
     points = camera.origin + t[:, None] * rays
-    _hang(rng, layout, size, points, instance, semseg, material)
-    seen = Buffers(t, normals, semseg, np.zeros(len(t), np.uint8), instance, material)
+    buffers = Buffers(t, normals, semseg, np.zeros(len(t), np.uint8), instance, material)
+    _hang(rng, layout, size, points, buffers)
     pixels = np.arange(len(t)).reshape(grid)
     for thing in layout.primitives:
         index = pixels[window(camera, thing.centre, thing.radius, grid)].ravel()
         if not len(index):
             continue
         depth, normal = thing.hit(camera.origin, rays[index])
-        nearer = depth < seen.t[index]
+        nearer = depth < buffers.t[index]
         index = index[nearer]
-        seen.t[index], seen.normals[index] = depth[nearer], normal[nearer]
-        seen.semseg[index], seen.part[index] = thing.semseg, thing.part
-        seen.instance[index], seen.material[index] = thing.instance, thing.material
-    return seen
+        buffers.t[index], buffers.normals[index] = depth[nearer], normal[nearer]
+        buffers.semseg[index], buffers.part[index] = thing.semseg, thing.part
+        buffers.instance[index], buffers.material[index] = thing.instance, thing.material
+    return buffers
 
 
 def _hang(
@@ -210,38 +212,29 @@ def _hang(
     layout: Layout,
     size: np.ndarray,
     points: np.ndarray,
-    instance: np.ndarray,
-    semseg: np.ndarray,
-    material: np.ndarray,
+    walls: Buffers,
 ) -> None:
-    """Doors and pictures: rectangles of wall, known by where a ray meets it."""
+    """Hang doors and pictures: rectangles of wall, known by the points where rays meet it."""
     free = 6
     for face in range(4):
-        on_face = instance == face
+        on_face = walls.instance == face
         along = points[:, 1 - face // 2]
         length = size[1 - face // 2]
         high = points[:, 2]
         if rng.random() < 0.6:
             left = rng.uniform(0.2, length - 1.2)
             inside = (along > left) & (along < left + rng.uniform(0.8, 1.0)) & (high < 2.05)
-            _mark(layout, on_face & inside, DOOR, free, instance, semseg, material)
+            _mark(layout, on_face & inside, DOOR, free, walls)
             free += 1
         for _ in range(int(rng.integers(0, 3))):
             left, low = rng.uniform(0.2, length - 1.0), rng.uniform(0.9, 1.5)
             wide, tall = rng.uniform(0.3, 1.1), rng.uniform(0.3, 0.8)
             inside = (along > left) & (along < left + wide) & (high > low) & (high < low + tall)
-            free_wall = on_face & inside & (semseg == WALL)
-            _mark(layout, free_wall, PICTURE, free, instance, semseg, material)
+            free_wall = on_face & inside & (walls.semseg == WALL)
+            _mark(layout, free_wall, PICTURE, free, walls)
             free += 1
 
 
-def _mark(
-    layout: Layout,
-    where: np.ndarray,
-    kind: int,
-    number: int,
-    instance: np.ndarray,
-    semseg: np.ndarray,
-    material: np.ndarray,
-) -> None:
-    instance[where], semseg[where], material[where] = number, kind, layout.material()
+def _mark(layout: Layout, where: np.ndarray, kind: int, number: int, walls: Buffers) -> None:
+    walls.instance[where], walls.semseg[where] = number, kind
+    walls.material[where] = layout.material()

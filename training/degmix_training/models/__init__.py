@@ -20,6 +20,6 @@ def find(name: str) -> ModuleType:
     """The module of model `name`, which has `Model` and `Config`.
 
     Raises:
-        ConfigError: There is no such model.
+        ConfigError: There is no such model; the message has the nearest name.
     """
     return registry.find(__name__, name)

@@ -71,7 +71,6 @@ class Embed(nn.Conv2d):
         self.channels = channels
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """See the class."""
         size = maps[0].shape[-2:]
         stacked = torch.cat([maps[0], *(resize(m, size) for m in maps[1:])], dim=1)
         return super().forward(pad_to_multiple(stacked, self.stride[0]))
@@ -95,7 +94,6 @@ class PlainEmbed(nn.Module):
         )
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """See the class."""
         height, width = maps[0].shape[-2:]
         size = torch.Size((4 * height, 4 * width))
         scales = [resize(s(m), size) for s, m in zip(self.scales, maps, strict=True)]
@@ -117,7 +115,6 @@ class Gate(nn.Module):
         nn.init.ones_(self.gate.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """See the class."""
         passed, gating = F.gelu(self.expand(self.norm(tokens))).chunk(2, dim=-1)
         return tokens + self.contract(passed * self.gate(self.gate_norm(gating)))
 
@@ -178,7 +175,6 @@ class Decoder(Network):
         )
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """See the class."""
         return self.decode(self.backbone(image), image.shape[-2:])
 
     def decode(self, maps: list[Tensor], size: torch.Size) -> dict[str, Tensor]:
@@ -193,12 +189,6 @@ class Decoder(Network):
             tokens = self.gate(query(mixed[task], fused))
             logits[task] = resize(self.heads[task](image_of(tokens, small)), size)
         return logits
-
-    def apply_fold(self, name: str) -> None:
-        """See `Network` and `_folded`."""
-        from degmix_training.models._folded import FOLDS
-
-        FOLDS[name](self)
 
     def share(self, fused: Tensor) -> Tensor:
         """What all queries take of the fused tokens; a folded network computes more here."""

@@ -14,7 +14,7 @@ These need to know the model, so they live here and not in a graph pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -23,11 +23,6 @@ from torch import Tensor, nn
 
 from degmix_training.models._decoder import Decoder, Embed, pad_to_multiple
 from degmix_training.models._network import resize
-
-PIXEL_FOLDS = ("fold_interaction", "hoist_embed", "absorb_queries")
-"""Of DeMT and DeMTG, in the order in which a report applies them."""
-TOKEN_FOLDS = ("fold_interaction", "hoist_embed", "gram_queries")
-"""Of DeGMix."""
 
 
 def _fold_interaction(model: Decoder) -> None:
@@ -52,15 +47,25 @@ def _gram_queries(model: Decoder) -> None:
     model.__class__ = _GramDecoder
 
 
-FOLDS: dict[str, Callable[[Decoder], None]] = {
+Folds = Mapping[str, Callable[[Decoder], None]]
+"""Rewrites by name, in the order in which a report applies them."""
+PIXEL_FOLDS: Folds = {
     "fold_interaction": _fold_interaction,
     "hoist_embed": _hoist_embed,
     "absorb_queries": _absorb_queries,
+}
+"""The exact rewrites of DeMT and DeMTG."""
+TOKEN_FOLDS: Folds = {
+    "fold_interaction": _fold_interaction,
+    "hoist_embed": _hoist_embed,
     "gram_queries": _gram_queries,
 }
+"""The exact rewrites of DeGMix."""
 
 
 class _GramDecoder(Decoder):
+    own_folds = TOKEN_FOLDS
+
     def share(self, fused: Tensor) -> Tensor:
         return second_moments(F.layer_norm(fused, fused.shape[-1:]))
 
@@ -102,7 +107,6 @@ class FoldedPixelQuery(nn.Module):
         self.out_norm = query.out_norm
 
     def forward(self, task: Tensor, fused: Tensor) -> Tensor:
-        """See the class."""
         n, length, _ = task.shape
         k, v = (fused, fused) if self.absorbed else (self.to_k(fused), self.to_v(fused))
         share = 1 if self.absorbed else self.num_heads
@@ -141,7 +145,6 @@ class FoldedTokenQuery(nn.Module):
         self.dim = dim
 
     def forward(self, task: Tensor, gram: Tensor) -> Tensor:
-        """See the class."""
         matrix = (self.left @ gram.unsqueeze(1) @ self.right).sum(1)  # N d+1 d
         weight, bias = matrix.split((self.dim, 1), dim=1)
         token = F.layer_norm(task, (self.dim,))
@@ -179,7 +182,6 @@ class FoldedEmbed(nn.Module):
             self.sum_taps.to(embed.weight.dtype)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """See the class."""
         size = maps[0].shape[-2:]
         narrow = [m for m, wide in zip(maps, self.wide, strict=True) if not wide]
         wide = [m for m, wide in zip(maps, self.wide, strict=True) if wide]

@@ -45,7 +45,6 @@ class OffsetNetwork(nn.Module):
             nn.init.zeros_(self.to_offset.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """See the class."""
         kind = features.device.type
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             # In 16 bits a position of 140 px is off by up to half a pixel.
@@ -84,35 +83,36 @@ class ModulatedOffset(nn.Module):
         nn.init.zeros_(self.predict.bias)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
         offset, mask = self.predict(features).split((2 * self.taps, self.taps), dim=1)
         return offset, mask.sigmoid()
 
 
 class ModulatedDeformConv(nn.Conv2d):
-    """k x k modulated deformable convolution, stride 1, same size: DCNv2, eq. 1."""
+    """k x k modulated deformable convolution, stride 1, same size: DCNv2, eq. 1.
+
+    It takes values `(N, C, h, w)` and the offset and mask that `ModulatedOffset` gives.
+    """
 
     def __init__(self, dim: int, kernel: int) -> None:
         super().__init__(dim, dim, kernel, padding=kernel // 2)
 
     def forward(self, value: Tensor, offset_and_mask: tuple[Tensor, Tensor]) -> Tensor:
-        """See the class; offset and mask are those of `ModulatedOffset`."""
         offset, mask = offset_and_mask
         options = {"padding": self.padding, "mask": mask}
         return deform_conv2d(value, known(offset), self.weight, self.bias, **options)
 
 
 class DeformConv(nn.Conv2d):
-    """1x1 convolution over values sampled at one offset a channel: `(N, C, h, w) -> (N, C, h, w)`.
+    """1x1 convolution over values `(N, C, h, w)`, each channel sampled at an offset of its own.
 
-    Offset groups = C, no mask, zeros outside. Dai et al. 2017, eq. 3.
+    Offsets are `(N, 2C, h, w)` in pixels, y then x. There are C offset groups and no mask, and
+    values outside are zero. Dai et al. 2017, eq. 3.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, dim, 1)
 
     def forward(self, value: Tensor, offset: Tensor) -> Tensor:
-        """See the class; `offset` is `(N, 2C, h, w)`."""
         if value.dtype != offset.dtype:  # mixed precision: sample where the offsets are exact
             value = value.to(offset.dtype)
         if self.training and value.device.type == "cpu":
@@ -160,7 +160,6 @@ class SpatialGate(nn.Module):
         nn.init.ones_(self.gate.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         return x * self.gate(self.norm(x))
 
 
@@ -172,7 +171,7 @@ class MixerConfig(Settings):
             day it was `deform_first`, and some released checkpoints may date from then.
         zero_offset_init: Start with every offset zero. The authors start with offsets of tens of
             pixels; from scratch, zero learns faster.
-        spatial_gating: See `SpatialGate`.
+        spatial_gating: Multiply each block's output by a `SpatialGate`.
         deform_kernel: None is the published operator, 1x1 with one offset a channel. An odd k is a
             k x k modulated deformable convolution (DCNv2) with `deform_groups` offset groups.
     """
@@ -213,7 +212,6 @@ class MixerBlock(nn.Module):
         self.gate = SpatialGate(dim) if config.spatial_gating else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         if self.order == "mix_first":
             return self.gate(self._deform(self._mix(x)))
         return self.gate(self._mix(self._deform(x)))

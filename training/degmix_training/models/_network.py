@@ -42,11 +42,12 @@ class Network(nn.Module):
     added as it is.
 
     Attributes:
-        own_folds: Names of the exact rewrites that inference takes, in order.
+        own_folds: The exact rewrites that inference takes, by name, in order. Each changes a
+            network in place.
         auxiliary: Tasks that are learned for the others' sake: labelled in training, no output.
     """
 
-    own_folds: ClassVar[tuple[str, ...]] = ()
+    own_folds: ClassVar[Mapping[str, Callable[[Any], None]]] = {}
     backbone: nn.Module
 
     def __init__(self) -> None:
@@ -55,7 +56,7 @@ class Network(nn.Module):
 
     @property
     def folds(self) -> tuple[str, ...]:
-        """All exact rewrites of this network, in order."""
+        """Names of all exact rewrites of this network, in order."""
         dynamic = any(isinstance(module, PartiallyDynamicConv2d) for module in self.modules())
         return (*self.own_folds, *(["fold_partition"] if dynamic else []))
 
@@ -76,7 +77,9 @@ class Network(nn.Module):
         Raises:
             ConfigError: It is none of them.
         """
-        raise ConfigError(unknown("fold", name, self.folds))
+        if name not in self.own_folds:
+            raise ConfigError(unknown("fold", name, self.folds))
+        self.own_folds[name](self)
 
     def keep(self, tasks: Sequence[str]) -> Network:
         """This network, or one that spends nothing on other tasks than `tasks`.

@@ -27,18 +27,18 @@ from degmix_edge.config import Settings
 
 
 class PartialSettings(Settings):
-    """Of every partially dynamic convolution of a network.
+    """Settings that all partially dynamic convolutions of a network share.
 
     Attributes:
         kernels: Dynamic kernels that are mixed.
-        reduction: Of the channels inside the attention.
-        share: Of the kernel entries (or output channels) that stay dynamic.
+        reduction: Factor by which the attention reduces its channels.
+        share: Share of the kernel entries (or output channels) that stay dynamic.
         structured: Whole output channels are dynamic or static.
         score: `snip` is the magnitude of gradient times mask (Lee et al., ICLR 2019), `magnitude`
             that of the dynamic weights; `random` is the public code's default.
-        rounds: Of the partition.
+        rounds: Number of rounds of the partition.
         schedule: How the dynamic share falls from 1 over the rounds.
-        temperature: Of the attention's softmax at the start; it falls to 1.
+        temperature: Temperature of the attention's softmax at the start; it falls to 1.
         anneal: Share of training after which it is 1; published: 15 of 90 epochs.
     """
 
@@ -64,7 +64,6 @@ class KernelAttention(nn.Module):
         self.register_buffer("temperature", torch.tensor(settings.temperature))
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         scores = self.excite(F.relu(self.squeeze(x.mean((2, 3)))))
         return (scores / self.temperature).softmax(1)
 
@@ -89,7 +88,7 @@ class PartiallyDynamicConv2d(nn.Module):
         self.register_buffer("partitioned", torch.tensor(False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class. One convolution with a kernel a row: groups of the batch."""
+        # One convolution with a kernel for each row of the batch: rows are its groups.
         dynamic, static = self.parts()
         rows, channels, height, width = x.shape
         mixed = (self.attention(x) @ dynamic.flatten(1)).view(rows, *static.shape) + static
@@ -140,7 +139,6 @@ class MixedConv2d(nn.Module):
         self.static = _conv(static) if static is not None and len(static) else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         parts = []
         if len(self.convs):
             shares = self.attention(x)[..., None, None].split(1, dim=1)
@@ -224,5 +222,5 @@ def _summed(layer: PartiallyDynamicConv2d) -> Tensor:
 
 
 def _pooled(entries: Tensor, mask: Tensor) -> Tensor:
-    """Of whole output channels where the mask is of those."""
+    """Entries, summed over each output channel where the mask has one value a channel."""
     return entries if entries.shape == mask.shape else entries.sum((1, 2, 3), keepdim=True)

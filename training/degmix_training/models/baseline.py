@@ -42,6 +42,5 @@ class Model(Network):
         )
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """See the class."""
         stacked = stack(self.backbone(image))
         return {task: resize(head(stacked), image.shape[-2:]) for task, head in self.heads.items()}

@@ -36,7 +36,6 @@ class TokenQuery(nn.Module):
         self.out_norm = nn.LayerNorm(dim)
 
     def forward(self, task: Tensor, fused: Tensor) -> Tensor:
-        """See the class."""
         q = self._heads(self.to_q(self.norm_q(task)))  # N heads L hd
         k = self._heads(self.to_k(self.norm_k(fused)))  # N heads TL hd
         v = self._heads(self.to_v(self.norm_v(fused)))

@@ -41,7 +41,6 @@ class PixelQuery(nn.Module):
         self.out_norm = nn.LayerNorm(dim)
 
     def forward(self, task: Tensor, fused: Tensor) -> Tensor:
-        """See the class."""
         n, length, dim = task.shape
         heads = (self.num_heads, dim // self.num_heads)
         q = self.to_q(task).view(n, length, 1, *heads)

@@ -96,7 +96,6 @@ class PyramidPool(nn.Module):
         self.project = nn.Sequential(*conv_norm_relu(inputs, dim, 1), nn.Dropout(0.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         mean = self.pool(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[-2:])
         return self.project(torch.cat([*(b(x) for b in self.branches), mean], dim=1))
 
@@ -156,7 +155,6 @@ class CrossTask(nn.Module):
         self.join = nn.Sequential(*conv_norm_relu(half + dim, dim, 1))
 
     def forward(self, mine: Tensor, other: Tensor) -> Tensor:
-        """See the class."""
         offered = self.extract(other)
         gated = self.message(offered) * self.attention(offered).sigmoid()
         height, width = mine.shape[-2:]
@@ -186,7 +184,6 @@ class Exchange(nn.Module):
         )
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See the class."""
         found = {}
         for i, pairs in self.pairs.items():
             given = [pair(features[i], features[j]) for j, pair in pairs.items()]
@@ -225,7 +222,6 @@ class Model(Network):
         )
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """See the class."""
         height, width = image.shape[-2:]
         below, right = -height % self.multiple, -width % self.multiple
         image = F.pad(image, (0, right, 0, below)) if below or right else image

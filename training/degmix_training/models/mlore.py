@@ -37,18 +37,19 @@ class Config(HeadSettings):
 
     Attributes:
         backbone: Any timm name that `Backbone` takes.
-        height, width: Of the input in pixels. The router weighs positions, so a network is of one
+        height, width: Input size in pixels. The router weighs positions, so a network has one
             size; training fills them in.
         channels: C of the mixtures.
-        ranks: Of the shared experts.
-        task_rank: Of each task's own expert.
+        ranks: Ranks of the shared experts.
+        task_rank: Rank of each task's own expert.
         top_k: Experts that an image uses.
         mask_first: Mask the others before the softmax, as for NYUD-v2; else after it, without
             dividing again, as for PASCAL-Context.
         blocks: Mixtures in sequence at each depth.
         balance: Weight of the loss that spreads images over experts.
-        level: As in `taskexpert`.
-        head_channels: Of the head; None is `channels`.
+        level: Which of the backbone's maps, from fine to coarse, has the size that all are
+            resized to; those of a plain vision transformer have one size.
+        head_channels: Channels between a head's two convolutions; None is `channels`.
     """
 
     backbone: str = "vit_small_patch16_384"
@@ -194,7 +195,7 @@ class Model(Network):
         )
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """See the class.
+        """Compute the logits of all tasks.
 
         Raises:
             ShapeError: The image has another size than the router's positions.

@@ -68,7 +68,6 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         return self.relu(self.layers(x) + self.project(x))
 
 
@@ -81,7 +80,6 @@ class Gate(nn.Module):
         self.attention = nn.Conv2d(width, width, 3, padding=1, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """See the class."""
         return self.message(features) * self.attention(features).sigmoid()
 
 
@@ -124,7 +122,6 @@ class Model(Network):
         )
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """See the class."""
         size = image.shape[-2:]
         maps = self.backbone(image)
         fine = [resize(m, maps[self.first].shape[-2:]) for m in maps[: self.first]]

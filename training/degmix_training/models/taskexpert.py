@@ -60,7 +60,6 @@ class Gate(nn.Module):
         self.shares = nn.Linear(hidden, experts + 1)
 
     def forward(self, features: Tensor, memory: Tensor) -> Tensor:
-        """See the class."""
         return self.shares(F.gelu(self.hidden(torch.cat((features, memory), 1)))).softmax(1)
 
 
@@ -122,7 +121,6 @@ class Model(Network):
         )
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """See the class."""
         maps = self.backbone(image)
         size = maps[self.level].shape[-2:]
         memories: dict[str, Tensor] = {}

@@ -1,0 +1,36 @@
+"""A bundle's card: the manifest in a form for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from degmix_edge.bundle.manifest import Manifest
+from degmix_edge.quant.recipe import Recipe
+
+
+def card_text(manifest: Manifest, recipe: Recipe) -> str:
+    """Return Markdown with the source, the tasks, the nodes in fp32 with reasons, and versions."""
+    spec = manifest.network
+    rows = [
+        f"| {task.name} | {task.unit} | {task.metric} | {', '.join(task.classes) or '-'} |"
+        for task in spec.tasks
+    ]
+    float_reasons = Counter(p.reason for p in recipe.placements if p.precision == "fp32")
+    return "\n".join(
+        [
+            f"# {spec.model}, {spec.height}x{spec.width}, {recipe.precision}",
+            "",
+            f"Made from `{spec.source.name}` (SHA-256 {spec.source.sha256}), {manifest.created}.",
+            "",
+            "| task | unit | metric | classes |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            f"{len(recipe.nodes(recipe.precision))} weighted nodes in {recipe.precision}."
+            + (" Kept in fp32:" if float_reasons else ""),
+            *(f"- {count} x {reason}" for reason, count in float_reasons.items()),
+            "",
+            "Built with " + ", ".join(f"{k} {v}" for k, v in manifest.versions.items()) + ".",
+            "",
+        ]
+    )

@@ -1,0 +1,118 @@
+"""The golden check: one image and the maps that it must give on every machine and backend."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from degmix_edge.errors import BundleError
+from degmix_edge.network import IMAGE, NetworkSpec
+
+
+class Tolerance(NamedTuple):
+    """Allowed differences of maps.
+
+    Attributes:
+        labels: Fraction of the pixels of a class map that may differ.
+        values: Mean difference of another map, as a fraction of the map's range.
+    """
+
+    labels: float
+    values: float
+
+
+SAME_ENGINE = Tolerance(0.05, 0.02)
+"""Limits for one engine on two machines, whose kernels round differently at boundaries."""
+LOWERED = {"fp32": Tolerance(0.001, 0.001), "fp16": Tolerance(0.01, 0.01)}
+LOWERED |= {"int8": Tolerance(0.5, 0.15)}
+"""Limits for an engine and its ONNX, by precision.
+
+INT8 kernels of a CPU round more often than the ONNX. These limits detect a wrong engine, even that
+of an untrained network; `compare` measures what the rounding costs each task.
+"""
+SCALE = ":scale"
+"""Suffix of the array with a float map's smallest value and step."""
+
+
+@dataclass(frozen=True)
+class Differences:
+    """The difference of each task's map from the expected one.
+
+    Attributes:
+        by_task: Fraction of different labels, or mean difference relative to the map's range.
+        passed: Whether every task is within the tolerance.
+    """
+
+    by_task: dict[str, float]
+    passed: bool
+
+    @property
+    def text(self) -> str:
+        """The differences as a text such as `semseg 0.10 %, depth 0.02 %`."""
+        return ", ".join(f"{task} {100 * value:.2f} %" for task, value in self.by_task.items())
+
+
+def differences(
+    spec: NetworkSpec,
+    want: Mapping[str, np.ndarray],
+    got: Mapping[str, np.ndarray],
+    allowed: Tolerance = SAME_ENGINE,
+) -> Differences:
+    """Compare the maps `got` with the expected maps `want`; both have every task of `spec`."""
+    by_task, passed = {}, True
+    for task in spec.tasks:
+        a, b = want[task.name], got[task.name]
+        if task.decode == "argmax":
+            value, tolerance = float(np.mean(a != b)), allowed.labels
+        else:
+            a, b = a.astype(np.float64), b.astype(np.float64)
+            extent = float(np.ptp(a)) or 1.0
+            value, tolerance = float(np.mean(np.abs(a - b))) / extent, allowed.values
+        by_task[task.name] = value
+        passed = passed and value <= tolerance  # a NaN does not pass
+    return Differences(by_task, passed)
+
+
+def pack(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> bytes:
+    """Pack an image and its maps into a compressed npz file.
+
+    Float maps keep 8 bits between their smallest and largest value. The error is a tenth of the
+    tolerance, and the file is much smaller.
+    """
+    arrays = {IMAGE: image}
+    for name, values in maps.items():
+        if values.dtype == np.uint8:
+            arrays[name] = values
+            continue
+        low, high = float(values.min()), float(values.max())
+        step = (high - low) / 255 or 1.0
+        arrays[name] = np.rint((values - low) / step).astype(np.uint8)
+        arrays[f"{name}{SCALE}"] = np.array([low, step], np.float32)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def unpack(data: bytes, where: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return the image uint8 `(H, W, 3)` and the maps by task of a golden file.
+
+    Raises:
+        BundleError: `data` is not a golden file; the message names `where`.
+    """
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            arrays = dict(file)
+        image = arrays.pop(IMAGE)
+        for name in [n for n in arrays if n.endswith(SCALE)]:
+            low, step = arrays.pop(name)
+            task = name.removesuffix(SCALE)
+            arrays[task] = low + step * arrays[task].astype(np.float32)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{where}: its golden file cannot be read: {error}") from None
+    return image, arrays

@@ -1,0 +1,120 @@
+"""The options that `build engine` and `quantize` share: the fields of `workflows.build.Options`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from degmix_edge.cli._types import BACKEND, DEVICE, OBSERVER, PATH, TASKS
+
+PRECISIONS = ["fp32", "fp16", "int8"]
+PRECISION = [
+    click.option("--precision", type=click.Choice(PRECISIONS), default="int8", show_default=True),
+    click.option(
+        "--calib",
+        "calibration",
+        metavar="DIR",
+        help="Images to calibrate INT8 with: a folder, nyud:DIR, synthetic:64.",
+    ),
+    click.option(
+        "--calib-count",
+        "calibration_count",
+        type=click.IntRange(0),
+        default=64,
+        show_default=True,
+        help="Of a larger folder, choose this many that differ most; 0 takes all.",
+    ),
+    click.option("--ranges", type=PATH, help="Use this ranges.json instead of calibrating."),
+    click.option(
+        "--observer",
+        type=OBSERVER,
+        metavar="NAME",
+        default="mse",
+        show_default=True,
+        help="min_max, percentile, entropy or mse.",
+    ),
+    click.option("--tasks", type=TASKS, metavar="A,B", help="Keep these tasks only."),
+    click.option("--keep-float", multiple=True, metavar="NODE", help="Keep this node in fp32."),
+    click.option("--raw-logits", is_flag=True, help="Keep the logits as outputs too."),
+    click.option("--force", is_flag=True, help="Replace --out."),
+]
+BUDGET = [
+    click.option(
+        "--budget",
+        metavar="LIMITS",
+        help="What each task may lose: 'semseg=-0.5pt,depth=+1%,normals=+0.3deg', or 1% for all. "
+        "INT8 only; finds the recipe that saves most inside it.",
+    ),
+    click.option(
+        "--examples",
+        default="synthetic:16",
+        show_default=True,
+        help="Images that the budget is measured on: nyud:DIR:64, synthetic:16, or a folder (then "
+        "the float network's maps are the labels).",
+    ),
+    click.option(
+        "--device",
+        type=DEVICE,
+        metavar="NAME",
+        default="cpu",
+        show_default=True,
+        help="Target whose savings count: orin-agx, orin-nano, thor, rtx4090, h200, or cpu "
+        "(measured here).",
+    ),
+    click.option(
+        "--min-int8",
+        type=click.FloatRange(0, 100),
+        default=0.0,
+        help="Percent of the MACs that must be INT8.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(1),
+        default=min(8, os.cpu_count() or 1),
+        show_default="cores, at most 8",
+        help="Processes that measure layers.",
+    ),
+    click.option("--report", type=PATH, help="Page of the search. [default: OUT.budget.html]"),
+]
+ENGINE = [
+    click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True),
+    click.option(
+        "--dcn",
+        type=click.Choice(["auto", "plugin", "fused", "builtin", "gridsample"]),
+        default="auto",
+        show_default=True,
+        help="TensorRT: the form of deformable convolutions; auto times each.",
+    ),
+    click.option(
+        "--version-compatible", is_flag=True, help="TensorRT: runs with later versions too."
+    ),
+    click.option(
+        "--hardware-compatible", is_flag=True, help="TensorRT: runs on any card since Ampere."
+    ),
+    click.option("--dla-core", type=click.IntRange(0), help="TensorRT on Orin: experimental."),
+]
+
+
+def options(*groups: list[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a verb all options of the groups, in order."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed([option for group in groups for option in group]):
+            function = option(function)
+        return function
+
+    return add
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of `options` that the user typed: the others keep the library's defaults."""
+    source = click.get_current_context().get_parameter_source
+    typed = {k: v for k, v in options.items() if source(k) != click.core.ParameterSource.DEFAULT}
+    if "budget" in typed:
+        typed["workers"] = options["workers"]
+    if typed.get("tasks"):
+        typed["tasks"] = tuple(part.strip() for part in typed["tasks"].split(",") if part.strip())
+    return typed

@@ -1,1 +1,0 @@
-"""TensorRT engines: lowering a graph for a builder, and building it in a process of its own."""

@@ -1,0 +1,65 @@
+"""Read the spec of an ONNX file that another program exported, from its names and shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from degmix_edge import tasks
+from degmix_edge.errors import GraphError
+from degmix_edge.files import sha256
+from degmix_edge.network import NetworkSpec, Source, from_metadata
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def network_spec(model: onnx.ModelProto, path: Path, data: bytes | None = None) -> NetworkSpec:
+    """Return the spec of an ONNX model, from its metadata or its outputs' names and shapes.
+
+    Args:
+        model: The model.
+        path: Its file, or a name for a model that has no file.
+        data: The bytes of a model that has no file.
+
+    Raises:
+        GraphError: An output is not a known task, or inputs and outputs are not static images and
+            logits.
+    """
+    own_spec = from_metadata({p.key: p.value for p in model.metadata_props}, str(path))
+    if own_spec is not None:
+        return own_spec
+    known = tasks.names()
+    outputs = {output.name: _shape(output) for output in model.graph.output}
+    unknown = [name for name in outputs if name not in known]
+    if unknown:
+        raise GraphError(
+            f"{path}: outputs {list(outputs)} are no known tasks (first unknown: {unknown[0]!r}). "
+            f"Name each logits output after its task: {', '.join(known)}"
+        )
+    images = [_shape(value) for value in model.graph.input]
+    if len(images) != 1 or len(images[0]) != 4 or images[0][:2] != [1, 3] or 0 in images[0]:
+        raise GraphError(
+            f"{path}: inputs {images}, expected one static image [1, 3, height, width]"
+        )
+    specs = []
+    for name, shape in outputs.items():
+        if len(shape) != 4 or 0 in shape:
+            raise GraphError(
+                f"{path}: output {name!r} has shape {shape}, expected static logits NCHW"
+            )
+        task = tasks.find(name)
+        numbered = () if task.num_channels else tuple(f"class {i}" for i in range(shape[1]))
+        specs.append(task.spec(numbered))
+    return NetworkSpec(
+        model=path.stem,
+        height=images[0][2],
+        width=images[0][3],
+        tasks=tuple(specs),
+        source=Source(name=path.name, sha256=sha256(path.read_bytes() if data is None else data)),
+    )
+
+
+def _shape(value: Any) -> list[int]:
+    """Return the dimensions, with 0 for one that is not static."""
+    return [dim.dim_value for dim in value.type.tensor_type.shape.dim]

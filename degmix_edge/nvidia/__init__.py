@@ -1,0 +1,1 @@
+"""NVIDIA's libraries: CUDA, device arrays and TensorRT. No other room imports them."""

@@ -1,0 +1,200 @@
+"""Tensors on the device, handed to other libraries and taken from them without a copy."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from degmix_edge.errors import CudaError
+from degmix_edge.nvidia.cuda import call
+
+LEGACY_STREAM = 1
+"""CUDA's default stream, in both protocols' numbers: producers order their work before it."""
+DLPACK_CPU, DLPACK_CUDA = 1, 2
+"""Kinds of device, in DLPack's numbers."""
+
+
+class DeviceArray:
+    """A tensor on the device for other libraries: `torch.from_dlpack`, CuPy, Numba; no copy.
+
+    It is ready: what wrote it is done. It lives as long as its owner keeps the memory, which is
+    until the session's next call on the same lane.
+    """
+
+    def __init__(
+        self, pointer: int, shape: tuple[int, ...], dtype: Any, device: tuple[int, int], owner: Any
+    ) -> None:
+        self.pointer, self.shape, self.dtype = pointer, tuple(shape), np.dtype(dtype)
+        self._device, self._owner = device, owner
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Version 3; no stream to wait for."""
+        if self._device[0] != DLPACK_CUDA:
+            raise AttributeError("__cuda_array_interface__: not on a CUDA device")
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.pointer, False),
+            "version": 3,
+            "strides": None,
+            "stream": None,
+        }
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Kind and index."""
+        return self._device
+
+    def __dlpack__(self, *, stream: Any = None, **_: Any) -> Any:
+        """A capsule of DLPack 0.x; the consumer's stream has nothing to wait for."""
+        return _capsule(self)
+
+
+class _DlTensor(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    ]
+
+
+class _DlManaged(ctypes.Structure):
+    pass
+
+
+_Deleter = ctypes.CFUNCTYPE(None, ctypes.POINTER(_DlManaged))
+_DlManaged._fields_ = [
+    ("tensor", _DlTensor),
+    ("context", ctypes.c_void_p),
+    ("deleter", _Deleter),
+]
+_CODES = {"i": 0, "u": 1, "f": 2}
+_HANDED_OUT: dict[int, tuple[Any, ...]] = {}
+"""Capsules that somebody holds: what they point to must stay."""
+_LOCK = threading.Lock()
+
+
+@_Deleter  # type: ignore[untyped-decorator]
+def _forget(managed: Any) -> None:
+    with _LOCK:
+        _HANDED_OUT.pop(ctypes.addressof(managed.contents), None)
+
+
+_Destructor = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+NAME = b"dltensor"
+"""Name of a capsule that is not consumed; a consumer renames it and calls the deleter itself."""
+
+
+@_Destructor  # type: ignore[untyped-decorator]
+def _drop(capsule: int) -> None:
+    # By address: the object is dying, and a reference would bring it back.
+    python = ctypes.pythonapi
+    python.PyCapsule_IsValid.argtypes = python.PyCapsule_GetPointer.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_char_p,
+    ]
+    python.PyCapsule_GetPointer.restype = ctypes.c_void_p
+    if python.PyCapsule_IsValid(capsule, NAME):
+        with _LOCK:
+            _HANDED_OUT.pop(python.PyCapsule_GetPointer(capsule, NAME), None)
+
+
+def _capsule(array: DeviceArray) -> Any:
+    shape = (ctypes.c_int64 * max(len(array.shape), 1))(*array.shape)
+    managed = _DlManaged()
+    managed.tensor = _DlTensor(
+        array.pointer,
+        *array._device,
+        len(array.shape),
+        _CODES[array.dtype.kind],
+        8 * array.dtype.itemsize,
+        1,
+        shape,
+        None,
+        0,
+    )
+    managed.deleter = _forget
+    with _LOCK:
+        _HANDED_OUT[ctypes.addressof(managed)] = (managed, shape, array)
+    make = ctypes.pythonapi.PyCapsule_New
+    make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, _Destructor]
+    return make(ctypes.addressof(managed), NAME, _drop)
+
+
+@dataclass(frozen=True)
+class ForeignImage:
+    """Another library's array on the device.
+
+    Attributes:
+        stream: What its writer may still run on.
+        owner: Keeps the memory.
+    """
+
+    pointer: int
+    shape: tuple[int, ...]
+    dtype: str
+    stream: int | None
+    owner: Any
+
+    def wait(self) -> None:
+        """Until it is written; the context is current."""
+        if self.stream is not None:
+            call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
+
+
+def foreign_image(image: Any, device: int) -> ForeignImage | None:
+    """A contiguous device array of another library, by either protocol; None for anything else.
+
+    Raises:
+        CudaError: It is not contiguous, or on another device.
+    """
+    if hasattr(image, "__dlpack_device__"):
+        kind, index = image.__dlpack_device__()
+        if int(kind) == DLPACK_CUDA and index != device:
+            raise CudaError(
+                f"an image on device {index}, the engine runs on device {device}: move it, or load "
+                f"the session there"
+            )
+        if int(kind) == DLPACK_CUDA and not hasattr(image, "__cuda_array_interface__"):
+            return _from_dlpack(image)
+    if not hasattr(image, "__cuda_array_interface__"):
+        return None
+    view = image.__cuda_array_interface__
+    dtype, shape = np.dtype(view["typestr"]), tuple(view["shape"])
+    strides = view.get("strides")
+    if strides is not None:
+        _check_packed(shape, tuple(s // dtype.itemsize for s in strides))
+    return ForeignImage(int(view["data"][0]), shape, str(dtype), view.get("stream"), image)
+
+
+def _from_dlpack(image: Any) -> ForeignImage:
+    """The producer orders its work before the default stream's, which is waited for."""
+    capsule = image.__dlpack__(stream=LEGACY_STREAM)
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]
+    tensor = _DlManaged.from_address(get(id(capsule), NAME)).tensor
+    shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
+    if tensor.strides:
+        _check_packed(shape, tuple(tensor.strides[i] for i in range(tensor.ndim)))
+    kind = {code: letter for letter, code in _CODES.items()}.get(tensor.code, "V")
+    dtype = np.dtype(f"{kind}{tensor.bits // 8}")
+    # The capsule is not consumed: it frees the tensor itself once nobody holds it any more.
+    pointer = (tensor.data or 0) + tensor.byte_offset
+    return ForeignImage(pointer, shape, str(dtype), LEGACY_STREAM, capsule)
+
+
+def _check_packed(shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    packed = tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
+    if strides != packed:
+        raise CudaError(f"an image on the device with strides {strides}: make it contiguous first")

@@ -1,0 +1,131 @@
+"""The forms of one graph on its way: simplified, deployed, quantized, lowered for a backend.
+
+Each function runs one list of `pipeline` and returns a new model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from degmix_edge import ops
+from degmix_edge.graph.check import check_graph
+from degmix_edge.graph.model import to_graph, to_model
+from degmix_edge.network import METADATA_KEY, NetworkSpec, from_metadata
+from degmix_edge.ops.deform_sample_fused import MIX_OP, OP
+from degmix_edge.passes import pipeline
+from degmix_edge.passes._base import apply
+from degmix_edge.passes.pipeline import Dcn
+from degmix_edge.quant.ranges import Ranges
+from degmix_edge.quant.recipe import Precision, Recipe
+
+
+def simplify_model(model: onnx.ModelProto, tasks: Sequence[str]) -> onnx.ModelProto:
+    """The float network of `tasks` with fewer nodes: normalised image in, logits out.
+
+    Raises:
+        GraphError: The graph has dynamic inputs or unsupported operators.
+    """
+    check_graph(model)
+    graph = to_graph(model)
+    apply(graph, pipeline.simplify(tasks))
+    return to_model(graph, metadata_for(model, tasks))
+
+
+def metadata_for(model: onnx.ModelProto, tasks: Sequence[str]) -> dict[str, str]:
+    """The metadata of `model`, with its spec cut to `tasks`."""
+    metadata = {prop.key: prop.value for prop in model.metadata_props}
+    spec = from_metadata(metadata, "this graph")
+    if spec is None:
+        return metadata
+    return metadata | {METADATA_KEY: spec.keep(tasks).model_dump_json()}
+
+
+def deploy_model(
+    model: onnx.ModelProto,
+    spec: NetworkSpec,
+    *,
+    tasks: Sequence[str] = (),
+    precision: Precision = "fp32",
+    raw_logits: bool = False,
+) -> tuple[onnx.ModelProto, NetworkSpec, str]:
+    """The float graph that takes bytes and gives maps, its spec, and what the passes did.
+
+    Args:
+        model: Normalised `(1, 3, H, W)` in, logits named by task out.
+        spec: What the network promises.
+        tasks: Tasks to keep; none keeps all.
+        precision: What the graph will be quantized to: some folds have no INT8 form.
+        raw_logits: Keep the logits as outputs beside the maps.
+
+    Raises:
+        ConfigError: The network has no such task.
+        GraphError: The graph is not what the passes take.
+    """
+    check_graph(model)
+    spec = spec.keep(tasks or spec.task_names)
+    graph = to_graph(model)
+    before = len(graph.nodes)
+    passes = pipeline.deploy(spec, spec.task_names, raw_logits=raw_logits, int8=precision == "int8")
+    outcomes = apply(graph, passes)
+    done = ", ".join(f"{o.name} {o.rewrites}" for o in outcomes)
+    detail = f"{before} -> {len(graph.nodes)} nodes ({done})"
+    return to_model(graph, {METADATA_KEY: spec.model_dump_json()}), spec, detail
+
+
+def quantize_model(
+    model: onnx.ModelProto, recipe: Recipe, ranges: Ranges | None, spec: NetworkSpec
+) -> onnx.ModelProto:
+    """The deployed graph in the recipe's precision."""
+    graph = to_graph(model)
+    apply(graph, pipeline.quantize(recipe, ranges))
+    return to_model(graph, {METADATA_KEY: spec.model_dump_json()})
+
+
+def lower_for_onnxruntime(model: bytes, ranges: Ranges | None, *, operators: bool) -> bytes:
+    """ONNX bytes in the form that ONNX Runtime's CPU kernels run fastest.
+
+    Args:
+        model: ONNX bytes with the recipe's precision inside.
+        ranges: Ranges of an INT8 model; None for a float one.
+        operators: Whether our own CPU operators are there.
+    """
+    graph = to_graph(onnx.load_from_string(model))
+    outcomes = apply(graph, pipeline.for_onnxruntime(ranges, operators=operators))
+    if not any(outcome.rewrites for outcome in outcomes):
+        return model
+    lowered: bytes = to_model(graph, {}).SerializeToString()
+    return lowered
+
+
+def lower_for_tensorrt(model: bytes, recipe: Recipe, dcn: Dcn = "gridsample") -> bytes:
+    """ONNX bytes for a TensorRT builder.
+
+    What is not INT8 in an INT8 recipe runs in FP16, except what the recipe keeps in FP32.
+    """
+    graph = to_graph(onnx.load_from_string(model))
+    apply(graph, pipeline.deformable(dcn, recipe))
+    recipe = _with_half_maps(graph, recipe)
+    graph = to_graph(to_model(graph, {}))  # with shapes of what is new
+    apply(graph, pipeline.half_floats(dcn, recipe))
+    lowered: bytes = ops.attach(to_model(graph, {})).SerializeToString()
+    return lowered
+
+
+def _with_half_maps(graph: gs.Graph, recipe: Recipe) -> Recipe:
+    """Let convolutions that make maps of fused nodes run in FP16: the position is not in them."""
+    makers = {
+        maker.name
+        for node in graph.nodes
+        if node.op in (OP, MIX_OP)
+        for maker in node.inputs[1].inputs
+    }
+    placements = tuple(
+        place.model_copy(update={"precision": "fp16", "reason": "makes maps without positions"})
+        if place.node in makers
+        else place
+        for place in recipe.placements
+    )
+    return recipe.model_copy(update={"placements": placements})

@@ -1,0 +1,79 @@
+"""Task maps as files that other programs read: PNG by task, and one NPZ with all arrays."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from degmix_edge.errors import ConfigError
+from degmix_edge.files import check_file, make_folder, write_file
+from degmix_edge.tasks import TaskSpec, colour
+
+
+def write_maps(
+    folder: Path, stem: str, arrays: Mapping[str, np.ndarray], specs: Mapping[str, TaskSpec]
+) -> list[Path]:
+    """Write `<stem>.<task>.png` for each task and `<stem>.npz`; return the paths in this order.
+
+    Each file is written whole or not at all, and files that exist are replaced. `Maps.save`
+    describes the formats.
+
+    Args:
+        folder: The folder to write into; it is made if it does not exist.
+        stem: The beginning of every file name.
+        arrays: The maps by task, as `TaskSpec.map_spec` says, without the batch dimension.
+        specs: The task of each map.
+
+    Raises:
+        ConfigError: `stem` is not a plain file name.
+        OutputError: The folder or a file cannot be written.
+    """
+    if not stem or Path(stem).name != stem:
+        raise ConfigError(
+            f"stem: got {stem!r}, expected the beginning of a file name without folders, such as "
+            "'frame_0001'; name the folder in the first argument"
+        )
+    make_folder(folder)
+    pictures = {name: folder / f"{stem}.{name}.png" for name in arrays}
+    archive = folder / f"{stem}.npz"
+    for path in (*pictures.values(), archive):
+        check_file(path, force=True)
+    for name, path in pictures.items():
+        write_file(path, encode_png(arrays[name], specs[name]), force=True)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    write_file(archive, buffer.getvalue(), force=True)
+    return [*pictures.values(), archive]
+
+
+def encode_png(array: np.ndarray, spec: TaskSpec) -> bytes:
+    """One map as the bytes of a PNG file whose pixels are numbers, as `Maps.save` describes."""
+    buffer = io.BytesIO()
+    _picture(array, spec).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _picture(array: np.ndarray, spec: TaskSpec) -> PIL.Image.Image:
+    if spec.decode == "argmax":
+        picture = PIL.Image.fromarray(np.asarray(array, np.uint8))
+        # All 256 colours are given, because Pillow packs the pixels of a shorter palette into
+        # fewer than 8 bits.
+        picture.putpalette(colour(np.arange(256, dtype=np.uint8)[None], spec).tobytes())
+        return picture
+    if spec.decode == "clamp":
+        return PIL.Image.fromarray(_scaled(array, 1000, np.uint16))
+    if spec.decode == "unit_vector":
+        return PIL.Image.fromarray(_scaled((np.asarray(array, np.float64) + 1) / 2, 255, np.uint8))
+    return PIL.Image.fromarray(_scaled(array, 255, np.uint8))
+
+
+def _scaled(array: np.ndarray, factor: float, dtype: type[np.unsignedinteger]) -> np.ndarray:
+    """`array * factor`, rounded and clipped to what `dtype` holds; NaN becomes 0."""
+    largest = np.iinfo(dtype).max
+    # float64, because a float32 product can round to the wrong side of a half.
+    values = np.nan_to_num(np.asarray(array, np.float64) * factor, posinf=largest, neginf=0)
+    return np.clip(np.rint(values), 0, largest).astype(dtype)

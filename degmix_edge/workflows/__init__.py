@@ -1,0 +1,1 @@
+"""What users name: one file a capability. The command line calls these and prints the results."""

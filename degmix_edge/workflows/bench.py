@@ -1,0 +1,191 @@
+"""Latency of sessions: percentiles of every part, contestants alternating in one run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from degmix_edge.bundle.contents import Bundle, open_bundle
+from degmix_edge.errors import InputError
+from degmix_edge.preprocess import Image
+from degmix_edge.progress import Progress, counting, listening
+from degmix_edge.runtime import Latency, Session, load
+from degmix_edge.workflows.reference import reference_session
+
+PERCENTILES = (50, 90, 99)
+PARTS = ("pre_ms", "net_ms", "post_ms", "total_ms")
+BLOCK = 10
+"""Calls in a row before the other contestant's turn."""
+SETTLE = 2
+"""Calls at the start of a block that do not count: the other's threads are still spinning."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One contestant: percentiles in milliseconds by part, and how many images a second."""
+
+    name: str
+    calls: int
+    percentiles: dict[str, dict[str, float]]
+
+    @property
+    def median_net_ms(self) -> float:
+        """Median of one backend call, bytes in to maps out."""
+        return self.percentiles["net_ms"]["p50"]
+
+
+def bench_sessions(
+    sessions: dict[str, Session],
+    images: Sequence[Image],
+    *,
+    calls: int = 100,
+    warmup: int = 10,
+    rate: float | None = None,
+    advance: Callable[[int], None] = lambda n: None,
+) -> dict[str, Result]:
+    """Time `calls` images through each session, in alternating blocks.
+
+    Args:
+        sessions: By name.
+        images: Cycled through.
+        calls: That count, for each session.
+        warmup: Calls before the first that counts.
+        rate: Images a second to offer, as a camera does; None is as fast as possible.
+        advance: Called after each block with the calls made.
+
+    Raises:
+        InputError: There are no images.
+    """
+    if not images:
+        raise InputError("bench: no images")
+    for session in sessions.values():
+        for index in range(warmup):
+            session(images[index % len(images)])
+    latencies: dict[str, list[Latency]] = {name: [] for name in sessions}
+    while any(len(done) < calls for done in latencies.values()):
+        for name, session in sessions.items():
+            latencies[name] += _block(session, images, len(latencies[name]), rate)
+            advance(BLOCK)
+    return {name: _result(name, done[:calls]) for name, done in latencies.items()}
+
+
+def _block(
+    session: Session, images: Sequence[Image], start: int, rate: float | None
+) -> list[Latency]:
+    counted = []
+    due = time.perf_counter()
+    for index in range(SETTLE + BLOCK):
+        if rate is not None:
+            due += 1 / rate
+            time.sleep(max(0.0, due - time.perf_counter()))
+        session(images[(start + index) % len(images)])
+        if index >= SETTLE and session.latency is not None:
+            counted.append(session.latency)
+    return counted
+
+
+def _result(name: str, latencies: list[Latency]) -> Result:
+    percentiles = {}
+    for part in PARTS:
+        values = [getattr(latency, part) for latency in latencies]
+        found = np.percentile(values, PERCENTILES)
+        percentiles[part] = {f"p{p}": float(v) for p, v in zip(PERCENTILES, found, strict=True)} | {
+            "max": max(values)
+        }
+    return Result(name, len(latencies), percentiles)
+
+
+def bench(
+    bundle: str | Path | Bundle,
+    *,
+    images: str | Iterable[Image] = "photos",
+    against: Literal["torch"] | None = None,
+    checkpoint: str | Path | None = None,
+    calls: int = 100,
+    rate: float | None = None,
+    threads: int | None = None,
+    backend: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Result]:
+    """Time a bundle, and PyTorch eager in the same run where that is asked for.
+
+    Args:
+        bundle: The bundle, or its folder.
+        images: Images to cycle through: a source string as `photos` or a folder, or an iterable.
+        against: `torch` times PyTorch eager too, in alternating blocks.
+        checkpoint: What the bundle was built from; None looks among the shipped ones.
+        calls: Calls that count, for each contestant.
+        rate: Images a second to offer, as a camera does; None is as fast as possible.
+        threads: CPU threads of each contestant; None takes all cores.
+        backend: `auto`, or a backend's name.
+        progress: Called with an `Event` after each block.
+
+    Returns:
+        Results by contestant: `engine int8`, `PyTorch eager`.
+
+    Raises:
+        BundleError, BackendError: The bundle cannot be opened or run.
+        CheckpointError: `checkpoint` is not what the bundle was built from.
+        InputError: There are no images.
+    """
+    from degmix_edge.workflows.sources import images as read_images
+
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
+    manifest = opened.manifest
+    with ExitStack() as stack:
+        stack.enter_context(listening(progress))
+        session = load(opened, backend=backend, threads=threads)
+        sessions = {f"engine {manifest.precision}": stack.enter_context(session)}
+        if against:
+            reference = reference_session(opened, checkpoint, threads)
+            sessions["PyTorch eager"] = stack.enter_context(reference)
+        pictures = (
+            [item.image for item in read_images(images, manifest.fit)]
+            if isinstance(images, str)
+            else list(images)
+        )
+        advance = stack.enter_context(counting("bench", calls * len(sessions)))
+        return bench_sessions(sessions, pictures, calls=calls, rate=rate, advance=advance)
+
+
+def latency_table(results: dict[str, Result], title: str) -> tuple[str, list[str], list[list[str]]]:
+    """Title, columns and rows: one row a contestant and part."""
+    rows = [
+        [name if part == "pre_ms" else "", part.removesuffix("_ms")]
+        + [f"{result.percentiles[part][p]:.2f}" for p in ("p50", "p90", "p99", "max")]
+        for name, result in results.items()
+        for part in result.percentiles
+    ]
+    return title, ["", "part", "p50 ms", "p90 ms", "p99 ms", "max ms"], rows
+
+
+def machine() -> dict[str, str]:
+    """Where and when a figure was measured."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "cpu": cpu_name(),
+        "cores": str(
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        ),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's own name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,447 @@
+"""From any network to a bundle, in stages that can be stopped after and resumed from.
+
+    export -> images -> passes -> calibrate -> budget -> quantize -> engine -> golden check -> write
+
+`quantize` runs the same stages and stops before the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from degmix_edge import backends, config
+from degmix_edge.backends import EngineOptions
+from degmix_edge.bundle.contents import Bundle, check_target, open_bundle
+from degmix_edge.bundle.manifest import MANIFEST
+from degmix_edge.errors import ConfigError
+from degmix_edge.preprocess import Fit
+from degmix_edge.progress import Clock, Progress, listening
+from degmix_edge.quant.ranges import Ranges
+from degmix_edge.quant.ranges import read as read_ranges
+from degmix_edge.quant.recipe import Precision, Recipe
+from degmix_edge.workflows import budget as budgets
+from degmix_edge.workflows.calibration import (
+    COUNT,
+    OBSERVER,
+    as_named,
+    calibration_images,
+    measure_ranges,
+)
+from degmix_edge.workflows.engine import (
+    EngineFiles,
+    Product,
+    golden_maps,
+    make_engine,
+    rebuild,
+    write_product,
+)
+from degmix_edge.workflows.networks import Network, check_network, read_network, task_names
+from degmix_edge.workflows.sources import NamedImage, check_images, images
+
+if TYPE_CHECKING:
+    import onnx
+
+    from degmix_edge.network import NetworkSpec
+
+TARGET = Path("robot.degmix")
+Source = str | Path | Iterable[Any] | None
+"""Images: the name of a source, or the images themselves."""
+
+
+class Options(config.Settings):
+    """What a build is asked for. A YAML file for `build engine -c` has these keys.
+
+    Attributes:
+        precision: fp32, fp16 or int8.
+        calibration: Images to calibrate INT8 with: a folder, `nyud:DIR`, `synthetic:64`.
+        calibration_count: Of a larger folder, choose this many that differ most; 0 takes all.
+        ranges: A ranges.json to use instead of calibrating.
+        observer: How a range is chosen: min_max, percentile, entropy or mse.
+        tasks: Tasks to keep; empty keeps all.
+        keep_float: Names of nodes that stay fp32 besides those that the rules keep.
+        raw_logits: Keep the logits as outputs beside the maps.
+        mode: How images of another aspect ratio are fitted.
+        backend: `auto`, or an engine backend's name.
+        dcn: TensorRT: the form of deformable convolutions.
+        version_compatible: TensorRT: the engine runs with later minor versions too.
+        hardware_compatible: TensorRT: the engine runs on every card since Ampere.
+        dla_core: TensorRT on Orin: experimental.
+        budget: What each task may lose, as in `semseg=-0.5pt,depth=+1%`, or `1%` for all.
+        examples: Images that the budget is measured on.
+        device: Target whose savings count for the budget; `cpu` is measured on this machine.
+        min_int8: Percent of the multiply-adds that must be INT8.
+        workers: Processes that measure layers for a budget. A script that asks for more than one
+            must be guarded by `if __name__ == "__main__"`, as multiprocessing needs it.
+        report: Page of the budget search; None writes it beside the result.
+    """
+
+    precision: Precision = "int8"
+    calibration: str | None = None
+    calibration_count: Annotated[int, Field(ge=0)] = COUNT
+    ranges: Path | None = None
+    observer: str = OBSERVER
+    tasks: tuple[str, ...] = ()
+    keep_float: tuple[str, ...] = ()
+    raw_logits: bool = False
+    mode: Literal["letterbox", "stretch"] = "letterbox"
+    backend: str = "auto"
+    dcn: str = "auto"
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    dla_core: Annotated[int | None, Field(ge=0)] = None
+    budget: str | None = None
+    examples: str = budgets.EXAMPLES
+    device: str = "cpu"
+    min_int8: Annotated[float, Field(ge=0, le=100)] = 0.0
+    workers: Annotated[int, Field(ge=1)] = 1
+    report: Path | None = None
+
+    @property
+    def engine(self) -> EngineOptions:
+        """What is asked of the backend's engine."""
+        names = EngineOptions.__dataclass_fields__
+        return EngineOptions(**{name: getattr(self, name) for name in names})
+
+
+class Build:
+    """One build. `run(until="quantize")` stops after a stage; another `run` goes on from there.
+
+    Args:
+        network: What `networks.read_network` takes.
+        options: What to build.
+        out: Where the result will lie. Files from which a killed build resumes lie beside it; None
+            keeps none.
+        calibration: Images in place of `options.calibration`: see `calibration_images`.
+        examples: Images in place of `options.examples`.
+
+    Attributes:
+        clock: The stages so far: what each did, and how long it took.
+        spec: What the deployed network promises.
+        recipe: Each weighted node's precision.
+        ranges: What calibration measured; None for a float build.
+        budget: What the search found; None where no budget was given.
+        product: The quantized model with all that belongs to it, after `quantize`.
+    """
+
+    STAGES = (
+        *("export", "images", "passes", "calibrate", "budget", "quantize"),
+        *("engine", "golden", "write"),
+    )
+
+    def __init__(
+        self,
+        network: Network,
+        options: Options,
+        out: Path | None,
+        *,
+        calibration: Source = None,
+        examples: Source = None,
+    ) -> None:
+        self.options, self.out = options, out
+        self._network = network
+        own = calibration if calibration is not None else options.calibration
+        self._calibration = str(own) if isinstance(own, str | Path) else own
+        images_to_try = None if isinstance(examples, str | Path) else examples
+        self._asked = budgets.request(dict(options), out, images_to_try)
+        self.clock = Clock()
+        self.spec: NetworkSpec
+        self.recipe: Recipe
+        self.ranges: Ranges | None = None
+        self.budget: budgets.Budget | None = None
+        self.product: Product
+        self.bundle: Bundle
+        self._done: list[str] = []
+        self.describe()
+
+    def describe(
+        self,
+        *,
+        size: tuple[int, int] | None = None,
+        classes: Mapping[str, Sequence[str]] | None = None,
+        golden_image: Any = None,
+    ) -> None:
+        """Say what a network of the user's does not say itself.
+
+        Args:
+            size: Height and width in pixels of a torch module's input.
+            classes: Class names by task, of a torch module.
+            golden_image: The image whose maps every machine must give.
+        """
+        self._size, self._classes, self._golden_source = size, classes, golden_image
+
+    def check(self) -> None:
+        """Complain of what cannot work before any long work.
+
+        Raises:
+            ConfigError: An unknown task, observer or backend; INT8 without calibration.
+            CheckpointError, GraphError, InputError: The network or the images are not there.
+        """
+        options = self.options
+        task_names(options.tasks)
+        check_network(self._network)
+        if options.precision == "int8":
+            from degmix_calibration import observers
+
+            observers.find(options.observer)
+            if self._calibration is None and options.ranges is None:
+                raise ConfigError(
+                    "--precision int8 needs --calib DIR (a folder of 32 to 128 typical images, or "
+                    "synthetic:64) or --ranges"
+                )
+        if isinstance(self._calibration, str):
+            check_images(self._calibration)
+
+    def run(self, until: str = "write", *, force: bool = False) -> Build:
+        """Run the stages that are not done yet, up to and including `until`.
+
+        Args:
+            until: The last stage to run.
+            force: Replace a bundle that is at `out`.
+
+        Raises:
+            DegmixError: A stage failed; what it had begun to write is not there.
+        """
+        if until not in self.STAGES:
+            raise ConfigError(f"stage {until!r}: expected one of {', '.join(self.STAGES)}")
+        self._force = force
+        for stage in self.STAGES[: self.STAGES.index(until) + 1]:
+            if stage not in self._done:
+                getattr(self, f"_{stage}")()
+                self._done.append(stage)
+        return self
+
+    def _export(self) -> None:
+        tasks = task_names(self.options.tasks)
+        read = read_network(self._network, tasks=tasks, size=self._size, classes=self._classes)
+        self._float, self.spec = read.model, read.spec.keep(tasks or read.spec.task_names)
+        if self._asked:
+            self._asked.check(self.spec)
+        if read.detail:
+            self.clock.finished("export", read.detail)
+
+    def _images(self) -> None:
+        self._fit = Fit(height=self.spec.height, width=self.spec.width, mode=self.options.mode)
+        needed = self.options.precision == "int8" and self.options.ranges is None
+        source = self._calibration if needed or self._calibration is not None else None
+        self._found = calibration_images(source, self._fit, self.options.calibration_count)
+        self._golden_item = self._choose_golden()
+        count = len(self._found)
+        self.clock.finished(
+            "images", f"{count} for calibration, golden image {self._golden_item.name}"
+        )
+
+    def _choose_golden(self) -> NamedImage:
+        if self._golden_source is not None:
+            return as_named([self._golden_source])[0]
+        # Without calibration there is no image of the user's: a synthetic scene stands in.
+        return self._found[0] if self._found else images("synthetic:1", self._fit)[0]
+
+    def _passes(self) -> None:
+        from degmix_edge.graph.model import to_graph
+        from degmix_edge.passes.forms import deploy_model
+        from degmix_edge.quant.rules import choose
+
+        options = self.options
+        self._deployed, self.spec, detail = deploy_model(
+            self._float,
+            self.spec,
+            precision=options.precision,
+            raw_logits=options.raw_logits,
+        )
+        self.recipe = choose(
+            to_graph(self._deployed),
+            self.spec,
+            options.precision,
+            observer=options.observer if options.precision == "int8" else None,
+            keep_float=options.keep_float,
+        )
+        self.clock.finished("passes", detail)
+
+    def _calibrate(self) -> None:
+        from degmix_edge.graph.model import to_graph
+        from degmix_edge.quant.sites import observed_tensors
+
+        if self.options.precision != "int8":
+            return
+        if self.options.ranges is not None:
+            from degmix_calibration.collect import graph_hash
+
+            self.ranges = read_ranges(self.options.ranges, graph_hash(self._deployed))
+        else:
+            self.ranges = measure_ranges(
+                self._deployed,
+                observed_tensors(to_graph(self._deployed), self.recipe),
+                self._found,
+                self._fit,
+                observer=self.options.observer,
+                state=Path(f"{self.out}.calibration.partial") if self.out else None,
+            )
+        tensors, count = len(self.ranges.tensors), len(self.ranges.images)
+        self.clock.finished(
+            "calibrate", f"{tensors} tensors over {count} images, observer {self.ranges.observer}"
+        )
+
+    def _budget(self) -> None:
+        if self._asked is None or self.ranges is None:
+            return
+        self.budget = budgets.search_budget(
+            self._deployed, self.spec, self.recipe, self.ranges, self._asked
+        )
+        self.recipe = self.budget.recipe
+        self.clock.finished("budget", f"{len(self.recipe.nodes('int8'))} nodes in INT8")
+
+    def _quantize(self) -> None:
+        from degmix_edge.passes.forms import quantize_model
+
+        final = quantize_model(self._deployed, self.recipe, self.ranges, self.spec)
+        model = final.SerializeToString()
+        self.product = Product(model, self.spec, self.recipe, self.ranges, self.options.mode)
+        self.clock.finished("quantize", _in_words(self.recipe, self._deployed, model))
+
+    def _engine(self) -> None:
+        options = self.options
+        backend = backends.choose(options.backend, to_build=True)
+        self._golden_image = self._golden_item.fitted(self._fit)
+        self._files: EngineFiles = make_engine(
+            self.product,
+            backend,
+            self._golden_image,
+            options=options.engine,
+            clock=self.clock,
+        )
+
+    def _golden(self) -> None:
+        self._maps = golden_maps(self.product, self._files, self._golden_image, self.clock)
+
+    def _write(self) -> None:
+        self.bundle = write_product(
+            self.product,
+            self._files,
+            self._maps,
+            self._golden_image,
+            self.out or TARGET,
+            force=self._force,
+            clock=self.clock,
+        )
+
+
+def build(
+    network: Network,
+    target: str | Path = TARGET,
+    *,
+    options: Options | None = None,
+    calibration: Source = None,
+    examples: Source = None,
+    size: tuple[int, int] | None = None,
+    classes: Mapping[str, Sequence[str]] | None = None,
+    golden_image: Any = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    **changes: Any,
+) -> Bundle:
+    """Build a bundle at `target`. Nothing is left there when any stage fails.
+
+    >>> build("degmix_tiny", "robot.degmix", calibration="photos/", budget="semseg=-0.5pt")
+
+    Args:
+        network: A short name (`degmix_tiny`), a path of a checkpoint or of an `.onnx` file whose
+            outputs are logits named by task, a `Checkpoint`, an `onnx.ModelProto`, or a
+            `torch.nn.Module` that gives `{task: logits (N, C, H, W)}`. The path of a bundle builds
+            its engine again for this machine.
+        target: The bundle's folder.
+        options: What to build; `changes` override its fields.
+        calibration: A source string, or an iterable of images: paths, Pillow images or uint8 RGB
+            arrays `(H, W, 3)`. An INT8 build needs it, or `ranges`.
+        examples: The same for what a budget is measured on.
+        size: Height and width in pixels of a torch module's input.
+        classes: Class names by task, of a torch module.
+        golden_image: The image whose maps every machine must give; None takes the first calibration
+            image, or a synthetic scene.
+        force: Replace a bundle that is at `target`.
+        progress: Called with an `Event` as the build goes on. What it raises ends the build.
+        **changes: Fields of `Options`, as in `precision="fp16"`.
+
+    Raises:
+        ConfigError: A setting, task or backend that does not exist; `network` is nothing known.
+        CheckpointError, GraphError: The network cannot be read, or is not what the passes take.
+        InputError: There are no images, or one cannot be read.
+        BuildError: An output is not finite, or the engine differs from the ONNX.
+        AccuracyError: No recipe is inside the budget.
+        OutputError: `target` exists without `force`, or cannot be written.
+    """
+    settings = make_options(options, calibration, examples, changes)
+    with listening(progress):
+        if _is_bundle(network):
+            return _rebuilt(Path(network), Path(target), settings, force)
+        pipeline = Build(
+            network, settings, Path(target), calibration=calibration, examples=examples
+        )
+        pipeline.describe(size=size, classes=classes, golden_image=golden_image)
+        _check_end(Path(target), settings, force)
+        pipeline.check()
+        return pipeline.run(force=force).bundle
+
+
+def _is_bundle(network: Network) -> bool:
+    return isinstance(network, str | Path) and (Path(network) / MANIFEST).exists()
+
+
+def _rebuilt(path: Path, target: Path, settings: Options, force: bool) -> Bundle:
+    return rebuild(
+        open_bundle(path),
+        backend=settings.backend,
+        options=settings.engine,
+        target=target,
+        force=force,
+    )
+
+
+def check_build(network: Network, target: Path, options: Options, *, force: bool = False) -> None:
+    """Complain of what cannot work, and build nothing.
+
+    Raises:
+        DegmixError: As `build` before its long work.
+    """
+    if not _is_bundle(network):
+        _check_end(target, options, force)
+        Build(network, options, target).check()
+
+
+def _check_end(target: Path, options: Options, force: bool) -> None:
+    task_names(options.tasks)
+    backends.choose(options.backend, to_build=True).refuse_options(options.engine)
+    check_target(target, force=force)
+
+
+def make_options(
+    options: Options | None,
+    calibration: object,
+    examples: object,
+    changes: Mapping[str, Any],
+) -> Options:
+    """`options` with `changes` and with sources that are strings.
+
+    Raises:
+        ConfigError: A field that does not exist, or a value that does not fit.
+    """
+    values = {} if options is None else options.model_dump(exclude_unset=True)
+    values |= changes
+    if isinstance(calibration, str | Path):
+        values["calibration"] = str(calibration)
+    if isinstance(examples, str | Path):
+        values["examples"] = str(examples)
+    return config.parse(Options, values, "options")
+
+
+def _in_words(recipe: Recipe, before: onnx.ModelProto, after: bytes) -> str:
+    size = f"{before.ByteSize() / 1e6:.1f} -> {len(after) / 1e6:.1f} MB"
+    if recipe.precision == "fp32":
+        return f"fp32, {size}"
+    kept = len(recipe.nodes("fp32"))
+    stored = len(recipe.nodes("int8_weights"))
+    text = f"{len(recipe.nodes(recipe.precision))} nodes {recipe.precision}, {kept} fp32"
+    return f"{text}, {stored} with int8 weights only, {size}" if stored else f"{text}, {size}"

@@ -1,0 +1,66 @@
+"""The YAML file of `build engine -c`: a network, a target, and the fields of `Options`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from degmix_edge import config
+from degmix_edge.errors import ConfigError
+from degmix_edge.workflows.build import TARGET, Options
+
+
+class BuildFile(Options):
+    """A build as a file.
+
+    Attributes:
+        network: A checkpoint, an `.onnx` file or a bundle.
+        out: The bundle's folder.
+    """
+
+    network: str | None = None
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to build, from where, to where."""
+
+    network: str
+    target: Path
+    options: Options
+
+
+def read(
+    path: Path | None,
+    typed: Mapping[str, Any] | None = None,
+    network: str | None = None,
+    out: Path | None = None,
+) -> Plan:
+    """The plan in the file at `path`, with what was typed in its place.
+
+    Without `out`, a bundle is built again in place, and everything else becomes robot.degmix.
+
+    Args:
+        path: A YAML file; None is an empty one.
+        typed: Fields of `Options` that override the file.
+        network: Overrides the file's network.
+        out: Overrides the file's target.
+
+    Raises:
+        ConfigError: The file is missing, has unknown keys, or values that do not fit; or no network
+            is named.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        values = config.load(BuildFile, path).model_dump(exclude_unset=True)
+    source, target = network or values.pop("network", None), out or values.pop("out", None)
+    if source is None:
+        raise ConfigError("no network: give CHECKPOINT_OR_ONNX_OR_BUNDLE, or -c with `network:`")
+    kept = {k: v for k, v in values.items() if k not in ("network", "out")}
+    options = config.parse(Options, {**kept, **(typed or {})}, "options")
+    if target is None:
+        target = Path(source) if (Path(source) / "manifest.json").exists() else TARGET
+    return Plan(source, Path(target), options)

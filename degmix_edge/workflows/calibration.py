@@ -1,0 +1,150 @@
+"""How a build gets its ranges: which images it looks at, and what it measures on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from degmix_edge import progress
+from degmix_edge.errors import InputError
+from degmix_edge.preprocess import Fit, read_image
+from degmix_edge.workflows.sources import NamedImage, images
+
+if TYPE_CHECKING:
+    import onnx
+
+    from degmix_edge.quant.ranges import Ranges
+
+OBSERVER = "mse"
+COUNT = 64
+FEW = 8
+STILL = 0.05
+"""Ranges that move by less than this share have settled."""
+
+
+@dataclass(frozen=True)
+class FittedImages:
+    """Name and pixels at the network's size of each image, read as they are asked for."""
+
+    items: Sequence[NamedImage]
+    fit: Fit
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Iterate from the first image, each time."""
+        return ((item.name, item.fitted(self.fit)) for item in self.items)
+
+
+def calibration_images(
+    source: str | Path | Iterable[Any] | None, fit: Fit, count: int = COUNT
+) -> list[NamedImage]:
+    """The images to calibrate with, at most `count` of a larger folder or data set.
+
+    Args:
+        source: What `sources.images` takes; or an iterable of images (paths, Pillow images, uint8
+            RGB arrays `(H, W, 3)`, `NamedImage`) or of (name, image) pairs, all of which are used.
+        fit: To the network's size.
+        count: Of a larger folder, take this many that differ most; 0 takes all.
+
+    Raises:
+        InputError: There are no images, or one cannot be read.
+    """
+    if source is None:
+        return []
+    if not isinstance(source, str | Path):
+        found = as_named(source)
+        _warn_of_few("calibration", found)
+        return found
+    found = images(str(source), fit, split="train")
+    total = len(found)
+    if count and total > count and not str(source).startswith("synthetic"):
+        from degmix_calibration.image_set import choose
+
+        with progress.counting("look at images", total) as advance:
+            reads = [lambda item=item: item.image for item in found]
+            chosen, duplicates = choose(reads, count, advance=advance)
+        found = [found[index] for index in chosen]
+        twice = f", {duplicates} duplicates left out" if duplicates else ""
+        progress.note(
+            f"{len(found)} of {total} images chosen, as different as they come{twice}", "images"
+        )
+    _warn_of_few(f"--calib {source}", found)
+    return found
+
+
+def as_named(items: Iterable[Any]) -> list[NamedImage]:
+    """Images, or (name, image) pairs, as named images; see `calibration_images`."""
+    return [_named(index, item) for index, item in enumerate(items)]
+
+
+def measure_ranges(
+    model: onnx.ModelProto,
+    tensors: Sequence[str],
+    found: Sequence[NamedImage],
+    fit: Fit,
+    *,
+    observer: str = OBSERVER,
+    state: Path | None = None,
+) -> Ranges:
+    """Ranges of `tensors` of the deployed float graph `model` over the images `found`.
+
+    Args:
+        model: Takes uint8 `(1, H, W, 3)`.
+        tensors: Names of float tensors.
+        found: The images.
+        fit: To the network's size.
+        observer: Entry of `degmix_calibration.observers`.
+        state: A file from which an interrupted calibration resumes.
+
+    Raises:
+        ConfigError: No such observer.
+        InputError: There are no images.
+        BuildError: A tensor is not finite.
+    """
+    from degmix_calibration.collect import collect
+
+    if state is not None and state.exists():
+        progress.note(f"{state}: going on with an interrupted calibration", "calibrate")
+    with progress.counting("calibrate", len(found)) as advance:
+        pairs = FittedImages(found, fit)
+        measured: Ranges = collect(model, tensors, pairs, observer, advance=advance, state=state)
+    if settled_after(measured) is None and len(found) > 1:
+        progress.warn("ranges were still moving with the last images: give more of them")
+    return measured
+
+
+def settled_after(ranges: Ranges) -> int | None:
+    """After how many images 90 % of the ranges stopped moving by more than 5 %, or None."""
+    for step in ranges.convergence[:-1]:
+        later = [s for s in ranges.convergence if s.images >= step.images]
+        if all(s.low >= 1 - STILL and s.high <= 1 + STILL for s in later):
+            return step.images
+    return None
+
+
+def _named(index: int, item: Any) -> NamedImage:
+    if isinstance(item, NamedImage):
+        return item
+    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
+        name, picture = item
+    else:
+        name, picture = str(item) if isinstance(item, str | Path) else f"image {index}", item
+    return NamedImage(name, partial(_unlabelled, picture))
+
+
+def _unlabelled(picture: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    return read_image(picture), {}
+
+
+def _warn_of_few(what: str, found: Sequence[NamedImage]) -> None:
+    if not found:
+        raise InputError(f"{what}: no images; give at least {FEW} that are typical")
+    if len(found) < FEW:
+        progress.warn(
+            f"{what}: {len(found)} images; ranges from fewer than {FEW} miss what the robot will "
+            "see. 32 to 128 typical ones do"
+        )

@@ -1,0 +1,176 @@
+"""Compare an engine with the PyTorch network that it was built from; the worst task decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from degmix_edge.bundle.contents import Bundle, open_bundle
+from degmix_edge.metrics import Metric
+from degmix_edge.progress import Progress, counting, listening
+from degmix_edge.runtime import load
+from degmix_edge.workflows.comparison import (
+    Comparison,
+    Runs,
+    compare_sessions,
+    tensor_differences,
+)
+from degmix_edge.workflows.recorded import Recorded, save_results
+from degmix_edge.workflows.reference import reference_session
+from degmix_edge.workflows.sources import images
+
+DATA = "synthetic:64"
+MAX_DROP = 0.02
+MAX_DISAGREEMENT = 0.10
+TENSOR_IMAGES = 4
+"""Tensors are compared on this many images: four show what a hundred would."""
+
+
+def compare(
+    bundle: str | Path | Bundle,
+    checkpoint: str | Path | None = None,
+    *,
+    data: str = DATA,
+    backend: str = "auto",
+    max_drop: float = MAX_DROP,
+    max_disagreement: float = MAX_DISAGREEMENT,
+    metrics: Mapping[str, type[Metric]] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare a bundle's engine with PyTorch FP32 on labelled images.
+
+    >>> compare("robot.degmix", data="nyud:NYUDv2").tasks["depth"].drop
+
+    Args:
+        bundle: The bundle, or its folder.
+        checkpoint: What it was built from; None looks among the shipped ones.
+        data: A labelled data set (`nyud:DIR`, `synthetic:64`), a folder of images, or `photos`.
+        backend: `auto`, or a backend's name.
+        max_drop: With labels, how much worse a task may be, as a fraction of PyTorch's value.
+        max_disagreement: Without labels, the fraction that a task's map may differ.
+        metrics: By task, metrics in place of the tasks' own.
+        threads: CPU threads; None takes all cores.
+        progress: Called with an `Event` after each image.
+
+    Returns:
+        The comparison; `passed` says whether every task is inside its tolerance.
+
+    Raises:
+        BundleError, BackendError: The bundle cannot be opened or run.
+        CheckpointError: `checkpoint` is not what the bundle was built from.
+        ConfigError, InputError: `data` cannot be read.
+    """
+    compared = compare_engines(
+        bundle,
+        checkpoint,
+        data=data,
+        backends=(backend,),
+        max_drop=max_drop,
+        max_disagreement=max_disagreement,
+        metrics=metrics,
+        threads=threads,
+        progress=progress,
+    )
+    return next(iter(compared.values()))
+
+
+def compare_engines(
+    bundle: str | Path | Bundle,
+    checkpoint: str | Path | None = None,
+    *,
+    data: str = DATA,
+    backends: tuple[str, ...] = ("auto",),
+    results: Path | None = None,
+    max_drop: float = MAX_DROP,
+    max_disagreement: float = MAX_DISAGREEMENT,
+    metrics: Mapping[str, type[Metric]] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Comparison]:
+    """Compare several backends with PyTorch, or maps that a robot recorded.
+
+    Args:
+        bundle: The bundle, or its folder.
+        checkpoint: What it was built from; None looks among the shipped ones.
+        data: A labelled data set, a folder of images, or `photos`.
+        backends: Names of backends.
+        results: What `record` wrote on a robot; then no engine runs here.
+        max_drop: With labels, how much worse a task may be, as a fraction of PyTorch's value.
+        max_disagreement: Without labels, the fraction that a task's map may differ.
+        metrics: By task, metrics in place of the tasks' own.
+        threads: CPU threads; None takes all cores.
+        progress: Called with an `Event` after each image.
+
+    Returns:
+        Comparisons by backend.
+
+    Raises:
+        DegmixError: What `compare` raises; or `results` are of another bundle or other images.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
+    with ExitStack() as stack:
+        stack.enter_context(listening(progress))
+        reference = stack.enter_context(reference_session(opened, checkpoint, threads))
+        specs = {task.name: task for task in opened.manifest.network.tasks}
+        found = images(data, opened.manifest.fit, specs=specs)
+        engines = _engines(opened, results, backends, threads, stack=stack)
+        # After all engines are open: a backend that is not there is said before any work.
+        few = [item.fitted(opened.manifest.fit) for item in found[:TENSOR_IMAGES]]
+        tensors = tensor_differences(opened, reference.backend, few)
+        compared = {}
+        for name, engine in engines.items():
+            with counting(f"compare {name}", len(found)) as advance:
+                compared[name] = compare_sessions(
+                    engine,
+                    reference,
+                    (item.load() for item in found),
+                    tensors,
+                    max_drop=max_drop,
+                    max_disagreement=max_disagreement,
+                    metrics=metrics,
+                    advance=advance,
+                )
+    return compared
+
+
+def _engines(
+    opened: Bundle,
+    results: Path | None,
+    backends: tuple[str, ...],
+    threads: int | None,
+    *,
+    stack: ExitStack,
+) -> dict[str, Runs]:
+    if results is not None:
+        recorded = Recorded(results, opened)
+        return {f"{recorded.name}, recorded": recorded}
+    sessions = (load(opened, backend=name, threads=threads) for name in backends)
+    return {s.backend.name: stack.enter_context(s) for s in sessions}
+
+
+def record(
+    bundle: str | Path | Bundle,
+    target: str | Path,
+    *,
+    data: str = DATA,
+    backend: str = "auto",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[int, str]:
+    """On a robot, without PyTorch: keep the maps of `data`, to be compared on a desktop.
+
+    Returns:
+        How many images ran, and on which backend.
+
+    Raises:
+        BundleError, BackendError: The bundle cannot be opened or run.
+        OutputError: `target` cannot be written.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
+    with listening(progress), load(opened, backend=backend, threads=threads) as session:
+        found = images(data, opened.manifest.fit)
+        with counting("run", len(found)) as advance:
+            save_results(session, [item.image for item in found], Path(target), advance)
+        return len(found), session.backend.name

@@ -1,0 +1,349 @@
+"""How an engine is held to PyTorch: tensors through polygraphy, maps by each task's own metric.
+
+A softmax or an argmax hides damage that the logits show, and the mean over tasks hides a broken
+one: so logits are compared too, and the worst task decides.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from polygraphy.backend.base import BaseRunner
+from polygraphy.backend.onnx import BytesFromOnnx, ModifyOutputs, OnnxFromPath
+from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
+from polygraphy.common import TensorMetadata
+from polygraphy.comparator import Comparator
+from polygraphy.logger import G_LOGGER
+
+from degmix_edge import metrics as all_metrics
+from degmix_edge.backends import Backend
+from degmix_edge.bundle.contents import Bundle
+from degmix_edge.bundle.manifest import MODEL
+from degmix_edge.errors import AccuracyError
+from degmix_edge.metrics import Metric, relative_drop
+from degmix_edge.network import IMAGE, NetworkSpec
+from degmix_edge.preprocess import Image
+from degmix_edge.runtime import Maps, Session, TaskMap
+from degmix_edge.tasks import TaskSpec, logits_name
+
+LOGITS_TOLERANCE = 1e-4
+"""Largest difference of FP32 logits, as a fraction of the largest logit."""
+LABELS_TOLERANCE = 1e-3
+"""Share of pixels whose class may differ in FP32."""
+
+
+class TorchRunner(BaseRunner):  # type: ignore[misc]
+    """A polygraphy runner over a backend of ours, so that `polygraphy` code can compare with it."""
+
+    def __init__(self, backend: Backend, name: str | None = None) -> None:
+        super().__init__(name=name or backend.name, prefix="degmix")
+        self.backend = backend
+
+    def get_input_metadata_impl(self) -> TensorMetadata:
+        """The one input: a uint8 image."""
+        spec = self.backend.spec.image_spec
+        return TensorMetadata().add(spec.name, np.dtype(spec.dtype), list(spec.shape))
+
+    def activate_impl(self) -> None:
+        """Activate the backend, unless somebody else has."""
+        self.owner = not self.backend.active
+        self.backend.__enter__()
+
+    def infer_impl(self, feed_dict: Mapping[str, np.ndarray]) -> OrderedDict[str, np.ndarray]:
+        """Maps, and logits where the backend gives them."""
+        start = time.perf_counter()
+        maps = OrderedDict(self.backend.infer(feed_dict[IMAGE]))
+        self.inference_time = time.perf_counter() - start
+        return maps
+
+    def deactivate_impl(self) -> None:
+        """Deactivate what this runner activated."""
+        if self.owner:
+            self.backend.__exit__(None, None, None)
+
+
+@dataclass(frozen=True)
+class TensorDifference:
+    """One tensor over all images, model.onnx against PyTorch.
+
+    Attributes:
+        relative: Largest difference as a fraction of the largest reference magnitude.
+        mean: Mean difference as a fraction of the same.
+        equal: Share of equal elements, for classes; None for floats.
+    """
+
+    name: str
+    relative: float
+    mean: float
+    equal: float | None
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task, engine against PyTorch.
+
+    Attributes:
+        agreement: The task's metric with PyTorch's map as the target.
+        disagreement: The same as a fraction: 0 is equal.
+        reference, value: The metric against labels, of PyTorch and of the engine; None without
+            labels.
+        drop: How much worse the engine is, as a fraction of PyTorch's value; None without labels.
+    """
+
+    task: str
+    metric: str
+    unit: str
+    agreement: float
+    disagreement: float
+    reference: float | None
+    value: float | None
+    drop: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that was compared, and whether the worst task is inside the tolerance.
+
+    Attributes:
+        images: How many images were compared.
+        tensors: Logits and maps of model.onnx against PyTorch, over a few images.
+        tasks: By task name, the engine's maps against PyTorch's and against labels.
+        worst: The task that lost most.
+        passed: Whether every task is inside its tolerance.
+        verdict: The same in words: what is out of tolerance, or which task is the worst.
+        precision: Of the bundle; empty where there is none.
+    """
+
+    images: int
+    tensors: tuple[TensorDifference, ...]
+    tasks: dict[str, TaskResult]
+    worst: str
+    passed: bool
+    verdict: str
+    precision: str = ""
+
+    def values(self) -> dict[str, Any]:
+        """The comparison as plain values, tasks as a list."""
+        values = asdict(self)
+        values.pop("precision")
+        return {**values, "tasks": [asdict(task) for task in self.tasks.values()]}
+
+
+def check_all(compared: Mapping[str, Comparison]) -> None:
+    """Fail where an engine is out of tolerance.
+
+    Raises:
+        AccuracyError: Names each engine and what is out of tolerance.
+    """
+    failed = {name: c.verdict for name, c in compared.items() if not c.passed}
+    if failed:
+        raise AccuracyError("; ".join(f"{name}: {verdict}" for name, verdict in failed.items()))
+
+
+class Runs(Protocol):
+    """What is compared with PyTorch: a session, or maps that a robot recorded."""
+
+    bundle: Bundle | None
+
+    @property
+    def spec(self) -> NetworkSpec:
+        """The network's promises."""
+
+    def __call__(self, image: Image) -> Maps:
+        """Maps of one image."""
+
+
+def tensor_differences(
+    bundle: Bundle, torch_backend: Backend, images: Sequence[np.ndarray]
+) -> tuple[TensorDifference, ...]:
+    """Logits and maps of model.onnx (polygraphy's ONNX Runtime runner) against PyTorch.
+
+    Args:
+        bundle: Its model.onnx runs with every task's logits as outputs too.
+        torch_backend: With `raw_logits`.
+        images: uint8 `(H, W, 3)` at the network's size.
+    """
+    spec = bundle.manifest.network
+    names = [n for t in spec.task_names for n in (logits_name(t), t)]
+    model = ModifyOutputs(OnnxFromPath(str(bundle.file(MODEL))), outputs=names)
+    feeds = [{IMAGE: image[None]} for image in images]
+    with G_LOGGER.verbosity(G_LOGGER.ERROR):
+        runners = [
+            TorchRunner(torch_backend, "pytorch"),
+            OnnxrtRunner(SessionFromOnnx(BytesFromOnnx(model), providers=["cpu"]), "onnx"),
+        ]
+        results = Comparator.run(runners, data_loader=feeds)
+    pairs = list(zip(results["pytorch"], results["onnx"], strict=True))
+    return tuple(_difference(name, [(a[name], b[name]) for a, b in pairs]) for name in names)
+
+
+def _difference(name: str, pairs: list[tuple[np.ndarray, np.ndarray]]) -> TensorDifference:
+    first = pairs[0][0]
+    equal = None
+    if first.dtype == np.uint8:
+        equal = float(np.mean([np.mean(a == b) for a, b in pairs]))
+    largest = max(float(np.abs(a.astype(np.float64)).max()) for a, _ in pairs) or 1.0
+    gaps = [np.abs(a.astype(np.float64) - b) for a, b in pairs]
+    return TensorDifference(
+        name,
+        relative=max(float(gap.max()) for gap in gaps) / largest,
+        mean=float(np.mean([gap.mean() for gap in gaps])) / largest,
+        equal=equal,
+    )
+
+
+def compare_sessions(
+    session: Runs,
+    reference: Session,
+    samples: Iterable[tuple[np.ndarray, Mapping[str, np.ndarray]]],
+    tensors: tuple[TensorDifference, ...] = (),
+    *,
+    metrics: Mapping[str, type[Metric]] | None = None,
+    max_drop: float = 0.02,
+    max_disagreement: float = 0.10,
+    advance: Callable[[int], None] = lambda n: None,
+) -> Comparison:
+    """Score the engine against PyTorch and, where there are labels, both against them.
+
+    Args:
+        session: The engine.
+        reference: PyTorch FP32.
+        samples: Image and labels by task, of one size; labels may be empty.
+        metrics: By task, metrics in place of the tasks' own.
+        tensors: What `tensor_differences` gave. An FP32 bundle must also keep within its
+            tolerances.
+        max_drop: With labels, how much worse a task may be, as a fraction of PyTorch's value.
+        max_disagreement: Without labels, how much a task's map may differ.
+        advance: Called with 1 after each image.
+    """
+    own = metrics or {}
+    scores = {t.name: _Scores(t, own.get(t.name)) for t in session.spec.tasks}
+    count = 0
+    for image, labels in samples:
+        want, got = reference(image), session(image)
+        for name, score in scores.items():
+            score.update(want[name], got[name], labels.get(name))
+        count += 1
+        advance(1)
+    tasks = {name: score.result() for name, score in scores.items()}
+    exceeded = [
+        problem for t in tasks.values() for problem in _task_problem(t, max_drop, max_disagreement)
+    ]
+    precision = "" if session.bundle is None else session.bundle.manifest.precision
+    if precision == "fp32":
+        exceeded += [problem for t in tensors for problem in _fp32_problems(t)]
+    worst = max(tasks.values(), key=lambda t: _badness(t) if _badness(t) == _badness(t) else np.inf)
+    verdict = "; ".join(exceeded) or f"every task is inside its tolerance; worst: {worst.task}"
+    return Comparison(count, tensors, tasks, worst.task, not exceeded, verdict, precision)
+
+
+def _badness(result: TaskResult) -> float:
+    return result.disagreement if result.drop is None else result.drop
+
+
+def _task_problem(result: TaskResult, max_drop: float, max_disagreement: float) -> list[str]:
+    """What is out of tolerance; a NaN is."""
+    allowed = max_disagreement if result.drop is None else max_drop
+    if _badness(result) <= allowed:
+        return []
+    how = "differs from PyTorch by" if result.drop is None else "is worse than PyTorch by"
+    return [f"{result.task} {how} {100 * _badness(result):.1f} % (allowed {100 * allowed:g} %)"]
+
+
+def _fp32_problems(tensor: TensorDifference) -> list[str]:
+    if tensor.equal is not None:
+        if 1 - tensor.equal > LABELS_TOLERANCE:
+            return [f"{tensor.name}: only {100 * tensor.equal:.2f} % equal classes"]
+    elif tensor.relative > LOGITS_TOLERANCE and tensor.name.endswith(logits_name("")):
+        return [f"{tensor.name}: relative difference {tensor.relative:.1e} > {LOGITS_TOLERANCE:g}"]
+    return []
+
+
+class _Scores:
+    """Three metrics of one task: engine on PyTorch, PyTorch on labels, engine on labels."""
+
+    def __init__(self, task: TaskSpec, kind: type[Metric] | None) -> None:
+        self.task, self.kind = task, kind or all_metrics.find(task.metric)
+        self.agreement, self.reference, self.value = (
+            self.kind(task.num_channels) for _ in range(3)
+        )
+        self.labelled, self.extents = False, []  # type: tuple[bool, list[float]]
+
+    def update(self, want: TaskMap, got: TaskMap, label: np.ndarray | None) -> None:
+        """One image; its label is met on the image's own pixels."""
+        self.agreement.update(np.asarray(got), np.asarray(want))
+        self.extents.append(float(np.mean(np.abs(want))))
+        if label is not None:
+            self.labelled = True
+            self.reference.update(want.at_image_size(), label)
+            self.value.update(got.at_image_size(), label)
+
+    def result(self) -> TaskResult:
+        """Over all images."""
+        agreement = self.agreement.compute()
+        reference = self.reference.compute() if self.labelled else None
+        value = self.value.compute() if self.labelled else None
+        drop = None
+        if reference is not None and value is not None:
+            drop = relative_drop(self.kind, reference, value)
+        return TaskResult(
+            self.task.name,
+            self.kind.name,
+            self.kind.unit,
+            agreement,
+            self._fraction(agreement),
+            reference,
+            value,
+            drop,
+        )
+
+    def _fraction(self, agreement: float) -> float:
+        """Disagreement as a fraction: of 100 %, of 90 degrees, of the mean depth."""
+        if self.kind.higher_is_better:
+            return 1 - agreement / 100
+        whole = 90.0 if self.task.decode == "unit_vector" else float(np.mean(self.extents))
+        return agreement / whole if whole else float(agreement > 0)
+
+
+def tensor_table(comparison: Comparison) -> tuple[str, list[str], list[list[str]]]:
+    """Title, columns and rows: tensors of model.onnx against PyTorch."""
+    rows = [
+        [t.name, f"{t.relative:.1e}", f"{t.mean:.1e}", _share(t.equal)] for t in comparison.tensors
+    ]
+    columns = ["tensor", "max, relative", "mean, relative", "equal classes"]
+    return f"model.onnx ({comparison.precision}) against PyTorch, tensors", columns, rows
+
+
+def task_table(
+    compared: Mapping[str, Comparison], data: str
+) -> tuple[str, list[str], list[list[str]]]:
+    """Title, columns and rows: every engine beside PyTorch, task by task."""
+    first = next(iter(compared.values()))
+    columns = ["task", "metric", "PyTorch"]
+    for name in compared:
+        columns += [name, "worse by", "on PyTorch"]
+    rows = []
+    for task in first.tasks.values():
+        row = [task.task, f"{task.metric} [{task.unit}]", _number(task.reference)]
+        for comparison in compared.values():
+            t = comparison.tasks[task.task]
+            drop = "-" if t.drop is None else f"{100 * t.drop:+.2f} %"
+            row += [_number(t.value), drop, _number(t.agreement)]
+        rows.append(row)
+    title = (
+        f"engines ({first.precision}) against PyTorch and labels, {first.images} images of {data}"
+    )
+    return title, columns, rows
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.3f} %"

@@ -1,0 +1,130 @@
+"""The whole way on this machine: build, run, time, compare, show."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from degmix_edge import progress
+from degmix_edge.bundle.contents import Bundle, open_bundle
+from degmix_edge.errors import BundleError
+from degmix_edge.files import make_folder
+from degmix_edge.progress import Progress, counting, listening
+from degmix_edge.runtime import Session, load
+from degmix_edge.workflows.bench import Result, bench_sessions, machine
+from degmix_edge.workflows.build import build
+from degmix_edge.workflows.compare import TENSOR_IMAGES
+from degmix_edge.workflows.comparison import Comparison, compare_sessions, tensor_differences
+from degmix_edge.workflows.demo_report import (
+    CALIBRATION,
+    CHECKPOINT,
+    Demo,
+    panel_of,
+    write_report,
+)
+from degmix_edge.workflows.reference import reference_session
+from degmix_edge.workflows.sources import NamedImage, images, photographs
+
+SCENES = {"fp32": 16, "int8": None}
+"""FP32 is equal to rounding, tensor by tensor; sixteen scenes are plenty. INT8 takes all."""
+SCENES_SHOWN = 3
+
+
+def demo(
+    out: str | Path,
+    *,
+    scenes: int = 64,
+    calls: int = 60,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> Demo:
+    """Build FP32 and INT8 bundles of `degmix_tiny`, run, time and compare them, write a report.
+
+    Args:
+        out: The folder for bundles, report.html, sheet.png and results.json.
+        scenes: Held-out synthetic scenes to compare on.
+        calls: Calls to time.
+        fresh: Build again what an earlier demo left in `out`.
+        progress: Called with an `Event` as the demo goes on.
+
+    Raises:
+        DegmixError: A part failed. A bundle out of tolerance raises only in `Demo.check`.
+    """
+    out = Path(out)
+    make_folder(out)
+    with ExitStack() as stack:
+        stack.enter_context(listening(progress))
+        bundles = {p: _bundle(out, p, fresh) for p in ("fp32", "int8")}
+        reference = stack.enter_context(reference_session(bundles["int8"], None))
+        fit = bundles["int8"].manifest.fit
+        specs = {task.name: task for task in bundles["int8"].manifest.network.tasks}
+        held_out, photos = images(f"synthetic:{scenes}", fit, specs=specs), photographs()
+        sessions = {p: stack.enter_context(load(b)) for p, b in bundles.items()}
+        comparisons = {
+            p: _compare(bundles[p], sessions[p], reference, held_out[: SCENES[p]]) for p in bundles
+        }
+        timed = {"engine int8": sessions["int8"], "engine fp32": sessions["fp32"]}
+        timed["PyTorch eager"] = reference
+        with counting("bench", calls * len(timed)) as advance:
+            pictures = [item.image for item in photos]
+            latencies = bench_sessions(timed, pictures, calls=calls, advance=advance)
+        shown = {"PyTorch fp32": reference, "engine int8": sessions["int8"]}
+        panels = [panel_of(item, shown) for item in (*photos, *held_out[:SCENES_SHOWN])]
+        found = Demo(
+            out, bundles, comparisons, latencies, _values(bundles, comparisons, latencies, scenes)
+        )
+        write_report(found, panels)
+    return found
+
+
+def _bundle(out: Path, precision: str, fresh: bool) -> Bundle:
+    """The bundle of an earlier demo if it is whole and of this checkpoint, else a new one."""
+    from degmix_training.checkpoint import load as load_checkpoint
+    from degmix_training.checkpoint import locate
+
+    target = out / f"{CHECKPOINT}.{precision}.degmix"
+    if target.exists() and not fresh:
+        checkpoint = load_checkpoint(locate(CHECKPOINT))
+        try:
+            opened = open_bundle(target)
+            if opened.manifest.network.source.sha256 == checkpoint.sha256:
+                progress.note(f"{target}: from an earlier demo (--fresh builds it again)")
+                return opened
+        except BundleError as error:
+            progress.warn(f"{error}; building it again")
+    progress.note(f"building {target}")
+    return build(CHECKPOINT, target, precision=precision, calibration=CALIBRATION, force=True)
+
+
+def _compare(
+    bundle: Bundle, session: Session, reference: Session, held_out: list[NamedImage]
+) -> Comparison:
+    few = [item.fitted(bundle.manifest.fit) for item in held_out[:TENSOR_IMAGES]]
+    tensors = tensor_differences(bundle, reference.backend, few)
+    with counting(f"compare {bundle.manifest.precision}", len(held_out)) as advance:
+        pairs = (item.load() for item in held_out)
+        return compare_sessions(session, reference, pairs, tensors, advance=advance)
+
+
+def _values(
+    bundles: dict[str, Bundle],
+    comparisons: dict[str, Comparison],
+    latencies: dict[str, Result],
+    scenes: int,
+) -> dict[str, Any]:
+    sizes = {p: bundle.size_bytes for p, bundle in bundles.items()}
+    eager = latencies["PyTorch eager"].median_net_ms
+    return {
+        "passed": all(c.passed for c in comparisons.values()),
+        "scenes": scenes,
+        "size_bytes": sizes,
+        "size_ratio": sizes["int8"] / sizes["fp32"],
+        "speedup_net": {
+            p: eager / latencies[f"engine {p}"].median_net_ms for p in ("int8", "fp32")
+        },
+        "comparisons": {p: c.values() for p, c in comparisons.items()},
+        "latencies": latencies,
+        "machine": machine(),
+        "versions": bundles["int8"].manifest.versions,
+    }

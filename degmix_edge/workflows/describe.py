@@ -1,0 +1,108 @@
+"""What a bundle, an ONNX file or a checkpoint holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from degmix_edge import config
+from degmix_edge.bundle.contents import open_bundle
+from degmix_edge.bundle.manifest import RECIPE, Manifest
+from degmix_edge.quant.recipe import Recipe
+
+if TYPE_CHECKING:
+    from degmix_training.checkpoint import Card
+
+
+@dataclass(frozen=True)
+class BundleContents:
+    """A verified bundle: its manifest, its recipe, and the size of every file in bytes."""
+
+    path: Path
+    manifest: Manifest
+    recipe: Recipe
+    size_bytes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class OnnxContents:
+    """An ONNX file.
+
+    Attributes:
+        path: The file.
+        opset: Version of the standard operators.
+        inputs, outputs: Shapes by name; a side that is not static is a name.
+        operators: How often each operator occurs.
+        size_bytes: Of the file.
+        described: Whether the file carries degmix metadata.
+    """
+
+    path: Path
+    opset: int
+    inputs: dict[str, list[Any]]
+    outputs: dict[str, list[Any]]
+    operators: dict[str, int]
+    size_bytes: int
+    described: bool
+
+
+@dataclass(frozen=True)
+class CheckpointContents:
+    """A checkpoint: its file and its card."""
+
+    path: Path
+    card: Card
+
+
+Contents = BundleContents | OnnxContents | CheckpointContents
+
+
+def describe(thing: str | Path) -> Contents:
+    """Read what a bundle folder, an `.onnx` file or a checkpoint holds.
+
+    Raises:
+        BundleError, GraphError, CheckpointError: It cannot be read.
+    """
+    path = Path(thing)
+    if path.is_dir():
+        return _bundle(path)
+    return _onnx(path) if path.suffix == ".onnx" else _checkpoint(str(thing))
+
+
+def _bundle(path: Path) -> BundleContents:
+    opened = open_bundle(path)
+    return BundleContents(
+        path,
+        opened.manifest,
+        config.load(Recipe, opened.file(RECIPE)),
+        {name: (path / name).stat().st_size for name in opened.manifest.files},
+    )
+
+
+def _onnx(path: Path) -> OnnxContents:
+    from degmix_edge.graph.model import read_model
+    from degmix_edge.network import METADATA_KEY
+
+    model = read_model(path)
+    return OnnxContents(
+        path,
+        max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
+        {v.name: _shape(v) for v in model.graph.input},
+        {v.name: _shape(v) for v in model.graph.output},
+        dict(Counter(node.op_type for node in model.graph.node).most_common()),
+        path.stat().st_size,
+        any(prop.key == METADATA_KEY for prop in model.metadata_props),
+    )
+
+
+def _checkpoint(name: str) -> CheckpointContents:
+    from degmix_training.checkpoint import locate, read_card
+
+    path = locate(name)
+    return CheckpointContents(path, read_card(path))
+
+
+def _shape(value: Any) -> list[Any]:
+    return [dim.dim_value or dim.dim_param for dim in value.type.tensor_type.shape.dim]

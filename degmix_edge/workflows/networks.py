@@ -1,0 +1,142 @@
+"""Networks by name or as objects: checkpoints, ONNX models, torch modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from degmix_edge import tasks as all_tasks
+from degmix_edge.errors import ConfigError, GraphError
+from degmix_edge.network import NetworkSpec
+
+if TYPE_CHECKING:
+    import onnx
+    from degmix_training.checkpoint import Checkpoint
+
+Network = Any
+"""A short name (`degmix_tiny`), a path of a checkpoint or of an `.onnx` file, a `Checkpoint`, an
+`onnx.ModelProto`, or a `torch.nn.Module`."""
+
+
+@dataclass(frozen=True)
+class FloatNetwork:
+    """A float ONNX network and what it promises.
+
+    Attributes:
+        model: Normalised `(1, 3, H, W)` in, logits named by task out.
+        spec: Size, normalisation, tasks and source.
+        detail: In words: what was exported; empty for a network that was ONNX already.
+    """
+
+    model: onnx.ModelProto
+    spec: NetworkSpec
+    detail: str
+
+
+def read_network(
+    network: Network,
+    *,
+    tasks: Sequence[str] = (),
+    size: tuple[int, int] | None = None,
+    classes: Mapping[str, Sequence[str]] | None = None,
+) -> FloatNetwork:
+    """The float ONNX network of whatever the user gave.
+
+    Args:
+        network: See `Network`.
+        tasks: Of a checkpoint, only these are exported; none is all. Passes drop the others from an
+            ONNX model.
+        size: Height and width of a torch module's input, in pixels.
+        classes: Class names by task, of a torch module; unnamed classes are numbered.
+
+    Raises:
+        ConfigError: It is none of these, or a torch module without `size`.
+        CheckpointError, GraphError: The file is missing or damaged, or cannot be exported.
+    """
+    if isinstance(network, str | Path):
+        return _from_file(str(network), tasks)
+    if hasattr(network, "graph") and hasattr(network, "opset_import"):
+        from degmix_edge.graph.spec import network_spec
+
+        spec = network_spec(network, Path("model.onnx"), network.SerializeToString())
+        return FloatNetwork(network, spec, "")
+    if hasattr(network, "card") and hasattr(network, "network"):
+        return _exported(network, tasks)
+    if hasattr(network, "state_dict") and hasattr(network, "forward"):
+        from degmix_training.export import export_module
+
+        if size is None:
+            raise ConfigError(
+                f"{type(network).__name__}: a torch module does not say the size of its input; "
+                "give size=(height, width)"
+            )
+        model, spec = export_module(network, size, classes or {})
+        return FloatNetwork(model, spec, _size_of(model, type(network).__name__))
+    raise ConfigError(
+        f"network: got {type(network).__name__}, expected a short name such as 'degmix_tiny', a "
+        "path of a checkpoint or .onnx file, a Checkpoint, an onnx.ModelProto or a torch.nn.Module"
+    )
+
+
+def check_network(network: Network) -> None:
+    """Complain of a name that names nothing, before any long work.
+
+    Raises:
+        CheckpointError, GraphError: There is no such file.
+    """
+    if not isinstance(network, str | Path):
+        return
+    if not str(network).endswith(".onnx"):
+        from degmix_training.checkpoint import locate
+
+        locate(str(network))
+    elif not Path(network).is_file():
+        raise GraphError(f"{network}: no such file")
+
+
+def read_checkpoint(name: str | Path | Checkpoint) -> Checkpoint:
+    """A checkpoint by path, or by the short name of a shipped one; a loaded one stays as it is.
+
+    Raises:
+        CheckpointError: There is none, or it is damaged.
+    """
+    from degmix_training.checkpoint import Checkpoint, load, locate
+
+    return name if isinstance(name, Checkpoint) else load(locate(str(name)))
+
+
+def task_names(text: str | Sequence[str] | None) -> tuple[str, ...]:
+    """`semseg,depth`, or a sequence, as checked names of tasks.
+
+    Raises:
+        ConfigError: A name is no task; the message has the nearest one.
+    """
+    parts = text.split(",") if isinstance(text, str) else (text or ())
+    names = tuple(part.strip() for part in parts if part.strip())
+    for name in names:
+        all_tasks.find(name)
+    return names
+
+
+def _from_file(name: str, tasks: Sequence[str]) -> FloatNetwork:
+    if not name.endswith(".onnx"):
+        return _exported(read_checkpoint(name), tasks)
+    from degmix_edge.graph.model import read_model
+    from degmix_edge.graph.spec import network_spec
+
+    model = read_model(Path(name))
+    return FloatNetwork(model, network_spec(model, Path(name)), "")
+
+
+def _exported(checkpoint: Checkpoint, tasks: Sequence[str]) -> FloatNetwork:
+    from degmix_training.export import export_checkpoint, network_spec
+
+    model = export_checkpoint(checkpoint, tasks=tasks)
+    spec = network_spec(checkpoint, tasks)
+    return FloatNetwork(model, spec, _size_of(model, checkpoint.path.name))
+
+
+def _size_of(model: onnx.ModelProto, name: str) -> str:
+    return f"{name}: {len(model.graph.node)} nodes, {model.ByteSize() / 1e6:.1f} MB"

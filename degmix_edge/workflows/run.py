@@ -1,0 +1,107 @@
+"""Run a bundle over images and write maps to disk."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from degmix_edge.bundle.contents import Bundle
+from degmix_edge.files import make_folder, write_file
+from degmix_edge.preprocess import list_images
+from degmix_edge.progress import Progress, counting, listening
+from degmix_edge.runtime import TaskMap, load
+from degmix_edge.tasks import colour
+from degmix_edge.workflows.networks import task_names
+
+
+@dataclass(frozen=True)
+class ImageRun:
+    """One image that ran: what the call cost in milliseconds, and the files that were written."""
+
+    image: Path
+    total_ms: float
+    net_ms: float
+    files: list[Path]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Images that ran, and the tasks whose maps were written."""
+
+    tasks: tuple[str, ...]
+    images: list[ImageRun]
+
+
+def run_images(
+    bundle: str | Path | Bundle,
+    images: Iterable[str | Path],
+    out: str | Path | None = None,
+    *,
+    tasks: str | Sequence[str] = (),
+    native: bool = False,
+    backend: str = "auto",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Run a bundle over image files and folders.
+
+    For every image, `OUT/NAME.npz` gets the arrays of all tasks, and `OUT/NAME.TASK.png` colours to
+    look at.
+
+    Args:
+        bundle: The bundle, or its folder.
+        images: Files, and folders that are searched for images.
+        out: Where maps are written; None writes nothing.
+        tasks: Tasks to write; none is all.
+        native: Write maps at each image's own size instead of the network's.
+        backend: `auto`, or a backend's name.
+        threads: CPU threads; None takes all cores.
+        progress: Called with an `Event` after each image.
+
+    Raises:
+        BundleError, BackendError: The bundle cannot be opened or run.
+        ConfigError: The bundle has no such task.
+        InputError: An image cannot be read.
+        OutputError: `out` cannot be written.
+    """
+    wanted = task_names(tasks)
+    paths = [p for image in map(Path, images) for p in _files_of(image)]
+    results = []
+    with listening(progress), load(bundle, backend=backend, threads=threads) as session:
+        for name in wanted:
+            session.spec.task(name)
+        names = wanted or session.spec.task_names
+        with counting("run", len(paths)) as advance:
+            for path in paths:
+                maps = session(path)
+                latency = maps.latency
+                assert latency is not None  # a call came back
+                chosen = {n: maps[n] for n in names}
+                written = _write(Path(out), path, chosen, native=native) if out else []
+                results.append(ImageRun(path, latency.total_ms, latency.net_ms, written))
+                advance(1)
+    return Run(names, results)
+
+
+def _files_of(image: Path) -> list[Path]:
+    return list_images(image) if image.is_dir() else [image]
+
+
+def _write(out: Path, image: Path, maps: Mapping[str, TaskMap], *, native: bool) -> list[Path]:
+    make_folder(out)
+    arrays = {n: m.at_image_size() if native else np.asarray(m) for n, m in maps.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    files = {out / f"{image.stem}.npz": buffer.getvalue()}
+    for name, array in arrays.items():
+        buffer = io.BytesIO()
+        Image.fromarray(colour(array, maps[name].spec)).save(buffer, "PNG")
+        files[out / f"{image.stem}.{name}.png"] = buffer.getvalue()
+    for path, data in files.items():
+        write_file(path, data, force=True)
+    return list(files)

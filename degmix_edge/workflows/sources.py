@@ -1,0 +1,211 @@
+"""Images by name: a folder, a data set (`nyud:DIR`, `synthetic:64`), or photographs (`photos`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from degmix_edge import progress
+from degmix_edge.errors import ConfigError, InputError
+from degmix_edge.preprocess import Fit, fit_image, list_images, read_image
+from degmix_edge.registry import unknown
+
+if TYPE_CHECKING:
+    from degmix_training.data import DataSet, Samples
+
+    from degmix_edge.tasks import TaskSpec
+
+PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "stereo_motorcycle")
+"""Of scikit-image's wheel."""
+SCENES = 64
+"""Synthetic scenes, where no count is given."""
+
+
+@dataclass(frozen=True)
+class NamedImage:
+    """An image of any size, with what labels it has; labels have the image's size.
+
+    Attributes:
+        load: Gives pixels, uint8 `(H, W, 3)`, and labels by task; from their files each time.
+    """
+
+    name: str
+    load: Callable[[], tuple[np.ndarray, Mapping[str, np.ndarray]]]
+
+    @property
+    def image(self) -> np.ndarray:
+        """uint8 `(H, W, 3)`."""
+        return self.load()[0]
+
+    def fitted(self, fit: Fit) -> np.ndarray:
+        """At the network's size."""
+        return fit_image(self.image, fit)[0]
+
+
+@dataclass(frozen=True)
+class FittedImages:
+    """Name and pixels at the network's size of each image, read as they are asked for."""
+
+    items: Sequence[NamedImage]
+    fit: Fit
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        """From the first one, each time."""
+        return ((item.name, item.fitted(self.fit)) for item in self.items)
+
+
+def images(
+    source: str,
+    fit: Fit,
+    split: str = "test",
+    specs: Mapping[str, TaskSpec] | None = None,
+) -> list[NamedImage]:
+    """Images of a folder, of a data set (`synthetic:64`, `nyud:DIR`), or photographs (`photos`).
+
+    Images of a data set come at the input's size where they fit into it, as in an evaluation.
+    Labels that do not fit a task are left out, with a warning.
+
+    Args:
+        source: What to read.
+        fit: The network's input.
+        split: Which split of a data set.
+        specs: Tasks whose labels are wanted.
+
+    Raises:
+        InputError: No folder, no images, or one that cannot be read.
+        ConfigError: No such data set, or a count that is no number.
+    """
+    if source == "photos":
+        return photographs()
+    if not _is_data_set(source):
+        return [NamedImage(path.name, partial(_unlabelled, path)) for path in list_images(source)]
+    data, count = data_set(source, fit.size)
+    tasks, problems = labelled(data, specs or {})
+    for problem in problems:
+        progress.warn(f"{problem}; those labels are left out")
+    return as_images(data.open_split(_split(data, split), tasks, count), fit, tasks)
+
+
+def as_images(samples: Samples, fit: Fit, tasks: Sequence[str]) -> list[NamedImage]:
+    """Samples as evaluation has them, with labels of `tasks`, each read when it is asked for."""
+    from degmix_training.data import at_size
+
+    def load(index: int) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+        sample = at_size(samples[index], fit)
+        return sample.image, {t: v for t, v in sample.labels.items() if t in tasks}
+
+    return [NamedImage(name, partial(load, index)) for index, name in enumerate(samples.names)]
+
+
+def _unlabelled(path: Path) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+    return read_image(path), {}
+
+
+def check_images(source: str) -> None:
+    """Fail before long work where `source` names no images; pixels are read later.
+
+    Raises:
+        InputError, ConfigError: As `images`.
+    """
+    if source == "photos":
+        return
+    if _is_data_set(source):
+        data_set(source, (1, 1))
+    else:
+        list_images(source)
+
+
+def _is_data_set(source: str) -> bool:
+    from degmix_training import data
+
+    name, separator, _ = source.partition(":")
+    return bool(separator or name in data.names()) and not Path(source).exists()
+
+
+def data_set(text: str, size: tuple[int, int]) -> tuple[DataSet, int | None]:
+    """`synthetic:64`, `nyud:DIR` or `nyud:DIR:64` as a data set, and how many samples; None is all.
+
+    Raises:
+        ConfigError: No such data set, no folder where it needs one, or no count.
+        InputError: The folder does not have its layout.
+    """
+    from degmix_training import data
+
+    name, _, rest = text.partition(":")
+    if name not in data.names():
+        raise ConfigError(
+            unknown("data set", name, data.names()) + " A folder of images also does."
+        )
+    if name == "synthetic":
+        if rest and (not rest.isdigit() or int(rest) < 1):
+            raise ConfigError(f"{text}: expected a count of images, as in synthetic:64")
+        return data.open_data(name, None, size), int(rest or SCENES)
+    folder, _, count = rest.rpartition(":")
+    if not (folder and count.isdigit() and int(count)) or Path(rest).exists():
+        folder, count = rest, ""
+    return data.open_data(name, Path(folder) if folder else None, size), int(count or 0) or None
+
+
+def labelled(data: DataSet, specs: Mapping[str, TaskSpec]) -> tuple[list[str], list[str]]:
+    """Which of the tasks `data` has labels for, and what is wrong with labels that do not fit."""
+    tasks, problems = [], []
+    for task, spec in specs.items():
+        theirs = data.classes.get(task)
+        if theirs and spec.classes and len(theirs) != spec.num_channels:
+            problems.append(
+                f"task {task!r}: the network has {spec.num_channels} classes, {data.title} "
+                f"has {len(theirs)}"
+            )
+        elif theirs is not None:
+            tasks.append(task)
+    return tasks, problems
+
+
+def samples(
+    text: str,
+    size: tuple[int, int],
+    specs: Mapping[str, TaskSpec],
+    split: str | None = None,
+    count: int | None = None,
+) -> tuple[DataSet, Samples]:
+    """Labelled samples to score a network on; default split: val, of synthetic test.
+
+    Raises:
+        ConfigError: As `data_set`; or its classes are not the network's.
+        InputError: The folder does not have its layout, or it has none of the network's labels.
+    """
+    if not _is_data_set(text) and Path(text).is_dir():
+        raise InputError(
+            f"{text}: a folder has no labels by itself; give its kind, as in folder:{text} "
+            f"(`degmix-edge data check {text}` says which it is)"
+        )
+    data, first = data_set(text, size)
+    tasks, problems = labelled(data, specs)
+    if problems:
+        raise ConfigError(f"{problems[0]}; expected a network trained on it")
+    if not tasks:
+        raise InputError(
+            f"{text}: has labels for {', '.join(data.classes)}, the network has {', '.join(specs)}"
+        )
+    return data, data.open_split(split or _split(data, "test"), tasks, count or first)
+
+
+def _split(data: DataSet, split: str) -> str:
+    """Published test labels are rare: val is what is held out."""
+    return "val" if split == "test" and data.name != "synthetic" else split
+
+
+def photographs() -> list[NamedImage]:
+    """The photographs that ship inside scikit-image."""
+    import skimage.data
+
+    def load(name: str) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+        picture = getattr(skimage.data, name)()
+        return picture[0] if isinstance(picture, tuple) else picture, {}
+
+    return [NamedImage(name, partial(load, name)) for name in PHOTOGRAPHS]

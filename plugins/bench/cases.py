@@ -1,0 +1,283 @@
+"""The cases: each checks one call of the networks against float64 and times the contestants.
+
+A case's `*_inputs` makes the tensors of one launch on the bench's device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import degmix_kernels as native
+import torch
+import torch.nn.functional as F  # noqa: N812
+from harness import Bench, Tensors
+from offsets import per_channel_offsets, positions
+from torchvision.ops import deform_conv2d as by_torchvision
+
+from degmix_edge.ops.deform_sample_fused import pack, pack_expansion, position_table
+
+# DeMT's call: 1x1, an offset pair a channel, FP16 values, FP32 offsets.
+
+
+def demt(bench: Bench, kind: str, shape: tuple[int, int, int], tasks: int) -> None:
+    """DeMT's deformable convolution at `shape` (C, H, W) with offsets of `kind`, for each task."""
+    c, height, width = shape
+
+    def make() -> list[Tensors]:
+        return [demt_inputs(bench, kind, shape) for _ in range(tasks)]
+
+    one = make()[0]
+    bench.sample([one])
+    got = product(one).double()
+    want = by_torchvision(*(one[k].double() for k in ("value", "offset", "weight", "bias")))
+    half = by_torchvision(*(one[k] for k in ("value", "offset16", "weight", "bias")))
+    row = bench.row(f"demt {c}x{height}x{width}, {tasks} tasks", kind, got, want, half)
+    moved = c * height * width * (2 + 2 + 8)
+    row.bytes, row.flops = tasks * moved, tasks * 2 * c * c * height * width
+
+    def make_for_all() -> list[Tensors]:
+        sets = make()
+        for one in sets:
+            for name in ("value", "weight", "bias"):
+                one[f"{name}32"] = one[name].float()
+            one["from"] = torch.empty(moved // 2, dtype=torch.uint8, device=bench.device)
+            one["into"] = torch.empty_like(one["from"])
+        return sets
+
+    bench.time(row, make_for_all, demt_contestants(bench))
+
+
+def demt_inputs(bench: Bench, kind: str, shape: tuple[int, int, int]) -> Tensors:
+    """The tensors of one task; `offset16` are the offsets in half precision."""
+    c, height, width = shape
+    value = torch.randn(1, c, height, width)
+    weight = torch.randn(c, c, 1, 1) / c**0.5
+    one = {
+        "value": bench.put(value, torch.float16),
+        "offset": bench.put(per_channel_offsets(kind, 1, c, height, width), torch.float32),
+        "weight": bench.put(weight, torch.float16),
+        "bias": bench.put(torch.randn(c), torch.float16),
+    }
+    one["offset16"] = one["offset"].half()
+    one["sampled"] = torch.empty_like(one["value"])
+    return one
+
+
+def product(one: Tensors) -> torch.Tensor:
+    """The 1x1 convolution behind the sampling."""
+    return F.conv2d(one["sampled"], one["weight"], one["bias"])
+
+
+def demt_contestants(bench: Bench) -> dict[str, Callable[[list[Tensors]], object]]:
+    """What is timed, by its name in the table."""
+
+    def ours_and_product(sets: list[Tensors]) -> None:
+        bench.sample(sets)
+        for one in sets:
+            product(one)
+
+    def stand_in(sets: list[Tensors]) -> None:
+        """What the stock plugin does: columns through the caches, a product, a bias pass."""
+        for one in sets:
+            c = one["value"].shape[1]
+            bench.sample([one], native.DIRECT)
+            columns = one["sampled"].view(c, -1)
+            (one["weight"].view(c, c) @ columns).add_(one["bias"].view(c, 1))
+
+    def torchvision_half(sets: list[Tensors]) -> None:
+        for one in sets:
+            by_torchvision(one["value"], one["offset16"], one["weight"], one["bias"])
+
+    def torchvision_float(sets: list[Tensors]) -> None:
+        for one in sets:
+            by_torchvision(one["value32"], one["offset"], one["weight32"], one["bias32"])
+
+    def dense(sets: list[Tensors]) -> None:
+        for one in sets:
+            F.conv2d(one["value"], one["weight"], one["bias"])
+
+    def copy(sets: list[Tensors]) -> None:
+        """Move as many bytes as the sampling moves at least: offsets, values in, samples out."""
+        for one in sets:
+            one["into"].copy_(one["from"])
+
+    return {
+        "deform_sample": bench.sample,
+        "deform_sample + product": ours_and_product,
+        "im2col stand-in": stand_in,
+        "torchvision fp16": torchvision_half,
+        "torchvision fp32": torchvision_float,
+        "dense 1x1 (cuDNN)": dense,
+        "copy of the same bytes": copy,
+    }
+
+
+# The tail of a mixer block: offsets, sampling, product, GELU, norm, residual.
+
+
+def mixer(bench: Bench, shape: tuple[int, int, int], tasks: int) -> None:
+    """The fused tail of a mixer block at `shape` (C, H, W), for each task."""
+    c, height, width = shape
+
+    def make() -> list[Tensors]:
+        return [mixer_inputs(bench, shape) for _ in range(tasks)]
+
+    one = make()[0]
+    bench.fused([one])
+    row = bench.row(
+        f"mixer tail {c}x{height}x{width}, {tasks} tasks",
+        "net-init",
+        one["mixed"].double(),
+        mixer_in_pieces(one, torch.float64),
+        mixer_in_pieces(one, torch.float16),
+    )
+    row.bytes = tasks * height * width * (4 * c + 36)
+    row.flops = tasks * height * width * (2 * c * c + 2 * 2 * c * 81)
+    bench.time(
+        row,
+        make,
+        {
+            "deform_sample_fused": bench.fused,
+            "torchvision fp16 + offset convolution + tail": lambda sets: [
+                mixer_in_pieces(one, torch.float16) for one in sets
+            ],
+        },
+    )
+
+
+def mixer_inputs(bench: Bench, shape: tuple[int, int, int]) -> Tensors:
+    """The tensors of one task, packed for the kernel and plain for torchvision."""
+    c, height, width = shape
+    constant = positions(height, width)
+    expand = torch.empty(2 * c, 9, 3, 3)
+    torch.nn.init.kaiming_uniform_(expand, a=5**0.5)
+    expand = expand.half().float()
+    weight = (torch.randn(c, c) / c**0.5).half()
+    packed = pack_expansion(expand.cpu().numpy())
+    table = position_table(expand.cpu().numpy(), None, constant[0].cpu().numpy())
+    one = {
+        "value": bench.put(torch.randn(1, c, height, width), torch.float16),
+        "maps": bench.put(0.3 * torch.randn(1, 18, height, width), torch.float16),
+        "expand": bench.put(torch.tensor(packed), torch.float16),
+        "position": bench.put(torch.tensor(table), torch.float32),
+        "product": bench.put(torch.tensor(pack(weight.cpu().numpy())), torch.float16),
+        "weight": bench.put(weight.view(c, c, 1, 1), torch.float16),
+        "plain": bench.put(expand, torch.float16),
+        "constant": bench.put(constant, torch.float16),
+    }
+    for name in ("bias", "scale", "shift"):
+        one[name] = bench.put(torch.randn(c), torch.float32)
+    one["mixed"] = torch.empty_like(one["value"])
+    return one
+
+
+def mixer_in_pieces(one: Tensors, dtype: torch.dtype) -> torch.Tensor:
+    """The same tail by PyTorch and torchvision, in `dtype`."""
+    value, weight = one["value"].to(dtype), one["weight"].to(dtype)
+    maps = one["maps"].to(dtype) + one["constant"].to(dtype)
+    offset = F.conv2d(maps, one["plain"].to(dtype), padding=1, groups=2)
+    mixed = F.gelu(by_torchvision(value, offset, weight, one["bias"].to(dtype)))
+    scale, shift = (one[k].to(dtype).view(-1, 1, 1) for k in ("scale", "shift"))
+    return mixed * scale + shift + value
+
+
+# DCNv1 and DCNv2: 3x3, channels last.
+
+
+def classic(
+    bench: Bench,
+    kind: str,
+    shape: tuple[int, int, int],
+    *,
+    groups: int = 1,
+    batch: int = 1,
+    stride: int = 1,
+    masked: bool = True,
+) -> None:
+    """A 3x3 deformable convolution from C to C channels at `shape` (C, H, W).
+
+    Args:
+        bench: Launches and measures.
+        kind: Kind of offsets: `zero`, or `gauss` with a standard deviation in pixels.
+        shape: Channels, height and width of the input.
+        groups: Offset groups.
+        batch: Number of images.
+        stride: Stride on both axes.
+        masked: With modulation, which is DCNv2.
+    """
+    c, height, width = shape
+    out = (height - 1) // stride + 1, (width - 1) // stride + 1
+    spread = 0.0 if kind == "zero" else float(kind.split()[1])
+
+    def make() -> list[Tensors]:
+        value, offset = (batch, c, height, width), (batch, 18 * groups, *out)
+        return [classic_inputs(bench, value, offset, spread=spread, masked=masked)]
+
+    geometry = {"stride": stride, "groups": groups}
+    (one,) = make()
+    bench.convolution(one, geometry)
+    name = f"dcn{'v2' if masked else 'v1'} 3x3 {batch}x{c}x{height}x{width}"
+    row = bench.row(
+        f"{name}, G {groups}, stride {stride}",
+        kind,
+        one["convolved"].permute(0, 3, 1, 2).double(),
+        classic_by_torchvision(one, torch.float64, stride),
+        classic_by_torchvision(one, torch.float16, stride),
+    )
+    row.flops = 2 * batch * out[0] * out[1] * c * c * 9
+    row.bytes = 2 * batch * c * (height * width + out[0] * out[1]) + one["offset"].nbytes
+    bench.time(
+        row,
+        make,
+        {
+            "deform_conv2d": lambda sets: bench.convolution(sets[0], geometry),
+            "torchvision fp16": lambda sets: classic_by_torchvision(sets[0], torch.float16, stride),
+            "dense 3x3 (cuDNN, channels last)": lambda sets: F.conv2d(
+                sets[0]["value_cl"], sets[0]["weight_cl"], sets[0]["bias"], stride, 1
+            ),
+        },
+    )
+
+
+def classic_inputs(
+    bench: Bench,
+    value: tuple[int, int, int, int],
+    offset: tuple[int, int, int, int],
+    *,
+    spread: float,
+    masked: bool,
+) -> Tensors:
+    """The tensors of a convolution in both layouts, for shapes of the value and of the offset.
+
+    `spread` is the standard deviation of the offsets in pixels.
+    """
+    batch, c = value[:2]
+    taps, out = offset[1] // 2, offset[2:]
+    weight = torch.randn(c, c, 3, 3) / (9 * c) ** 0.5
+    one = {
+        "value": bench.put(torch.randn(value), torch.float16),
+        "offset": bench.put(spread * torch.randn(offset), torch.float32),
+        "weight": bench.put(weight, torch.float16),
+        "bias": bench.put(torch.randn(c), torch.float16),
+    }
+    if masked:
+        one["mask"] = bench.put(torch.rand(batch, taps, *out), torch.float32)
+        one["mask16"] = one["mask"].half()
+    one["offset16"] = one["offset"].half()
+    one["last"] = one["value"].permute(0, 2, 3, 1).contiguous()
+    one["ohwi"] = one["weight"].permute(0, 2, 3, 1).contiguous()
+    one["convolved"] = torch.empty(batch, *out, c, dtype=torch.float16, device=bench.device)
+    one["value_cl"] = one["value"].to(memory_format=torch.channels_last)
+    one["weight_cl"] = one["weight"].to(memory_format=torch.channels_last)
+    return one
+
+
+def classic_by_torchvision(one: Tensors, dtype: torch.dtype, stride: int) -> torch.Tensor:
+    """The same convolution by torchvision, in `dtype`."""
+    is_half = dtype == torch.float16
+    offset = one["offset16"] if is_half else one["offset"].to(dtype)
+    mask = None
+    if "mask" in one:
+        mask = one["mask16"] if is_half else one["mask"].to(dtype)
+    tensors = (one["value"].to(dtype), offset, one["weight"].to(dtype), one["bias"].to(dtype))
+    return by_torchvision(*tensors, stride=stride, padding=1, mask=mask)

@@ -1,0 +1,152 @@
+"""Launching the kernels, measuring their errors, and timing them against contestants."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import degmix_kernels as native
+import torch
+from measure import Row, capture, replay, show
+
+ROUNDS = 5
+TYPES = {torch.float32: native.FLOAT, torch.float16: native.HALF}
+Tensors = dict[str, torch.Tensor]
+"""The inputs and outputs of one launch, by name."""
+
+
+def pointers(tensors: list[torch.Tensor]) -> native.Pointers:
+    """The tensors' addresses as the array that the structs hold."""
+    return native.Pointers(*[t.data_ptr() for t in tensors])
+
+
+class Bench:
+    """One run: the library, the device, and how launches are timed."""
+
+    def __init__(self, library: Path, device: str) -> None:
+        self.kernels, self.device = native.Kernels(library), device
+        self.is_cuda = device == "cuda"
+        torch.set_default_device(device)  # random numbers are made where they are used
+        self.rows: list[Row] = []
+
+    def stream(self) -> int:
+        """The handle of the current stream; 0 on the processor."""
+        return torch.cuda.current_stream().cuda_stream if self.is_cuda else 0
+
+    def put(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Copy to the device as `dtype`, contiguous."""
+        return tensor.to(self.device, dtype).contiguous()
+
+    # Launches.
+
+    def sample(self, sets: list[Tensors], variant: int = native.AUTO) -> None:
+        """Launch deform_sample once for several maps of one shape."""
+        value, offset = sets[0]["value"], sets[0]["offset"]
+        params = native.DeformSampleParams(
+            value=pointers([s["value"] for s in sets]),
+            offset=pointers([s["offset"] for s in sets]),
+            output=pointers([s["sampled"] for s in sets]),
+            items=len(sets),
+            n=value.shape[0],
+            c=value.shape[1],
+            height=value.shape[2],
+            width=value.shape[3],
+            out_height=value.shape[2],
+            out_width=value.shape[3],
+            value_type=TYPES[value.dtype],
+            offset_type=TYPES[offset.dtype],
+            variant=variant,
+        )
+        self.kernels.launch("deform_sample", params, self.stream())
+
+    def fused(self, sets: list[Tensors]) -> None:
+        """Launch the whole tail of a mixer block once for several blocks of one shape."""
+        n, c, height, width = sets[0]["value"].shape
+        names = ("value", "maps", "expand", "position", "product", "bias", "scale", "shift")
+        params = native.DeformSampleFusedParams(
+            **{name: pointers([s[name] for s in sets]) for name in names},
+            output=pointers([s["mixed"] for s in sets]),
+            items=len(sets),
+            n=n,
+            c=c,
+            height=height,
+            width=width,
+            activation=native.ACTIVATIONS["gelu"],
+            residual=1,
+        )
+        self.kernels.launch("deform_sample_fused", params, self.stream())
+
+    def convolution(self, one: Tensors, geometry: dict[str, int]) -> None:
+        """Launch deform_conv2d with channels last; `geometry` has `stride` and offset `groups`."""
+        value, offset, weight = one["last"], one["offset"], one["ohwi"]
+        n, height, width, c = value.shape
+        mask = one.get("mask")
+        params = native.DeformConv2dParams(
+            value=value.data_ptr(),
+            weight=weight.data_ptr(),
+            offset=offset.data_ptr(),
+            mask=None if mask is None else mask.data_ptr(),
+            bias=one["bias"].data_ptr(),
+            output=one["convolved"].data_ptr(),
+            n=n,
+            c=c,
+            height=height,
+            width=width,
+            out_channels=weight.shape[0],
+            out_height=offset.shape[2],
+            out_width=offset.shape[3],
+            kernel_height=weight.shape[1],
+            kernel_width=weight.shape[2],
+            stride_height=geometry["stride"],
+            stride_width=geometry["stride"],
+            pad_top=1,
+            pad_left=1,
+            dilation_height=1,
+            dilation_width=1,
+            groups=1,
+            offset_groups=geometry["groups"],
+            value_type=TYPES[value.dtype],
+            offset_type=TYPES[offset.dtype],
+            bias_type=TYPES[one["bias"].dtype],
+            output_type=TYPES[value.dtype],
+            value_layout=native.CHANNELS_LAST,
+            output_layout=native.CHANNELS_LAST,
+            value_pitch=c,
+            output_pitch=weight.shape[0],
+        )
+        self.kernels.launch("deform_conv2d", params, self.stream())
+
+    # Measuring.
+
+    def row(
+        self, case: str, kind: str, got: torch.Tensor, want: torch.Tensor, half: torch.Tensor
+    ) -> Row:
+        """Add a row of relative L2 errors against `want`, which is in float64."""
+        error = float((got - want).norm() / want.norm())
+        plain = float((half.double() - want).norm() / want.norm())
+        row = Row(case, kind, error, plain, error <= max(2 * plain, 5e-4) and error == error)
+        self.rows.append(row)
+        return row
+
+    def time(
+        self,
+        row: Row,
+        make: Callable[[], list[Tensors]],
+        contestants: dict[str, Callable[[list[Tensors]], object]],
+    ) -> None:
+        """Time the contestants in turn on a card: cold and warm medians go into the row."""
+        if self.is_cuda and row.ok:
+            cache = torch.cuda.get_device_properties(0).L2_cache_size
+            needed = sum(t.nbytes for one in make() for t in one.values())
+            copies = min(max(2, -(-2 * cache // max(needed, 1)) + 1), 24)
+            for kind, count in (("cold", copies), ("warm", 1)):
+                inputs = [make() for _ in range(count)]
+                graphs = {name: capture(work, inputs) for name, work in contestants.items()}
+                times: dict[str, list[float]] = {name: [] for name in contestants}
+                for _ in range(ROUNDS):
+                    for name, graph in graphs.items():
+                        times[name] += [t / count for t in replay(graph)]
+                medians = {name: statistics.median(found) for name, found in times.items()}
+                setattr(row, f"{kind}_us", medians)
+        show(row)

@@ -1,0 +1,166 @@
+"""Bundles: whole or refused, written whole or not at all."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from degmix_edge import files as files_module
+from degmix_edge.bundle.contents import check_target, open_bundle, write_bundle
+from degmix_edge.errors import BundleError, OutputError
+
+
+@pytest.fixture
+def copy(bundles, tmp_path) -> Path:
+    target = tmp_path / "robot.degmix"
+    shutil.copytree(bundles["int8"].path, target)
+    return target
+
+
+def edit(path: Path, **values) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | values))
+
+
+def test_the_manifest_says_everything(bundles):
+    manifest = open_bundle(bundles["int8"].path).manifest
+    assert manifest.precision == "int8"
+    assert str(manifest.inputs[0]) == "image uint8 (1, 64, 96, 3)"
+    assert [tensor.name for tensor in manifest.outputs] == list(manifest.network.task_names)
+    assert manifest.network.task("semseg").classes[0] == "wall"
+    assert len(manifest.network.task("semseg").palette) == 10
+    assert manifest.network.source.sha256
+    assert set(manifest.files) == {
+        "model.onnx",
+        "recipe.yaml",
+        "ranges.json",
+        "golden.npz",
+        "card.md",
+        "engines/onnxruntime/engine.onnx",
+    }
+    assert "ranges.json" not in open_bundle(bundles["fp32"].path).manifest.files
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "recipe.yaml"])
+def test_one_changed_byte_is_found(copy, name):
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(BundleError, match=f"file '{name}' was changed: SHA-256"):
+        open_bundle(copy)
+
+
+def test_a_missing_file_is_named(copy):
+    (copy / "engines/onnxruntime/engine.onnx").unlink()
+    with pytest.raises(BundleError, match="engine.onnx' is missing; copy the bundle again"):
+        open_bundle(copy)
+
+
+def test_a_newer_schema_is_refused(copy):
+    edit(copy, schema_version=2, something_new=1)
+    with pytest.raises(BundleError, match="schema 2, this degmix-edge reads up to 1; update"):
+        open_bundle(copy)
+
+
+def test_a_manifest_that_does_not_fit_names_the_place(copy):
+    edit(copy, fit={"height": -1, "width": 2})
+    with pytest.raises(BundleError, match="fit.height"):
+        open_bundle(copy)
+
+
+def test_files_outside_the_bundle_are_not_read(copy):
+    edit(copy, files={"../../etc/passwd": "0"})
+    with pytest.raises(BundleError, match="outside the bundle"):
+        open_bundle(copy)
+
+
+def test_what_is_no_bundle(tmp_path):
+    with pytest.raises(BundleError, match="no manifest.json in it"):
+        open_bundle(tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BundleError, match="is a file, expected a bundle folder"):
+        open_bundle(tmp_path / "file")
+
+
+def test_an_existing_target_needs_force_and_must_be_a_bundle(copy, tmp_path):
+    with pytest.raises(OutputError, match="exists; give --force"):
+        check_target(copy, force=False)
+    check_target(copy, force=True)
+    other = tmp_path / "photos"
+    other.mkdir()
+    (other / "a.jpg").write_text("x")
+    with pytest.raises(OutputError, match="is no bundle, so --force does not replace it"):
+        check_target(other, force=True)
+    with pytest.raises(OutputError, match="does not exist; make it first"):
+        check_target(tmp_path / "none" / "a.degmix", force=False)
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    manifest = open_bundle(path).manifest
+    return {name: (path / name).read_bytes() for name in manifest.files}
+
+
+def test_a_full_disk_leaves_the_old_bundle(copy, monkeypatch):
+    manifest, files = open_bundle(copy).manifest, files_of(copy)
+    real = files_module._write_synced
+
+    def full(path, data):
+        if path.name == "golden.npz":
+            raise OSError(28, "No space left on device")
+        real(path, data)
+
+    monkeypatch.setattr(files_module, "_write_synced", full)
+    with pytest.raises(OutputError, match="No space left on device.*free some space"):
+        write_bundle(copy, manifest, files, force=True)
+    assert open_bundle(copy).manifest == manifest
+    assert sorted(p.name for p in copy.parent.iterdir()) == [copy.name]
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from degmix_edge import files as files_module
+from degmix_edge.bundle.contents import open_bundle, write_bundle
+source, target = map(Path, sys.argv[1:])
+opened = open_bundle(source)
+files = {name: (source / name).read_bytes() for name in opened.manifest.files}
+real = files_module._write_synced
+def slow(path, data):
+    real(path, data)
+    print("wrote", path.name, flush=True)
+    time.sleep(30 if path.name == "golden.npz" else 0)
+files_module._write_synced = slow
+write_bundle(target, opened.manifest, files, force=True)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_build_leaves_nothing_that_loads(copy, tmp_path, how):
+    target = tmp_path / "new.degmix"
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(copy), str(target)],
+        stdout=subprocess.PIPE,
+        text=True,
+        stderr=subprocess.DEVNULL,
+    )
+    for line in child.stdout:
+        if "golden" in line:
+            break
+    os.kill(child.pid, how)
+    assert child.wait(20) != 0
+    assert not target.exists()
+    left = [p for p in tmp_path.iterdir() if p != copy]
+    assert len(left) == (1 if how == signal.SIGKILL else 0)
+    for part in left:
+        with pytest.raises(BundleError, match="unfinished"):
+            open_bundle(part)
+    manifest, files = open_bundle(copy).manifest, files_of(copy)
+    write_bundle(target, manifest, files, force=False)  # and the next build sweeps
+    assert sorted(p.name for p in tmp_path.iterdir()) == [target.name, copy.name]
+    assert time.time() - target.stat().st_mtime < 60

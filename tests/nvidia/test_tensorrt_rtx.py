@@ -1,0 +1,168 @@
+"""NVIDIA's own parser and builder take every model in every precision, without a GPU."""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import HEIGHT, WIDTH, lively_network
+from degmix_calibration.collect import collect
+from degmix_training import models
+from degmix_training.export import network_spec
+
+from degmix_edge import backends, config
+from degmix_edge.bundle.contents import open_bundle
+from degmix_edge.bundle.golden import LOWERED, differences
+from degmix_edge.errors import BackendError, BuildError, GraphError
+from degmix_edge.graph.model import to_graph, to_model
+from degmix_edge.nvidia.trt import build as trt_build
+from degmix_edge.nvidia.trt import load as trt_load
+from degmix_edge.nvidia.worker import build_in_child
+from degmix_edge.passes.forms import deploy_model, lower_for_tensorrt, quantize_model
+from degmix_edge.quant.recipe import Recipe
+from degmix_edge.quant.rules import choose
+from degmix_edge.quant.sites import observed_tensors
+from degmix_edge.runtime import load
+from degmix_edge.workflows.build import build
+
+pytestmark = pytest.mark.skipif(
+    trt_load.unavailable("tensorrt-rtx") is not None, reason="no TensorRT-RTX for this platform"
+)
+TABLES = Path(__file__).parents[2] / "build" / "layer_tables"
+
+
+@pytest.fixture(scope="module", params=models.names())
+def deployed(request, pictures):
+    """Every model: the deployed float graph, its spec, and ranges."""
+    loaded, exported = lively_network(request.param)
+    graph, spec, _ = deploy_model(exported, network_spec(loaded))
+    recipe = choose(to_graph(graph), spec, "int8")
+    named = [(str(i), picture) for i, picture in enumerate(pictures[:3])]
+    return graph, spec, collect(graph, observed_tensors(to_graph(graph), recipe), named, "min_max")
+
+
+# INT8 engines hold FP16 layers too. What has forms of its own in float is built in those as well.
+BUILDS = [*((m, "int8") for m in models.names()), ("degmix", "fp32")]
+BUILDS += [(m, "fp16") for m in ("degmix", "m3vit", "mlore")]
+
+
+@pytest.mark.parametrize(("deployed", "precision"), BUILDS, indirect=["deployed"])
+def test_it_builds(deployed, precision):
+    graph, spec, ranges = deployed
+    recipe = choose(to_graph(graph), spec, precision)
+    model = quantize_model(graph, recipe, ranges, spec).SerializeToString()
+    files = backends.find("tensorrt-rtx").build(model, recipe, ranges)
+    assert len(files["engine.plan"]) > 100_000
+    TABLES.mkdir(parents=True, exist_ok=True)
+    (TABLES / f"{spec.model}.{precision}.json").write_bytes(files["layers.json"])
+    layers = json.loads(files["layers.json"])["layers"]
+    types = Counter(t for x in layers if x["kind"] == "CONVOLUTION" for t in x["types"])
+    if precision == "fp32":
+        assert set(types) == {"FLOAT"}
+    else:
+        assert types["HALF"] > types["FLOAT"]
+    stored = sum(x["kind"] == "QUANTIZE" and "INT8" in x["types"] for x in layers)
+    assert (stored > 20) == (precision == "int8")
+    named = {x["name"].split("/")[0] for x in layers if x["kind"] == "CONVOLUTION"}
+    assert any(name.startswith("backbone.") for name in named)  # layers are modules
+
+
+def test_every_models_int8_runs_on_the_cpu_and_is_near_its_float(deployed, pictures):
+    graph, spec, ranges = deployed
+    recipe = choose(to_graph(graph), spec, "int8")
+    model = quantize_model(graph, recipe, ranges, spec).SerializeToString()
+    ort = backends.find("onnxruntime")
+    engine = ort.build(model, recipe, ranges)[ort.engine_file]
+    with ort(spec, graph.SerializeToString()) as floats, ort(spec, engine) as int8:
+        for picture in pictures[:3]:  # those that it was calibrated on
+            want, got = floats.infer(picture[None]), int8.infer(picture[None])
+            # Random weights: maps have little to say, so only gross damage counts.
+            noise = np.abs(got["depth"] - want["depth"]).mean()
+            assert noise <= 0.1 * np.abs(want["depth"]).mean() + 0.05
+            assert (got["normals"] * want["normals"]).sum(-1).mean() > 0.75
+            assert all(np.isfinite(found).all() for found in got.values())
+
+
+def test_the_lowered_graph_gives_the_same_maps(bundles, pictures):
+    """What the builder gets, run by ONNX Runtime: GridSample form, FP16 and INT8 inside."""
+    ort = backends.find("onnxruntime")
+    for precision, bundle in bundles.items():
+        model = bundle.file("model.onnx").read_bytes()
+        recipe = config.load(Recipe, bundle.file("recipe.yaml"))
+        spec, image = bundle.manifest.network, pictures[0][None]
+        with (
+            ort(spec, model) as want_runs,
+            ort(spec, lower_for_tensorrt(model, recipe)) as got_runs,
+        ):
+            want, got = want_runs.infer(image), got_runs.infer(image)
+        found = differences(spec, want, got, LOWERED[precision])
+        assert found.passed, (precision, found.text)
+
+
+def test_a_bundle_for_cards_is_built_here_and_runs_on_the_cpu(exported, pictures, tmp_path):
+    events = []
+    target = tmp_path / "rtx.degmix"
+    build(
+        exported[0],
+        target,
+        precision="fp16",
+        backend="tensorrt-rtx",
+        golden_image=pictures[0],
+        progress=events.append,
+    )
+    opened = open_bundle(target)
+    assert opened.manifest.engines[0].file == "engines/tensorrt_rtx/engine.plan"
+    assert "engines/tensorrt_rtx/layers.json" in opened.manifest.files
+    said = next(event.detail for event in events if event.name == "golden check")
+    assert "was not run here" in said
+    with pytest.warns(UserWarning, match="has no engine for onnxruntime"), load(opened) as session:
+        assert session(pictures[0])["depth"].shape == (HEIGHT, WIDTH)
+    with pytest.raises(BackendError, match="run by TensorRT-RTX itself on the card"):
+        load(opened, backend="tensorrt-rtx")
+
+
+def test_what_the_parser_refuses_names_the_node(exported):
+    graph = to_graph(deploy_model(*exported)[0])
+    model = to_model(graph, {}).SerializeToString()  # DeformConv is not lowered
+    with pytest.raises(
+        GraphError, match=r"node 'mixers\.\w+\.0\.deform/DeformConv' \(DeformConv\)"
+    ):
+        build_in_child("tensorrt-rtx", model, trt_build.BuilderOptions())
+
+
+def test_a_card_that_it_does_not_know():
+    x = onnx.helper.make_tensor_value_info("x", 1, [1, 2])
+    node = onnx.helper.make_node("Relu", ["x"], ["y"], name="r")
+    graph = onnx.helper.make_graph([node], "g", [x], [onnx.ValueInfoProto(name="y", type=x.type)])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
+    options = trt_build.BuilderOptions(compute_capabilities=("SM42",))
+    with pytest.raises(BackendError, match="no compute capability 'SM42'. Have: .*SM89"):
+        build_in_child("tensorrt-rtx", model.SerializeToString(), options)
+    assert (
+        len(
+            build_in_child(
+                "tensorrt-rtx", model.SerializeToString(), trt_build.BuilderOptions()
+            ).plan
+        )
+        > 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("death", "message"),
+    [
+        ("os.abort()", "ended with signal 6. Its last lines: out of patience"),
+        ("os.kill(os.getpid(), 9)", "the builder was killed.*memory runs out"),
+        ("sys.exit(3)", "ended with code 3"),
+    ],
+)
+def test_a_builder_that_dies_is_an_error(monkeypatch, death, message):
+    from degmix_edge.nvidia import worker as module
+
+    code = f"import os, sys; print('out of patience', file=sys.stderr, flush=True); {death}"
+    monkeypatch.setattr(module, "_command", lambda *_: [sys.executable, "-c", code])
+    with pytest.raises(BuildError, match=message):
+        module.build_in_child("tensorrt-rtx", b"", trt_build.BuilderOptions())

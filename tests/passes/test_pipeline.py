@@ -1,0 +1,129 @@
+"""Graphs that TensorRT's builders get, run in ONNX Runtime through the function bodies."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import NETWORK, lively, saved, task_specs
+from degmix_training import checkpoint, models
+from degmix_training.config import network_config
+from degmix_training.export import export_checkpoint, network_spec
+
+from degmix_edge import backends
+from degmix_edge.bundle.golden import LOWERED, differences
+from degmix_edge.graph.model import to_graph
+from degmix_edge.ops import deform_sample_fused
+from degmix_edge.passes._base import apply
+from degmix_edge.passes.forms import deploy_model, lower_for_tensorrt, quantize_model
+from degmix_edge.passes.fuse_deform_offsets import FuseDeformOffsets
+from degmix_edge.passes.lower_deform_to_plugin import LowerDeformToPlugin
+from degmix_edge.passes.pipeline import FORMS
+from degmix_edge.quant.rules import choose
+
+CASES = {
+    "published": {"dim": 64, "depth": 2},
+    "dcnv2": {"dim": 16, "deform_kernel": 3, "deform_groups": 2},
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def deployed(request, tmp_path_factory):
+    """A deployed float graph of DeMTG, and its spec."""
+    network = {k: v for k, v in NETWORK.items() if k != "patch_size"} | CASES[request.param]
+    specs = task_specs(("semseg", "depth"))
+    torch.manual_seed(0)
+    made = lively(models.find("demtg").Model(network_config("demtg", network), specs))
+    path = saved(tmp_path_factory.mktemp("lower") / "x.safetensors", "demtg", made, network, specs)
+    loaded = checkpoint.load(path)
+    graph, spec, _ = deploy_model(export_checkpoint(loaded), network_spec(loaded))
+    return request.param, graph, spec
+
+
+def lowered(deployed, precision: str, form: str):
+    _, graph, spec = deployed
+    recipe = choose(to_graph(graph), spec, precision)
+    model = quantize_model(graph, choose(to_graph(graph), spec, "fp32"), None, spec)
+    return lower_for_tensorrt(model.SerializeToString(), recipe, form)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_every_form_gives_the_maps(deployed, pictures, form, precision):
+    spec, image = deployed[2], pictures[0][None]
+    ort = backends.find("onnxruntime")
+    with ort(spec, deployed[1].SerializeToString()) as runs:
+        want = runs.infer(image)
+    with ort(spec, lowered(deployed, precision, form)) as runs:
+        got = runs.infer(image)
+    if precision == "fp32":
+        np.testing.assert_allclose(got["depth"], want["depth"], rtol=1e-4, atol=1e-6)
+    assert differences(spec, want, got, LOWERED[precision]).passed
+
+
+def test_what_stands_in_each_form(deployed):
+    kinds = {
+        form: Counter(
+            n.op_type for n in onnx.load_from_string(lowered(deployed, "fp16", form)).graph.node
+        )
+        for form in FORMS
+    }
+    assert kinds["builtin"]["DeformConv"] == 4 or deployed[0] == "dcnv2"
+    assert not kinds["gridsample"]["DeformConv"]
+    if deployed[0] == "published":
+        assert kinds["plugin"]["DegmixDeformSample"] == 4
+        assert kinds["fused"]["DegmixDeformMix"] == 4
+        assert not kinds["fused"]["DegmixDeformSample"]
+        assert kinds["fused"]["Conv"] == kinds["plugin"]["Conv"] - 8  # expansions and products
+    else:
+        assert kinds["plugin"]["DegmixDeformConv2d"] == kinds["fused"]["DegmixDeformConv2d"] > 0
+
+
+def test_types_of_the_plugins_inputs(deployed):
+    """Offsets, masks and positions stay FP32; maps without positions do not."""
+    for form in ("plugin", "fused"):
+        model = onnx.shape_inference.infer_shapes(
+            onnx.load_from_string(lowered(deployed, "fp16", form))
+        )
+        graph = to_graph(model)
+        for node in graph.nodes:
+            types = ["half" if t.dtype == np.float16 else str(t.dtype) for t in node.inputs]
+            if node.op == "DegmixDeformSample":
+                assert types == ["half", "float32"]
+            if node.op == "DegmixDeformConv2d":
+                assert types == ["half", "half", "float32", "half", "float32"]
+            if node.op == "DegmixDeformMix":
+                assert types == ["half", "half", "half", "float32", "half", *["float32"] * 3]
+                taps = node.inputs[1].inputs[0]
+                assert (taps.op, taps.inputs[1].dtype) == ("Conv", np.float16)
+
+
+@pytest.mark.parametrize("deployed", ["published"], indirect=True)
+def test_fusing_is_idempotent_and_needs_the_positions(deployed):
+    graph = to_graph(deployed[1])
+    apply(graph, [LowerDeformToPlugin()])
+    other = graph.copy()
+    assert [o.rewrites for o in apply(graph, [FuseDeformOffsets(), FuseDeformOffsets()])] == [4, 0]
+    for node in other.nodes:
+        if node.op == "Add" and "offset" in node.name:
+            node.inputs[1].values = node.inputs[1].values ** 2  # no affine function any more
+    assert apply(other, [FuseDeformOffsets()])[0].rewrites == 0
+
+
+def test_the_table_of_positions_is_the_convolution_of_positions():
+    rng = np.random.default_rng(0)
+    height, width, channels = 5, 7, 8
+    weight = rng.normal(size=(2 * channels, 9, 3, 3))
+    bias = rng.normal(size=2 * channels)
+    positions = np.zeros((18, height, width))
+    positions[:9] = np.arange(height)[None, :, None] + rng.normal(size=(9, 1, 1))
+    positions[9:] = np.arange(width)[None, None] + rng.normal(size=(9, 1, 1))
+    table = deform_sample_fused.position_table(weight, bias, positions)
+    packed = deform_sample_fused.pack_expansion(np.zeros_like(weight))
+    got = deform_sample_fused.expand(np.zeros((1, 18, height, width)), packed, table)
+    padded = torch.nn.functional.pad(torch.tensor(positions)[None], (1, 1, 1, 1))
+    want = torch.nn.functional.conv2d(padded, torch.tensor(weight), torch.tensor(bias), groups=2)
+    np.testing.assert_allclose(got, want.numpy(), atol=1e-12)
+    assert deform_sample_fused.position_table(weight, bias, positions[:, :2]) is None
+    assert deform_sample_fused.position_table(weight, bias, rng.normal(size=(18, 5, 7))) is None

@@ -1,0 +1,1 @@
+"""Entries that cannot be used."""

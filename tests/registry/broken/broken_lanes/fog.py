@@ -1,0 +1,3 @@
+"""A module whose own import fails."""
+
+raise ImportError("libfog.so.3 is missing")

@@ -1,0 +1,131 @@
+"""Comparison: polygraphy's tensors, each task's metric, the worst task decides; bench; doctor."""
+
+import numpy as np
+import pytest
+import torch
+from degmix_training.data import synthetic
+
+from degmix_edge.backends.torch_eager import Backend
+from degmix_edge.errors import InputError
+from degmix_edge.runtime import Session, load
+from degmix_edge.workflows.bench import bench_sessions, machine
+from degmix_edge.workflows.comparison import compare_sessions, tensor_differences
+from degmix_edge.workflows.doctor import examine
+
+
+@pytest.fixture
+def reference(bundles, loaded):
+    manifest = bundles["fp32"].manifest
+    with Session(
+        Backend(manifest.network, loaded.network, raw_logits=True), manifest.fit
+    ) as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    samples = [synthetic.sample(seed, 64, 96) for seed in range(4)]
+    return [(sample.image, sample.labels) for sample in samples]
+
+
+def test_fp32_is_pytorch(bundles, reference, scenes):
+    tensors = tensor_differences(bundles["fp32"], reference.backend, [image for image, _ in scenes])
+    assert {t.name for t in tensors} >= {"semseg", "semseg_logits", "depth_logits"}
+    for tensor in tensors:
+        assert tensor.relative < 1e-4 or tensor.name in ("edge", "normals") or tensor.equal
+        assert tensor.equal is None or tensor.equal >= 0.999
+    assert reference.backend.active  # the runner leaves what it did not open
+    with load(bundles["fp32"]) as session:
+        found = compare_sessions(session, reference, scenes, tensors)
+    assert found.passed
+    assert found.images == 4
+    assert all(abs(task.drop) < 1e-3 for task in found.tasks.values())
+
+
+def test_the_worst_task_decides(bundles, loaded, scenes):
+    """A reference whose depth is another network's."""
+    manifest = bundles["fp32"].manifest
+
+    class Halved(torch.nn.Module):
+        def forward(self, image):
+            logits = loaded.network(image)
+            return {**logits, "normals": -logits["normals"]}
+
+    with (
+        load(bundles["fp32"]) as session,
+        Session(Backend(manifest.network, Halved()), manifest.fit) as other,
+    ):
+        found = compare_sessions(session, other, [(image, {}) for image, _ in scenes])
+    assert not found.passed
+    assert found.worst == "normals"
+    assert found.verdict.startswith("normals differs from PyTorch by")
+    by_task = found.tasks
+    assert by_task["semseg"].disagreement < 0.01
+    assert by_task["normals"].agreement == pytest.approx(180, abs=0.5)
+    assert by_task["normals"].drop is None
+
+
+def test_fp32_logits_out_of_tolerance_fail_even_where_maps_agree(bundles, reference, scenes):
+    from degmix_edge.workflows.comparison import TensorDifference
+
+    loud = (TensorDifference("semseg_logits", relative=2e-3, mean=1e-5, equal=None),)
+    with load(bundles["fp32"]) as session:
+        found = compare_sessions(session, reference, scenes, loud)
+    assert not found.passed
+    assert "semseg_logits: relative difference 2.0e-03" in found.verdict
+
+
+def test_bench_counts_every_call_and_orders_percentiles(bundles, reference, pictures):
+    with load(bundles["int8"]) as session:
+        seen = []
+        results = bench_sessions(
+            {"a": session, "b": reference}, pictures, calls=15, warmup=1, advance=seen.append
+        )
+    assert sum(seen) >= 30
+    for result in results.values():
+        assert result.calls == 15
+        for part in result.percentiles.values():
+            assert 0 <= part["p50"] <= part["p90"] <= part["p99"] <= part["max"]
+        total, net = (result.percentiles[k]["p50"] for k in ("total_ms", "net_ms"))
+        assert total >= net > 0
+
+
+def test_bench_keeps_a_cameras_rate(bundles, pictures):
+    import time
+
+    with load(bundles["int8"]) as session:
+        start = time.perf_counter()
+        bench_sessions({"a": session}, pictures, calls=10, warmup=0, rate=40)
+    assert time.perf_counter() - start >= 11 / 40
+
+
+def test_bench_without_images(bundles):
+    with load(bundles["int8"]) as session, pytest.raises(InputError, match="no images"):
+        bench_sessions({"a": session}, [])
+
+
+def test_machine_says_where():
+    assert set(machine()) == {"date", "cpu", "cores", "system", "python"}
+
+
+def test_doctor_knows_what_is_here(monkeypatch):
+    checks = {check.name: check for check in examine()}
+    assert checks["cpu"].status in ("ok", "note")
+    assert checks["backend onnxruntime"].status == "ok"
+    from degmix_edge.backends.onnxruntime import Backend as Runtime
+
+    monkeypatch.setattr(Runtime, "version", classmethod(lambda cls: "1.20.0"))
+    checks = {check.name: check for check in examine()}
+    assert checks["backend onnxruntime"].status == "missing"
+    assert "pip install -U onnxruntime" in checks["backend onnxruntime"].advice
+
+
+def test_a_nan_map_does_not_pass(bundles, reference, scenes):
+    with load(bundles["fp32"]) as session:
+        real = session.backend._infer
+        session.backend._infer = lambda image: {
+            k: v * np.float32(np.nan) if k == "depth" else v for k, v in real(image).items()
+        }
+        found = compare_sessions(session, reference, scenes)
+    assert not found.passed
+    assert found.worst == "depth"

@@ -1,0 +1,127 @@
+"""The LightningModule: one network, its losses, its optimiser and its schedule."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from degmix_edge.errors import TrainingError
+from degmix_training import models
+from degmix_training.batches import Batch
+from degmix_training.config import TrainConfig, network_config
+from degmix_training.losses import DEPTH_LOSSES, LOSSES
+from degmix_training.pretrained import load_backbone
+
+BEGIN_BATCHES = 4
+"""Number of batches that a network sees to make its decisions before training."""
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+class Fit(lightning.LightningModule):
+    """Trains one network with its losses, under the poly schedule with warm-up."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.specs = config.task_specs()
+        settings = network_config(config.model, config.network, (config.height, config.width))
+        make = models.find(config.model).Model
+        network: nn.Module = make(settings, self.specs, pretrained=config.pretrained == "timm")
+        if config.pretrained not in ("timm", "none"):
+            load_backbone(network.backbone, Path(config.pretrained))
+        if config.freeze_backbone:
+            network.backbone.requires_grad_(False)
+        # On two CPU cores a step takes 0.92 s in this memory format instead of 1.47 s.
+        self.network = network.to(memory_format=torch.channels_last)
+        # Batches are raw uint8 and normalised on the device; a buffer moves there with the module.
+        for name, values in (("mean", config.mean), ("std", config.std)):
+            levels = torch.tensor(values).view(1, 3, 1, 1) * 255
+            self.register_buffer(name, levels, persistent=False)
+
+    def on_fit_start(self) -> None:
+        """Let the network make its decisions before training, on the first batches."""
+        batches = functools.cache(lambda: self.trainer.datamodule.first(BEGIN_BATCHES))
+
+        def loss(index: int) -> Tensor:
+            image, labels, _ = batches()[index]
+            on_device = {task: label.to(self.device) for task, label in labels.items()}
+            return self._total(self._losses(image.to(self.device), on_device))
+
+        self.network.begin([functools.partial(loss, i) for i in range(BEGIN_BATCHES)])
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Return the weighted sum of the tasks' losses on one batch.
+
+        Raises:
+            TrainingError: A loss is not finite.
+        """
+        image, labels, names = batch
+        if self.config.freeze_backbone:
+            self.network.backbone.eval()
+        self.network.advance(self.global_step / self.config.steps)
+        losses = self._losses(image, labels)
+        if not torch.isfinite(torch.stack(list(losses.values()))).all():
+            bad = [task for task, loss in losses.items() if not torch.isfinite(loss)]
+            raise TrainingError(
+                f"step {self.global_step}: the loss of {', '.join(bad)} is "
+                f"{losses[bad[0]].item()} on the batch {', '.join(names)}. The last good weights "
+                f"stay in the run's folder; lower optim.lr, set optim.clip_norm or check those "
+                f"labels, then --resume"
+            )
+        total = self._total(losses)
+        shared = self.trainer.world_size > 1
+        for task, loss in losses.items():
+            self.log(f"loss/{task}", loss, sync_dist=shared)
+        self.log("loss", total, sync_dist=shared)
+        return total
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Return the config's optimiser and its poly schedule, which advances at every step."""
+        optim = self.config.optim
+        options = {"lr": optim.lr, "weight_decay": optim.weight_decay}
+        if optim.name == "sgd":
+            options["momentum"] = 0.9
+        optimizer: torch.optim.Optimizer = OPTIMIZERS[optim.name](self._groups(), **options)
+
+        def factor(step: int) -> float:
+            rise = min(1.0, (step + 1) / (optim.warmup + 1))
+            return rise * max(0.0, 1 - step / self.config.steps) ** optim.power
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return the backbone's trainable parameters, and the rest with their own learning rate."""
+        optim = self.config.optim
+        backbone = [p for p in self.network.backbone.parameters() if p.requires_grad]
+        inside = {id(p) for p in self.network.backbone.parameters()}
+        rest = [p for p in self.network.parameters() if id(p) not in inside]
+        groups: list[dict[str, Any]] = [{"params": backbone}] if backbone else []
+        return [*groups, {"params": rest, "lr": optim.lr * optim.head_lr_mult}]
+
+    def _losses(self, image: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the losses by the names of the training outputs, which `models._network` lists."""
+        outputs = self.network((image.permute(0, 3, 1, 2).float() - self.mean) / self.std)
+        losses = {}
+        with torch.autocast(image.device.type, enabled=False):
+            for name, output in outputs.items():
+                task = name.partition("@")[0]
+                if not task:
+                    losses[name] = output.float()
+                    continue
+                options = {"edge_weight": self.config.edge_weight} if task == "edge" else {}
+                loss = DEPTH_LOSSES[self.config.depth_loss] if task == "depth" else LOSSES[task]
+                losses[name] = loss(output.float(), labels[task], **options)
+        return losses
+
+    def _total(self, losses: dict[str, Tensor]) -> Tensor:
+        weights = {**self.config.loss_weights, "": 1.0}
+        return torch.stack([weights[n.partition("@")[0]] * x for n, x in losses.items()]).sum()
