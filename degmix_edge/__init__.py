@@ -37,10 +37,11 @@ if TYPE_CHECKING:
     from degmix_edge.quant.recipe import Recipe
     from degmix_edge.runtime import Session, load
     from degmix_edge.workflows.bench import bench
-    from degmix_edge.workflows.build import Options, build
+    from degmix_edge.workflows.build import build
     from degmix_edge.workflows.compare import compare
     from degmix_edge.workflows.evaluate import evaluate
     from degmix_edge.workflows.export import export
+    from degmix_edge.workflows.options import Options
     from degmix_edge.workflows.quantize import quantize
     from degmix_edge.workflows.verify import verify
 
@@ -55,7 +56,7 @@ _HOMES = {
     "verify": "workflows.verify",
     "Session": "runtime",
     "Bundle": "bundle.contents",
-    "Options": "workflows.build",
+    "Options": "workflows.options",
     "Recipe": "quant.recipe",
     "Ranges": "quant.ranges",
 }

@@ -1,4 +1,4 @@
-"""Write files and folders atomically; the only module that writes through a rename.
+"""Write files atomically; the only module that renames files.
 
 A new version is written next to its target, synced to disk and renamed over it. A reader sees the
 old file or the new one, and a killed process leaves the old one.
@@ -11,9 +11,8 @@ import errno
 import hashlib
 import os
 import re
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from degmix_edge.errors import OutputError
@@ -84,7 +83,8 @@ def write_file(path: Path, data: bytes, *, force: bool) -> None:
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
-                _sync(file.fileno())
+                file.flush()
+                os.fsync(file.fileno())
             Path(part).chmod(0o644)
             Path(part).replace(path)
         finally:
@@ -111,7 +111,7 @@ def whole_file(path: Path, *, mine: bool = True) -> Iterator[Path]:
         yield part
         if mine:
             with part.open("rb") as file:
-                _sync(file.fileno())
+                os.fsync(file.fileno())
             part.replace(path)
     except (OSError, RuntimeError) as error:
         if not _is_disk_error(error):
@@ -132,59 +132,6 @@ def whole_file(path: Path, *, mine: bool = True) -> Iterator[Path]:
     finally:  # also after a signal, which can arrive at any line
         if mine:
             part.unlink(missing_ok=True)
-
-
-def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
-    """Write the folder `target` with `files`, in the given order.
-
-    `target` stays the old folder, or absent, until the new one is complete. Temporary folders of
-    killed writers are removed.
-
-    Args:
-        target: The folder to write or replace.
-        files: Contents by path inside the folder.
-
-    Raises:
-        OutputError: The folder cannot be written, or the disk is full.
-    """
-    prefix = f".{target.name}.part-"
-    for stale in target.absolute().parent.glob(f"{prefix}*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    with output_errors(target):
-        part = Path(tempfile.mkdtemp(prefix=prefix, dir=target.absolute().parent))
-        try:
-            for name, data in files.items():
-                _write_synced(part / name, data)
-            part.chmod(0o755)
-            _swap(part, target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(data)
-        _sync(file.fileno())
-
-
-def _sync(descriptor: int) -> None:
-    os.fsync(descriptor)
-
-
-def _swap(part: Path, target: Path) -> None:
-    """Replace `target` by `part`; the old folder is deleted only after the new one is in place."""
-    if not target.exists():
-        part.rename(target)
-        return
-    old = part.with_name(part.name + ".old")
-    target.rename(old)
-    try:
-        part.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _is_disk_error(error: Exception) -> bool:

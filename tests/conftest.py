@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from degmix_training import checkpoint, models
 from degmix_training.config import TrainConfig, network_config
 from degmix_training.data import synthetic
+from filelock import FileLock
 from native_build import emulated, kernels  # noqa: F401
 
 from degmix_edge import tasks
+from degmix_edge.files import whole_file
 from degmix_edge.preprocess import Fit, fit_image
 from degmix_edge.workflows.build import build
 
@@ -50,16 +55,23 @@ def small(model: str) -> dict:
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests first: at the end, one worker would wait for the other."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """The longest files first: at the end, one worker would wait for the other."""
+    seconds = dict.fromkeys((item.path for item in items), 0)
+    for item in items:
+        for mark in item.iter_markers("slow"):
+            seconds[item.path] = max(seconds[item.path], mark.kwargs.get("file_seconds", 10))
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory):
-    """Rendered scenes of a test run stay in the test run."""
+    """Rendered scenes of a test run stay in the test run, and all workers share them."""
     patch = pytest.MonkeyPatch()
-    patch.setenv("DEGMIX_CACHE", str(tmp_path_factory.mktemp("cache")))
+    base = tmp_path_factory.getbasetemp()
+    whole_run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    SHARED[:] = [whole_run / "shared"]
+    SHARED[0].mkdir(exist_ok=True)
+    patch.setenv("DEGMIX_CACHE", str(whole_run / "cache"))
     yield
     patch.undo()
 
@@ -125,7 +137,22 @@ def _lively_network(model: str, settings: tuple):
     config = network_config(model, values, (HEIGHT, WIDTH))
     made = lively(models.find(model).Model(config, task_specs(TASKS)))
     loaded = dataclasses.replace(loaded, network=made.requires_grad_(False))
-    return loaded, export_checkpoint(loaded)
+    name = hashlib.sha256(repr((model, settings)).encode()).hexdigest()
+    return loaded, shared_model(f"{name}.onnx", lambda: export_checkpoint(loaded))
+
+
+def shared_model(name: str, make) -> onnx.ModelProto:
+    """What `make` gives, made by the first worker that needs it, and read by the others."""
+    path = SHARED[0] / name
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            with whole_file(path) as part:
+                onnx.save(make(), part)
+    return onnx.load(path)
+
+
+SHARED: list[Path] = []
+"""A folder that all workers of a test run have."""
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +175,7 @@ def exported(loaded):
     """Float ONNX and its spec."""
     from degmix_training.export import export_checkpoint, network_spec
 
-    return export_checkpoint(loaded), network_spec(loaded)
+    return shared_model("small.onnx", lambda: export_checkpoint(loaded)), network_spec(loaded)
 
 
 @pytest.fixture(scope="session")

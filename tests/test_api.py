@@ -12,7 +12,10 @@ import torch
 import degmix_edge
 from degmix_edge.errors import ConfigError, GraphError, OutputError
 from degmix_edge.progress import Event, counting, listening, note, warn
-from degmix_edge.workflows.build import Build, Options
+from degmix_edge.workflows.build import Build
+from degmix_edge.workflows.options import Options
+
+pytestmark = pytest.mark.slow
 
 
 def test_help_shows_every_public_name_with_a_line():

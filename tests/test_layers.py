@@ -16,7 +16,7 @@ TREES = {
     "degmix_calibration": ROOT / "calibration" / "degmix_calibration",
 }
 LAYERS = [
-    {"_version", "errors", "registry", "config", "tensors", "files", "progress"},
+    {"_version", "errors", "registry", "config", "tensors", "files", "folders", "progress"},
     {"preprocess", "network", "tasks", "metrics", "ops"},
     {"ort", "nvidia", "graph", "quant", "bundle"},
     {"passes"},
@@ -135,7 +135,8 @@ def test_an_arrow_that_points_up_is_found(tmp_path: Path):
     ("pattern", "owner"),
     [
         (r"InferenceSession\(", "degmix_edge/ort.py"),
-        (r"\.rename\(|os\.(rename|replace)|part\)?\.replace\(", "degmix_edge/files.py"),
+        (r"os\.(rename|replace)|part\)?\.replace\(", "degmix_edge/files.py"),
+        (r"\.rename\(", "degmix_edge/folders.py"),
     ],
 )
 def test_one_file_does_it(pattern: str, owner: str):

@@ -10,6 +10,8 @@ from degmix_edge.workflows.bench import bench_sessions
 from degmix_edge.workflows.build import build
 from degmix_edge.workflows.comparison import compare_sessions, tensor_differences
 
+pytestmark = pytest.mark.slow(file_seconds=60)
+
 
 @pytest.fixture(scope="module")
 def shipped():

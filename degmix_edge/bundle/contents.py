@@ -14,6 +14,7 @@ A bundle is written to a hidden folder, with the manifest last, and renamed when
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -22,9 +23,13 @@ from pathlib import Path
 from degmix_edge import config
 from degmix_edge.bundle.manifest import MANIFEST, RANGES, RECIPE, Manifest, read_manifest
 from degmix_edge.errors import BundleError, OutputError
-from degmix_edge.files import sha256, write_folder
+from degmix_edge.files import sha256
+from degmix_edge.folders import locked, recover, write_folder
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.recipe import Recipe
+
+ATTEMPTS = 50
+"""A bundle that is replaced while it is read is read again, at most so often."""
 
 
 class Bundle:
@@ -55,14 +60,41 @@ def open_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: It is not a bundle, its schema is newer, or a file is missing or was changed.
     """
+    with contextlib.suppress(OutputError):  # a reader may not be allowed to write there
+        recover(path)
+    for attempt in range(ATTEMPTS):
+        before = _stamp(path)
+        try:
+            return _verified(path)
+        except BundleError:
+            if attempt == ATTEMPTS - 1 or _stamp(path) == before:
+                raise  # nobody has replaced it meanwhile: it is damaged
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes when a bundle is replaced."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _verified(path: Path) -> Bundle:
     manifest = read_manifest(path)
     for name, expected in manifest.files.items():
         file = path / name
         if path.resolve() not in file.resolve().parents:
             raise BundleError(f"{path}: file {name!r} lies outside the bundle")
-        if not file.is_file():
-            raise BundleError(f"{path}: file {name!r} is missing; copy the bundle again, whole")
-        got = sha256(file.read_bytes())
+        try:
+            got = sha256(file.read_bytes())
+        except FileNotFoundError:
+            raise BundleError(
+                f"{path}: file {name!r} is missing; copy the bundle again, whole"
+            ) from None
+        except OSError as error:
+            raise BundleError(f"{path}: file {name!r} cannot be read: {error.strerror}") from None
         if got != expected:
             raise BundleError(
                 f"{path}: file {name!r} was changed: SHA-256 {got[:12]}, the manifest says "
@@ -100,7 +132,9 @@ def write_bundle(
     check_target(target, force=force)
     manifest = manifest.model_copy(update={"files": {n: sha256(b) for n, b in files.items()}})
     text = json.dumps(manifest.model_dump(mode="json"), indent=1).encode()
-    write_folder(target, {**files, MANIFEST: text})  # the manifest is last and completes it
+    with locked(target):
+        check_target(target, force=force)  # again: another writer may have been first
+        write_folder(target, {**files, MANIFEST: text})  # the manifest is last and completes it
     return Bundle(target, manifest)
 
 

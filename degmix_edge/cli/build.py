@@ -13,7 +13,7 @@ from degmix_edge.cli._types import PATH
 from degmix_edge.cli._verb import example, verb
 
 if TYPE_CHECKING:
-    from degmix_edge.workflows.build import Options
+    from degmix_edge.workflows.options import Options
 
 GROUP = "Build"
 EXAMPLE = example(

@@ -7,14 +7,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from degmix_edge import backends, config
-from degmix_edge.backends import EngineOptions
+from degmix_edge import backends
 from degmix_edge.bundle.contents import Bundle, check_target, open_bundle
 from degmix_edge.bundle.manifest import MANIFEST
 from degmix_edge.errors import ConfigError
@@ -22,11 +19,9 @@ from degmix_edge.preprocess import Fit
 from degmix_edge.progress import Clock, Progress, listening
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.ranges import read as read_ranges
-from degmix_edge.quant.recipe import Precision, Recipe
+from degmix_edge.quant.recipe import Recipe
 from degmix_edge.workflows import budget as budgets
 from degmix_edge.workflows.calibration import (
-    COUNT,
-    OBSERVER,
     as_named,
     calibration_images,
     measure_ranges,
@@ -40,71 +35,13 @@ from degmix_edge.workflows.engine import (
     write_product,
 )
 from degmix_edge.workflows.networks import Network, check_network, read_network, task_names
+from degmix_edge.workflows.options import TARGET, Options, Source, make_options
 from degmix_edge.workflows.sources import NamedImage, check_images, images
 
 if TYPE_CHECKING:
     import onnx
 
     from degmix_edge.network import NetworkSpec
-
-TARGET = Path("robot.degmix")
-Source = str | Path | Iterable[Any] | None
-"""Images: the name of a source, or the images themselves."""
-
-
-class Options(config.Settings):
-    """What a build is asked for. A YAML file for `build engine -c` has these keys.
-
-    Attributes:
-        precision: fp32, fp16 or int8.
-        calibration: Images to calibrate INT8 with: a folder, `nyud:DIR`, `synthetic:64`.
-        calibration_count: Of a larger folder, choose this many that differ most; 0 takes all.
-        ranges: A ranges.json to use instead of calibrating.
-        observer: How a range is chosen: min_max, percentile, entropy or mse.
-        tasks: Tasks to keep; empty keeps all.
-        keep_float: Names of nodes that stay fp32 besides those that the rules keep.
-        raw_logits: Keep the logits as outputs beside the maps.
-        mode: How images of another aspect ratio are fitted.
-        backend: `auto`, or an engine backend's name.
-        dcn: TensorRT: the form of deformable convolutions.
-        version_compatible: TensorRT: the engine runs with later minor versions too.
-        hardware_compatible: TensorRT: the engine runs on every card since Ampere.
-        dla_core: TensorRT on Orin: experimental.
-        budget: What each task may lose, as in `semseg=-0.5pt,depth=+1%`, or `1%` for all.
-        examples: Images that the budget is measured on.
-        device: Target whose savings count for the budget; `cpu` is measured on this machine.
-        min_int8: Percent of the multiply-adds that must be INT8.
-        workers: Processes that measure layers for a budget. A script that asks for more than one
-            must be guarded by `if __name__ == "__main__"`, as multiprocessing needs it.
-        report: Page of the budget search; None writes it beside the result.
-    """
-
-    precision: Precision = "int8"
-    calibration: str | None = None
-    calibration_count: Annotated[int, Field(ge=0)] = COUNT
-    ranges: Path | None = None
-    observer: str = OBSERVER
-    tasks: tuple[str, ...] = ()
-    keep_float: tuple[str, ...] = ()
-    raw_logits: bool = False
-    mode: Literal["letterbox", "stretch"] = "letterbox"
-    backend: str = "auto"
-    dcn: str = "auto"
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-    dla_core: Annotated[int | None, Field(ge=0)] = None
-    budget: str | None = None
-    examples: str = budgets.EXAMPLES
-    device: str = "cpu"
-    min_int8: Annotated[float, Field(ge=0, le=100)] = 0.0
-    workers: Annotated[int, Field(ge=1)] = 1
-    report: Path | None = None
-
-    @property
-    def engine(self) -> EngineOptions:
-        """What is asked of the backend's engine."""
-        names = EngineOptions.__dataclass_fields__
-        return EngineOptions(**{name: getattr(self, name) for name in names})
 
 
 class Build:
@@ -415,26 +352,6 @@ def _check_end(target: Path, options: Options, force: bool) -> None:
     task_names(options.tasks)
     backends.choose(options.backend, to_build=True).refuse_options(options.engine)
     check_target(target, force=force)
-
-
-def make_options(
-    options: Options | None,
-    calibration: object,
-    examples: object,
-    changes: Mapping[str, Any],
-) -> Options:
-    """`options` with `changes` and with sources that are strings.
-
-    Raises:
-        ConfigError: A field that does not exist, or a value that does not fit.
-    """
-    values = {} if options is None else options.model_dump(exclude_unset=True)
-    values |= changes
-    if isinstance(calibration, str | Path):
-        values["calibration"] = str(calibration)
-    if isinstance(examples, str | Path):
-        values["examples"] = str(examples)
-    return config.parse(Options, values, "options")
 
 
 def _in_words(recipe: Recipe, before: onnx.ModelProto, after: bytes) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from degmix_edge import config
 from degmix_edge.errors import ConfigError
-from degmix_edge.workflows.build import TARGET, Options
+from degmix_edge.workflows.options import TARGET, Options
 
 
 class BuildFile(Options):

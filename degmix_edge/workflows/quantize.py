@@ -15,8 +15,9 @@ from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.recipe import Recipe
 from degmix_edge.report.figures import convergence
 from degmix_edge.workflows.budget import Budget
-from degmix_edge.workflows.build import Build, Options, Source, make_options
+from degmix_edge.workflows.build import Build
 from degmix_edge.workflows.networks import Network
+from degmix_edge.workflows.options import Options, Source, make_options
 
 
 @dataclass(frozen=True)

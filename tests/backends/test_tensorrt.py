@@ -28,6 +28,8 @@ from degmix_edge.runtime import load
 from degmix_edge.workflows import doctor
 from degmix_edge.workflows.build import build
 
+pytestmark = pytest.mark.slow
+
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
 
 

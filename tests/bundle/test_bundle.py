@@ -6,12 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from degmix_edge import files as files_module
+from degmix_edge import folders
 from degmix_edge.bundle.contents import check_target, open_bundle, write_bundle
 from degmix_edge.errors import BundleError, OutputError
 
@@ -108,14 +109,14 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 def test_a_full_disk_leaves_the_old_bundle(copy, monkeypatch):
     manifest, files = open_bundle(copy).manifest, files_of(copy)
-    real = files_module._write_synced
+    real = folders._write_synced
 
     def full(path, data):
         if path.name == "golden.npz":
             raise OSError(28, "No space left on device")
         real(path, data)
 
-    monkeypatch.setattr(files_module, "_write_synced", full)
+    monkeypatch.setattr(folders, "_write_synced", full)
     with pytest.raises(OutputError, match="No space left on device.*free some space"):
         write_bundle(copy, manifest, files, force=True)
     assert open_bundle(copy).manifest == manifest
@@ -125,17 +126,17 @@ def test_a_full_disk_leaves_the_old_bundle(copy, monkeypatch):
 KILLED = """
 import sys, time
 from pathlib import Path
-from degmix_edge import files as files_module
+from degmix_edge import folders
 from degmix_edge.bundle.contents import open_bundle, write_bundle
 source, target = map(Path, sys.argv[1:])
 opened = open_bundle(source)
 files = {name: (source / name).read_bytes() for name in opened.manifest.files}
-real = files_module._write_synced
+real = folders._write_synced
 def slow(path, data):
     real(path, data)
     print("wrote", path.name, flush=True)
     time.sleep(30 if path.name == "golden.npz" else 0)
-files_module._write_synced = slow
+folders._write_synced = slow
 write_bundle(target, opened.manifest, files, force=True)
 """
 
@@ -155,12 +156,112 @@ def test_a_killed_build_leaves_nothing_that_loads(copy, tmp_path, how):
     os.kill(child.pid, how)
     assert child.wait(20) != 0
     assert not target.exists()
-    left = [p for p in tmp_path.iterdir() if p != copy]
-    assert len(left) == (1 if how == signal.SIGKILL else 0)
-    for part in left:
+    left = sorted(p.name for p in tmp_path.iterdir() if p != copy)
+    assert left == ([".new.degmix.lock", ".new.degmix.part"] if how == signal.SIGKILL else [])
+    if left:
         with pytest.raises(BundleError, match="unfinished"):
-            open_bundle(part)
+            open_bundle(tmp_path / left[1])
     manifest, files = open_bundle(copy).manifest, files_of(copy)
     write_bundle(target, manifest, files, force=False)  # and the next build sweeps
     assert sorted(p.name for p in tmp_path.iterdir()) == [target.name, copy.name]
     assert time.time() - target.stat().st_mtime < 60
+
+
+def test_a_link_is_followed_and_stays(copy, tmp_path):
+    link = tmp_path / "link.degmix"
+    link.symlink_to(copy.name)
+    manifest = open_bundle(copy).manifest
+    write_bundle(link, manifest, files_of(copy), force=True)
+    assert link.is_symlink()
+    assert open_bundle(link).manifest == open_bundle(copy).manifest == manifest
+    assert sorted(p.name for p in tmp_path.iterdir()) == [link.name, copy.name]
+
+
+def test_a_name_with_wildcards_touches_no_other_folder(copy, tmp_path):
+    other = tmp_path / ".a.degmix.part-1"
+    other.mkdir()
+    manifest, files = open_bundle(copy).manifest, files_of(copy)
+    write_bundle(tmp_path / "[ab].degmix", manifest, files, force=False)
+    assert other.is_dir()
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_writers_and_readers_at_the_same_time(copy, tmp_path, monkeypatch, exchange):
+    """Every reader sees a whole bundle, and every writer that says it wrote one has done so."""
+    if not exchange:
+        monkeypatch.setattr(folders, "_exchange", lambda a, b: False)
+    manifest, files = open_bundle(copy).manifest, files_of(copy)
+    variants = [files, {**files, "card.md": b"another card"}]
+    errors, opened, stop = [], [], threading.Event()
+
+    def write(variant):
+        try:
+            for _ in range(25):
+                write_bundle(copy, manifest, variant, force=True)
+        except Exception as error:
+            errors.append(error)
+
+    def read():
+        while not stop.is_set():
+            try:
+                opened.append(open_bundle(copy).manifest.files["card.md"])
+            except Exception as error:  # a thread that died would see nothing
+                errors.append(error)
+
+    writers = [threading.Thread(target=write, args=(v,)) for v in variants]
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for thread in (*writers, *readers):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    stop.set()
+    for thread in readers:
+        thread.join()
+    if not exchange:  # between two renames there is no bundle for a moment, and it says so
+        errors = [e for e in errors if "no such bundle" not in str(e)]
+    assert errors == []
+    assert len(set(opened)) == 2
+    assert [p.name for p in tmp_path.iterdir()] == [copy.name]
+
+
+def killed_at(moment: int, exchange: bool, target: Path, manifest, files) -> int:
+    """Replace a bundle in a process that kills itself at one of its system calls; its wait status.
+
+    A moment of 0 kills nothing: the exit code is the number of calls.
+    """
+    pid = os.fork()
+    if pid:
+        return os.waitpid(pid, 0)[1]
+    count = 0
+
+    def watched(frame, event, function):
+        nonlocal count
+        if event == "c_call" and getattr(function, "__module__", "") == "posix":
+            count += 1
+            if count == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    if not exchange:
+        folders._exchange = lambda a, b: False
+    sys.setprofile(watched)
+    write_bundle(target, manifest, files, force=True)
+    sys.setprofile(None)
+    os._exit(count)
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_writer_killed_at_any_system_call_leaves_a_whole_bundle(copy, tmp_path, exchange):
+    """The old one or the new one opens at once, and the next writer leaves nothing else behind."""
+    manifest, files = open_bundle(copy).manifest, files_of(copy)
+    new = {**files, "card.md": b"new"}
+    calls = os.waitstatus_to_exitcode(killed_at(0, exchange, copy, manifest, new))
+    assert 40 < calls < 255
+    write_bundle(copy, manifest, files, force=True)
+    seen = set()
+    for moment in range(1, calls + 1):
+        status = killed_at(moment, exchange, copy, manifest, new)
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        seen.add(open_bundle(copy).manifest.files["card.md"] == manifest.files["card.md"])
+        write_bundle(copy, manifest, files, force=True)
+        assert [p.name for p in tmp_path.iterdir()] == [copy.name], moment
+    assert seen == {True, False}

@@ -21,6 +21,8 @@ from degmix_edge.preprocess import Fit, fit_image
 from degmix_edge.quant.rules import choose
 from degmix_edge.quant.sites import observed_tensors
 
+pytestmark = pytest.mark.slow
+
 SPEC = NetworkSpec(
     model="m",
     height=8,

@@ -11,6 +11,8 @@ from degmix_edge.errors import BuildError, ConfigError, InputError
 from degmix_edge.passes.forms import deploy_model
 from degmix_edge.quant.qparams import LEVELS
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 
 

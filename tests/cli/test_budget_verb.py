@@ -10,6 +10,8 @@ from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.cli import invoke
 from degmix_edge.quant.recipe import Recipe
 
+pytestmark = pytest.mark.slow(file_seconds=55)
+
 TINY = ["--tasks", "normals,depth", "--examples", "frames", "--workers", "2"]
 
 

@@ -11,6 +11,8 @@ import yaml
 
 from degmix_edge.cli import invoke, verbs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def cli(capfd, tmp_path, monkeypatch):

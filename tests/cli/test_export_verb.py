@@ -10,6 +10,8 @@ from onnx import helper
 
 from degmix_edge.cli import invoke
 
+pytestmark = pytest.mark.slow(file_seconds=90)
+
 SMALL = ["--backbone", "mobilenetv4_conv_small_050", "--size", "64x96", "--set", "dim=32"]
 
 

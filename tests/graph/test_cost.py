@@ -14,6 +14,8 @@ from degmix_edge.graph import roofline as devices
 from degmix_edge.graph.cost import NodeCost, by_part, costs, total_macs
 from degmix_edge.graph.model import constant
 
+pytestmark = pytest.mark.slow(file_seconds=60)
+
 SIZE = (64, 96)
 
 

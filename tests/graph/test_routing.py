@@ -16,6 +16,8 @@ from degmix_edge.passes.forms import deploy_model, lower_for_onnxruntime, quanti
 from degmix_edge.quant import rules as recipes
 from degmix_edge.quant.sites import observed_tensors
 
+pytestmark = pytest.mark.slow
+
 ROUTED = {
     "m3vit": ({}, "router/"),
     "mlore": ({}, ".routers."),

@@ -17,6 +17,8 @@ from degmix_edge.metrics._matching import Matching, within
 from degmix_edge.metrics._ridges import suppress
 from degmix_edge.metrics._thinning import thin
 
+pytestmark = pytest.mark.slow
+
 SEEDS = st.integers(0, 10_000)
 FEW = (0.1, 0.2, 0.4, 0.6, 0.8)
 

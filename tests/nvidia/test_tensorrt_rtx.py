@@ -28,9 +28,12 @@ from degmix_edge.quant.sites import observed_tensors
 from degmix_edge.runtime import load
 from degmix_edge.workflows.build import build
 
-pytestmark = pytest.mark.skipif(
-    trt_load.unavailable("tensorrt-rtx") is not None, reason="no TensorRT-RTX for this platform"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        trt_load.unavailable("tensorrt-rtx") is not None, reason="no TensorRT-RTX for this platform"
+    ),
+]
 TABLES = Path(__file__).parents[2] / "build" / "layer_tables"
 
 

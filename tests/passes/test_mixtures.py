@@ -20,6 +20,8 @@ from degmix_edge.passes.hoist_pointwise import HoistPointwise
 from degmix_edge.passes.lower_moe import LowerMoe, mixtures
 from degmix_edge.passes.merge_convs import MergeConvs
 
+pytestmark = pytest.mark.slow
+
 
 def run(model: onnx.ModelProto, **inputs: np.ndarray) -> dict[str, np.ndarray]:
     options = onnxruntime.SessionOptions()

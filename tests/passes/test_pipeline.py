@@ -22,6 +22,8 @@ from degmix_edge.passes.lower_deform_to_plugin import LowerDeformToPlugin
 from degmix_edge.passes.pipeline import FORMS
 from degmix_edge.quant.rules import choose
 
+pytestmark = pytest.mark.slow
+
 CASES = {
     "published": {"dim": 64, "depth": 2},
     "dcnv2": {"dim": 16, "deform_kernel": 3, "deform_groups": 2},

@@ -27,7 +27,10 @@ from degmix_edge.workflows.build import build
 
 SOURCE = Path(__file__).parents[2] / "plugins" / "deform_sample"
 COMPILER = shutil.which("g++") or shutil.which("c++")
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(COMPILER is None, reason="no C++ compiler"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ from torchvision.ops import deform_conv2d as by_torchvision
 
 from degmix_edge.ops import deform_conv2d, deform_sample, deform_sample_fused
 
+pytestmark = pytest.mark.slow
+
 FEW = {"max_examples": 25, "deadline": None, "derandomize": True}
 WILD = [np.nan, np.inf, -np.inf, 1e30, -1e30, 3e9, -1.0, -0.9999999, 0.5]
 

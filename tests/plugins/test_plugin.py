@@ -14,6 +14,8 @@ from degmix_edge import ops, registry
 from degmix_edge.nvidia.trt import load as trt_load
 from degmix_edge.ops import deform_conv2d, deform_sample, deform_sample_fused
 
+pytestmark = pytest.mark.slow(file_seconds=75)
+
 CREATORS = {
     (deform_sample.OP, ops.DOMAIN),
     (deform_sample.OP, ops.INT8_DOMAIN),

@@ -17,6 +17,8 @@ from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.errors import ConfigError
 from degmix_edge.runtime import load
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 

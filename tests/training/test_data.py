@@ -13,6 +13,8 @@ from layouts import IDS, LAYOUTS, PART_NAMES, SIZE, nyud, save, scene, semseg_of
 
 from degmix_edge.errors import ConfigError, InputError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory):

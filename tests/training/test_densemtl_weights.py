@@ -11,6 +11,8 @@ from degmix_edge.cli import invoke
 from degmix_edge.errors import CheckpointError
 from degmix_edge.preprocess import MEAN
 
+pytestmark = pytest.mark.slow
+
 TASKS = {"semseg": 16, "depth": 1, "normals": 3, "edges": 2}
 ORDER = {
     "semseg": ("normals", "edges", "depth"),

@@ -16,6 +16,8 @@ from public_head import PublicHead, mmseg_swin, random_state
 from degmix_edge import tasks
 from degmix_edge.errors import CheckpointError
 
+pytestmark = pytest.mark.slow
+
 NYUD = {"semseg": 40, "depth": 1, "normals": 3, "edge": 1}
 PASCAL = {"semseg": 21, "human_parts": 7, "saliency": 2, "normals": 3, "edge": 1}
 # Parameters in millions (NYUD, PASCAL) and GMAC (425x560, 512x512) of the public graphs.

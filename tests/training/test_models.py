@@ -29,6 +29,8 @@ from degmix_edge.errors import ConfigError
 from degmix_edge.graph.cost import costs, total_macs
 from degmix_edge.passes.forms import simplify_model
 
+pytestmark = pytest.mark.slow(file_seconds=40)
+
 
 def make(model: str, size=(HEIGHT, WIDTH), **settings):
     torch.manual_seed(3)

@@ -27,7 +27,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.slow(file_seconds=100)
 def test_eight_images_are_learnt_by_heart(tmp_path):
     from degmix_training.fit import fit
 

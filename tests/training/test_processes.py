@@ -22,6 +22,8 @@ from degmix_edge import config
 from degmix_edge.errors import ConfigError, OutputError, TrainingError
 from degmix_edge.progress import listening
 
+pytestmark = pytest.mark.slow(file_seconds=120)
+
 SETTINGS = {
     "network": NETWORK,
     "tasks": ["semseg", "depth", "normals", "edge"],

@@ -11,6 +11,8 @@ from degmix_training.data.synthetic import CLASSES, render
 
 from degmix_edge.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def scenes():

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from degmix_edge import config
 from degmix_edge.errors import CheckpointError, ConfigError, OutputError
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 
 

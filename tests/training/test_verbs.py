@@ -14,6 +14,8 @@ from public_head import mmseg_swin, random_state
 
 from degmix_edge.cli import invoke
 
+pytestmark = pytest.mark.slow(file_seconds=50)
+
 
 @pytest.fixture
 def cli(capfd, tmp_path, monkeypatch):

@@ -14,6 +14,8 @@ from layouts import cityscapes
 from degmix_edge import config
 from degmix_edge.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 TASKS = ("semseg", "depth")
 
 

@@ -13,7 +13,8 @@ from degmix_edge.graph.model import read_model
 from degmix_edge.graph.spec import network_spec as infer_spec
 from degmix_edge.passes.forms import deploy_model
 from degmix_edge.runtime import load
-from degmix_edge.workflows.build import Options, build
+from degmix_edge.workflows.build import build
+from degmix_edge.workflows.options import Options
 
 
 def weights(model: onnx.ModelProto, name: str, change) -> onnx.ModelProto:
