@@ -72,7 +72,8 @@ def override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]
     """Return a copy of `values` with each `a.b=value` applied; the value is parsed as YAML.
 
     Raises:
-        ConfigError: An override has no `=`, or its path leads through a value that is no mapping.
+        ConfigError: An override has no `=`, its path leads through a value that is no mapping, or
+            its value is not YAML.
     """
     values = yaml.safe_load(yaml.safe_dump(values, sort_keys=False))
     for item in overrides:
@@ -85,7 +86,11 @@ def override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise ConfigError(f"--set {item!r}: {parent!r} is a value, not a group of settings")
-        place[key] = yaml.safe_load(text)
+        try:
+            place[key] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+            first = str(error).splitlines()[0]
+            raise ConfigError(f"--set {item!r}: the value is not YAML: {first}") from None
     return dict(values)
 
 

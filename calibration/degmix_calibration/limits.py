@@ -49,17 +49,23 @@ def parse(text: str, spec: NetworkSpec) -> dict[str, Limit]:
     applies to all tasks that are not named.
 
     Raises:
-        ConfigError: The network lacks a task, an amount cannot be read, its unit is not the
-            metric's, or its sign allows only an improvement.
+        ConfigError: The network lacks a task, one is named twice, an amount cannot be read, its
+            unit is not the metric's, or its sign allows only an improvement.
     """
     given: dict[str, str] = {}
-    rest = f"{DEFAULT:g}%"
+    rest = ""
     for part in (p.strip() for p in text.split(",") if p.strip()):
         task, separator, amount = part.partition("=")
+        name = spec.task(task.strip()).name if separator else ""
+        if name in given or (not separator and rest):
+            raise ConfigError(
+                f"budget {text!r}: says two amounts for {name or 'all tasks'}; give one"
+            )
         if separator:
-            given[spec.task(task.strip()).name] = amount.strip()
+            given[name] = amount.strip()
         else:
             rest = part
+    rest = rest or f"{DEFAULT:g}%"
     return {
         task.name: _limit(task.name, given.get(task.name, rest), task.name in given, spec)
         for task in spec.tasks

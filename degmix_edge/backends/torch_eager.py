@@ -65,7 +65,7 @@ class Backend(Base):
 
 
 def _decode(logits: torch.Tensor, task: TaskSpec) -> torch.Tensor:
-    """`tasks.decode` in torch."""
+    """Decode logits as `tasks.decode` does, in torch."""
     import torch
 
     if task.decode == "argmax":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from degmix_edge.config import Settings
 from degmix_edge.errors import BundleError
@@ -55,7 +55,7 @@ class Manifest(Settings):
         files: SHA-256 by path of every file except this one.
     """
 
-    schema_version: int = SCHEMA
+    schema_version: Annotated[int, Field(strict=True, ge=1)] = SCHEMA
     created: str
     network: NetworkSpec
     fit: Fit

@@ -46,7 +46,7 @@ class DeviceArray:
         }
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        """Kind and index."""
+        """Return the DLPack device type and the index of the device."""
         return self._device
 
     def __dlpack__(self, *, stream: Any = None, **_: Any) -> Any:

@@ -38,7 +38,7 @@ class DeviceInfo:
     driver: int
 
     def __str__(self) -> str:
-        """`NVIDIA H200 (sm_90)`."""
+        """Return the name and the compute capability, as in `NVIDIA H200 (sm_90)`."""
         return f"{self.name} (sm_{self.compute_capability})"
 
 
@@ -184,7 +184,7 @@ class Buffer:
             self.device._driver.memcpy_dtoh_async(self.host, self.pointer, stream)
 
     def close(self) -> None:
-        """Free both."""
+        """Free the host array and the device memory."""
         with self.device.current():
             if self._memory is not None:
                 self._memory.free()
@@ -218,7 +218,7 @@ class Graph:
         call("cuGraphDestroy", recorded)
 
     def launch(self, stream: Any) -> None:
-        """Run it."""
+        """Run the recorded work on `stream`."""
         call("cuGraphLaunch", self._executable, ctypes.c_void_p(stream.handle))
 
     def close(self) -> None:

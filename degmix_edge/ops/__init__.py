@@ -20,7 +20,7 @@ INT8_DOMAIN = "degmix.int8"
 
 
 def attach(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with the bodies of the operators of ours that it uses."""
+    """Return `model` with the function bodies of our operators that it uses."""
     have = {(f.domain, f.name): f for f in functions()}
     used: dict[tuple[str, str], onnx.FunctionProto] = {}
     nodes = list(model.graph.node)

@@ -15,12 +15,15 @@ from typing import overload
 from degmix_edge import backends
 from degmix_edge.backends import Backend
 from degmix_edge.bundle.contents import Bundle, open_bundle
-from degmix_edge.errors import BackendError, InputError
+from degmix_edge.errors import BackendError, ConfigError, InputError
 from degmix_edge.network import NetworkSpec
 from degmix_edge.preprocess import Fit, Image, fit_image
 from degmix_edge.runtime.engine_cache import engine_bytes
 from degmix_edge.runtime.latency import Latency
 from degmix_edge.runtime.maps import Maps
+
+MOST_THREADS = 1024
+"""More CPU threads than any robot has; a system may never come back from many more."""
 
 
 class Session:
@@ -175,11 +178,13 @@ def load(
             in the user's cache; False raises a BackendError.
 
     Raises:
-        ConfigError: There is no backend of this name.
+        ConfigError: There is no backend of this name, or `threads` is out of range.
         BundleError: The bundle is incomplete, changed, or of a newer schema.
         BackendError: The backend cannot run here, refused the model, or needs an engine that
             `rebuild` does not allow to build.
     """
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ConfigError(f"threads: got {threads}, expected 1 to {MOST_THREADS}, or None")
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
     chosen = backends.choose(backend)
     manifest = opened.manifest

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from degmix_edge.bundle.contents import Bundle, open_bundle
-from degmix_edge.errors import InputError
+from degmix_edge.errors import ConfigError, InputError
 from degmix_edge.preprocess import Image
 from degmix_edge.progress import Progress, counting, listening
 from degmix_edge.runtime import Latency, Session, load
@@ -64,9 +64,14 @@ def bench_sessions(
 
     Raises:
         InputError: There are no images.
+        ConfigError: `rate` or `calls` is out of range.
     """
     if not images:
         raise InputError("bench: no images")
+    if rate is not None and not 0 < rate < float("inf"):
+        raise ConfigError(f"bench: rate {rate}, expected a number of images a second above 0")
+    if calls < 1:
+        raise ConfigError(f"bench: {calls} calls, expected at least 1")
     for session in sessions.values():
         for index in range(warmup):
             session(images[index % len(images)])

@@ -24,7 +24,7 @@ from degmix_edge import metrics as all_metrics
 from degmix_edge.backends import Backend
 from degmix_edge.bundle.contents import Bundle
 from degmix_edge.bundle.manifest import MODEL
-from degmix_edge.errors import AccuracyError
+from degmix_edge.errors import AccuracyError, ConfigError
 from degmix_edge.metrics import Metric, relative_drop
 from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.preprocess import Image
@@ -152,7 +152,7 @@ class Runs(Protocol):
 
     @property
     def spec(self) -> NetworkSpec:
-        """The network's promises."""
+        """The spec of the network that runs."""
 
     def __call__(self, image: Image) -> Maps:
         """Maps of one image."""
@@ -221,6 +221,9 @@ def compare_sessions(
         max_disagreement: Without labels, how much a task's map may differ.
         advance: Called with 1 after each image.
     """
+    for name, limit in (("max_drop", max_drop), ("max_disagreement", max_disagreement)):
+        if not limit >= 0:  # NaN is not
+            raise ConfigError(f"compare: {name} {limit}, expected a fraction of at least 0")
     own = metrics or {}
     scores = {t.name: _Scores(t, own.get(t.name)) for t in session.spec.tasks}
     count = 0
@@ -284,7 +287,7 @@ class _Scores:
             self.value.update(got.at_image_size(), label)
 
     def result(self) -> TaskResult:
-        """Over all images."""
+        """The result over all images so far."""
         agreement = self.agreement.compute()
         reference = self.reference.compute() if self.labelled else None
         value = self.value.compute() if self.labelled else None

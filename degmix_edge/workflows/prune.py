@@ -40,7 +40,7 @@ class Pruned:
 
     @property
     def experts(self) -> int:
-        """Experts before pruning."""
+        """How many experts there were before pruning."""
         return int(sum(share.shape[1] for share in self.shares.values()))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from degmix_edge.bundle.contents import Bundle
+from degmix_edge.errors import OutputError
 from degmix_edge.files import make_folder, write_file
 from degmix_edge.preprocess import list_images
 from degmix_edge.progress import Progress, counting, listening
@@ -67,10 +68,12 @@ def run_images(
         BundleError, BackendError: The bundle cannot be opened or run.
         ConfigError: The bundle has no such task.
         InputError: An image cannot be read.
-        OutputError: `out` cannot be written.
+        OutputError: `out` cannot be written, or two images would write the same files.
     """
     wanted = task_names(tasks)
     paths = [p for image in map(Path, images) for p in _files_of(image)]
+    if out:
+        _check_names(Path(out), paths)
     results = []
     with listening(progress), load(bundle, backend=backend, threads=threads) as session:
         for name in wanted:
@@ -86,6 +89,22 @@ def run_images(
                 results.append(ImageRun(path, latency.total_ms, latency.net_ms, written))
                 advance(1)
     return Run(names, results)
+
+
+def _check_names(out: Path, paths: Sequence[Path]) -> None:
+    """Two images of one name would write the same files.
+
+    Raises:
+        OutputError: Names both images.
+    """
+    first: dict[str, Path] = {}
+    for path in paths:
+        other = first.setdefault(path.stem, path)
+        if other != path:
+            raise OutputError(
+                f"{out}: {other} and {path} would both write {path.stem}.npz; run them into two "
+                "folders, or rename one"
+            )
 
 
 def _files_of(image: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from degmix_edge.errors import ConfigError
 from degmix_edge.progress import Event, Progress, listening
 
 
@@ -27,6 +28,16 @@ class Machine:
     nodes: int = 1
     workers: int = 0
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the counts.
+
+        Raises:
+            ConfigError: There would be no process, or a negative number of them.
+        """
+        for name, least in (("devices", 1), ("nodes", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}: got {getattr(self, name)}, expected at least {least}")
 
 
 def is_first_process() -> bool:

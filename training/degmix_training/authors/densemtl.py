@@ -230,7 +230,7 @@ class Order:
     next: float = 0.0
 
     def words(self, task: str) -> str:
-        """For a user."""
+        """Say for a user what was found."""
         told = "told" if self.error <= CLEAR * self.next else "NOT told clearly"
         return (
             f"{task}: sources {', '.join(self.others)}, {told} by batch-norm statistics (error "

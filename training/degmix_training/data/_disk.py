@@ -200,7 +200,7 @@ def probability(path: Path) -> np.ndarray:
 
 
 def array(path: Path) -> np.ndarray:
-    """A `.npy` file."""
+    """Read a `.npy` file."""
     try:
         return np.asarray(np.load(path))
     except Exception as error:  # numpy raises nearly anything on a damaged file

@@ -47,7 +47,7 @@ class Layout:
         return {"semseg": semseg, "part": part, "instance": self.instances, "material": material}
 
     def material(self) -> int:
-        """A new material."""
+        """Draw a new material at random."""
         self.materials += 1
         return self.materials - 1
 

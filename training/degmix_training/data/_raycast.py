@@ -48,7 +48,7 @@ class Box(Primitive):
     yaw: float
 
     def hit(self, origin: np.ndarray, rays: np.ndarray) -> Hit:
-        """Slabs."""
+        """Intersect the rays with the three pairs of planes that bound the box."""
         turn = _about_z(-self.yaw)
         start, direction = turn @ (origin - self.centre), rays @ turn.T
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -69,7 +69,7 @@ class Ball(Primitive):
     """A sphere: its own bounding sphere."""
 
     def hit(self, origin: np.ndarray, rays: np.ndarray) -> Hit:
-        """Quadratic."""
+        """Solve the quadratic equation of each ray and the sphere."""
         t = _sphere(origin - self.centre, rays, self.radius)
         return t, _normals(origin, rays, t, self.centre) / self.radius
 

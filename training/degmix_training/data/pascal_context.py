@@ -35,7 +35,7 @@ LISTS = "ImageSets/Context"
 
 
 class DataSet(DiskDataSet):
-    """PASCAL-Context."""
+    """PASCAL-Context in the layout of the ATRC archive."""
 
     name = "pascal_context"
     title = "PASCAL-Context"

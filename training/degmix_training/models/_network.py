@@ -127,7 +127,7 @@ class Head(nn.Sequential):
 
 
 def resize(image: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear, half-pixel centres."""
+    """Resize maps `(N, C, H, W)` to `size`, bilinear with half-pixel centres."""
     return F.interpolate(image, size=tuple(size), mode="bilinear", align_corners=False)
 
 

@@ -1,0 +1,85 @@
+"""Values that would run, and give nonsense or never end, are refused with what was expected."""
+
+import json
+import shutil
+
+import pytest
+from conftest import task_specs
+from degmix_calibration import limits
+from degmix_training.processes import Machine
+from PIL import Image
+
+import degmix_edge
+from degmix_edge import config
+from degmix_edge.bundle.contents import open_bundle
+from degmix_edge.errors import BundleError, ConfigError, OutputError
+from degmix_edge.network import NetworkSpec, Source
+from degmix_edge.workflows.bench import bench_sessions
+from degmix_edge.workflows.comparison import compare_sessions
+from degmix_edge.workflows.run import run_images
+
+
+@pytest.mark.parametrize("text", ["steps={", "steps=2026-02-31", "a=[1", "a=\t"])
+def test_a_setting_that_is_not_yaml(text):
+    with pytest.raises(ConfigError, match="the value is not YAML"):
+        config.override({}, [text])
+
+
+@pytest.mark.parametrize("threads", [0, -1, 5000])
+def test_threads(bundles, threads):
+    with pytest.raises(ConfigError, match=f"threads: got {threads}, expected 1 to 1024"):
+        degmix_edge.load(bundles["fp32"], threads=threads)
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])
+def test_a_rate(bundles, pictures, rate):
+    with degmix_edge.load(bundles["fp32"]) as session, pytest.raises(ConfigError, match="rate"):
+        bench_sessions({"a": session}, pictures, calls=1, rate=rate)
+
+
+@pytest.mark.parametrize("options", [{"max_drop": float("nan")}, {"max_disagreement": -0.1}])
+def test_tolerances(bundles, options):
+    with degmix_edge.load(bundles["fp32"]) as session:
+        with pytest.raises(ConfigError, match=f"{next(iter(options))} .*at least 0"):
+            compare_sessions(session, session, [], **options)
+
+
+@pytest.mark.parametrize("text", ["1%,2%", "depth=1%,depth=2%", "1%,depth=1%,2%"])
+def test_a_budget_with_two_amounts(text):
+    spec = NetworkSpec(
+        model="m",
+        height=8,
+        width=8,
+        tasks=tuple(task_specs(("semseg", "depth")).values()),
+        source=Source(name="s", sha256="0"),
+    )
+    with pytest.raises(ConfigError, match="says two amounts for (all tasks|depth); give one"):
+        limits.parse(text, spec)
+    assert limits.parse("1%,depth=2%", spec)["depth"].amount == 2
+
+
+@pytest.mark.parametrize("name", ["devices", "nodes", "workers"])
+def test_a_machine(name):
+    with pytest.raises(ConfigError, match=f"{name}: got -1, expected at least"):
+        Machine(**{name: -1})
+
+
+@pytest.mark.parametrize("version", ["1", True, 1.0, 0, -5])
+def test_a_schema_version_that_is_no_number_of_ours(bundles, tmp_path, version):
+    copy = tmp_path / "x.degmix"
+    shutil.copytree(bundles["fp32"].path, copy)
+    values = json.loads((copy / "manifest.json").read_text()) | {"schema_version": version}
+    (copy / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(BundleError, match="schema_version"):
+        open_bundle(copy)
+
+
+def test_two_images_of_one_name(bundles, pictures, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(pictures[0]).save(tmp_path / folder / "x.png")
+    paths = [tmp_path / "a", tmp_path / "b"]
+    with pytest.raises(OutputError, match=r"a/x.png and .*b/x.png would both write x.npz"):
+        run_images(bundles["fp32"], paths, tmp_path / "maps")
+    assert not (tmp_path / "maps").exists()
+    assert len(run_images(bundles["fp32"], paths).images) == 2  # nothing is written: no clash
