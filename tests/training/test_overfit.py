@@ -9,7 +9,7 @@ from degmix_training.evaluate import network_predictor, score
 SETTINGS = {
     "model": "demtg",
     "network": {
-        "backbone": "mobilenetv4_conv_small",
+        "backbone": "mobilenetv4_conv_small_050",
         "dim": 48,
         "depth": 1,
         "head_channels": 96,
@@ -19,11 +19,11 @@ SETTINGS = {
     "height": 96,
     "width": 128,
     "data": {"train": 8, "val": 4, "augment": "none"},
-    "optim": {"name": "adamw", "lr": 4e-3, "weight_decay": 0, "warmup": 20, "clip_norm": 5.0},
+    "optim": {"name": "adamw", "lr": 6e-3, "weight_decay": 0, "warmup": 20, "clip_norm": 5.0},
     "loss_weights": {"semseg": 1.0, "depth": 3.0},
     "batch_size": 8,
-    "steps": 600,
-    "val_every": 600,
+    "steps": 480,
+    "val_every": 480,
 }
 
 
