@@ -166,7 +166,8 @@ class Model(Network):
     @property
     def folds(self) -> tuple[str, ...]:
         """All exact rewrites in order; routers that have faded out can be dropped."""
-        faded = all(mixture.faded == 1 for mixture in self._mixtures())
+        # On the meta device, where a model is only counted, no value is known.
+        faded = all(m.faded.device.type != "meta" and m.faded == 1 for m in self._mixtures())
         return (*(["drop_routers"] if faded else []), *super().folds)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
