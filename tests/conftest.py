@@ -219,3 +219,19 @@ def bundles(exported, pictures, tmp_path_factory: pytest.TempPathFactory):
         )
         for precision in ("fp32", "fp16", "int8")
     }
+
+
+@pytest.fixture
+def cli(capfd, tmp_path, monkeypatch):
+    """Run a command line in an empty folder: exit code, stdout, stderr."""
+    from degmix_edge.cli import invoke
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        capfd.readouterr()
+        code = invoke([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run

@@ -10,6 +10,7 @@ import click
 
 from degmix_edge import registry
 from degmix_edge.cli._output import Output
+from degmix_edge.cli._verb import first_sentence
 from degmix_edge.errors import INTERRUPTED, DegmixError
 
 GROUPS = ("Build", "Run", "Judge", "Train", "Machine")
@@ -46,9 +47,8 @@ class Verbs(click.Group):
         """Write the verbs by group, each with its first sentence."""
         sections: dict[str, list[tuple[str, str]]] = {group: [] for group in GROUPS}
         for name, module in registry.modules(__name__):
-            first = (module.command.help or "").split("\n\n")[0].replace("\n", " ")
             group = getattr(module, "GROUP", "Other packages")
-            sections.setdefault(group, []).append((name, first))
+            sections.setdefault(group, []).append((name, first_sentence(module.command)))
         for title, rows in sections.items():
             if rows:
                 with formatter.section(title):

@@ -15,6 +15,20 @@ from degmix_edge.cli._output import Output
 from degmix_edge.progress import listening
 
 
+class Group(click.Group):
+    """A group whose help shows the whole first sentence of each command, at any width."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(n, first_sentence(c)) for n, c in self.commands.items()])
+
+
+def first_sentence(command: click.Command) -> str:
+    """The first paragraph of a command's help, as one line."""
+    return (command.help or "").split("\n\n")[0].replace("\n", " ")
+
+
 def verb(function: Callable[..., None]) -> Callable[..., None]:
     """Give a verb the options about output, and hand it an `Output` as its first argument."""
 

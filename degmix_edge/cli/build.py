@@ -10,7 +10,7 @@ import click
 from degmix_edge.cli import _build_options
 from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import PATH
-from degmix_edge.cli._verb import example, verb
+from degmix_edge.cli._verb import Group, example, verb
 
 if TYPE_CHECKING:
     from degmix_edge.workflows.options import Options
@@ -22,7 +22,7 @@ EXAMPLE = example(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Build an engine bundle: export, passes, calibration, engine and golden check in one go."""
 

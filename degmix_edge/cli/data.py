@@ -9,7 +9,7 @@ import click
 
 from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import PATH
-from degmix_edge.cli._verb import example, verb
+from degmix_edge.cli._verb import Group, example, verb
 
 if TYPE_CHECKING:
     from degmix_training.data._check import Row
@@ -18,7 +18,7 @@ GROUP = "Train"
 EXAMPLE = example("data check NYUDv2")
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Check labelled data sets: NYUD-v2, PASCAL-Context, Cityscapes, your own folder."""
 

@@ -9,7 +9,7 @@ import click
 
 from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import DATA_SET, MODEL, PATH, SIZE, TASKS
-from degmix_edge.cli._verb import example, verb
+from degmix_edge.cli._verb import Group, example, verb
 
 if TYPE_CHECKING:
     from degmix_edge.workflows.export import Exported
@@ -18,7 +18,7 @@ GROUP = "Build"
 EXAMPLE = example("export onnx degmix_tiny --report")
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Write a checkpoint as ONNX."""
 

@@ -8,13 +8,13 @@ import click
 
 from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import PATH
-from degmix_edge.cli._verb import example, verb
+from degmix_edge.cli._verb import Group, example, verb
 
 GROUP = "Build"
 EXAMPLE = example("prune experts m3vit.safetensors --calib photos/ --score synthetic:64")
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Make a checkpoint smaller, at a price that is measured."""
 

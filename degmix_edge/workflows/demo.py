@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from degmix_edge import progress
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.errors import BundleError
 from degmix_edge.files import make_folder
-from degmix_edge.progress import Progress, counting, listening
+from degmix_edge.progress import Progress, counting, listening, working
 from degmix_edge.runtime import Session, load
 from degmix_edge.workflows.bench import Result, bench_sessions, machine
 from degmix_edge.workflows.build import build
@@ -23,8 +25,12 @@ from degmix_edge.workflows.demo_report import (
     panel_of,
     write_report,
 )
+from degmix_edge.workflows.networks import read_network
 from degmix_edge.workflows.reference import reference_session
 from degmix_edge.workflows.sources import NamedImage, images, photographs
+
+if TYPE_CHECKING:
+    import onnx
 
 SCENES = {"fp32": 16, "int8": None}
 """FP32 is equal to rounding, tensor by tensor; sixteen scenes are plenty. INT8 takes all."""
@@ -55,7 +61,8 @@ def demo(
     make_folder(out)
     with ExitStack() as stack:
         stack.enter_context(listening(progress))
-        bundles = {p: _bundle(out, p, fresh) for p in ("fp32", "int8")}
+        network = functools.cache(_export)  # once, and only if a bundle is built
+        bundles = {p: _bundle(out, p, fresh, network) for p in ("fp32", "int8")}
         reference = stack.enter_context(reference_session(bundles["int8"], None))
         fit = bundles["int8"].manifest.fit
         specs = {task.name: task for task in bundles["int8"].manifest.network.tasks}
@@ -78,7 +85,9 @@ def demo(
     return found
 
 
-def _bundle(out: Path, precision: str, fresh: bool) -> Bundle:
+def _bundle(
+    out: Path, precision: str, fresh: bool, network: Callable[[], onnx.ModelProto]
+) -> Bundle:
     """The bundle of an earlier demo if it is whole and of this checkpoint, else a new one."""
     from degmix_training.checkpoint import load as load_checkpoint
     from degmix_training.checkpoint import locate
@@ -94,7 +103,13 @@ def _bundle(out: Path, precision: str, fresh: bool) -> Bundle:
         except BundleError as error:
             progress.warn(f"{error}; building it again")
     progress.note(f"building {target}")
-    return build(CHECKPOINT, target, precision=precision, calibration=CALIBRATION, force=True)
+    return build(network(), target, precision=precision, calibration=CALIBRATION, force=True)
+
+
+def _export() -> onnx.ModelProto:
+    """The float network; its metadata names the checkpoint that it is of."""
+    with working("export"):
+        return read_network(CHECKPOINT).model
 
 
 def _compare(

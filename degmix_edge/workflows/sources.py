@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,18 +45,6 @@ class NamedImage:
     def fitted(self, fit: Fit) -> np.ndarray:
         """At the network's size."""
         return fit_image(self.image, fit)[0]
-
-
-@dataclass(frozen=True)
-class FittedImages:
-    """Name and pixels at the network's size of each image, read as they are asked for."""
-
-    items: Sequence[NamedImage]
-    fit: Fit
-
-    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
-        """From the first one, each time."""
-        return ((item.name, item.fitted(self.fit)) for item in self.items)
 
 
 def images(

@@ -7,7 +7,6 @@ from PIL import Image
 
 from degmix_edge import config
 from degmix_edge.bundle.contents import open_bundle
-from degmix_edge.cli import invoke
 from degmix_edge.quant.recipe import Recipe
 
 pytestmark = pytest.mark.slow(file_seconds=55)
@@ -15,21 +14,12 @@ pytestmark = pytest.mark.slow(file_seconds=55)
 TINY = ["--tasks", "normals,depth", "--examples", "frames", "--workers", "2"]
 
 
-@pytest.fixture
-def cli(capfd, tmp_path, monkeypatch, pictures):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def frames(tmp_path, pictures):
     folder = tmp_path / "frames"
     folder.mkdir()
     for index, picture in enumerate(pictures):
         Image.fromarray(picture).save(folder / f"{index}.png")
-
-    def run(*arguments):
-        capfd.readouterr()
-        code = invoke([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
 
 
 def test_a_recipe_inside_a_budget(cli, onnx_path, tmp_path):

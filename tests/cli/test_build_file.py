@@ -9,22 +9,9 @@ import sys
 import pytest
 import yaml
 
-from degmix_edge.cli import invoke, verbs
+from degmix_edge.cli import verbs
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def cli(capfd, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        capfd.readouterr()
-        code = invoke([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
 
 
 def write(tmp_path, **values):
@@ -150,3 +137,16 @@ def test_all_help_and_lists_work_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip().splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_no_help_is_cut_or_shows_markup(cli, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    context = verbs.make_context("degmix-edge", ["doctor"])
+    for name in ["", *verbs.list_commands(context)]:
+        code, out, _ = cli(*name.split(), "--help")
+        assert code == 0
+        usage, *rest = out.splitlines()
+        assert not [line for line in rest if line.endswith("...")], name
+        assert "\\b" not in out
+        assert "\b" not in out

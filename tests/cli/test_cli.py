@@ -15,26 +15,12 @@ import pytest
 from PIL import Image
 
 from degmix_edge.bundle.contents import open_bundle
-from degmix_edge.cli import invoke, verbs
+from degmix_edge.cli import verbs
 
 pytestmark = pytest.mark.slow(file_seconds=90)
 
 VERBS = ["demo", "train", "eval", "export onnx", "quantize", "build engine", "run", "compare"]
 VERBS += ["bench", "inspect", "verify", "doctor", "data check", "convert", "zoo", "prune experts"]
-
-
-@pytest.fixture
-def cli(capfd, tmp_path, monkeypatch):
-    """Run a command line in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        capfd.readouterr()
-        code = invoke([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture

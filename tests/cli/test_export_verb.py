@@ -8,25 +8,11 @@ import pytest
 from deform_graphs import run
 from onnx import helper
 
-from degmix_edge.cli import invoke
 from degmix_edge.passes.forms import simplify_model
 
 pytestmark = pytest.mark.slow(file_seconds=90)
 
 SMALL = ["--backbone", "mobilenetv4_conv_small_050", "--size", "64x96", "--set", "dim=32"]
-
-
-@pytest.fixture
-def cli(capfd, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        capfd.readouterr()
-        code = invoke([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.mark.parametrize(

@@ -12,22 +12,7 @@ from degmix_training.data import synthetic
 from layouts import LAYOUTS
 from public_head import mmseg_swin, random_state
 
-from degmix_edge.cli import invoke
-
 pytestmark = pytest.mark.slow(file_seconds=50)
-
-
-@pytest.fixture
-def cli(capfd, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        capfd.readouterr()
-        code = invoke([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
 
 
 def test_inspect_counts_a_published_network(cli):
