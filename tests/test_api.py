@@ -186,3 +186,21 @@ def test_events_go_to_the_nearest_listener():
 def test_a_warning_that_nobody_listens_to_is_a_python_warning():
     with pytest.warns(UserWarning, match="look at this"):
         warn("look at this")
+
+
+def test_a_float_build_looks_at_one_image_and_warns_of_no_ranges(exported, pictures, tmp_path):
+    def frames():
+        yield "front", pictures[1]
+        raise AssertionError("a float build needs no second image")
+
+    events = []
+    degmix_edge.build(
+        exported[0],
+        tmp_path / "x.degmix",
+        precision="fp32",
+        calibration=frames(),
+        progress=events.append,
+    )
+    detail = next(event.detail for event in events if event.name == "images")
+    assert detail == "0 for calibration, golden image front"
+    assert not [event for event in events if event.kind == "warning"]

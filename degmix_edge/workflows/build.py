@@ -24,6 +24,7 @@ from degmix_edge.workflows import budget as budgets
 from degmix_edge.workflows.calibration import (
     as_named,
     calibration_images,
+    first_image,
     measure_ranges,
 )
 from degmix_edge.workflows.engine import (
@@ -163,7 +164,7 @@ class Build:
     def _images(self) -> None:
         self._fit = Fit(height=self.spec.height, width=self.spec.width, mode=self.options.mode)
         needed = self.options.precision == "int8" and self.options.ranges is None
-        source = self._calibration if needed or self._calibration is not None else None
+        source = self._calibration if needed else None
         self._found = calibration_images(source, self._fit, self.options.calibration_count)
         self._golden_item = self._choose_golden()
         count = len(self._found)
@@ -174,8 +175,11 @@ class Build:
     def _choose_golden(self) -> NamedImage:
         if self._golden_source is not None:
             return as_named([self._golden_source])[0]
-        # Without calibration there is no image of the user's: a synthetic scene stands in.
-        return self._found[0] if self._found else images("synthetic:1", self._fit)[0]
+        if self._found:
+            return self._found[0]
+        if self._calibration is not None:  # nothing is measured: one image is enough
+            return first_image(self._calibration, self._fit)
+        return images("synthetic:1", self._fit)[0]  # no image of the user's
 
     def _passes(self) -> None:
         from degmix_edge.graph.model import to_graph

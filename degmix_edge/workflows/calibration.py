@@ -13,7 +13,7 @@ import numpy as np
 from degmix_edge import progress
 from degmix_edge.errors import InputError
 from degmix_edge.preprocess import Fit, read_image
-from degmix_edge.workflows.sources import NamedImage, images
+from degmix_edge.workflows.sources import NamedImage, images, is_rendered
 
 if TYPE_CHECKING:
     import onnx
@@ -61,7 +61,7 @@ def calibration_images(
         return found
     found = images(str(source), fit, split="train")
     total = len(found)
-    if count and total > count and not str(source).startswith("synthetic"):
+    if count and total > count and not is_rendered(str(source)):
         from degmix_calibration.image_set import choose
 
         with progress.counting("look at images", total) as advance:
@@ -74,6 +74,19 @@ def calibration_images(
         )
     _warn_of_few(f"--calib {source}", found)
     return found
+
+
+def first_image(source: str | Path | Iterable[Any], fit: Fit) -> NamedImage:
+    """The first image of a source that `calibration_images` takes.
+
+    Raises:
+        InputError: There are no images, or one cannot be read.
+    """
+    if isinstance(source, str | Path):
+        return images(str(source), fit, split="train")[0]
+    for item in source:
+        return _named(0, item)
+    raise InputError("no images; give at least one")
 
 
 def as_named(items: Iterable[Any]) -> list[NamedImage]:

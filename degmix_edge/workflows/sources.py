@@ -115,6 +115,13 @@ def _is_data_set(source: str) -> bool:
     return bool(separator or name in data.names()) and not Path(source).exists()
 
 
+def is_rendered(source: str) -> bool:
+    """Whether `source` names scenes that are rendered, as `synthetic:64` does."""
+    from degmix_training import data
+
+    return _is_data_set(source) and data.is_rendered(source.partition(":")[0])
+
+
 def data_set(text: str, size: tuple[int, int]) -> tuple[DataSet, int | None]:
     """`synthetic:64`, `nyud:DIR` or `nyud:DIR:64` as a data set, and how many samples; None is all.
 
@@ -129,7 +136,7 @@ def data_set(text: str, size: tuple[int, int]) -> tuple[DataSet, int | None]:
         raise ConfigError(
             unknown("data set", name, data.names()) + " A folder of images also does."
         )
-    if name == "synthetic":
+    if data.is_rendered(name):
         if rest and (not rest.isdigit() or int(rest) < 1):
             raise ConfigError(f"{text}: expected a count of images, as in synthetic:64")
         return data.open_data(name, None, size), int(rest or SCENES)
@@ -185,7 +192,9 @@ def samples(
 
 def _split(data: DataSet, split: str) -> str:
     """Published test labels are rare: val is what is held out."""
-    return "val" if split == "test" and data.name != "synthetic" else split
+    from degmix_training.data import is_rendered
+
+    return "val" if split == "test" and not is_rendered(data.name) else split
 
 
 def photographs() -> list[NamedImage]:

@@ -163,13 +163,16 @@ def data_changes(data: str, overrides: Sequence[str], prefix: str = "") -> list[
         prefix: What the settings' names start with, such as `train.`.
 
     Raises:
-        ConfigError: The folder is missing.
+        ConfigError: There is no such data set, or its folder is missing.
     """
+    from degmix_training.data import is_rendered
+
     name, separator, root = data.partition(":")
-    if not separator and name != "synthetic":
+    rendered = is_rendered(name)
+    if not separator and not rendered:
         raise ConfigError(f"--data {data}: expected NAME:DIR, as in nyud:NYUDv2")
     changes = [f"{prefix}data.name={name}", f"{prefix}data.root={root or 'null'}"]
-    if name != "synthetic" and not any(c.startswith(f"{prefix}data.train=") for c in overrides):
+    if not rendered and not any(c.startswith(f"{prefix}data.train=") for c in overrides):
         changes += [f"{prefix}data.train=null", f"{prefix}data.val=null"]
     return changes
 
