@@ -142,13 +142,18 @@ def _lively_network(model: str, settings: tuple):
 
 
 def shared_model(name: str, make) -> onnx.ModelProto:
-    """What `make` gives, made by the first worker that needs it, and read by the others."""
+    """The model that `make` gives, made by the first worker that needs it."""
+    return onnx.load(shared_file(name, lambda path: onnx.save(make(), path)))
+
+
+def shared_file(name: str, write) -> Path:
+    """A file that `write(path)` makes: written by the first worker that needs it, read by all."""
     path = SHARED[0] / name
-    with FileLock(path.with_suffix(".lock")):
+    with FileLock(f"{path}.lock"):
         if not path.exists():
             with whole_file(path) as part:
-                onnx.save(make(), part)
-    return onnx.load(path)
+                write(part)
+    return path
 
 
 SHARED: list[Path] = []
@@ -156,13 +161,16 @@ SHARED: list[Path] = []
 
 
 @pytest.fixture(scope="session")
-def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    specs = task_specs()
-    torch.manual_seed(1)
-    network = models.find("degmix").Model(network_config("degmix", NETWORK), specs)
-    lively(network)
-    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
-    return saved(path, "degmix", network, NETWORK, specs)
+def checkpoint_path() -> Path:
+    """Shared: two processes need not come to the same last bits, and bundles know their source."""
+
+    def write(path: Path) -> None:
+        specs = task_specs()
+        torch.manual_seed(1)
+        network = models.find("degmix").Model(network_config("degmix", NETWORK), specs)
+        saved(path, "degmix", lively(network), NETWORK, specs)
+
+    return shared_file("small.safetensors", write)
 
 
 @pytest.fixture(scope="session")
