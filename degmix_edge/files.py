@@ -48,15 +48,17 @@ def check_file(path: Path, *, force: bool) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that files can be written into `folder`.
+    """Check that files can be written into `folder`, by writing one that nobody sees.
+
+    Permissions alone do not say it: root may write anywhere, but not on a read-only disk.
 
     Raises:
-        OutputError: The folder is missing or read-only.
+        OutputError: The folder is missing, or nothing can be written into it.
     """
     if not folder.is_dir():
         raise OutputError(f"{folder}: no such folder; make it first")
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"{folder}: read-only; choose another --out")
+    with output_errors(folder), tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def make_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ try:
         tasks=("semseg", "depth"),
         calibration="synthetic:8",
         budget="semseg=-2pt,depth=+3%",
-        examples="synthetic:4",
+        examples="synthetic:2",
         device="orin-nano",
         force=True,
         progress=show,

@@ -1,15 +1,17 @@
 """The README runs: its commands in an empty folder, its Python, its links."""
 
-import os
 import re
+import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from degmix_edge.cli import verbs
+from degmix_edge import __version__
+from degmix_edge.cli import invoke, verbs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -19,51 +21,42 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """An empty folder with a photograph, as a newcomer has it."""
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder with a photograph, as a newcomer has it; tests run in it."""
     import skimage.data
 
-    folder = tmp_path_factory.mktemp("newcomer")
-    Image.fromarray(skimage.data.coffee()).save(folder / "photo.jpg")
-    bin_ = folder / "bin"
-    bin_.mkdir()
-    (bin_ / "degmix-edge").write_text(f'#!/bin/sh\nexec {sys.executable} -m degmix_edge "$@"\n')
-    (bin_ / "degmix-edge").chmod(0o755)
-    return folder
+    Image.fromarray(skimage.data.coffee()).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-@pytest.mark.slow(file_seconds=160)
-def test_its_commands_and_python_run(folder):
-    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+@pytest.mark.slow(file_seconds=130)
+def test_its_commands_and_python_run(folder, capfd):
     (script,) = blocks("sh")
-    commands = script.strip().splitlines()
+    commands = [shlex.split(command) for command in script.strip().splitlines()]
     assert len(commands) == 5
-    for command in commands:
-        done = subprocess.run(
-            command,
-            shell=True,
-            cwd=folder,
-            env={**os.environ, "PATH": path},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, (command, done.stderr)
+    for program, *arguments in commands:
+        assert program == "degmix-edge"
+        assert invoke(arguments) == 0, (arguments, capfd.readouterr().err)
     (code,) = blocks("python")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=folder, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert " m (" in done.stdout
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", module="degmix|__main__")
+        exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+    assert " m (" in capfd.readouterr().out
+
+
+def test_its_program_is_installed():
+    program = Path(sys.executable).with_name("degmix-edge")
+    done = subprocess.run([program, "--version"], capture_output=True, text=True)
+    assert done.stdout == f"degmix-edge, version {__version__}\n", done.stderr
 
 
 @pytest.mark.slow
-def test_the_demo_writes_its_report(tmp_path):
-    command = [sys.executable, "-m", "degmix_edge", "demo", "--out", tmp_path / "demo"]
-    command += ["--scenes", "16", "--calls", "10"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    names = sorted(path.name for path in (tmp_path / "demo").iterdir())
+def test_the_demo_writes_its_report(folder, capfd):
+    demo = ("demo", "--out", "demo")
+    assert invoke([*demo, "--scenes", "16", "--calls", "10"]) == 0, capfd.readouterr().err
+    names = sorted(path.name for path in (folder / "demo").iterdir())
     assert names == [
         "degmix_tiny.fp32.degmix",
         "degmix_tiny.int8.degmix",
@@ -71,11 +64,11 @@ def test_the_demo_writes_its_report(tmp_path):
         "results.json",
         "sheet.png",
     ]
-    page = (tmp_path / "demo" / "report.html").read_text()
+    page = (folder / "demo" / "report.html").read_text()
     assert page.count("<img") == 5 * 13 + 3 * 19
-    command[-4:] = ["--scenes", "1", "--calls", "1"]
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.stderr.count("from an earlier demo") == 2
+    capfd.readouterr()
+    assert invoke([*demo, "--scenes", "1", "--calls", "1"]) == 0
+    assert capfd.readouterr().err.count("from an earlier demo") == 2
 
 
 def test_it_knows_every_verb_file_and_target():

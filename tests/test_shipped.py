@@ -2,6 +2,7 @@
 
 import pytest
 from degmix_training import checkpoint, data
+from degmix_training.export import export_checkpoint
 
 from degmix_edge import metrics
 from degmix_edge.backends.torch_eager import Backend
@@ -28,8 +29,9 @@ def built(shipped, tmp_path_factory):
     train = data.open_split("synthetic", "train", 64, shipped.card.height, shipped.card.width)
     named = [(sample.name, sample.image) for sample in train]
     folder = tmp_path_factory.mktemp("shipped")
+    exported = export_checkpoint(shipped)
     return {
-        precision: build(shipped, folder / precision, precision=precision, calibration=named)
+        precision: build(exported, folder / precision, precision=precision, calibration=named)
         for precision in ("fp32", "int8")
     }
 

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from degmix_edge import config
 from degmix_edge.bundle.manifest import MANIFEST, RANGES, RECIPE, Manifest, read_manifest
 from degmix_edge.errors import BundleError, OutputError
-from degmix_edge.files import sha256
+from degmix_edge.files import check_folder, sha256
 from degmix_edge.folders import locked, recover, write_folder
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.recipe import Recipe
@@ -114,11 +113,7 @@ def check_target(target: Path, *, force: bool) -> None:
         raise OutputError(f"{target}: exists; give --force to replace it, or another --out")
     if target.exists() and not (target / MANIFEST).exists() and not _empty(target):
         raise OutputError(f"{target}: exists and is no bundle, so --force does not replace it")
-    folder = target.absolute().parent
-    if not folder.is_dir():
-        raise OutputError(f"{target}: folder {folder} does not exist; make it first")
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"{target}: folder {folder} is read-only; choose another --out")
+    check_folder(target.absolute().parent)
 
 
 def write_bundle(

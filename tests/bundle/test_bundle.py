@@ -98,7 +98,7 @@ def test_an_existing_target_needs_force_and_must_be_a_bundle(copy, tmp_path):
     (other / "a.jpg").write_text("x")
     with pytest.raises(OutputError, match="is no bundle, so --force does not replace it"):
         check_target(other, force=True)
-    with pytest.raises(OutputError, match="does not exist; make it first"):
+    with pytest.raises(OutputError, match="no such folder; make it first"):
         check_target(tmp_path / "none" / "a.degmix", force=False)
 
 

@@ -23,12 +23,14 @@ VOLATILE = {
 }
 """Keys whose values belong to a machine or a moment; that they are there is compared."""
 TINY = ["--set", "steps=2", "--set", "val_every=2", "--set", "data.train=8", "--set", "data.val=2"]
+SMALL = ["--model", "baseline", "--backbone", "mobilenetv4_conv_small_050", "--size", "64x96"]
+SMALL += ["--tasks", "semseg,depth"]
 VERBS = {
     "train": ["train", "degmix_tiny", "--out", "run", "--accelerator", "cpu", *TINY],
     "eval": ["eval", "degmix_tiny", "--data", "synthetic:4", "--out", "scores.md"],
     "export": ["export", "onnx", "degmix_tiny", "--tasks", "semseg,depth", "--out", "a.onnx"],
-    "export report": ["export", "onnx", "degmix_tiny", "--report", "--out", "b.onnx"],
-    "quantize": ["quantize", "degmix_tiny", "--calib", "synthetic:8", "--out", "q.onnx"],
+    "export report": ["export", "onnx", *SMALL, "--report", "--out", "b.onnx"],
+    "quantize": ["quantize", "a.onnx", "--calib", "synthetic:8", "--out", "q.onnx"],
     "build": ["build", "engine", "degmix_tiny", "--calib", "synthetic:8"],
     "build fp16": ["build", "engine", "a.onnx", "--precision", "fp16", "--out", "half.degmix"],
     "rebuild": ["build", "engine", "robot.degmix"],

@@ -212,7 +212,7 @@ def test_train_through_the_command_line(cli, tmp_path):
     assert "best constant" in err
 
 
-def test_an_interrupted_training_can_be_resumed(tmp_path):
+def test_an_interrupted_training_can_be_resumed(cli, tmp_path):
     settings = [part for item in SMALL for part in ("--set", item)]
     arguments = ["train", "degmix_tiny", "--out", str(tmp_path / "run"), *settings]
     child = subprocess.Popen(
@@ -230,9 +230,9 @@ def test_an_interrupted_training_can_be_resumed(tmp_path):
     assert "interrupted" in err
     assert not list((tmp_path / "run").glob("*.part"))
     steps = json.loads((tmp_path / "run" / "scores.json").read_text())[-1]["step"] + 4
-    done = process(*arguments, "--set", f"steps={steps}", "--resume")
-    assert done.returncode == 0, done.stderr
-    assert f"step {steps}" in done.stderr
+    code, _, err = cli(*arguments, "--set", f"steps={steps}", "--resume")
+    assert code == 0, err
+    assert f"step {steps}" in err
 
 
 def bad_inputs(folder: Path, bundle: Path, checkpoint: Path, model: Path):
@@ -261,7 +261,7 @@ def bad_inputs(folder: Path, bundle: Path, checkpoint: Path, model: Path):
         ((*int8, "--calib", "photos", "--observer", "mes"), 3, "Did you mean 'mse'"),
         ((*int8, "--calib", "photos", "--keep-float", "x"), 6, "no weighted node 'x'"),
         ((*build, "--out", bundle), 12, "exists; give --force"),
-        ((*build, "--out", folder / "no" / "a.degmix"), 12, "does not exist; make it first"),
+        ((*build, "--out", folder / "no" / "a.degmix"), 12, "no such folder; make it first"),
         (("build", "engine", "degmix_tny", "--precision", "fp32"), 5, "Did you mean 'degmix_tiny'"),
         (("build", "engine", "x.safetensors"), 5, "no such checkpoint"),
         (
@@ -329,10 +329,10 @@ def test_mistakes_have_clear_messages_and_leave_nothing(
         assert sorted(tmp_path.rglob("*")) == before, arguments
 
 
-def test_few_calibration_images_are_a_warning(cli, checkpoint_path, photos):
+def test_few_calibration_images_are_a_warning(cli, onnx_path, photos):
     for path in sorted(photos.iterdir())[3:]:
         path.unlink()
-    code, _, err = cli("build", "engine", checkpoint_path, "--calib", photos)
+    code, _, err = cli("build", "engine", onnx_path, "--calib", photos)
     assert code == 0, err
     assert "warning: --calib" in err
     assert "3 images" in err
@@ -390,9 +390,9 @@ def test_text_goes_to_stderr_without_colour(bundles):
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_an_interrupted_build_leaves_no_bundle(tmp_path, checkpoint_path, photos, how, code):
+def test_an_interrupted_build_leaves_no_bundle(tmp_path, onnx_path, photos, how, code):
     target = tmp_path / "robot.degmix"
-    arguments = ["build", "engine", checkpoint_path, "--calib", photos, "--out", target]
+    arguments = ["build", "engine", onnx_path, "--calib", photos, "--out", target]
     command = [sys.executable, "-m", "degmix_edge", *map(str, arguments)]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     for line in child.stderr:

@@ -114,20 +114,20 @@ def test_an_old_tensorrt_is_refused(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
 def test_nvcc_compiles_without_warnings_or_spills(tmp_path):
-    """Orin and Hopper; the other architectures differ in nothing that the sources ask about."""
+    """For Orin; the other architectures differ in nothing that the sources ask about."""
     said = configure(
         tmp_path,
         "-DDEGMIX_CPU_OPS=OFF",
-        "-DDEGMIX_CUDA_ARCHITECTURES=87-real;90-real",
+        "-DDEGMIX_CUDA_ARCHITECTURES=87-real",
         f"-DTENSORRT_ROOT={INTERFACE}",
     )
-    assert "kernels for 87-real;90-real" in said
+    assert "kernels for 87-real" in said
     done = subprocess.run(["cmake", "--build", str(tmp_path)], capture_output=True, text=True)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert not re.search(r"\bwarning\b", output), output
     kernels = re.findall(r"Compiling entry function '(\w+)' for 'sm_(\d+)'", output)
-    assert len(kernels) == 2 * 30
+    assert len(kernels) == 30
     assert set(re.findall(r"(\d+) bytes spill", output)) == {"0"}
     assert "libnvinfer" not in " ".join(symbols(tmp_path / "libdegmix_trt10.so"))
 

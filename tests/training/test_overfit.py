@@ -10,9 +10,9 @@ SETTINGS = {
     "model": "demtg",
     "network": {
         "backbone": "mobilenetv4_conv_small_050",
-        "dim": 48,
+        "dim": 32,
         "depth": 1,
-        "head_channels": 96,
+        "head_channels": 64,
         "zero_offset_init": True,
     },
     "tasks": ["semseg", "depth"],

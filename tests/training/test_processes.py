@@ -14,6 +14,7 @@ from conftest import NETWORK
 from degmix_training import sync_batchnorm, watchdog
 from degmix_training.child import fit_in_child
 from degmix_training.config import TrainConfig
+from degmix_training.fit import fit
 from degmix_training.processes import Machine
 from timm.layers import BatchNormAct2d
 from torch import nn
@@ -60,8 +61,8 @@ def curve(out: Path) -> list[dict[str, float]]:
 
 
 def test_two_processes_learn_as_one_does(tmp_path):
-    one, alone = start(tmp_path, "one")
-    assert one.wait(120) == 0, one.stdout.read()
+    alone = tmp_path / "one"
+    fit(TrainConfig.model_validate(SETTINGS), alone, machine=Machine("cpu"))
     two, shared = start(tmp_path, "two", "--devices", "2")
     assert two.wait(120) == 0, two.stdout.read()
     a, b = curve(alone), curve(shared)
@@ -95,8 +96,8 @@ def test_a_killed_process_ends_the_job_and_it_can_be_resumed(tmp_path, victim):
     if victim == "child":
         assert process.returncode == 14
     step = torch.load(out / "last.ckpt", weights_only=True)["global_step"]
-    more, _ = start(tmp_path, "run", "--resume", steps=step + 2, val_every=2)
-    assert more.wait(120) == 0, more.stdout.read()
+    settings = TrainConfig.model_validate(SETTINGS | {"steps": step + 2, "val_every": 2})
+    fit(settings, out, resume=True, machine=Machine("cpu"))
     assert torch.load(out / "last.ckpt", weights_only=True)["global_step"] == step + 2
 
 

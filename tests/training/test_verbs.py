@@ -88,25 +88,26 @@ def test_eval_stands_beside_the_published_row(cli, tmp_path):
     assert "47.2" in err
 
 
-@pytest.mark.parametrize("size", [(48, 64), (96, 128)])  # padded, and shrunk
-def test_compare_gives_pytorch_what_eval_gives_it(cli, loaded, tmp_path, size):
-    folder = LAYOUTS["folder"](tmp_path / "robot", size)
+def test_compare_gives_pytorch_what_eval_gives_it(cli, loaded, tmp_path):
     changed = loaded.card.config.model_copy(update={"mean": (0.4, 0.5, 0.6), "std": (0.3,) * 3})
     card = loaded.card.model_copy(update={"config": changed})
     checkpoint.save(tmp_path / "mine.safetensors", loaded.network.state_dict(), card)
+    plain = save_plain(loaded, tmp_path)
     code, _, err = cli("build", "engine", "mine.safetensors", "--precision", "fp32")
     assert code == 0, err
-    data = ("--data", f"folder:{folder}", "--json")
-    scores = json.loads(cli("eval", "mine.safetensors", *data)[1])["scores"]
-    code, out, err = cli("compare", "robot.degmix", "mine.safetensors", *data)
-    assert code == 0, err
-    found = json.loads(out)["comparison"]
-    assert found["images"] == 2
-    for task in found["tasks"]:
-        assert task["reference"] == pytest.approx(scores[task["task"]], rel=1e-4), task
-        assert task["drop"] is not None
-    plain = json.loads(cli("eval", save_plain(loaded, tmp_path), *data)[1])["scores"]
-    assert any(v != pytest.approx(scores[t], rel=1e-3) for t, v in plain.items())  # mean, std
+    for size in ((48, 64), (96, 128)):  # padded, and shrunk
+        folder = LAYOUTS["folder"](tmp_path / f"robot{size[0]}", size)
+        data = ("--data", f"folder:{folder}", "--json")
+        scores = json.loads(cli("eval", "mine.safetensors", *data)[1])["scores"]
+        code, out, err = cli("compare", "robot.degmix", "mine.safetensors", *data)
+        assert code == 0, err
+        found = json.loads(out)["comparison"]
+        assert found["images"] == 2
+        for task in found["tasks"]:
+            assert task["reference"] == pytest.approx(scores[task["task"]], rel=1e-4), task
+            assert task["drop"] is not None
+        other = json.loads(cli("eval", plain, *data)[1])["scores"]
+        assert any(v != pytest.approx(scores[t], rel=1e-3) for t, v in other.items())  # mean, std
 
 
 def save_plain(loaded, folder):
