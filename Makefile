@@ -4,7 +4,7 @@ BIN := .venv/bin
 CPP_FILES := find plugins -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' | xargs
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint format fast coverage docs lock weights cpu-ops plugin zoo-smoke
+.PHONY: demo campaign test lint format fast coverage docs lock weights cpu-ops plugin zoo-smoke
 
 demo: .venv/installed
 	$(BIN)/degmix-edge demo --out demo
@@ -28,6 +28,10 @@ format: .venv/installed
 # The tests that need no training, no process of their own and no native build.
 fast: .venv/installed
 	$(PYTEST) -m "not slow"
+
+# Bad input, faults and races by the thousand: a table, in about fifteen minutes.
+campaign: .venv/installed
+	cd tests/campaigns && OMP_NUM_THREADS=1 ../../$(BIN)/python campaign.py
 
 # The fast tests again, with the share of lines that they run: 61 % when the floor was set.
 coverage: .venv/installed

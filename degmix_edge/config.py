@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from degmix_edge.errors import ConfigError
+from degmix_edge.limits import check_limit, limits
 from degmix_edge.registry import unknown
 
 VERSION = 1
@@ -48,18 +50,75 @@ def load(model: type[S], path: Path, overrides: Sequence[str] = ()) -> S:
         ConfigError: The file is missing, it is not a YAML mapping, it has another version, or a
             value is not valid.
     """
+    return parse_text(model, read_text(path, "config file"), str(path), overrides)
+
+
+def parse_text(model: type[S], text: bytes | str, source: str, overrides: Sequence[str] = ()) -> S:
+    """Validate the settings in YAML text as `load` does; `source` names where they come from.
+
+    Raises:
+        ConfigError: As `load`.
+    """
     try:
-        values = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such config file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from None
+        values = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{source}: not readable as YAML: {error}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: got {type(values).__name__}, expected a mapping of settings")
+        raise ConfigError(f"{source}: got {type(values).__name__}, expected a mapping of settings")
     version = values.pop("version", VERSION)
     if version != VERSION:
-        raise ConfigError(f"{path}: version {version}, this degmix-edge reads version {VERSION}")
-    return parse(model, override(values, overrides), str(path))
+        raise ConfigError(f"{source}: version {version}, this degmix-edge reads version {VERSION}")
+    return parse(model, override(values, overrides), source)
+
+
+def read_text(path: Path, what: str) -> bytes:
+    """Return the bytes of a text file; `what` says which kind was expected.
+
+    Raises:
+        ConfigError: There is no such regular file, it is too large, or it cannot be read.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"{path}: is no regular file, expected a {what}")
+        check_limit("text_bytes", status.st_size, str(path))
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such {what}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+
+
+def parse_yaml(text: bytes | str) -> Any:
+    """Return the values of YAML text. Aliases are refused, because a short text can grow by them.
+
+    Raises:
+        ValueError: It is not YAML, has an alias, is nested too deeply, or is not valid Unicode.
+    """
+    try:
+        return yaml.load(text, _Plain)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML without aliases, of bounded depth."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose one node."""
+        if self.check_event(yaml.events.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.YAMLError(f"an alias on line {mark.line + 1}; write the value out")
+        self.depth += 1
+        if self.depth > limits().depth:
+            raise yaml.YAMLError("nested too deeply")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 def dump(settings: Settings) -> str:
@@ -87,8 +146,8 @@ def override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]
             if not isinstance(place, dict):
                 raise ConfigError(f"--set {item!r}: {parent!r} is a value, not a group of settings")
         try:
-            place[key] = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+            place[key] = parse_yaml(text)
+        except ValueError as error:  # also a date that does not exist
             first = str(error).splitlines()[0]
             raise ConfigError(f"--set {item!r}: the value is not YAML: {first}") from None
     return dict(values)

@@ -40,10 +40,11 @@ def check_file(path: Path, *, force: bool) -> None:
     Raises:
         OutputError: The file exists without `force`, is a folder, or its folder is missing.
     """
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder, expected a file to write")
-    if path.exists() and not force:
-        raise OutputError(f"{path}: exists; give --force to replace it, or another --out")
+    with output_errors(path):
+        if path.is_dir():
+            raise OutputError(f"{path}: is a folder, expected a file to write")
+        if path.exists() and not force:
+            raise OutputError(f"{path}: exists; give --force to replace it, or another --out")
     check_folder(path.absolute().parent)
 
 
@@ -55,10 +56,11 @@ def check_folder(folder: Path) -> None:
     Raises:
         OutputError: The folder is missing, or nothing can be written into it.
     """
-    if not folder.is_dir():
-        raise OutputError(f"{folder}: no such folder; make it first")
-    with output_errors(folder), tempfile.TemporaryFile(dir=folder):
-        pass
+    with output_errors(folder):
+        if not folder.is_dir():
+            raise OutputError(f"{folder}: no such folder; make it first")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 def make_folder(folder: Path) -> None:
@@ -67,14 +69,20 @@ def make_folder(folder: Path) -> None:
     Raises:
         OutputError: The folder cannot be made, or `folder` is a file.
     """
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: is a file, expected a folder")
     with output_errors(folder):
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder}: is a file, expected a folder")
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def write_file(path: Path, data: bytes, *, force: bool) -> None:
+def write_file(path: Path, data: bytes, *, force: bool, mode: int = 0o644) -> None:
     """Write `data` to `path`, which afterwards has all of `data` or its old content.
+
+    Args:
+        path: The file.
+        data: Its new content.
+        force: Replace a file that is there.
+        mode: The permissions that the file gets.
 
     Raises:
         OutputError: `check_file` refuses the path, or the disk is full.
@@ -87,10 +95,16 @@ def write_file(path: Path, data: bytes, *, force: bool) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(part).chmod(0o644)
+            Path(part).chmod(mode)
             Path(part).replace(path)
         finally:
-            Path(part).unlink(missing_ok=True)
+            remove(Path(part))
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there; what cannot be removed stays, and the next writer meets it."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -122,18 +136,18 @@ def whole_file(path: Path, *, mine: bool = True) -> Iterator[Path]:
         raise OutputError(
             f"{path}: cannot be written ({error}); "
             + ("the disk is full: free some space" if full else "check space and permissions")
-            + ", then --resume. What was saved before is whole"
+            + ". What was saved before is whole"
         ) from None
     except Exception as error:
         if type(error).__name__ != "SafetensorError":  # safetensors is not imported here
             raise
         raise OutputError(
-            f"{path}: cannot be written ({error}); check space and permissions, then --resume. "
-            "What was saved before is whole"
+            f"{path}: cannot be written ({error}); check space and permissions. What was saved "
+            "before is whole"
         ) from None
     finally:  # also after a signal, which can arrive at any line
         if mine:
-            part.unlink(missing_ok=True)
+            remove(part)
 
 
 def _is_disk_error(error: Exception) -> bool:

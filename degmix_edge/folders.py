@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from degmix_edge.files import output_errors
+from degmix_edge.files import output_errors, remove
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -35,8 +35,8 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         OutputError: The folder cannot be written, or the disk is full.
     """
-    place = Path(os.path.realpath(target))
     with output_errors(target):
+        place = Path(os.path.realpath(target))
         _recover(place)
         part = _staging(place)
         shutil.rmtree(part, ignore_errors=True)  # of a killed writer: nobody else has the lock
@@ -59,15 +59,16 @@ def locked(target: Path) -> Iterator[None]:
     Raises:
         OutputError: The folder of `target` cannot be written.
     """
-    place = Path(os.path.realpath(target))
-    lock = place.with_name(f".{place.name}.lock")
     with output_errors(target):
+        place = Path(os.path.realpath(target))
+        lock = place.with_name(f".{place.name}.lock")
         descriptor = _open_locked(lock)
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)  # while it is held: who waits for it looks again
-        os.close(descriptor)
+        remove(lock)  # while it is held: who waits for it looks again
+        with output_errors(target):
+            os.close(descriptor)
 
 
 def recover(target: Path) -> None:
@@ -75,9 +76,17 @@ def recover(target: Path) -> None:
 
     This can only be needed where the system cannot exchange two names in one call.
     """
-    if not target.exists() and _old(target).is_dir():
-        with locked(target):
-            _recover(Path(os.path.realpath(target)))
+    with output_errors(target):
+        place = Path(os.path.realpath(target))
+        if not place.exists() and _old(place).is_dir():
+            with locked(target):
+                _recover(place)
+
+
+def is_there(target: Path) -> bool:
+    """Return whether there is a folder at `target`, or there was one that is being replaced."""
+    place = Path(os.path.realpath(target))
+    return place.exists() or _old(place).is_dir()
 
 
 def _recover(place: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from degmix_edge import tasks
 from degmix_edge.config import Settings
 from degmix_edge.errors import ConfigError, GraphError
+from degmix_edge.limits import Side
 from degmix_edge.preprocess import MEAN, STD
 from degmix_edge.registry import unknown
 from degmix_edge.tasks import TaskSpec
@@ -17,6 +19,8 @@ from degmix_edge.tensors import TensorSpec
 METADATA_KEY = "degmix.network"
 IMAGE = "image"
 """Name of the graph's only input."""
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Source(Settings):
@@ -38,12 +42,21 @@ class NetworkSpec(Settings):
     """
 
     model: str
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
-    mean: tuple[float, float, float] = MEAN
-    std: tuple[float, float, float] = STD
-    tasks: tuple[TaskSpec, ...]
+    height: Side
+    width: Side
+    mean: tuple[Finite, Finite, Finite] = MEAN
+    std: tuple[Positive, Positive, Positive] = STD
+    tasks: tuple[TaskSpec, ...] = Field(min_length=1)
     source: Source
+
+    @field_validator("tasks")
+    @classmethod
+    def _own_names(cls, tasks: tuple[TaskSpec, ...]) -> tuple[TaskSpec, ...]:
+        names = [task.name for task in tasks]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"two tasks are called {twice[0]!r}")
+        return tasks
 
     @property
     def image_spec(self) -> TensorSpec:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
+
+from degmix_edge.errors import BackendError
 
 Optimization = Literal["none", "basic", "extended", "all"]
 """How far ONNX Runtime rewrites a graph before it runs it.
@@ -44,7 +48,7 @@ def cpu_session(
         log_severity: Lowest level of the messages to print: 3 is errors, 4 is fatal errors.
 
     Raises:
-        Exception: ONNX Runtime refuses the model; its errors share no base class.
+        BackendError: ONNX Runtime refuses the model; has the first line of its message.
     """
     import onnxruntime
 
@@ -57,10 +61,27 @@ def cpu_session(
     if num_threads is not None:
         options.intra_op_num_threads = num_threads
     if operators is not None:
-        options.register_custom_ops_library(str(operators))
+        with errors():
+            options.register_custom_ops_library(str(operators))
     if optimized_model is not None:
         options.optimized_model_filepath = str(optimized_model)
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    with errors():
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@contextlib.contextmanager
+def errors() -> Iterator[None]:
+    """Turn what ONNX Runtime raises inside the block into a BackendError.
+
+    Its errors share no base class, and their messages have many lines.
+    """
+    import onnxruntime
+
+    try:
+        yield
+    except Exception as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BackendError(f"onnxruntime {onnxruntime.__version__}: {first}") from error

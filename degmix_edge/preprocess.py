@@ -20,6 +20,7 @@ import PIL.ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
 from degmix_edge.errors import InputError, ShapeError
+from degmix_edge.limits import Side, check_limit
 
 Image: TypeAlias = np.ndarray | str | os.PathLike[str] | PIL.Image.Image
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -51,8 +52,8 @@ class Fit(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
+    height: Side
+    width: Side
     mode: Literal["letterbox", "stretch"] = "letterbox"
     pad: tuple[_Byte, _Byte, _Byte] = MEAN_COLOUR
 
@@ -208,16 +209,19 @@ def _from_file(path: Path) -> np.ndarray:
             raise InputError(f"{path}: is a folder, expected an image file; give one of its files")
         if not path.exists():
             raise InputError(f"{path}: no such file.{_nearest_name(path)}")
+        if not path.is_file():
+            raise InputError(f"{path}: is no regular file, expected an image")
         if path.stat().st_size == 0:
             raise InputError(f"{path}: is empty (0 bytes); copy or record it again")
         with PIL.Image.open(path) as image:
+            check_limit("image_pixels", image.width * image.height, str(path), InputError)
             return _from_pillow(image, str(path))
     except InputError:
         raise
     except PIL.UnidentifiedImageError:
         problem = "is no image in a format that Pillow reads; convert it to PNG or JPEG"
     except PIL.Image.DecompressionBombError as error:
-        problem = f"is too large ({error}); shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS"
+        problem = f"is too large ({error}); shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS too"
     except Exception as error:  # Pillow's readers raise nearly anything on a damaged file
         problem = f"cannot be opened ({error}); check its permissions, or copy it again"
     raise InputError(f"{path}: {problem}")
@@ -255,6 +259,8 @@ def _from_array(array: np.ndarray) -> np.ndarray:
         is_chw = array.ndim == 3 and array.shape[0] in (1, 3, 4)
         advice = "; channels come last: image.transpose(1, 2, 0)" if is_chw else ""
         raise InputError(f"{got}, {_WANTED}{advice}")
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{got}, which are no numbers, {_WANTED}")
     if array.dtype != np.uint8:
         raise InputError(
             f"{got} with values {array.min()}..{array.max()}, {_WANTED}; {_cast(array)}"

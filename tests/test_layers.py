@@ -16,7 +16,8 @@ TREES = {
     "degmix_calibration": ROOT / "calibration" / "degmix_calibration",
 }
 LAYERS = [
-    {"_version", "errors", "registry", "config", "tensors", "files", "folders", "progress"},
+    {"_version", "errors", "registry", "limits", "config", "tensors", "files", "folders"}
+    | {"progress"},
     {"preprocess", "network", "tasks", "metrics", "ops"},
     {"ort", "nvidia", "graph", "quant", "bundle"},
     {"passes"},

@@ -14,7 +14,7 @@ import numpy as np
 from degmix_edge.errors import BackendError
 from degmix_edge.network import NetworkSpec
 from degmix_edge.quant.ranges import Ranges
-from degmix_edge.tensors import check
+from degmix_edge.tensors import TensorSpec, check
 
 if TYPE_CHECKING:
     from degmix_edge.quant.recipe import Recipe
@@ -130,11 +130,15 @@ class EngineBackend(Backend):
         engine_file: What the engine is called in a bundle.
         runs_model: `model.onnx` can stand in for an engine.
         takes_options: It has what `EngineOptions` offers.
+        takes_timeout: It can end a call that takes longer than `timeout_s`.
+        timeout_s: Seconds after which a call is ended; None never ends one.
     """
 
     engine_file: ClassVar[str] = "engine.onnx"
     runs_model: ClassVar[bool] = True
     takes_options: ClassVar[bool] = False
+    takes_timeout: ClassVar[bool] = False
+    timeout_s: float | None = None
 
     def __init__(self, spec: NetworkSpec, engine: bytes, *, threads: int | None = None) -> None:
         super().__init__(spec)
@@ -177,6 +181,10 @@ class EngineBackend(Backend):
         Raises:
             BackendError: The backend refused the model, or has no such option.
         """
+
+    def engine_tensors(self) -> tuple[TensorSpec, ...] | None:
+        """Inputs and outputs of the active engine, without units; None if it cannot tell."""
+        return None
 
     @classmethod
     def refuse_options(cls, options: EngineOptions) -> None:

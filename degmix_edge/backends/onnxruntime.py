@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import tempfile
+import threading
+from collections.abc import Iterator
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,18 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from degmix_edge import ort
 from degmix_edge.backends import _cpu_ops
 from degmix_edge.backends._base import PLAIN, EngineBackend, EngineOptions, Progress
 from degmix_edge.errors import BackendError
 from degmix_edge.network import IMAGE
 from degmix_edge.ort import cpu_session
 from degmix_edge.quant.ranges import Ranges
+from degmix_edge.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from degmix_edge.quant.recipe import Recipe
 
 FLOOR = (1, 25)
 """The first release whose CPU backend has DeformConv."""
+_DTYPES = {"float": "float32", "double": "float64"}
 
 
 class Backend(EngineBackend):
@@ -30,6 +36,7 @@ class Backend(EngineBackend):
 
     name = "onnxruntime"
     is_concurrent = True
+    takes_timeout = True
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -78,26 +85,61 @@ class Backend(EngineBackend):
         self._running = _session(self.engine, num_threads=self.threads)
         self._names = [output.name for output in self._running.get_outputs()]
 
+    def engine_tensors(self) -> tuple[TensorSpec, ...]:
+        tensors = (*self._running.get_inputs(), *self._running.get_outputs())
+        return tuple(_tensor_spec(tensor) for tensor in tensors)
+
     def _infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        maps = self._running.run(None, {IMAGE: image})
+        with _time_limit(self.timeout_s) as options:
+            try:
+                with ort.errors():
+                    maps = self._running.run(None, {IMAGE: image}, options)
+            except BackendError:
+                if options is None or not options.terminate:
+                    raise
+                raise BackendError(
+                    f"{self.name}: no result after {self.timeout_s:g} s, this session's timeout"
+                ) from None
         return dict(zip(self._names, maps, strict=True))
 
     def _deactivate(self) -> None:
         del self._running
 
 
-def _session(model: bytes, **options: Any) -> Any:
-    """A session with our operators, where they are built."""
+@contextlib.contextmanager
+def _time_limit(seconds: float | None) -> Iterator[Any]:
+    """Options of a call that is ended after so many seconds; None where there is no limit."""
+    if seconds is None:
+        yield None
+        return
     import onnxruntime
 
+    options = onnxruntime.RunOptions()
+    timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield options
+    finally:
+        timer.cancel()
+
+
+def _tensor_spec(tensor: Any) -> TensorSpec:
+    """The spec of an input or output, with ONNX Runtime's name of a type, `tensor(float)`."""
+    kind = tensor.type.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(side if isinstance(side, int) else None for side in tensor.shape)
+    return TensorSpec(name=tensor.name, dtype=_DTYPES.get(kind, kind), shape=shape)
+
+
+def _session(model: bytes, **options: Any) -> Any:
+    """A session with our operators, where they are built."""
     library = _cpu_ops.library()
     try:
         return cpu_session(model, operators=library, **options)
-    except Exception as error:  # ONNX Runtime's errors share no base class
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except BackendError as error:
         if library is not None and library.name in str(error):
             raise BackendError(
-                f"{library}: no library of operators for this machine ({first}); "
+                f"{library}: no library of operators for this machine ({error}); "
                 f"{_cpu_ops.VARIABLE}=none leaves it out, `make cpu-ops` builds it"
             ) from None
-        raise BackendError(f"onnxruntime {onnxruntime.__version__}: {first}") from error
+        raise

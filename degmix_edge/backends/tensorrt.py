@@ -31,6 +31,7 @@ from degmix_edge.nvidia.trt import engine as trt_engine
 from degmix_edge.nvidia.trt import load as trt_load
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.registry import unknown
+from degmix_edge.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from degmix_edge.passes.pipeline import Dcn
@@ -210,6 +211,12 @@ class Backend(EngineBackend):
         except BaseException:
             self._deactivate()
             raise
+
+    def engine_tensors(self) -> tuple[TensorSpec, ...]:
+        return tuple(
+            TensorSpec(name=b.name, dtype=DTYPES[b.dtype], shape=b.shape)
+            for b in self._engine.bindings
+        )
 
     @contextmanager
     def _lane(self) -> Iterator[Lane]:

@@ -2,6 +2,8 @@
 
     robot.degmix/
       manifest.json       description of the bundle, with the SHA-256 of every other file
+      manifest.sha256     the SHA-256 of the manifest, as `sha256sum` writes it
+      manifest.sig        who made the bundle, if somebody signed it
       model.onnx          the product: uint8 image in, maps out, precision inside
       recipe.yaml         each weighted node's precision and the reason for it
       ranges.json         the ranges that calibration measured (INT8)
@@ -9,22 +11,33 @@
       engines/BACKEND/    the engine that a backend built from model.onnx; only a cache
       card.md             a description for people
 
-A bundle is written to a hidden folder, with the manifest last, and renamed when it is complete.
+A bundle is written to a hidden folder and put in place when it is complete.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from degmix_edge import config
-from degmix_edge.bundle.manifest import MANIFEST, RANGES, RECIPE, Manifest, read_manifest
-from degmix_edge.errors import BundleError, OutputError
-from degmix_edge.files import check_folder, sha256
-from degmix_edge.folders import locked, recover, write_folder
+from degmix_edge.bundle.manifest import (
+    DIGEST,
+    MANIFEST,
+    RANGES,
+    RECIPE,
+    SIGNATURE,
+    Manifest,
+    digest_line,
+    parse_manifest,
+)
+from degmix_edge.bundle.reading import open_folder, read_file
+from degmix_edge.errors import BundleError, ConfigError, OutputError
+from degmix_edge.files import sha256
+from degmix_edge.folders import is_there, recover
 from degmix_edge.quant.ranges import Ranges
+from degmix_edge.quant.ranges import parse as parse_ranges
 from degmix_edge.quant.recipe import Recipe
 
 ATTEMPTS = 50
@@ -32,13 +45,38 @@ ATTEMPTS = 50
 
 
 class Bundle:
-    """An opened bundle, in which every file exists and has the hash that the manifest states."""
+    """An opened bundle, in which every file exists and has the hash that the manifest states.
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path, self.manifest = path, manifest
+    Attributes:
+        path: The folder.
+        manifest: What the bundle says of itself.
+        digest: SHA-256 of `manifest.json`. Two bundles of one digest have the same bytes.
+        signature: The bytes of `manifest.sig`, which `signing` checks; None if it is not signed.
+    """
+
+    def __init__(
+        self, path: Path, manifest: Manifest, digest: str, contents: Mapping[str, bytes]
+    ) -> None:
+        self.path, self.manifest, self.digest = path, manifest, digest
+        self.signature: bytes | None = None
+        self._contents = dict(contents)
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of the file `name`: exactly those that were hashed.
+
+        Raises:
+            BundleError: The manifest does not list this file, or after `release` the file on disk
+                is no longer what was opened.
+        """
+        self.file(name)
+        data = self._contents.get(name)
+        if data is not None:
+            return data
+        with open_folder(self.path) as folder:
+            return _listed(folder, name, self.manifest.files[name], self.path)
 
     def file(self, name: str) -> Path:
-        """Return the path of the file `name`.
+        """Return the path of the file `name`, for people and for other programs.
 
         Raises:
             BundleError: The manifest does not list this file.
@@ -47,6 +85,10 @@ class Bundle:
             raise BundleError(f"{self.path}: has no file {name!r}")
         return self.path / name
 
+    def release(self) -> None:
+        """Free the memory of the files; `read` reads and checks them again."""
+        self._contents.clear()
+
     @property
     def size_bytes(self) -> int:
         """The total size of all files in the folder, in bytes."""
@@ -54,92 +96,94 @@ class Bundle:
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Read and verify the bundle at `path`.
+    """Read and verify the bundle at `path`. Every file is read once, and what was read is kept.
 
     Raises:
-        BundleError: It is not a bundle, its schema is newer, or a file is missing or was changed.
+        BundleError: It is not a bundle, its schema is another one, or a file is missing or was
+            changed.
     """
-    with contextlib.suppress(OutputError):  # a reader may not be allowed to write there
-        recover(path)
-    for attempt in range(ATTEMPTS):
-        before = _stamp(path)
+    for _ in range(ATTEMPTS):
+        with contextlib.suppress(OutputError):  # a reader may not be allowed to write there
+            recover(path)
+        status = None
         try:
-            return _verified(path)
-        except BundleError:
-            if attempt == ATTEMPTS - 1 or _stamp(path) == before:
-                raise  # nobody has replaced it meanwhile: it is damaged
-    raise AssertionError("the last attempt returns or raises")
+            with open_folder(path) as folder:
+                status = os.fstat(folder)
+                return _verified(folder, path)
+        except BundleError as error:
+            failure = error
+            if not (_was_replaced(status, path) if status else is_there(path)):
+                raise  # nobody replaces it: it is damaged, or there is none
+    raise failure
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """What changes when a bundle is replaced."""
+def _was_replaced(opened: os.stat_result, path: Path) -> bool:
+    """Whether the folder at `path` is another one than that which was opened, or is gone."""
     try:
-        status = path.stat()
+        return not os.path.samestat(opened, path.stat())
     except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        return is_there(path)
 
 
-def _verified(path: Path) -> Bundle:
-    manifest = read_manifest(path)
-    for name, expected in manifest.files.items():
-        file = path / name
-        if path.resolve() not in file.resolve().parents:
-            raise BundleError(f"{path}: file {name!r} lies outside the bundle")
-        try:
-            got = sha256(file.read_bytes())
-        except FileNotFoundError:
-            raise BundleError(
-                f"{path}: file {name!r} is missing; copy the bundle again, whole"
-            ) from None
-        except OSError as error:
-            raise BundleError(f"{path}: file {name!r} cannot be read: {error.strerror}") from None
-        if got != expected:
-            raise BundleError(
-                f"{path}: file {name!r} was changed: SHA-256 {got[:12]}, the manifest says "
-                f"{expected[:12]}; copy or build the bundle again"
-            )
-    return Bundle(path, manifest)
+def _verified(folder: int, path: Path) -> Bundle:
+    manifest, digest = _manifest(folder, path)
+    contents = {name: _listed(folder, name, want, path) for name, want in manifest.files.items()}
+    bundle = Bundle(path, manifest, digest, contents)
+    with contextlib.suppress(FileNotFoundError):
+        bundle.signature = read_file(folder, SIGNATURE, limit="text_bytes", where=path)
+    return bundle
 
 
-def check_target(target: Path, *, force: bool) -> None:
-    """Check before a long computation that a bundle can be written to `target`.
+def _manifest(folder: int, path: Path) -> tuple[Manifest, str]:
+    """The manifest, once its own hash is right, and that hash."""
+    try:
+        data = read_file(folder, MANIFEST, limit="text_bytes", where=path)
+    except FileNotFoundError:
+        raise BundleError(
+            f"{path}: no {MANIFEST} in it: not a bundle, or an unfinished one"
+        ) from None
+    digest = sha256(data)
+    try:
+        line = read_file(folder, DIGEST, limit="text_bytes", where=path)
+    except FileNotFoundError:
+        parse_manifest(data, path)  # one of an older schema says so
+        raise BundleError(f"{path}: {DIGEST} is missing; copy the bundle again, whole") from None
+    if line != digest_line(digest):
+        raise _changed(path, MANIFEST, digest, line[:64].decode("ascii", "replace"), DIGEST)
+    return parse_manifest(data, path), digest
 
-    Raises:
-        OutputError: `target` exists without `force` or is no bundle, or its folder is missing or
-            read-only.
-    """
-    if target.exists() and not force:
-        raise OutputError(f"{target}: exists; give --force to replace it, or another --out")
-    if target.exists() and not (target / MANIFEST).exists() and not _empty(target):
-        raise OutputError(f"{target}: exists and is no bundle, so --force does not replace it")
-    check_folder(target.absolute().parent)
+
+def _listed(folder: int, name: str, expected: str, path: Path) -> bytes:
+    """The bytes of a file that the manifest lists, if they have the hash that it states."""
+    try:
+        data = read_file(folder, name, limit="file_bytes", where=path)
+    except FileNotFoundError:
+        raise BundleError(
+            f"{path}: file {name!r} is missing; copy the bundle again, whole"
+        ) from None
+    if (got := sha256(data)) != expected:
+        raise _changed(path, name, got, expected, "the manifest")
+    return data
 
 
-def write_bundle(
-    target: Path, manifest: Manifest, files: Mapping[str, bytes], *, force: bool
-) -> Bundle:
-    """Write a bundle atomically: `target` stays the old one, or absent, until it is complete.
-
-    Raises:
-        OutputError: `check_target` refuses the target, or the disk is full.
-    """
-    check_target(target, force=force)
-    manifest = manifest.model_copy(update={"files": {n: sha256(b) for n, b in files.items()}})
-    text = json.dumps(manifest.model_dump(mode="json"), indent=1).encode()
-    with locked(target):
-        check_target(target, force=force)  # again: another writer may have been first
-        write_folder(target, {**files, MANIFEST: text})  # the manifest is last and completes it
-    return Bundle(target, manifest)
+def _changed(path: Path, name: str, got: str, expected: str, by: str) -> BundleError:
+    return BundleError(
+        f"{path}: file {name!r} was changed: SHA-256 {got[:12]}, {by} says {expected[:12]}; copy "
+        "or build the bundle again"
+    )
 
 
 def recipe_and_ranges(opened: Bundle) -> tuple[Recipe, Ranges | None]:
-    """Return the recipe and the ranges from which an engine is built, besides model.onnx."""
-    ranges = None
-    if RANGES in opened.manifest.files:
-        ranges = Ranges.model_validate_json(opened.file(RANGES).read_text())
-    return config.load(Recipe, opened.file(RECIPE)), ranges
+    """Return the recipe and the ranges from which an engine is built, besides model.onnx.
 
-
-def _empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
+    Raises:
+        BundleError: They cannot be read.
+    """
+    try:
+        recipe = config.parse_text(Recipe, opened.read(RECIPE), f"{opened.path}/{RECIPE}")
+        ranges = None
+        if RANGES in opened.manifest.files:
+            ranges = parse_ranges(opened.read(RANGES), f"{opened.path}/{RANGES}")
+    except ConfigError as error:
+        raise BundleError(str(error)) from None
+    return recipe, ranges

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +37,7 @@ LOWERED |= {"int8": Tolerance(0.5, 0.15)}
 INT8 kernels of a CPU round more often than the ONNX. These limits detect a wrong engine, even that
 of an untrained network; `compare` measures what the rounding costs each task.
 """
+_HEADER_BYTES = 4096
 SCALE = ":scale"
 """Suffix of the array with a float map's smallest value and step."""
 
@@ -99,20 +101,57 @@ def pack(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(data: bytes, where: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def unpack(data: bytes, spec: NetworkSpec, where: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return the image uint8 `(H, W, 3)` and the maps by task of a golden file.
 
+    Args:
+        data: The bytes of the file.
+        spec: The network; only its image and its maps are read, at their own sizes.
+        where: The bundle's folder, for error messages.
+
     Raises:
-        BundleError: `data` is not a golden file; the message names `where`.
+        BundleError: `data` is not the golden file of such a network.
     """
+    stored: dict[str, tuple[tuple[Any, ...], np.dtype[Any]]] = {}
+    stored[IMAGE] = (spec.image_spec.shape[1:], np.dtype(np.uint8))
+    for task in spec.tasks:
+        map_spec = task.map_spec(spec.height, spec.width)
+        stored[task.name] = (map_spec.shape, np.dtype(np.uint8))
+        if map_spec.dtype != "uint8":
+            stored[f"{task.name}{SCALE}"] = ((2,), np.dtype(np.float32))
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            arrays = dict(file)
-        image = arrays.pop(IMAGE)
-        for name in [n for n in arrays if n.endswith(SCALE)]:
-            low, step = arrays.pop(name)
-            task = name.removesuffix(SCALE)
-            arrays[task] = low + step * arrays[task].astype(np.float32)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{where}: its golden file cannot be read: {error}") from None
+        arrays = _read_arrays(data, stored)
+    except Exception as error:  # zipfile, zlib and numpy raise nearly anything on damaged files
+        reason = str(error) or type(error).__name__
+        raise BundleError(f"{where}: its golden file cannot be read: {reason}") from None
+    image = arrays.pop(IMAGE)
+    for name in [n for n in arrays if n.endswith(SCALE)]:
+        low, step = arrays.pop(name)
+        task_name = name.removesuffix(SCALE)
+        arrays[task_name] = low + step * arrays[task_name].astype(np.float32)
     return image, arrays
+
+
+def _read_arrays(data: bytes, expected: Mapping[str, tuple[Any, np.dtype]]) -> dict[str, Any]:
+    """Read the arrays of an NPZ whose names, shapes and dtypes are known, and nothing else.
+
+    A small compressed file can hold huge arrays, so sizes are compared before anything is unpacked.
+    """
+    arrays = {}
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        names = [f"{name}.npy" for name in expected]
+        if sorted(file.namelist()) != sorted(names):
+            raise ValueError(f"holds {sorted(file.namelist())}, expected {sorted(names)}")
+        for name, (shape, dtype) in expected.items():
+            info = file.getinfo(f"{name}.npy")
+            size = math.prod(shape) * dtype.itemsize
+            if not size <= info.file_size <= size + _HEADER_BYTES:
+                raise ValueError(f"{name}: {info.file_size} bytes, expected {size} and a header")
+            with file.open(info) as stream:
+                array = np.lib.format.read_array(io.BytesIO(stream.read()), allow_pickle=False)
+            if array.shape != tuple(shape) or array.dtype != dtype:
+                raise ValueError(
+                    f"{name}: {array.dtype} {array.shape}, expected {dtype} {tuple(shape)}"
+                )
+            arrays[name] = array
+    return arrays

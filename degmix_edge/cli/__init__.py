@@ -2,57 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 import click
 
-from degmix_edge import registry
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._verb import first_sentence
-from degmix_edge.errors import INTERRUPTED, DegmixError
+from degmix_edge.cli._verbs import GROUPS, Verbs
+from degmix_edge.errors import INTERRUPTED, DegmixError, OutputError
 
-GROUPS = ("Build", "Run", "Judge", "Train", "Machine")
-"""Sections of the first screen, in order; a verb file says its own in `GROUP`."""
+__all__ = ["GROUPS", "invoke", "main", "verbs"]
 PROGRAM = "degmix-edge"
-
-
-class Verbs(click.Group):
-    """A group whose commands are the files of this folder, and entry points of other packages."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of all verbs."""
-        return registry.names(__name__)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Import the verb's file."""
-        if name not in self.list_commands(ctx):
-            return None
-        command: click.Command = registry.find(__name__, name).command
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the verb; the message for an unknown one has the nearest."""
-        import difflib
-
-        near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1, cutoff=0.5)
-        if near and args[0] != near[0]:
-            ctx.fail(f"no verb {args[0]!r}. Did you mean {near[0]!r}?")
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the verbs by group, each with its first sentence."""
-        sections: dict[str, list[tuple[str, str]]] = {group: [] for group in GROUPS}
-        for name, module in registry.modules(__name__):
-            group = getattr(module, "GROUP", "Other packages")
-            sections.setdefault(group, []).append((name, first_sentence(module.command)))
-        for title, rows in sections.items():
-            if rows:
-                with formatter.section(title):
-                    formatter.write_dl(rows)
 
 
 EXIT_CODES = """\b
@@ -86,7 +49,13 @@ def verbs() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(invoke(arguments))
+
+
+def _terminated(number: int, frame: object) -> None:
+    """End as after Ctrl-C, so that what was begun is removed."""
+    raise SystemExit(128 + number)
 
 
 def invoke(arguments: Sequence[str]) -> int:
@@ -94,6 +63,7 @@ def invoke(arguments: Sequence[str]) -> int:
     output = Output("--json" in arguments, verbose=bool({"-v", "--verbose"} & set(arguments)))
     try:
         verbs.main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
         return 0
     except click.exceptions.Exit as stop:
         return int(stop.exit_code)
@@ -105,7 +75,14 @@ def invoke(arguments: Sequence[str]) -> int:
         return output.fail(error)
     except ModuleNotFoundError as error:
         return output.fail(import_module("degmix_edge.cli._needs").missing_package(error))
-    except (click.Abort, KeyboardInterrupt):
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EPIPE):
+            raise
+        output.as_json = False
+        return output.fail(OutputError(f"standard output cannot be written ({error.strerror})"))
+    except (click.Abort, KeyboardInterrupt) as stop:
+        if isinstance(stop.__cause__, EOFError):  # click takes it for Ctrl-D
+            raise stop.__cause__ from None
         output.say("interrupted; nothing half-written is left")
         output.error_json("Interrupted", "interrupted", INTERRUPTED)
         return INTERRUPTED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from degmix_edge.cli._plain import plain
 from degmix_edge.progress import Event
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Bars:
             self._tasks[event.name],
             completed=event.done,
             total=total,
-            description=f"{event.name} {event.detail}".rstrip(),
+            description=plain(f"{event.name} {event.detail}".rstrip()),
         )
 
     def drop(self, name: str) -> None:

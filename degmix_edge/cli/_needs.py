@@ -14,6 +14,7 @@ EXTRAS = {
     "onnxscript": "export",
     "onnx_graphsurgeon": "export",
     "polygraphy": "compare",
+    "cryptography": "sign",
     "lightning": "train",
     "tensorboard": "train",
     "scipy": "train",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from degmix_edge.cli._plain import plain
 from degmix_edge.errors import DegmixError
 from degmix_edge.progress import Stage
 from degmix_edge.report.values import json_text
@@ -28,9 +28,6 @@ class Output:
         quiet: Print warnings and errors only.
         verbose: Say what short stages took, and show tracebacks.
         log: A file that gets every line with its time.
-
-    Attributes:
-        stages: Finished stages of the workflow.
     """
 
     def __init__(
@@ -43,7 +40,7 @@ class Output:
     ) -> None:
         self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
         self.log = log.open("a") if log else None
-        self.stages: list[Stage] = []
+        self.stages: list[Stage] = []  # that the workflow has finished
 
     @cached_property
     def console(self) -> Console:
@@ -61,20 +58,16 @@ class Output:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self._write(text)
-        if not self.quiet:
-            self.console.print(text, markup=False)
+        self._line(text, shown=not self.quiet)
 
     def warn(self, text: str) -> None:
         """Print one line that should be noticed."""
-        self._write("warning: " + text)
-        self.console.print(f"warning: {text}", style="yellow", markup=False)
+        self._line(f"warning: {text}", "yellow")
 
     def error(self, text: str) -> None:
         """Print why the verb ended."""
-        self._write(f"error: {text}")
         self.console.quiet = False
-        self.console.print(f"error: {text}", style="red", markup=False)
+        self._line("error: " + text, "red")
 
     def fail(self, error: DegmixError) -> int:
         """Print an error, with --verbose where it was raised; returns its exit code."""
@@ -88,14 +81,15 @@ class Output:
         """Print the JSON object of a verb that failed, with --json only."""
         if self.as_json:
             error = {"type": kind, "message": message, "exit_code": code}
-            print(json.dumps({"error": error}), file=sys.stdout)
+            click.echo(json.dumps({"error": error}))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table; columns after the first are right-aligned."""
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        rows = [[plain(cell) for cell in row] for row in rows]
+        table = Table(title=plain(title), title_justify="left", box=None, pad_edge=False)
         for index, column in enumerate(columns):
             table.add_column(column, justify="right" if index else "left", no_wrap=True)
         for row in rows:
@@ -114,6 +108,12 @@ class Output:
         """Close the log."""
         if self.log:
             self.log.close()
+
+    def _line(self, text: str, style: str | None = None, *, shown: bool = True) -> None:
+        text = plain(text)
+        self._write(text)
+        if shown:
+            self.console.print(text, style=style, markup=False)
 
     def _write(self, text: str) -> None:
         if self.log:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -30,6 +32,17 @@ class Name(click.ParamType[str]):
             names = [*self.extra, *self.names()]
             return [CompletionItem(f"{before}{comma}{n}") for n in names if n.startswith(part)]
         return []
+
+
+class File(click.Path):
+    """A path that a file system can have."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check the text: it may be empty, or too long for a name."""
+        text = os.fspath(value)
+        if not text or "\0" in text or any(len(os.fsencode(p)) > 255 for p in text.split("/")):
+            self.fail(f"{text[:40]!r}: no file can have this name", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Size(click.ParamType[tuple[int, int]]):
@@ -65,7 +78,8 @@ def _devices() -> Iterable[str]:
     return roofline.devices()
 
 
-PATH = click.Path(path_type=Path)
+PATH = File(path_type=Path)
+NAME_OR_FILE = File()
 TASKS = Name(_registered("degmix_edge.tasks"))
 BACKEND = Name(_registered("degmix_edge.backends"), ("auto",))
 OBSERVER = Name(_registered("degmix_calibration.observers"))

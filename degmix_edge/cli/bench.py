@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._types import BACKEND, PATH
+from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH
 from degmix_edge.cli._verb import example, verb
 
 GROUP = "Judge"
@@ -17,7 +17,7 @@ EXAMPLE = example("bench robot.degmix --against torch")
 
 @click.command(epilog=EXAMPLE)
 @click.argument("bundle", type=PATH)
-@click.argument("checkpoint", required=False)
+@click.argument("checkpoint", type=NAME_OR_FILE, required=False)
 @click.option(
     "--data", "images", default="photos", show_default=True, help="Images to cycle through."
 )

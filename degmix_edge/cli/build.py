@@ -9,7 +9,7 @@ import click
 
 from degmix_edge.cli import _build_options
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._types import PATH
+from degmix_edge.cli._types import NAME_OR_FILE, PATH
 from degmix_edge.cli._verb import Group, example, verb
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ def command() -> None:
 
 
 @command.command("engine", epilog=EXAMPLE)
-@click.argument("network", metavar="CHECKPOINT_OR_ONNX_OR_BUNDLE", required=False)
+@click.argument(
+    "network", type=NAME_OR_FILE, metavar="CHECKPOINT_OR_ONNX_OR_BUNDLE", required=False
+)
 @click.option(
     "-c",
     "config_file",

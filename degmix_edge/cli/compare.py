@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._types import BACKEND, PATH
+from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH
 from degmix_edge.cli._verb import example, verb
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ EXAMPLE = example("compare robot.degmix --data nyud:NYUDv2")
 
 @click.command(epilog=EXAMPLE)
 @click.argument("bundle", type=PATH)
-@click.argument("checkpoint", required=False)
+@click.argument("checkpoint", type=NAME_OR_FILE, required=False)
 @click.option(
     "--data",
     default="synthetic:64",

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._types import PATH
+from degmix_edge.cli._types import NAME_OR_FILE, PATH
 from degmix_edge.cli._verb import example, verb
 
 GROUP = "Judge"
@@ -16,7 +16,7 @@ EXAMPLE = example("eval runs/mine/best.safetensors --data nyud:NYUDv2 --ods")
 
 
 @click.command(epilog=EXAMPLE)
-@click.argument("checkpoint")
+@click.argument("checkpoint", type=NAME_OR_FILE)
 @click.option(
     "--data",
     default="synthetic:64",

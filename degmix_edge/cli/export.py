@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._types import DATA_SET, MODEL, PATH, SIZE, TASKS
+from degmix_edge.cli._types import DATA_SET, MODEL, NAME_OR_FILE, PATH, SIZE, TASKS
 from degmix_edge.cli._verb import Group, example, verb
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def command() -> None:
 
 
 @command.command("onnx", epilog=EXAMPLE)
-@click.argument("checkpoint", required=False)
+@click.argument("checkpoint", type=NAME_OR_FILE, required=False)
 @click.option("--model", type=MODEL, metavar="NAME", help="Export a model with random weights.")
 @click.option("--backbone", help="Its backbone, by timm name.")
 @click.option("--size", type=SIZE, help="Its input size, as in 448x672.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._types import DATA_SET, MODEL, SIZE, TASKS
+from degmix_edge.cli._types import DATA_SET, MODEL, NAME_OR_FILE, SIZE, TASKS
 from degmix_edge.cli._verb import example, verb
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ EXAMPLE = example("inspect robot.degmix --nodes")
 
 
 @click.command(epilog=EXAMPLE)
-@click.argument("thing", metavar="BUNDLE_ONNX_OR_CHECKPOINT", required=False)
+@click.argument("thing", type=NAME_OR_FILE, metavar="BUNDLE_ONNX_OR_CHECKPOINT", required=False)
 @click.option("--nodes", is_flag=True, help="Every weighted node's precision and reason (bundles).")
 @click.option(
     "--model", type=MODEL, metavar="NAME", help="Count a model instead: see `zoo --list`."

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._types import PATH
+from degmix_edge.cli._types import NAME_OR_FILE, PATH
 from degmix_edge.cli._verb import Group, example, verb
 
 GROUP = "Build"
@@ -20,7 +20,7 @@ def command() -> None:
 
 
 @command.command("experts", epilog=EXAMPLE)
-@click.argument("checkpoint")
+@click.argument("checkpoint", type=NAME_OR_FILE)
 @click.option("--calib", required=True, metavar="DIR", help="A folder, nyud:DIR, synthetic:64.")
 @click.option(
     "--below", default=2.0, show_default=True, help="Percent of a task's gates; less is dropped."

@@ -9,7 +9,7 @@ import click
 
 from degmix_edge.cli import _build_options
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._types import PATH
+from degmix_edge.cli._types import NAME_OR_FILE, PATH
 from degmix_edge.cli._verb import example, verb
 
 GROUP = "Build"
@@ -17,7 +17,7 @@ EXAMPLE = example("quantize degmix_tiny --calib photos/ --budget 'semseg=-0.5pt,
 
 
 @click.command(epilog=EXAMPLE)
-@click.argument("network", metavar="CHECKPOINT_OR_ONNX")
+@click.argument("network", type=NAME_OR_FILE, metavar="CHECKPOINT_OR_ONNX")
 @_build_options.options(_build_options.PRECISION, _build_options.BUDGET)
 @click.option("--out", type=PATH, default=Path("model.int8.onnx"), show_default=True)
 @verb

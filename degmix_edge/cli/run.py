@@ -24,6 +24,7 @@ EXAMPLE = example("run robot.degmix photo.jpg --out maps/")
     "--native", is_flag=True, help="Maps at each image's own size instead of the network's."
 )
 @click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True)
+@click.option("--force", is_flag=True, help="Replace maps of an earlier run.")
 @click.option("--threads", type=click.IntRange(1))
 @verb
 def command(

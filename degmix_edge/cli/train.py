@@ -10,7 +10,7 @@ import click
 from degmix_edge.cli._build_options import options
 from degmix_edge.cli._machine import MACHINE, take_machine
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._types import PATH
+from degmix_edge.cli._types import NAME_OR_FILE, PATH
 from degmix_edge.cli._verb import example, verb
 
 GROUP = "Train"
@@ -22,7 +22,7 @@ EXAMPLE = example(
 
 
 @click.command(epilog=EXAMPLE)
-@click.argument("preset", metavar="[PRESET_OR_YAML]", required=False)
+@click.argument("preset", type=NAME_OR_FILE, metavar="[PRESET_OR_YAML]", required=False)
 @click.option("--out", type=PATH, default=Path("runs/train"), show_default=True)
 @click.option("--list", "show", is_flag=True, help="Show the presets, and stop.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Change one setting.")

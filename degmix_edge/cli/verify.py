@@ -11,22 +11,29 @@ from degmix_edge.cli._types import BACKEND, PATH
 from degmix_edge.cli._verb import example, verb
 
 GROUP = "Judge"
-EXAMPLE = example("verify robot.degmix")
+EXAMPLE = example("verify robot.degmix", "verify robot.degmix --key fleet.pub.pem")
 
 
 @click.command(epilog=EXAMPLE)
 @click.argument("bundle", type=PATH)
 @click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True)
+@click.option(
+    "--key", "keys", type=PATH, multiple=True, help="Public key that must have signed it."
+)
+@click.option("--not-before", metavar="TIME", help="Refuse a bundle that was built earlier.")
 @verb
-def command(output: Output, bundle: Path, backend: str) -> None:
-    """Check every file's hash, then run the golden image and compare with the golden maps."""
+def command(
+    output: Output, bundle: Path, backend: str, keys: tuple[Path, ...], not_before: str | None
+) -> None:
+    """Check every file's hash and the signature, then compare the golden image's maps."""
     from degmix_edge.errors import AccuracyError
     from degmix_edge.workflows.verify import verify
 
-    found = verify(bundle, backend=backend)
+    found = verify(bundle, backend=backend, keys=keys, not_before=not_before)
     output.say(f"{found.files} files have the hashes that the manifest says")
+    output.say(f"signed by key {found.signer}" if found.signer else "no signature was asked for")
     output.say(f"golden image: {found.golden.text}")
-    output.result({"bundle": bundle, "files": found.files, "golden": found.golden})
+    output.result({"bundle": bundle, **vars(found)})
     if not found.passed:
         raise AccuracyError(
             f"{bundle}: gives other maps here than where it was built: {found.golden.text}"

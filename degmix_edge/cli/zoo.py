@@ -10,7 +10,7 @@ import click
 from degmix_edge.cli._build_options import options
 from degmix_edge.cli._machine import MACHINE, take_machine
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._types import BACKEND, PATH
+from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH
 from degmix_edge.cli._verb import example, verb
 
 GROUP = "Train"
@@ -18,7 +18,7 @@ EXAMPLE = example("zoo --list", "zoo smoke --models padnet,mlore --out runs/zoo"
 
 
 @click.command(epilog=EXAMPLE)
-@click.argument("zoo", metavar="[ZOO_OR_YAML]", default="smoke")
+@click.argument("zoo", type=NAME_OR_FILE, metavar="[ZOO_OR_YAML]", default="smoke")
 @click.option("--models", metavar="A,B", help="Entries to compare; default: all of the zoo.")
 @click.option("--list", "show", is_flag=True, help="Show zoos and models, and stop.")
 @click.option(

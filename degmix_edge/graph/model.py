@@ -41,8 +41,17 @@ def read_model(path: Path) -> onnx.ModelProto:
 
 
 def to_graph(model: onnx.ModelProto) -> gs.Graph:
-    """Return `model` as a graph-surgeon graph, with inferred shapes."""
-    return gs.import_onnx(onnx.shape_inference.infer_shapes(model))
+    """Return `model` as a graph-surgeon graph, with inferred shapes.
+
+    Raises:
+        GraphError: It has a type or a shape that no graph can have.
+    """
+    try:
+        return gs.import_onnx(onnx.shape_inference.infer_shapes(model))
+    except Exception as error:  # whatever the two libraries stumble over
+        raise GraphError(
+            f"an ONNX graph that cannot be read ({type(error).__name__}: {error})"
+        ) from error
 
 
 def to_model(graph: gs.Graph, metadata: dict[str, str]) -> onnx.ModelProto:

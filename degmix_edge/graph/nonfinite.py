@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from degmix_edge import ort
 from degmix_edge.errors import BuildError
 from degmix_edge.network import IMAGE
 from degmix_edge.ort import cpu_session
@@ -23,6 +24,7 @@ def first_nonfinite(model: bytes, image: np.ndarray) -> None:
     Raises:
         BuildError: Logits are not finite. The message names the first node that produces such a
             value.
+        BackendError: ONNX Runtime cannot run it.
     """
     proto = onnx.load_from_string(model)
     watched = [n for node in proto.graph.node for n in node.output if n.endswith(logits_name(""))]
@@ -33,7 +35,8 @@ def first_nonfinite(model: bytes, image: np.ndarray) -> None:
         del observed.graph.output[:]
         observed.graph.output.extend(map(onnx.helper.make_empty_tensor_value_info, names))
         session = cpu_session(observed.SerializeToString(), optimization="none")
-        return dict(zip(names, session.run(None, {IMAGE: image}), strict=True))
+        with ort.errors():
+            return dict(zip(names, session.run(None, {IMAGE: image}), strict=True))
 
     def broken(array: np.ndarray) -> bool:
         return array.dtype.kind == "f" and not bool(np.isfinite(array).all())

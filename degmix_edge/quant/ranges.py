@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from degmix_edge import config
 from degmix_edge.config import Settings
 from degmix_edge.errors import ConfigError
 
@@ -63,18 +64,25 @@ class Ranges(Settings):
     convergence: tuple[Settled, ...] = ()
 
 
+def parse(text: bytes, where: str) -> Ranges:
+    """Return the ranges in the bytes of a `ranges.json`; `where` names the file.
+
+    Raises:
+        ConfigError: They are no ranges.
+    """
+    try:
+        return Ranges.model_validate_json(text)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: not a ranges file: {error}") from None
+
+
 def read(path: Path, graph_sha256: str) -> Ranges:
     """Read `ranges.json` for the float graph with this hash.
 
     Raises:
         ConfigError: The file is missing or unreadable, or was measured on another graph.
     """
-    try:
-        ranges = Ranges.model_validate_json(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such ranges file") from None
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        raise ConfigError(f"{path}: not a ranges file: {error}") from None
+    ranges = parse(config.read_text(path, "ranges file"), str(path))
     if ranges.graph_sha256 != graph_sha256:
         raise ConfigError(
             f"{path}: measured on graph {ranges.graph_sha256[:12]}, this graph is "

@@ -12,6 +12,7 @@ from degmix_edge.bundle.manifest import MODEL, RECIPE, Engine, engine_key
 from degmix_edge.config import cache_folder
 from degmix_edge.errors import BackendError, OutputError
 from degmix_edge.files import sha256, write_file
+from degmix_edge.graph.self_contained import check_self_contained
 
 
 def engine_bytes(bundle: Bundle, backend: type[EngineBackend], *, rebuild: bool = True) -> bytes:
@@ -19,12 +20,16 @@ def engine_bytes(bundle: Bundle, backend: type[EngineBackend], *, rebuild: bool 
 
     That is model.onnx where the backend runs it, else an engine that is built now and kept.
     """
-    model, recipe = bundle.file(MODEL).read_bytes(), bundle.file(RECIPE).read_bytes()
+    model, recipe = bundle.read(MODEL), bundle.read(RECIPE)
     engine = bundle.manifest.engine(backend.name)
     here = (backend.version(), backend.device())
     key = engine_key(model, recipe, backend.name, *here)
     if engine is not None and engine.key == key:
-        return bundle.file(engine.file).read_bytes()
+        built = bundle.read(engine.file)
+        if backend.runs_model:
+            check_self_contained(built, f"{bundle.path}/{engine.file}")
+        return built
+    check_self_contained(model, f"{bundle.path}/{MODEL}")
     why = _mismatch(backend.name, engine, here)
     again = f"`degmix-edge build engine {bundle.path} --backend {backend.name}` builds it again"
     if backend.runs_model:

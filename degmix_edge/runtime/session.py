@@ -6,21 +6,24 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import overload
+from typing import Any, overload
 
 from degmix_edge import backends
-from degmix_edge.backends import Backend
+from degmix_edge.backends import Backend, EngineBackend
 from degmix_edge.bundle.contents import Bundle, open_bundle
+from degmix_edge.bundle.manifest import Manifest
+from degmix_edge.bundle.signing import policy
 from degmix_edge.errors import BackendError, ConfigError, InputError
 from degmix_edge.network import NetworkSpec
 from degmix_edge.preprocess import Fit, Image, fit_image
 from degmix_edge.runtime.engine_cache import engine_bytes
 from degmix_edge.runtime.latency import Latency
 from degmix_edge.runtime.maps import Maps
+from degmix_edge.tensors import TensorSpec
 
 MOST_THREADS = 1024
 """More CPU threads than any robot has; a system may never come back from many more."""
@@ -37,6 +40,7 @@ class Session:
         fit: How an image becomes the network's input.
         bundle: The bundle that the network comes from, if there is one.
         workers: How many images `submit` and a call with several images run at once.
+        loaded: The arguments of `load` that make the session again in another process.
 
     Attributes:
         spec: The network, with its tasks and sizes.
@@ -46,8 +50,15 @@ class Session:
     """
 
     def __init__(
-        self, backend: Backend, fit: Fit, bundle: Bundle | None = None, *, workers: int = 1
+        self,
+        backend: Backend,
+        fit: Fit,
+        bundle: Bundle | None = None,
+        *,
+        workers: int = 1,
+        loaded: Mapping[str, Any] | None = None,
     ) -> None:
+        self._loaded, self._process = loaded, os.getpid()
         self.backend, self.fit, self.bundle = backend, fit, bundle
         self.latency: Latency | None = None
         self._turn = contextlib.nullcontext() if backend.is_concurrent else threading.Lock()
@@ -103,10 +114,21 @@ class Session:
         Raises:
             BackendError: The session is closed.
         """
+        self._check_process()
         try:
             return self._pool.submit(self._maps, image)
         except RuntimeError:
             raise BackendError(f"{self.backend.name}: the session is closed") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle a session as the call of `load` that made it; the bundle is opened again.
+
+        Raises:
+            TypeError: The session was not made by `load`, so nothing says how to make it again.
+        """
+        if self._loaded is None:
+            raise TypeError("only a session that `load` made can be pickled; pickle its parts")
+        return _load_again, (dict(self._loaded),)
 
     def close(self) -> None:
         """Finish what was submitted and deactivate the backend. A second call does nothing."""
@@ -128,6 +150,7 @@ class Session:
 
     def _maps(self, image: Image) -> Maps:
         """The maps of one image, with the latency of this call."""
+        self._check_process()
         start = time.perf_counter()
         pixels, placement = fit_image(image, self.fit)
         fitted = time.perf_counter()
@@ -141,6 +164,14 @@ class Session:
             1e3 * (fitted - start), 1e3 * (inferred - fitted), 1e3 * (done - inferred), stages
         )
         return maps
+
+    def _check_process(self) -> None:
+        """Threads do not survive a fork: without this check, a call in a child never returns."""
+        if os.getpid() != self._process:
+            raise BackendError(
+                f"{self.backend.name}: the session was made by process {self._process} and cannot "
+                "run in its fork; call `load` in each process, or start processes with `spawn`"
+            )
 
     def _maps_of_all(self, images: Sequence[Image]) -> list[Maps]:
         futures = [self.submit(image) for image in images] if self._in_pool else None
@@ -165,6 +196,10 @@ def load(
     backend: str = "auto",
     threads: int | None = None,
     rebuild: bool = True,
+    timeout_s: float | None = None,
+    trust: str | None = None,
+    keys: Sequence[str | os.PathLike[str]] = (),
+    not_before: str | None = None,
 ) -> Session:
     """Open a bundle and make it ready to run.
 
@@ -176,19 +211,78 @@ def load(
         rebuild: What to do where the bundle's engine does not fit this machine and the backend
             cannot run model.onnx instead: True builds an engine, which takes minutes, and keeps it
             in the user's cache; False raises a BackendError.
+        timeout_s: Seconds after which a call ends with a BackendError; None never ends one. Not
+            every backend can end a call.
+        trust: `any` takes every whole bundle, `signed` those that one of `keys` signed. None takes
+            `$DEGMIX_TRUST`, or `signed` where keys are given.
+        keys: Files of public keys in PEM, or folders of them; none takes `$DEGMIX_KEYS`.
+        not_before: The earliest time of a build in ISO 8601, so that no older signed bundle can
+            be put back; None takes `$DEGMIX_NOT_BEFORE`.
 
     Raises:
-        ConfigError: There is no backend of this name, or `threads` is out of range.
-        BundleError: The bundle is incomplete, changed, or of a newer schema.
+        ConfigError: There is no backend of this name, `threads` or `timeout_s` is out of range, or
+            the backend has no timeout.
+        BundleError: The bundle is incomplete, changed, of another schema, or not trusted.
+        GraphError: The model reads other files, or holds a loop that may never end.
         BackendError: The backend cannot run here, refused the model, or needs an engine that
             `rebuild` does not allow to build.
     """
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise ConfigError(f"threads: got {threads}, expected 1 to {MOST_THREADS}, or None")
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
     chosen = backends.choose(backend)
+    _check_timeout(timeout_s, chosen)
+    wanted = policy(trust, [Path(key) for key in keys], not_before)
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
+    wanted.check(opened)
     manifest = opened.manifest
     engine = engine_bytes(opened, chosen, rebuild=rebuild)
     runner = chosen(manifest.network, engine, threads=threads)
+    runner.timeout_s = timeout_s
     workers = (threads or 1) if not chosen.runs_model else 1
-    return Session(runner, manifest.fit, opened, workers=workers)
+    again = {"bundle": opened.path, "backend": backend, "threads": threads, "rebuild": rebuild}
+    again["timeout_s"] = timeout_s
+    session = Session(runner, manifest.fit, opened, workers=workers, loaded=again | vars(wanted))
+    opened.release()
+    try:
+        _check_engine(runner, opened)
+    except BackendError:
+        session.close()
+        raise
+    return session
+
+
+def _load_again(arguments: Mapping[str, Any]) -> Session:
+    return load(**arguments)
+
+
+def _check_timeout(seconds: float | None, backend: type[EngineBackend]) -> None:
+    if seconds is None:
+        return
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(f"timeout_s: got {seconds}, expected seconds above 0, or None")
+    if not backend.takes_timeout:
+        raise ConfigError(f"timeout_s: backend {backend.name} cannot end a call; leave it out")
+
+
+def _check_engine(runner: EngineBackend, opened: Bundle) -> None:
+    """An engine that takes or gives other tensors than the manifest says is found before a frame.
+
+    Raises:
+        BackendError: It does.
+    """
+    tensors = runner.engine_tensors()
+    if tensors is None:
+        return
+    manifest = opened.manifest
+    promised = {t.name: str(t.model_copy(update={"unit": ""})) for t in _tensors(manifest)}
+    found = {t.name: str(t) for t in tensors}
+    for name in sorted(promised.keys() | found.keys()):
+        if promised.get(name) != found.get(name):
+            raise BackendError(
+                f"{opened.path}: the {runner.name} engine has {found.get(name, f'no {name!r}')}, "
+                f"the manifest says {promised.get(name, f'no {name!r}')}; build the bundle again"
+            )
+
+
+def _tensors(manifest: Manifest) -> tuple[TensorSpec, ...]:
+    return manifest.inputs + manifest.outputs

@@ -10,16 +10,21 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from degmix_edge.errors import ConfigError
 from degmix_edge.tensors import TensorSpec
 
 Decode = Literal["argmax", "foreground", "sigmoid", "clamp", "unit_vector"]
 DECODES: tuple[Decode, ...] = ("argmax", "foreground", "sigmoid", "clamp", "unit_vector")
+CHANNELS = {"foreground": 2, "sigmoid": 1, "clamp": 1, "unit_vector": 3}
+"""Channels of logits that each decode takes; `argmax` takes one for each class."""
+MOST_LABELS = 256
+"""A class map has one byte a pixel."""
+_Byte = Annotated[int, Field(ge=0, le=255)]
 EPSILON = 1e-6
 """Smallest length that a vector is divided by, so that a zero vector stays zero and not NaN."""
 
@@ -74,18 +79,27 @@ class TaskSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: str = Field(pattern=r"^\w[\w.-]{0,63}$")  # it is part of the names of files
     decode: Decode
-    num_channels: int
+    num_channels: int = Field(gt=0)
     unit: str
     metric: str
     classes: tuple[str, ...] = ()
-    palette: tuple[tuple[int, int, int], ...] = ()
+    palette: tuple[tuple[_Byte, _Byte, _Byte], ...] = ()
 
     @model_validator(mode="after")
-    def _one_colour_a_class(self) -> TaskSpec:
+    def _fits_together(self) -> TaskSpec:
         if len(self.palette) != len(self.classes):
             raise ValueError(f"{len(self.palette)} colours for {len(self.classes)} classes")
+        expected = CHANNELS.get(self.decode, self.num_channels)
+        if self.num_channels != expected:
+            raise ValueError(f"{self.num_channels} channels, {self.decode} takes {expected}")
+        if len(self.classes) not in (0, self.num_channels):
+            raise ValueError(f"{self.num_channels} channels for {len(self.classes)} classes")
+        if self.decode == "argmax" and self.num_channels > MOST_LABELS:
+            raise ValueError(
+                f"{self.num_channels} classes, expected at most {MOST_LABELS}: a class map is uint8"
+            )
         return self
 
     def map_spec(self, height: int, width: int, batch: int = 1) -> TensorSpec:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from degmix_edge import backends
-from degmix_edge.bundle.contents import Bundle, check_target, open_bundle
+from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.bundle.manifest import MANIFEST
+from degmix_edge.bundle.writing import Target, claim
 from degmix_edge.errors import ConfigError
 from degmix_edge.preprocess import Fit
 from degmix_edge.progress import Clock, Progress, listening
@@ -92,6 +93,7 @@ class Build:
         self.budget: budgets.Budget | None = None
         self.product: Product
         self.bundle: Bundle
+        self._target: Target | None = None
         self._done: list[str] = []
         self.describe()
 
@@ -110,6 +112,14 @@ class Build:
             golden_image: The image whose maps every machine must give.
         """
         self._size, self._classes, self._golden_source = size, classes, golden_image
+
+    def claim(self, *, force: bool) -> None:
+        """Claim the place of the bundle, so that two builds do not both write there.
+
+        Raises:
+            OutputError: It exists without `force`, is no bundle, or cannot be written.
+        """
+        self._target = claim(self.out or TARGET, force=force)
 
     def check(self) -> None:
         """Complain of what cannot work before any long work.
@@ -145,7 +155,8 @@ class Build:
         """
         if until not in self.STAGES:
             raise ConfigError(f"stage {until!r}: expected one of {', '.join(self.STAGES)}")
-        self._force = force
+        if until == "write" and self._target is None:
+            self.claim(force=force)
         for stage in self.STAGES[: self.STAGES.index(until) + 1]:
             if stage not in self._done:
                 getattr(self, f"_{stage}")()
@@ -264,8 +275,7 @@ class Build:
             self._files,
             self._maps,
             self._golden_image,
-            self.out or TARGET,
-            force=self._force,
+            self._target or claim(self.out or TARGET, force=False),
             clock=self.clock,
         )
 
@@ -322,7 +332,8 @@ def build(
             network, settings, Path(target), calibration=calibration, examples=examples
         )
         pipeline.describe(size=size, classes=classes, golden_image=golden_image)
-        _check_end(Path(target), settings, force)
+        _check_end(settings)
+        pipeline.claim(force=force)
         pipeline.check()
         return pipeline.run(force=force).bundle
 
@@ -348,14 +359,14 @@ def check_build(network: Network, target: Path, options: Options, *, force: bool
         DegmixError: As `build` before its long work.
     """
     if not _is_bundle(network):
-        _check_end(target, options, force)
+        _check_end(options)
+        claim(target, force=force)
         Build(network, options, target).check()
 
 
-def _check_end(target: Path, options: Options, force: bool) -> None:
+def _check_end(options: Options) -> None:
     task_names(options.tasks)
     backends.choose(options.backend, to_build=True).refuse_options(options.engine)
-    check_target(target, force=force)
 
 
 def _in_words(recipe: Recipe, before: onnx.ModelProto, after: bytes) -> str:

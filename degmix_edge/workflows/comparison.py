@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from polygraphy.backend.base import BaseRunner
-from polygraphy.backend.onnx import BytesFromOnnx, ModifyOutputs, OnnxFromPath
+from polygraphy.backend.onnx import BytesFromOnnx, ModifyOutputs, OnnxFromBytes
 from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
 from polygraphy.common import TensorMetadata
 from polygraphy.comparator import Comparator
@@ -25,6 +25,7 @@ from degmix_edge.backends import Backend
 from degmix_edge.bundle.contents import Bundle
 from degmix_edge.bundle.manifest import MODEL
 from degmix_edge.errors import AccuracyError, ConfigError
+from degmix_edge.graph.self_contained import check_self_contained
 from degmix_edge.metrics import Metric, relative_drop
 from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.preprocess import Image
@@ -170,7 +171,9 @@ def tensor_differences(
     """
     spec = bundle.manifest.network
     names = [n for t in spec.task_names for n in (logits_name(t), t)]
-    model = ModifyOutputs(OnnxFromPath(str(bundle.file(MODEL))), outputs=names)
+    data = bundle.read(MODEL)
+    check_self_contained(data, f"{bundle.path}/{MODEL}")
+    model = ModifyOutputs(OnnxFromBytes(data), outputs=names)
     feeds = [{IMAGE: image[None]} for image in images]
     with G_LOGGER.verbosity(G_LOGGER.ERROR):
         runners = [

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from degmix_edge import config
-from degmix_edge.bundle.contents import open_bundle
-from degmix_edge.bundle.manifest import RECIPE, Manifest
+from degmix_edge.bundle.contents import open_bundle, recipe_and_ranges
+from degmix_edge.bundle.manifest import Manifest
 from degmix_edge.quant.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -76,8 +75,8 @@ def _bundle(path: Path) -> BundleContents:
     return BundleContents(
         path,
         opened.manifest,
-        config.load(Recipe, opened.file(RECIPE)),
-        {name: (path / name).stat().st_size for name in opened.manifest.files},
+        recipe_and_ranges(opened)[0],
+        {name: len(opened.read(name)) for name in opened.manifest.files},
     )
 
 

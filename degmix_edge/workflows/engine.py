@@ -12,7 +12,7 @@ import numpy as np
 from degmix_edge import __version__, backends, config, progress
 from degmix_edge.backends import PLAIN, EngineBackend, EngineOptions
 from degmix_edge.bundle.card import card_text
-from degmix_edge.bundle.contents import Bundle, check_target, recipe_and_ranges, write_bundle
+from degmix_edge.bundle.contents import Bundle, recipe_and_ranges
 from degmix_edge.bundle.golden import LOWERED, differences, pack, unpack
 from degmix_edge.bundle.manifest import (
     CARD,
@@ -24,8 +24,10 @@ from degmix_edge.bundle.manifest import (
     Manifest,
     engine_key,
 )
+from degmix_edge.bundle.writing import Target, claim, write_bundle
 from degmix_edge.errors import BuildError
 from degmix_edge.graph.nonfinite import first_nonfinite
+from degmix_edge.graph.self_contained import check_self_contained
 from degmix_edge.network import NetworkSpec
 from degmix_edge.preprocess import Fit
 from degmix_edge.progress import Clock
@@ -132,15 +134,14 @@ def write_product(
     engine: EngineFiles,
     maps: dict[str, np.ndarray],
     golden_image: np.ndarray,
-    target: Path,
+    target: Target,
     *,
-    force: bool,
     clock: Clock,
 ) -> Bundle:
     """Write the bundle at `target`, whole or not at all.
 
     Raises:
-        OutputError: `target` exists without `force`, or cannot be written.
+        OutputError: `target` was written by another process meanwhile, or cannot be written.
     """
     backend, recipe_text = engine.backend, config.dump(product.recipe).encode()
     folder = f"engines/{backend.name}"
@@ -162,8 +163,8 @@ def write_product(
     )
     manifest = _manifest(product, entry, logits=[n for n in maps if n.endswith("_logits")])
     files[CARD] = card_text(manifest, product.recipe).encode()
-    written = write_bundle(target, manifest, files, force=force)
-    clock.finished("write", f"{target} {written.size_bytes / 1e6:.1f} MB")
+    written = write_bundle(target, manifest, files)
+    clock.finished("write", f"{target.path} {written.size_bytes / 1e6:.1f} MB")
     return written
 
 
@@ -191,17 +192,18 @@ def rebuild(
     """
     in_place = target is None or target.absolute() == opened.path.absolute()
     place = opened.path if in_place or target is None else target
-    check_target(place, force=force or in_place)
+    claimed = claim(place, force=force or in_place)
     clock = Clock()
     recipe, ranges = recipe_and_ranges(opened)
-    manifest, model = opened.manifest, opened.file(MODEL).read_bytes()
+    manifest, model = opened.manifest, opened.read(MODEL)
     product = Product(model, manifest.network, recipe, ranges, manifest.fit.mode)
-    image, _ = unpack(opened.file(GOLDEN).read_bytes(), opened.path)
+    check_self_contained(model, f"{opened.path}/{MODEL}")
+    image, _ = unpack(opened.read(GOLDEN), manifest.network, opened.path)
     chosen = backends.choose(backend, to_build=True)
     chosen.refuse_options(options)
     engine = make_engine(product, chosen, image, options=options, clock=clock)
     maps = golden_maps(product, engine, image, clock)
-    return write_product(product, engine, maps, image, place, force=force or in_place, clock=clock)
+    return write_product(product, engine, maps, image, claimed, clock=clock)
 
 
 def versions() -> dict[str, str]:

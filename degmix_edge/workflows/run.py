@@ -47,6 +47,7 @@ def run_images(
     native: bool = False,
     backend: str = "auto",
     threads: int | None = None,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Run:
     """Run a bundle over image files and folders.
@@ -62,18 +63,20 @@ def run_images(
         native: Write maps at each image's own size instead of the network's.
         backend: `auto`, or a backend's name.
         threads: CPU threads; None takes all cores.
+        force: Replace maps that are in `out`.
         progress: Called with an `Event` after each image.
 
     Raises:
         BundleError, BackendError: The bundle cannot be opened or run.
         ConfigError: The bundle has no such task.
         InputError: An image cannot be read.
-        OutputError: `out` cannot be written, or two images would write the same files.
+        OutputError: `out` cannot be written or has maps of an earlier run, or two images would
+            write the same files.
     """
     wanted = task_names(tasks)
     paths = [p for image in map(Path, images) for p in _files_of(image)]
     if out:
-        _check_names(Path(out), paths)
+        _check_names(Path(out), paths, force=force)
     results = []
     with listening(progress), load(bundle, backend=backend, threads=threads) as session:
         for name in wanted:
@@ -91,14 +94,17 @@ def run_images(
     return Run(names, results)
 
 
-def _check_names(out: Path, paths: Sequence[Path]) -> None:
-    """Two images of one name would write the same files.
+def _check_names(out: Path, paths: Sequence[Path], *, force: bool) -> None:
+    """Two images of one name, or two runs into one folder, would write the same files.
 
     Raises:
-        OutputError: Names both images.
+        OutputError: Names both images, or the file that is there.
     """
     first: dict[str, Path] = {}
     for path in paths:
+        written = out / f"{path.stem}.npz"
+        if not force and written.exists():
+            raise OutputError(f"{written}: exists; give --force to replace it, or another --out")
         other = first.setdefault(path.stem, path)
         if other != path:
             raise OutputError(

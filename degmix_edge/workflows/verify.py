@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.bundle.golden import Differences, differences, unpack
 from degmix_edge.bundle.manifest import GOLDEN
+from degmix_edge.bundle.signing import policy
 from degmix_edge.runtime import load
 
 
@@ -17,10 +19,12 @@ class Verification:
 
     Attributes:
         files: How many files have the hashes that the manifest says.
+        signer: Name of the key that signed the bundle; None where no signature was asked for.
         golden: How far the maps of the golden image are from those at build time.
     """
 
     files: int
+    signer: str | None
     golden: Differences
 
     @property
@@ -29,19 +33,30 @@ class Verification:
         return self.golden.passed
 
 
-def verify(bundle: str | Path | Bundle, *, backend: str = "auto") -> Verification:
-    """Check every file's hash, then run the golden image and compare with the golden maps.
+def verify(
+    bundle: str | Path | Bundle,
+    *,
+    backend: str = "auto",
+    keys: Sequence[str | Path] = (),
+    not_before: str | None = None,
+) -> Verification:
+    """Check every hash and the signature, then run the golden image and compare its maps.
 
     Args:
         bundle: The bundle, or its folder.
         backend: `auto`, or a backend's name.
+        keys: Public keys, one of which must have signed it; none takes `$DEGMIX_KEYS`, and asks for
+            a signature only where `$DEGMIX_TRUST` is `signed`.
+        not_before: The earliest time of its build, in ISO 8601.
 
     Raises:
-        BundleError: The bundle is incomplete or was changed; says which file.
+        BundleError: The bundle is incomplete, was changed, or is not signed by one of the keys.
         BackendError: The backend cannot run here.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
-    image, expected = unpack(opened.file(GOLDEN).read_bytes(), opened.path)
-    with load(opened, backend=backend) as session:
+    image, expected = unpack(opened.read(GOLDEN), opened.manifest.network, opened.path)
+    wanted = policy(None, keys, not_before)
+    signer = wanted.check(opened)
+    with load(opened, backend=backend, **vars(wanted)) as session:
         found = differences(session.spec, expected, session.backend.infer(image[None]))
-    return Verification(len(opened.manifest.files), found)
+    return Verification(len(opened.manifest.files), signer, found)

@@ -2,7 +2,9 @@
 
 import json
 
+import onnx
 import pytest
+from conftest import lively_network
 from PIL import Image
 
 from degmix_edge import config
@@ -14,6 +16,14 @@ pytestmark = pytest.mark.slow(file_seconds=55)
 TINY = ["--tasks", "normals,depth", "--examples", "frames", "--workers", "1"]
 
 
+@pytest.fixture(scope="module")
+def plain_path(tmp_path_factory):
+    """A network with few layers, because each layer is tried alone."""
+    path = tmp_path_factory.mktemp("plain") / "plain.onnx"
+    onnx.save(lively_network("baseline")[1], path)
+    return path
+
+
 @pytest.fixture(autouse=True)
 def frames(tmp_path, pictures):
     folder = tmp_path / "frames"
@@ -22,9 +32,9 @@ def frames(tmp_path, pictures):
         Image.fromarray(picture).save(folder / f"{index}.png")
 
 
-def test_a_recipe_inside_a_budget(cli, onnx_path, tmp_path):
+def test_a_recipe_inside_a_budget(cli, plain_path, tmp_path):
     wide = ["--budget", "normals=+20deg,depth=900%", "--device", "orin-agx"]
-    command = ["quantize", onnx_path, "--calib", "frames", *TINY, *wide]
+    command = ["quantize", plain_path, "--calib", "frames", *TINY, *wide]
     code, out, err = cli(*command, "--out", "q.onnx", "--min-int8", "50", "--json")
     assert code == 0, err
     budget = json.loads(out)["budget"]
@@ -44,9 +54,9 @@ def test_a_recipe_inside_a_budget(cli, onnx_path, tmp_path):
     assert (tmp_path / "q.onnx.ranges.svg").exists()
 
 
-def test_a_budget_that_no_recipe_meets_shows_the_best_and_fails(cli, onnx_path, tmp_path):
+def test_a_budget_that_no_recipe_meets_shows_the_best_and_fails(cli, plain_path, tmp_path):
     none = ["--budget", "normals=0.000001deg,depth=0.000001%", "--device", "orin-agx"]
-    command = ["quantize", onnx_path, "--calib", "frames", *TINY, *none, "--out", "q.onnx"]
+    command = ["quantize", plain_path, "--calib", "frames", *TINY, *none, "--out", "q.onnx"]
     code, out, err = cli(*command, "--json")
     assert code == 13
     message = json.loads(out)["error"]["message"]
@@ -65,9 +75,9 @@ def test_a_budget_that_no_recipe_meets_shows_the_best_and_fails(cli, onnx_path, 
     assert "--min-int8 asks for 100 %" in err
 
 
-def test_a_bundle_inside_a_budget_for_the_cpu(cli, onnx_path, tmp_path):
+def test_a_bundle_inside_a_budget_for_the_cpu(cli, plain_path, tmp_path):
     many = [*TINY[:-1], "2"]
-    command = ["build", "engine", onnx_path, "--calib", "frames", *many, "--budget", "900%"]
+    command = ["build", "engine", plain_path, "--calib", "frames", *many, "--budget", "900%"]
     code, _, err = cli(*command, "--out", "x.degmix")
     assert code == 0, err
     assert open_bundle(tmp_path / "x.degmix").manifest.precision == "int8"
@@ -85,9 +95,9 @@ def test_a_bundle_inside_a_budget_for_the_cpu(cli, onnx_path, tmp_path):
         (["--budget", "1%", "--examples", "nothing"], "nothing"),
     ],
 )
-def test_mistakes_are_found_before_any_work(cli, onnx_path, options, message, tmp_path):
+def test_mistakes_are_found_before_any_work(cli, plain_path, options, message, tmp_path):
     tasks = ["--tasks", "normals,depth"]
-    command = ["quantize", onnx_path, "--calib", "frames", *tasks, *options, "--out", "q.onnx"]
+    command = ["quantize", plain_path, "--calib", "frames", *tasks, *options, "--out", "q.onnx"]
     code, _, err = cli(*command)
     assert code in (3, 4)
     assert message in err

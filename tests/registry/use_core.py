@@ -12,8 +12,8 @@ from degmix_calibration.collect import collect
 from onnx import helper, numpy_helper
 
 from degmix_edge import __version__, backends, config, metrics, registry, tasks
-from degmix_edge.bundle.contents import write_bundle
 from degmix_edge.bundle.manifest import MODEL, RECIPE, Manifest
+from degmix_edge.bundle.writing import claim, write_bundle
 from degmix_edge.errors import ConfigError
 from degmix_edge.graph.spec import network_spec
 from degmix_edge.network import NetworkSpec, Source
@@ -104,7 +104,7 @@ def main(folder: Path) -> None:
         MODEL: deployed.SerializeToString(),
         RECIPE: config.dump(Recipe(precision="fp32")).encode(),
     }
-    write_bundle(folder / "lane.degmix", manifest, files, force=False)
+    write_bundle(claim(folder / "lane.degmix", force=False), manifest, files)
     np.save(folder / "image.npy", image)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*has no engine for")

@@ -44,7 +44,7 @@ def test_int8_is_smaller_and_gives_nearly_the_same_maps(bundles, pictures):
 
 def test_golden_maps_are_what_the_engine_gives(bundles):
     for opened in bundles.values():
-        image, want = unpack(opened.file(GOLDEN).read_bytes(), opened.path)
+        image, want = unpack(opened.read(GOLDEN), opened.manifest.network, opened.path)
         with load(opened) as session:
             found = differences(session.spec, want, session.backend.infer(image[None]))
         assert found.passed
@@ -53,7 +53,7 @@ def test_golden_maps_are_what_the_engine_gives(bundles):
 
 def test_golden_finds_another_map(bundles):
     opened = bundles["fp32"]
-    _, want = unpack(opened.file(GOLDEN).read_bytes(), opened.path)
+    _, want = unpack(opened.read(GOLDEN), opened.manifest.network, opened.path)
     got = {**want, "depth": want["depth"] + 0.1 * np.ptp(want["depth"])}
     assert not differences(opened.manifest.network, want, got).passed
     got = {**want, "depth": want["depth"] * np.nan}

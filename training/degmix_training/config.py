@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from degmix_edge import tasks
 from degmix_edge.config import Settings, parse
 from degmix_edge.errors import ConfigError
+from degmix_edge.limits import Side
+from degmix_edge.network import Finite, Positive
 from degmix_edge.preprocess import MEAN, STD
 from degmix_edge.registry import unknown
 from degmix_training import data, losses, models
 
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PRESETS = Path(__file__).parent / "configs"
 
 
@@ -50,12 +53,12 @@ class Optim(Settings):
     """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = Field(1e-3, gt=0)
-    head_lr_mult: float = Field(1.0, gt=0)
-    weight_decay: float = Field(5e-4, ge=0)
-    power: float = Field(0.9, gt=0)
+    lr: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    head_lr_mult: float = Field(1.0, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(5e-4, ge=0, allow_inf_nan=False)
+    power: float = Field(0.9, gt=0, allow_inf_nan=False)
     warmup: int = Field(0, ge=0)
-    clip_norm: float | None = Field(None, gt=0)
+    clip_norm: float | None = Field(None, gt=0, allow_inf_nan=False)
     ema: float | None = Field(None, gt=0, lt=1)
 
 
@@ -79,13 +82,13 @@ class TrainConfig(Settings):
     model: str = "degmix"
     network: dict[str, Any] = {}
     tasks: tuple[str, ...] = ("semseg", "human_parts", "saliency", "normals", "edge", "depth")
-    height: int = Field(448, gt=0)
-    width: int = Field(576, gt=0)
-    mean: tuple[float, float, float] = MEAN
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = STD
+    height: Side = 448
+    width: Side = 576
+    mean: tuple[Finite, Finite, Finite] = MEAN
+    std: tuple[Positive, Positive, Positive] = STD
     data: Data = Data()
     optim: Optim = Optim()
-    loss_weights: dict[str, float] = losses.WEIGHTS
+    loss_weights: dict[str, NotNegative] = losses.WEIGHTS
     edge_weight: float = Field(losses.EDGE_WEIGHT, gt=0, lt=1)
     depth_loss: Literal["l1", "inverse_berhu"] = "l1"
     steps: int = Field(40_000, gt=0)
@@ -95,6 +98,14 @@ class TrainConfig(Settings):
     seed: int = Field(0, ge=0)
     val_every: int = Field(500, gt=0)
     pretrained: str = "none"
+
+    @model_validator(mode="after")
+    def _reaches_its_rate(self) -> TrainConfig:
+        if self.optim.warmup > self.steps:
+            raise ValueError(
+                f"optim.warmup of {self.optim.warmup} steps, expected at most steps = {self.steps}"
+            )
+        return self
 
     @field_validator("pretrained", mode="before")
     @classmethod

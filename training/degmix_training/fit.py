@@ -14,10 +14,10 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from degmix_edge import config
-from degmix_edge.errors import CheckpointError, ConfigError, TrainingError
+from degmix_edge.errors import CheckpointError, ConfigError, OutputError, TrainingError
 from degmix_edge.files import make_folder, whole_file
 from degmix_edge.progress import Event, Progress, emit
-from degmix_training import sync_batchnorm
+from degmix_training import losses, sync_batchnorm
 from degmix_training.batches import Batches
 from degmix_training.callbacks import LAST, STAGE, STATE, Ema, Keep, Report
 from degmix_training.config import TrainConfig
@@ -93,6 +93,11 @@ def _check_losses(settings: TrainConfig) -> None:
     missing = [task for task in learned if task not in settings.loss_weights]
     if missing:
         raise ConfigError(f"loss_weights: none for {', '.join(missing)}; set loss_weights.TASK=1.0")
+    own = settings.loss_weights.keys() - losses.WEIGHTS.keys()
+    if unused := sorted(own - set(learned)):
+        raise ConfigError(
+            f"loss_weights: {unused[0]!r} is no task of this run: {', '.join(learned)}"
+        )
 
 
 def _check_resumable(settings: TrainConfig, out: Path) -> None:
@@ -131,6 +136,9 @@ def _run(
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise _lost(state, trainer, stop) from None
+    except OutputError as error:
+        advice = "go on with --resume" if state.exists() else "nothing can be resumed: start anew"
+        raise OutputError(f"{error}; then {advice}") from None
     except (RuntimeError, ConnectionError) as error:
         if trainer.world_size > 1 and re.search(LOST, str(error)):
             raise _lost(state, trainer, error) from None
@@ -175,7 +183,11 @@ def _trainer(
         num_nodes=machine.nodes,
         strategy="ddp" if processes > 1 else "auto",
         precision=PRECISIONS[settings.precision],
-        logger=[CSVLogger(out, name="", version="log"), TensorBoardLogger(out, "", "log")],
+        # Every row is written at once, so that a killed run has lost none.
+        logger=[
+            CSVLogger(out, name="", version="log", flush_logs_every_n_steps=1),
+            TensorBoardLogger(out, "", "log"),
+        ],
         callbacks=[report, *([ema] if ema else []), keep],
         gradient_clip_val=settings.optim.clip_norm,
         log_every_n_steps=min(10, settings.val_every),

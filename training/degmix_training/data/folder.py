@@ -16,9 +16,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from degmix_edge import tasks
+from degmix_edge.config import parse_yaml, read_text
 from degmix_edge.errors import ConfigError, InputError
 from degmix_edge.registry import unknown
 from degmix_training.data import _disk
@@ -115,9 +115,9 @@ def _read_classes(path: Path) -> dict[str, tuple[str, ...]]:
     if not path.is_file():
         return {}
     try:
-        content = yaml.safe_load(path.read_text()) or {}
+        content = parse_yaml(read_text(path, "list of classes")) or {}
         return {task: tuple(str(name) for name in names) for task, names in content.items()}
-    except (yaml.YAMLError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise ConfigError(
             f"{path}: expected lines `semseg: [first, second, ...]` ({error})"
         ) from None
