@@ -2,10 +2,12 @@ import io
 import subprocess
 import sys
 import timeit
+import tracemalloc
 
 import numpy as np
 import PIL.Image
 import pytest
+import skimage.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -451,3 +453,25 @@ def test_a_camera_frame_takes_milliseconds():
     fit = Fit(height=448, width=576)
     best_s = min(timeit.repeat(lambda: fit_image(frame, fit), number=1, repeat=20))
     assert best_s < 0.02  # about 2 ms on a quiet laptop core; ten times that is a lost fast path
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_decoded_smaller_and_keeps_its_size(tmp_path, orientation):
+    photo = PIL.Image.fromarray(skimage.data.coffee()).resize((5600, 3200))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "large.jpg"
+    photo.save(path, quality=90, exif=exif)
+    fit = Fit(height=192, width=256)
+    tracemalloc.start()
+    small, placement = fit_image(path, fit)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    whole = read_image(path)
+    expected, where = fit_image(whole, fit)
+    assert placement == where
+    assert whole.size > 50e6
+    assert peak < whole.size / 4
+    difference = np.abs(small.astype(int) - expected)
+    assert difference.mean() < 1
+    assert np.percentile(difference, 99) <= 6

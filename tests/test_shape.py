@@ -6,6 +6,7 @@ Each test lists every place that breaks its rule.
 import ast
 import importlib
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -127,6 +128,12 @@ def places(paths: list[Path], rule: Callable[[ast.Module], Iterator[tuple]]) -> 
 def test_no_place_breaks_the_rule(paths: list[Path], rule: Callable):
     broken = places(paths, rule)
     assert not broken, "\n".join(["", *broken])
+
+
+def test_every_test_file_has_a_name_of_its_own():
+    """Else pytest imports one of two, and spawned processes the other."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_the_command_line_is_thin():

@@ -25,10 +25,14 @@ def read_model(path: Path) -> onnx.ModelProto:
         GraphError: The file is missing or truncated, or is not ONNX.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise GraphError(f"{path}: is no regular file, expected an .onnx file")
         model = onnx.load(path)
         onnx.checker.check_model(model)
     except FileNotFoundError:
         raise GraphError(f"{path}: no such file") from None
+    except GraphError:
+        raise
     except Exception as error:  # protobuf's DecodeError and checker's errors share no base
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise GraphError(

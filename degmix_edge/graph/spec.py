@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +57,20 @@ def network_spec(model: onnx.ModelProto, path: Path, data: bytes | None = None) 
         height=images[0][2],
         width=images[0][3],
         tasks=tuple(specs),
-        source=Source(name=path.name, sha256=sha256(path.read_bytes() if data is None else data)),
+        source=Source(name=path.name, sha256=_source_hash(path) if data is None else sha256(data)),
     )
+
+
+def _source_hash(path: Path) -> str:
+    """SHA-256 of an ONNX file and, if its weights lie in other files, of these too."""
+    import onnx
+
+    digest = hashlib.sha256(path.read_bytes())
+    outline = onnx.load(path, load_external_data=False)
+    entries = (entry for weight in outline.graph.initializer for entry in weight.external_data)
+    for name in sorted({entry.value for entry in entries if entry.key == "location"}):
+        digest.update((path.parent / name).read_bytes())
+    return digest.hexdigest()
 
 
 def _shape(value: Any) -> list[int]:

@@ -120,6 +120,32 @@ def test_an_existing_target_needs_force_and_must_be_a_bundle(copy, tmp_path):
         claim(tmp_path / "none" / "a.degmix", force=False)
 
 
+def test_force_takes_nothing_with_it_that_is_not_of_a_bundle(copy, tmp_path):
+    (copy / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="holds 'notes.txt', which is not of the bundle"):
+        claim(copy, force=True)
+    (copy / "notes.txt").unlink()
+    (copy / "model.onnx").unlink()
+    claim(copy, force=True)  # a damaged bundle is still ours
+    extension = tmp_path / "extension"
+    extension.mkdir()
+    (extension / "manifest.json").write_text('{"manifest_version": 3, "name": "a web extension"}')
+    with pytest.raises(OutputError, match="is no bundle, so --force does not replace it"):
+        claim(extension, force=True)
+    with pytest.raises(OutputError, match="is a file, so --force does not replace it"):
+        claim(extension / "manifest.json", force=True)
+
+
+def test_the_second_of_two_builds_is_told(copy, tmp_path):
+    manifest, files = open_bundle(copy).manifest, files_of(copy)
+    for target in (copy, tmp_path / "new.degmix"):
+        first, second = (claim(target, force=True) for _ in range(2))
+        write_claimed(first, manifest, files)
+        with pytest.raises(OutputError, match="another process wrote it meanwhile, and its bundle"):
+            write_claimed(second, manifest, {**files, "card.md": b"second"})
+        assert open_bundle(target).read("card.md") == files["card.md"]
+
+
 def files_of(path: Path) -> dict[str, bytes]:
     manifest = open_bundle(path).manifest
     return {name: (path / name).read_bytes() for name in manifest.files}

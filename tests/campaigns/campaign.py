@@ -24,6 +24,7 @@ import torch
 from faults import Operation, faults
 from outcomes import HEADER, Outcomes, run_cases
 from races import race
+from soak import soak
 
 from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.bundle.writing import claim, write_bundle
@@ -42,7 +43,7 @@ COUNTS = {
     "command lines": 500,
 }
 """Cases of each campaign when it runs large; `manifest bits` ends with the last bit."""
-RACE_ROUNDS = 500
+RACE_ROUNDS, SOAK_CALLS = 500, 30_000
 FAULTS = ("build", "replace", "save", "checkpoint")
 SHOWN = 5
 
@@ -181,7 +182,7 @@ def small_bundle(folder: Path) -> tuple[Path, Any]:
 def main() -> int:
     """Run the campaigns that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = [*COUNTS, "races", *(f"faults: {name}" for name in FAULTS)]
+    names = [*COUNTS, "races", "soak", *(f"faults: {name}" for name in FAULTS)]
     parser.add_argument("names", nargs="*", help=", ".join(names))
     parser.add_argument("--count", type=int, help="cases of each campaign, instead of its own")
     asked = parser.parse_args()
@@ -204,7 +205,9 @@ def main() -> int:
         results += [_timed(f"faults: {one.name}", partial(run_faults, one)) for one in wanted]
         if "races" in chosen:
             races = race(bundle, RACE_ROUNDS)
-            print(f"\nraces: {races}")
+            print(f"races: {races}", flush=True)
+        if "soak" in chosen:
+            print(soak(bundle, SOAK_CALLS), flush=True)
     print(f"\n{HEADER}")
     for found in results:
         print(found.row())

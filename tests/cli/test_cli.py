@@ -202,6 +202,7 @@ def test_train_through_the_command_line(cli, tmp_path):
     settings = [part for item in (*SMALL, "steps=2") for part in ("--set", item)]
     code, out, err = cli("train", "degmix_tiny", "--out", "run", *settings, "--json")
     assert code == 0, err
+    assert "warning: optim.warmup is 100 of 2 steps" in err
     checkpoint = json.loads(out)["checkpoint"]
     assert (tmp_path / checkpoint).exists()
     code, _, err = cli("train", "degmix_tiny", "--out", "run", *settings)

@@ -12,7 +12,7 @@ from degmix_calibration.collect import collect
 from onnx import helper, numpy_helper
 
 from degmix_edge import __version__, backends, config, metrics, registry, tasks
-from degmix_edge.bundle.manifest import MODEL, RECIPE, Manifest
+from degmix_edge.bundle.manifest import GOLDEN, MODEL, RECIPE, Manifest
 from degmix_edge.bundle.writing import claim, write_bundle
 from degmix_edge.errors import ConfigError
 from degmix_edge.graph.spec import network_spec
@@ -103,6 +103,7 @@ def main(folder: Path) -> None:
     files = {
         MODEL: deployed.SerializeToString(),
         RECIPE: config.dump(Recipe(precision="fp32")).encode(),
+        GOLDEN: b"",
     }
     write_bundle(claim(folder / "lane.degmix", force=False), manifest, files)
     np.save(folder / "image.npy", image)

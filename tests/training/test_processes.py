@@ -96,6 +96,8 @@ def test_a_killed_process_ends_the_job_and_it_can_be_resumed(tmp_path, victim):
     if victim == "child":
         assert process.returncode == 14
     step = torch.load(out / "last.ckpt", weights_only=True)["global_step"]
+    with (out / "log" / "metrics.csv").open() as file:  # no row was lost in a buffer
+        assert max(int(row["step"]) for row in csv.DictReader(file)) >= step - 1
     settings = TrainConfig.model_validate(SETTINGS | {"steps": step + 2, "val_every": 2})
     fit(settings, out, resume=True, machine=Machine("cpu"))
     assert torch.load(out / "last.ckpt", weights_only=True)["global_step"] == step + 2

@@ -461,6 +461,24 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
         fit(SMALL.model_copy(update={"steps": 9}), tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_full_disk_says_whether_the_run_can_be_resumed(tmp_path, monkeypatch, saved):
+    from degmix_training.callbacks import Keep
+    from degmix_training.fit import fit
+
+    if saved:
+        fit(SMALL, tmp_path)
+
+    def full(*_):
+        raise OutputError("last.ckpt: cannot be written")
+
+    monkeypatch.setattr(Keep, "_keep", full)
+    more = SMALL.model_copy(update={"steps": SMALL.steps + 2})
+    advice = "go on with --resume" if saved else "nothing can be resumed: start anew"
+    with pytest.raises(OutputError, match=f"cannot be written; then {advice}"):
+        fit(more, tmp_path, resume=saved)
+
+
 def test_batches_that_cannot_be(tmp_path):
     from degmix_training.fit import fit
 
@@ -479,7 +497,7 @@ def test_a_full_disk_leaves_what_was_there(loaded, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
-        with pytest.raises(OutputError, match=r"a\.safetensors: cannot be written .*--resume"):
+        with pytest.raises(OutputError, match=r"a\.safetensors: cannot be written .*is whole"):
             checkpoint.save(path, loaded.network.state_dict(), loaded.card)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,18 +1,25 @@
 """Values that would run, and give nonsense or never end, are refused with what was expected."""
 
 import json
+import os
 import shutil
 
+import onnx
 import pytest
 from conftest import task_specs
 from degmix_calibration import limits
+from degmix_training.config import TrainConfig, preset
+from degmix_training.fit import fit
 from degmix_training.processes import Machine
 from PIL import Image
+from pydantic import ValidationError
 
 import degmix_edge
-from degmix_edge import config
+from degmix_edge import config, tasks
 from degmix_edge.bundle.contents import open_bundle
-from degmix_edge.errors import BundleError, ConfigError, OutputError
+from degmix_edge.errors import BundleError, ConfigError, GraphError, OutputError
+from degmix_edge.graph.model import read_model
+from degmix_edge.graph.spec import network_spec
 from degmix_edge.network import NetworkSpec, Source
 from degmix_edge.workflows.bench import bench_sessions
 from degmix_edge.workflows.comparison import compare_sessions
@@ -83,3 +90,68 @@ def test_two_images_of_one_name(bundles, pictures, tmp_path):
         run_images(bundles["fp32"], paths, tmp_path / "maps")
     assert not (tmp_path / "maps").exists()
     assert len(run_images(bundles["fp32"], paths).images) == 2  # nothing is written: no clash
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("optim.lr=.inf", "optim.lr: .*finite"),
+        ("optim.lr=.nan", "optim.lr: .*finite"),
+        ("optim.weight_decay=.inf", "optim.weight_decay: .*finite"),
+        ("loss_weights.depth=.nan", "loss_weights.depth: .*finite"),
+        ("loss_weights.depth=-1", "loss_weights.depth: .*greater than or equal to 0"),
+        ("height=100000", "height: .*expected at most 8192"),
+        ("mean=[.nan, 0, 0]", "mean.0: .*finite"),
+    ],
+)
+def test_settings_that_cannot_train(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        config.load(TrainConfig, preset("degmix_tiny"), [setting])
+
+
+def test_a_weight_of_no_task(tmp_path):
+    settings = config.load(TrainConfig, preset("degmix_tiny"), ["loss_weights.lane=2"])
+    with pytest.raises(ConfigError, match="loss_weights: 'lane' is no task of this run: semseg"):
+        fit(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: &x [1]\nb: *x", "[" * 200, "a: {" * 100, "\x00", "- 1", "2026-13-45", "!!python/name:os"],
+)
+def test_yaml_that_is_refused(tmp_path, text):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"a\.yaml: (not readable as YAML|got )"):
+        config.load(TrainConfig, path)
+
+
+def test_a_class_map_has_at_most_256_classes():
+    names = tuple(f"class {i}" for i in range(257))
+    with pytest.raises(ValidationError, match="257 classes, expected at most 256: a class map is"):
+        tasks.find("semseg").spec(names)
+    assert tasks.find("semseg").spec(names[:256]).num_channels == 256
+
+
+def test_weights_in_other_files_are_part_of_the_source(tmp_path, exported):
+    model = onnx.ModelProto()
+    model.CopyFrom(exported[0])
+    del model.metadata_props[:]
+    hashes = []
+    for add in (0, 1):
+        raw = bytearray(model.graph.initializer[0].raw_data)
+        raw[0] ^= add
+        model.graph.initializer[0].raw_data = bytes(raw)
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        onnx.save(copy, tmp_path / "m.onnx", save_as_external_data=True, location="m.data")
+        hashes.append((tmp_path / "m.onnx").read_bytes())
+        found = network_spec(read_model(tmp_path / "m.onnx"), tmp_path / "m.onnx")
+        hashes.append(found.source.sha256)
+        (tmp_path / "m.data").unlink()
+    assert hashes[0] == hashes[2]
+    assert hashes[1] != hashes[3]
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(GraphError, match="is no regular file, expected an .onnx file"):
+        read_model(tmp_path / "pipe.onnx")

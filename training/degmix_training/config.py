@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from degmix_edge import tasks
 from degmix_edge.config import Settings, parse
@@ -98,14 +98,6 @@ class TrainConfig(Settings):
     seed: int = Field(0, ge=0)
     val_every: int = Field(500, gt=0)
     pretrained: str = "none"
-
-    @model_validator(mode="after")
-    def _reaches_its_rate(self) -> TrainConfig:
-        if self.optim.warmup > self.steps:
-            raise ValueError(
-                f"optim.warmup of {self.optim.warmup} steps, expected at most steps = {self.steps}"
-            )
-        return self
 
     @field_validator("pretrained", mode="before")
     @classmethod

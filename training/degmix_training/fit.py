@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from degmix_edge import config
 from degmix_edge.errors import CheckpointError, ConfigError, OutputError, TrainingError
 from degmix_edge.files import make_folder, whole_file
-from degmix_edge.progress import Event, Progress, emit
+from degmix_edge.progress import Event, Progress, emit, warn
 from degmix_training import losses, sync_batchnorm
 from degmix_training.batches import Batches
 from degmix_training.callbacks import LAST, STAGE, STATE, Ema, Keep, Report
@@ -70,6 +70,11 @@ def fit(
     if resume:
         _check_resumable(settings, out)
     with first_listening(progress):
+        if settings.optim.warmup > settings.steps:
+            warn(
+                f"optim.warmup is {settings.optim.warmup} of {settings.steps} steps, so the "
+                "learning rate never reaches optim.lr; lower optim.warmup"
+            )
         start = time.perf_counter()
         lightning.seed_everything(settings.seed, workers=True, verbose=False)
         module = Fit(settings)
