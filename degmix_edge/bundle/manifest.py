@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
@@ -143,7 +143,10 @@ def digest_line(digest: str) -> bytes:
     return f"{digest}  {MANIFEST}\n".encode()
 
 
-def engine_key(model: bytes, recipe: bytes, backend: str, version: str, device: str) -> str:
-    """Return one hash of everything that an engine depends on."""
-    parts: tuple[Any, ...] = (sha256(model), sha256(recipe), backend, version, device)
-    return sha256(json.dumps(parts).encode())
+def engine_key(model: str, recipe: str, backend: str, version: str, device: str) -> str:
+    """Return one hash of everything that an engine depends on.
+
+    `model` and `recipe` are the SHA-256 of model.onnx and recipe.yaml, and the others say what
+    runs the engine.
+    """
+    return sha256(json.dumps((model, recipe, backend, version, device)).encode())

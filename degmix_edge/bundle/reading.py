@@ -70,9 +70,7 @@ def read_file(folder: int, name: str, *, limit: str, where: Path) -> bytes:
             raise BundleError(f"{where}: {name!r} is no regular file")
         check_limit(limit, status.st_size, f"{where}: {name!r}", BundleError)
         with os.fdopen(file, "rb", closefd=False) as stream:
-            data = stream.read(getattr(limits(), limit) + 1)
-        check_limit(limit, len(data), f"{where}: {name!r}", BundleError)  # it may still grow
-        return data
+            return stream.read(status.st_size)  # no more, if somebody still writes to it
     except FileNotFoundError:
         raise
     except OSError as error:

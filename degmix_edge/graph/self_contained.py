@@ -12,12 +12,14 @@ from degmix_edge.errors import GraphError
 
 MOST_DEPTH = 16
 """Graphs inside nodes of graphs; ours have none."""
-ENDLESS = {"Loop", "Scan", "If"}
-"""Operators that hold graphs of their own; a network of one size needs none of them."""
+ENDLESS = {"Loop", "Scan"}
+"""Operators that repeat a graph; a network of one size needs none of them."""
+_TRACES = (b"location", *(name.encode() for name in ENDLESS))
+"""Text that is in the bytes of every node that is refused; other nodes need no walk."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MESSAGES = {
-    "model": {7: "graph", 20: "training", 25: "function"},
+    "model": {7: "graph", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
     "function": {7: "node"},
     "node": {5: "attribute"},
@@ -37,8 +39,7 @@ def check_self_contained(model: bytes, where: str) -> None:
         where: The name of the file, for error messages.
 
     Raises:
-        GraphError: The bytes are no ONNX model, a tensor lies in another file, or a node holds a
-            graph of its own, as a loop does.
+        GraphError: The bytes are no ONNX model, a tensor lies in another file, or a node is a loop.
     """
     try:
         _check("model", memoryview(model), where, MOST_DEPTH)
@@ -51,6 +52,8 @@ def _check(kind: str, data: memoryview, where: str, depth: int) -> None:
         raise GraphError(f"{where}: graphs inside graphs, more than {MOST_DEPTH} deep")
     nested = _MESSAGES.get(kind, {})
     texts: dict[int, str] = {}
+    if kind == "node" and not any(trace in bytes(data) for trace in _TRACES):
+        return
     for number, value in _fields(data):
         if number in nested and isinstance(value, memoryview):
             _check(nested[number], value, where, depth - (nested[number] == "graph"))
@@ -64,8 +67,6 @@ def _check(kind: str, data: memoryview, where: str, depth: int) -> None:
             )
         elif kind == "node" and number in (_OP_TYPE, _NODE_NAME) and isinstance(value, memoryview):
             texts[number] = bytes(value).decode()
-    if kind == "training":
-        raise GraphError(f"{where}: holds training steps, expected a network for inference")
     if texts.get(_OP_TYPE) in ENDLESS:
         raise GraphError(
             f"{where}: {texts[_OP_TYPE]} at node {texts.get(_NODE_NAME, '')!r}: it may never end; "

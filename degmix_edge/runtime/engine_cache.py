@@ -20,15 +20,16 @@ def engine_bytes(bundle: Bundle, backend: type[EngineBackend], *, rebuild: bool 
 
     That is model.onnx where the backend runs it, else an engine that is built now and kept.
     """
-    model, recipe = bundle.read(MODEL), bundle.read(RECIPE)
+    files = bundle.manifest.files
     engine = bundle.manifest.engine(backend.name)
     here = (backend.version(), backend.device())
-    key = engine_key(model, recipe, backend.name, *here)
+    key = engine_key(files[MODEL], files[RECIPE], backend.name, *here)
     if engine is not None and engine.key == key:
         built = bundle.read(engine.file)
         if backend.runs_model:
             check_self_contained(built, f"{bundle.path}/{engine.file}")
         return built
+    model = bundle.read(MODEL)
     check_self_contained(model, f"{bundle.path}/{MODEL}")
     why = _mismatch(backend.name, engine, here)
     again = f"`degmix-edge build engine {bundle.path} --backend {backend.name}` builds it again"

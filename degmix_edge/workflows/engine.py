@@ -26,6 +26,7 @@ from degmix_edge.bundle.manifest import (
 )
 from degmix_edge.bundle.writing import Target, claim, write_bundle
 from degmix_edge.errors import BuildError
+from degmix_edge.files import sha256
 from degmix_edge.graph.nonfinite import first_nonfinite
 from degmix_edge.graph.self_contained import check_self_contained
 from degmix_edge.network import NetworkSpec
@@ -157,7 +158,7 @@ def write_product(
     entry = Engine(
         backend=backend.name,
         file=f"{folder}/{backend.engine_file}",
-        key=engine_key(product.model, recipe_text, *here),
+        key=engine_key(sha256(product.model), sha256(recipe_text), *here),
         version=here[1],
         device=here[2],
     )
