@@ -155,3 +155,13 @@ def test_weights_in_other_files_are_part_of_the_source(tmp_path, exported):
     os.mkfifo(tmp_path / "pipe.onnx")
     with pytest.raises(GraphError, match="is no regular file, expected an .onnx file"):
         read_model(tmp_path / "pipe.onnx")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"precision": "fp16"}, {"tasks": ("depth",), "mode": "stretch"}]
+)
+def test_a_rebuilt_bundle_keeps_what_it_is(bundles, tmp_path, changes):
+    names = ", ".join(sorted(changes))
+    with pytest.raises(ConfigError, match=f"is a bundle, .* model.onnx: {names} cannot change"):
+        degmix_edge.build(bundles["fp32"].path, tmp_path / "x.degmix", **changes)
+    assert not (tmp_path / "x.degmix").exists()
