@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from degmix_edge import tasks
 from degmix_edge.config import Settings
 from degmix_edge.errors import ConfigError, GraphError
 from degmix_edge.limits import Side
-from degmix_edge.preprocess import MEAN, STD
+from degmix_edge.preprocess import MEAN, STD, Color
 from degmix_edge.registry import unknown
 from degmix_edge.tasks import TaskSpec
 from degmix_edge.tensors import TensorSpec
@@ -30,13 +30,44 @@ class Source(Settings):
     sha256: str
 
 
+class Normalisation(Settings):
+    """How a network wants its input, which an ONNX file does not say.
+
+    Attributes:
+        mean, std: By channel of the network, in the scale of `scale`.
+        scale: The value of white before the mean is subtracted: 1, or 255.
+        color: Order of the channels.
+    """
+
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Positive, Positive, Positive]
+    scale: Literal[1, 255] = 1
+    color: Color = "rgb"
+
+    @model_validator(mode="after")
+    def _in_its_scale(self) -> Normalisation:
+        if self.scale == 1 and max(*self.mean, *self.std) > 2:
+            raise ValueError(
+                f"mean {self.mean} and std {self.std} look like 0..255, and scale is 1; give scale "
+                "255 (--scale 255)"
+            )
+        return self
+
+    def apply(self, spec: NetworkSpec) -> NetworkSpec:
+        """Return `spec` with this normalisation."""
+        mean, std = (tuple(v / self.scale for v in values) for values in (self.mean, self.std))
+        return spec.model_copy(update={"mean": mean, "std": std, "color": self.color})
+
+
 class NetworkSpec(Settings):
     """A multi-task network of one fixed input size.
 
     Attributes:
         model: Name of the model.
         height, width: Input size in pixels.
-        mean, std: Mean and standard deviation of RGB in [0, 1], with which the graph normalises.
+        mean, std: Mean and standard deviation of colours in [0, 1], with which the graph
+            normalises, by channel of the network.
+        color: Order of the network's channels; a bundle's own input is always RGB.
         tasks: Its outputs, in order.
         source: The checkpoint or ONNX file from which it was exported.
     """
@@ -46,6 +77,7 @@ class NetworkSpec(Settings):
     width: Side
     mean: tuple[Finite, Finite, Finite] = MEAN
     std: tuple[Positive, Positive, Positive] = STD
+    color: Color = "rgb"
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
     source: Source
 

@@ -25,6 +25,7 @@ from degmix_edge.limits import Side, check_limit
 Image: TypeAlias = np.ndarray | str | os.PathLike[str] | PIL.Image.Image
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
+Color: TypeAlias = Literal["rgb", "bgr"]
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """`MEAN` and `STD` are those of ImageNet's RGB, as fractions of 255."""
@@ -150,10 +151,23 @@ def fit_image(image: Image, fit: Fit) -> tuple[np.ndarray, Placement]:
 
 
 def normalise(
-    images: np.ndarray, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+    images: np.ndarray,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+    color: Color = "rgb",
 ) -> np.ndarray:
-    """Convert uint8 RGB `(N, H, W, 3)` to float32 `(N, 3, H, W)`, the input of a torch network."""
-    planes = np.moveaxis(images, -1, 1).astype(np.float32, order="C")
+    """Convert uint8 RGB `(N, H, W, 3)` to float32 `(N, 3, H, W)`, the input of a torch network.
+
+    Args:
+        images: The pixels.
+        mean: By channel of the network, as fractions of 255.
+        std: The same.
+        color: Order of the network's channels.
+    """
+    planes = np.moveaxis(images, -1, 1)
+    if color == "bgr":
+        planes = planes[:, ::-1]
+    planes = planes.astype(np.float32, order="C")
     planes -= np.array(mean, np.float32)[:, None, None] * 255
     planes /= np.array(std, np.float32)[:, None, None] * 255
     return planes

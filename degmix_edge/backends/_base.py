@@ -25,12 +25,14 @@ class Backend(ABC):
 
     Attributes:
         name: The file's name.
+        title: What tables call it.
         spec: The network that it runs.
         is_concurrent: Several threads may infer at once.
         stages: Milliseconds by part of this thread's last call, of a backend that measures them.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str] = ""
     is_concurrent: ClassVar[bool] = False
 
     def __init__(self, spec: NetworkSpec) -> None:

@@ -26,6 +26,7 @@ class Backend(Base):
     """
 
     name = "torch_eager"
+    title = "PyTorch"
 
     def __init__(
         self, spec: NetworkSpec, network: torch.nn.Module, *, raw_logits: bool = False
@@ -54,6 +55,8 @@ class Backend(Base):
         with torch.inference_mode():
             # A copy: torch warns of arrays that it must not write to, such as a decoded JPEG's.
             pixels = torch.from_numpy(image.copy()).permute(0, 3, 1, 2).float()
+            if self.spec.color == "bgr":
+                pixels = pixels.flip(1)
             logits = self.network((pixels - self._mean) / self._std)
             maps = {t.name: _decode(logits[t.name], t).numpy() for t in self.spec.tasks}
             if self.raw_logits:

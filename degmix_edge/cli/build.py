@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from degmix_edge.cli import _build_options
+from degmix_edge.cli._build_options import BUDGET, ENGINE, PRECISION
+from degmix_edge.cli._input_options import INPUT
 from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import NAME_OR_FILE, PATH
 from degmix_edge.cli._verb import Group, example, verb
@@ -38,7 +40,7 @@ def command() -> None:
     metavar="FILE",
     help="Read network, out and options from this YAML file; typed options override it.",
 )
-@_build_options.options(_build_options.PRECISION, _build_options.BUDGET, _build_options.ENGINE)
+@_build_options.options(PRECISION, INPUT, BUDGET, ENGINE)
 @click.option("--out", type=PATH, help="The bundle's folder. [default: robot.degmix]")
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, and stop.")
 @verb

@@ -29,7 +29,7 @@ EXAMPLE = example("compare robot.degmix --data nyud:NYUDv2")
     "images; or photos.",
 )
 @click.option(
-    "--max-drop", default=2.0, show_default=True, help="With labels: percent of PyTorch's value."
+    "--max-drop", default=2.0, show_default=True, help="With labels: percent of its own value."
 )
 @click.option(
     "--max-disagreement", default=10.0, show_default=True, help="Without labels: percent."
@@ -62,9 +62,10 @@ def command(
     max_disagreement: float,
     **options: Any,
 ) -> None:
-    """Compare BUNDLE with the PyTorch CHECKPOINT that it was built from; the worst task decides.
+    """Compare BUNDLE with the CHECKPOINT or ONNX file that it was built from.
 
-    Exit code 13 when a task is out of tolerance. CHECKPOINT may be left out for a shipped one.
+    The worst task decides: exit code 13 when one is out of tolerance. CHECKPOINT may be left out
+    for a shipped one. An ONNX file runs in its own pre-processing, without anything of the bundle.
     """
     from degmix_edge.workflows.compare import compare_engines, record
     from degmix_edge.workflows.comparison import check_all

@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from degmix_edge.cli import _build_options
+from degmix_edge.cli._build_options import BUDGET, PRECISION
+from degmix_edge.cli._input_options import INPUT
 from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import NAME_OR_FILE, PATH
 from degmix_edge.cli._verb import example, verb
@@ -18,7 +20,7 @@ EXAMPLE = example("quantize degmix_tiny --calib photos/ --budget 'semseg=-0.5pt,
 
 @click.command(epilog=EXAMPLE)
 @click.argument("network", type=NAME_OR_FILE, metavar="CHECKPOINT_OR_ONNX")
-@_build_options.options(_build_options.PRECISION, _build_options.BUDGET)
+@_build_options.options(PRECISION, INPUT, BUDGET)
 @click.option("--out", type=PATH, default=Path("model.int8.onnx"), show_default=True)
 @verb
 def command(output: Output, network: str, out: Path, force: bool, **options: Any) -> None:

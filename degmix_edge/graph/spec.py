@@ -57,12 +57,12 @@ def network_spec(model: onnx.ModelProto, path: Path, data: bytes | None = None) 
         height=images[0][2],
         width=images[0][3],
         tasks=tuple(specs),
-        source=Source(name=path.name, sha256=_source_hash(path) if data is None else sha256(data)),
+        source=Source(name=path.name, sha256=source_hash(path) if data is None else sha256(data)),
     )
 
 
-def _source_hash(path: Path) -> str:
-    """SHA-256 of an ONNX file and, if its weights lie in other files, of these too."""
+def source_hash(path: Path) -> str:
+    """Return the SHA-256 of an ONNX file and, if its weights lie in other files, of these too."""
     import onnx
 
     digest = hashlib.sha256(path.read_bytes())

@@ -39,6 +39,9 @@ class InsertImageInput(Pass):
         # TensorRT takes uint8 as an input's type only: the cast is first.
         pixels = append(graph, "Cast", [image], "image/float", np.float32, to=1)
         planes = append(graph, "Transpose", [pixels], "image/planes", np.float32, perm=[0, 3, 1, 2])
+        if self.spec.color == "bgr":
+            order = constant("image/order", [2, 1, 0], np.int64)
+            planes = append(graph, "Gather", [planes, order], "image/bgr", np.float32, axis=1)
         centred = append(
             graph, "Sub", [planes, constant("image/mean", mean)], "image/centred", np.float32
         )

@@ -113,7 +113,7 @@ def bench(
     bundle: str | Path | Bundle,
     *,
     images: str | Iterable[Image] = "photos",
-    against: Literal["torch"] | None = None,
+    against: Literal["torch", "onnx"] | None = None,
     checkpoint: str | Path | None = None,
     calls: int = 100,
     rate: float | None = None,
@@ -121,12 +121,13 @@ def bench(
     backend: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Result]:
-    """Time a bundle, and PyTorch eager in the same run where that is asked for.
+    """Time a bundle, and what it was built from in the same run where that is asked for.
 
     Args:
         bundle: The bundle, or its folder.
         images: Images to cycle through: a source string as `photos` or a folder, or an iterable.
-        against: `torch` times PyTorch eager too, in alternating blocks.
+        against: `torch` times PyTorch eager too, and `onnx` the network's own ONNX file in ONNX
+            Runtime, in alternating blocks.
         checkpoint: What the bundle was built from; None looks among the shipped ones.
         calls: Calls that count, for each contestant.
         rate: Images a second to offer, as a camera does; None is as fast as possible.
@@ -135,10 +136,11 @@ def bench(
         progress: Called with an `Event` after each block.
 
     Returns:
-        Results by contestant: `engine int8`, `PyTorch eager`.
+        Results by contestant: `engine int8`, and `PyTorch eager` or `ONNX`.
 
     Raises:
         BundleError, BackendError: The bundle cannot be opened or run.
+        ConfigError: `checkpoint` is not of the kind that `against` says.
         CheckpointError: `checkpoint` is not what the bundle was built from.
         InputError: There are no images.
     """
@@ -151,8 +153,11 @@ def bench(
         session = load(opened, backend=backend, threads=threads)
         sessions = {f"engine {manifest.precision}": stack.enter_context(session)}
         if against:
-            reference = reference_session(opened, checkpoint, threads)
-            sessions["PyTorch eager"] = stack.enter_context(reference)
+            if (against == "onnx") != str(checkpoint).endswith(".onnx"):
+                kind = "an .onnx file" if against == "onnx" else "a checkpoint"
+                raise ConfigError(f"against {against!r}: got {checkpoint}, expected {kind}")
+            reference = stack.enter_context(reference_session(opened, checkpoint, threads))
+            sessions["PyTorch eager" if against == "torch" else "ONNX"] = reference
         pictures = (
             [item.image for item in read_images(images, manifest.fit)]
             if isinstance(images, str)

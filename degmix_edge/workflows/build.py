@@ -166,7 +166,13 @@ class Build:
 
     def _export(self) -> None:
         tasks = task_names(self.options.tasks)
-        read = read_network(self._network, tasks=tasks, size=self._size, classes=self._classes)
+        read = read_network(
+            self._network,
+            tasks=tasks,
+            size=self._size,
+            classes=self._classes,
+            normalisation=self.options.normalisation,
+        )
         self._float, self.spec = read.model, read.spec.keep(tasks or read.spec.task_names)
         if self._asked:
             self._asked.check(self.spec)

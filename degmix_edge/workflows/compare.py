@@ -1,4 +1,4 @@
-"""Compare an engine with the PyTorch network that it was built from; the worst task decides."""
+"""Compare an engine with the network that it was built from; the worst task decides."""
 
 from __future__ import annotations
 
@@ -45,10 +45,11 @@ def compare(
 
     Args:
         bundle: The bundle, or its folder.
-        checkpoint: What it was built from; None looks among the shipped ones.
+        checkpoint: What it was built from, a checkpoint or an ONNX file; None looks among the
+            shipped checkpoints.
         data: A labelled data set (`nyud:DIR`, `synthetic:64`), a folder of images, or `photos`.
         backend: `auto`, or a backend's name.
-        max_drop: With labels, how much worse a task may be, as a fraction of PyTorch's value.
+        max_drop: With labels, how much worse a task may be, as a fraction of the network's value.
         max_disagreement: Without labels, the fraction that a task's map may differ.
         metrics: By task, metrics in place of the tasks' own.
         threads: CPU threads; None takes all cores.
@@ -93,11 +94,12 @@ def compare_engines(
 
     Args:
         bundle: The bundle, or its folder.
-        checkpoint: What it was built from; None looks among the shipped ones.
+        checkpoint: What it was built from, a checkpoint or an ONNX file; None looks among the
+            shipped checkpoints.
         data: A labelled data set, a folder of images, or `photos`.
         backends: Names of backends.
         results: What `record` wrote on a robot; then no engine runs here.
-        max_drop: With labels, how much worse a task may be, as a fraction of PyTorch's value.
+        max_drop: With labels, how much worse a task may be, as a fraction of the network's value.
         max_disagreement: Without labels, the fraction that a task's map may differ.
         metrics: By task, metrics in place of the tasks' own.
         threads: CPU threads; None takes all cores.

@@ -38,7 +38,7 @@ LABELS_TOLERANCE = 1e-3
 """Share of pixels whose class may differ in FP32."""
 
 
-class TorchRunner(BaseRunner):  # type: ignore[misc]
+class BackendRunner(BaseRunner):  # type: ignore[misc]
     """A polygraphy runner over a backend of ours, so that `polygraphy` code can compare with it."""
 
     def __init__(self, backend: Backend, name: str | None = None) -> None:
@@ -118,6 +118,7 @@ class Comparison:
         passed: Whether every task is inside its tolerance.
         verdict: The same in words: what is out of tolerance, or which task is the worst.
         precision: Of the bundle; empty where there is none.
+        against: What the engine was compared with: `PyTorch`, or `ONNX` for a network's own file.
     """
 
     images: int
@@ -127,11 +128,14 @@ class Comparison:
     passed: bool
     verdict: str
     precision: str = ""
+    against: str = "PyTorch"
 
     def values(self) -> dict[str, Any]:
         """The comparison as plain values, tasks as a list."""
         values = asdict(self)
         values.pop("precision")
+        if self.against == "PyTorch":  # as it always was
+            values.pop("against")
         return {**values, "tasks": [asdict(task) for task in self.tasks.values()]}
 
 
@@ -160,13 +164,13 @@ class Runs(Protocol):
 
 
 def tensor_differences(
-    bundle: Bundle, torch_backend: Backend, images: Sequence[np.ndarray]
+    bundle: Bundle, reference: Backend, images: Sequence[np.ndarray]
 ) -> tuple[TensorDifference, ...]:
-    """Logits and maps of model.onnx (polygraphy's ONNX Runtime runner) against PyTorch.
+    """Logits and maps of model.onnx (polygraphy's ONNX Runtime runner) against the reference.
 
     Args:
         bundle: Its model.onnx runs with every task's logits as outputs too.
-        torch_backend: With `raw_logits`.
+        reference: PyTorch, or the network's own ONNX, with `raw_logits`.
         images: uint8 `(H, W, 3)` at the network's size.
     """
     spec = bundle.manifest.network
@@ -177,11 +181,11 @@ def tensor_differences(
     feeds = [{IMAGE: image[None]} for image in images]
     with G_LOGGER.verbosity(G_LOGGER.ERROR):
         runners = [
-            TorchRunner(torch_backend, "pytorch"),
+            BackendRunner(reference, "reference"),
             OnnxrtRunner(SessionFromOnnx(BytesFromOnnx(model), providers=["cpu"]), "onnx"),
         ]
         results = Comparator.run(runners, data_loader=feeds)
-    pairs = list(zip(results["pytorch"], results["onnx"], strict=True))
+    pairs = list(zip(results["reference"], results["onnx"], strict=True))
     return tuple(_difference(name, [(a[name], b[name]) for a, b in pairs]) for name in names)
 
 
@@ -211,11 +215,11 @@ def compare_sessions(
     max_disagreement: float = 0.10,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Comparison:
-    """Score the engine against PyTorch and, where there are labels, both against them.
+    """Score the engine against the reference and, where there are labels, both against them.
 
     Args:
         session: The engine.
-        reference: PyTorch FP32.
+        reference: PyTorch FP32, or the network's own ONNX.
         samples: Image and labels by task, of one size; labels may be empty.
         metrics: By task, metrics in place of the tasks' own.
         tensors: What `tensor_differences` gave. An FP32 bundle must also keep within its
@@ -237,28 +241,34 @@ def compare_sessions(
         count += 1
         advance(1)
     tasks = {name: score.result() for name, score in scores.items()}
+    against = reference.backend.title or reference.backend.name
     exceeded = [
-        problem for t in tasks.values() for problem in _task_problem(t, max_drop, max_disagreement)
+        problem
+        for t in tasks.values()
+        for problem in _task_problem(t, against, max_drop, max_disagreement)
     ]
     precision = "" if session.bundle is None else session.bundle.manifest.precision
     if precision == "fp32":
         exceeded += [problem for t in tensors for problem in _fp32_problems(t)]
     worst = max(tasks.values(), key=lambda t: _badness(t) if _badness(t) == _badness(t) else np.inf)
     verdict = "; ".join(exceeded) or f"every task is inside its tolerance; worst: {worst.task}"
-    return Comparison(count, tensors, tasks, worst.task, not exceeded, verdict, precision)
+    return Comparison(count, tensors, tasks, worst.task, not exceeded, verdict, precision, against)
 
 
 def _badness(result: TaskResult) -> float:
     return result.disagreement if result.drop is None else result.drop
 
 
-def _task_problem(result: TaskResult, max_drop: float, max_disagreement: float) -> list[str]:
+def _task_problem(
+    result: TaskResult, against: str, max_drop: float, max_disagreement: float
+) -> list[str]:
     """What is out of tolerance; a NaN is."""
     allowed = max_disagreement if result.drop is None else max_drop
     if _badness(result) <= allowed:
         return []
-    how = "differs from PyTorch by" if result.drop is None else "is worse than PyTorch by"
-    return [f"{result.task} {how} {100 * _badness(result):.1f} % (allowed {100 * allowed:g} %)"]
+    how = "differs from" if result.drop is None else "is worse than"
+    share = f"{100 * _badness(result):.1f} % (allowed {100 * allowed:g} %)"
+    return [f"{result.task} {how} {against} by {share}"]
 
 
 def _fp32_problems(tensor: TensorDifference) -> list[str]:
@@ -322,7 +332,8 @@ def tensor_table(comparison: Comparison) -> tuple[str, list[str], list[list[str]
         [t.name, f"{t.relative:.1e}", f"{t.mean:.1e}", _share(t.equal)] for t in comparison.tensors
     ]
     columns = ["tensor", "max, relative", "mean, relative", "equal classes"]
-    return f"model.onnx ({comparison.precision}) against PyTorch, tensors", columns, rows
+    title = f"model.onnx ({comparison.precision}) against {comparison.against}, tensors"
+    return title, columns, rows
 
 
 def task_table(
@@ -330,9 +341,9 @@ def task_table(
 ) -> tuple[str, list[str], list[list[str]]]:
     """Title, columns and rows: every engine beside PyTorch, task by task."""
     first = next(iter(compared.values()))
-    columns = ["task", "metric", "PyTorch"]
+    columns = ["task", "metric", first.against]
     for name in compared:
-        columns += [name, "worse by", "on PyTorch"]
+        columns += [name, "worse by", f"on {first.against}"]
     rows = []
     for task in first.tasks.values():
         row = [task.task, f"{task.metric} [{task.unit}]", _number(task.reference)]
@@ -342,7 +353,8 @@ def task_table(
             row += [_number(t.value), drop, _number(t.agreement)]
         rows.append(row)
     title = (
-        f"engines ({first.precision}) against PyTorch and labels, {first.images} images of {data}"
+        f"engines ({first.precision}) against {first.against} and labels, {first.images} images of "
+        f"{data}"
     )
     return title, columns, rows
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from degmix_edge import tasks as all_tasks
 from degmix_edge.errors import ConfigError, GraphError
-from degmix_edge.network import NetworkSpec
+from degmix_edge.network import METADATA_KEY, NetworkSpec, Normalisation
 
 if TYPE_CHECKING:
     import onnx
@@ -28,11 +28,13 @@ class FloatNetwork:
         model: Normalised `(1, 3, H, W)` in, logits named by task out.
         spec: Size, normalisation, tasks and source.
         detail: In words: what was exported; empty for a network that was ONNX already.
+        is_foreign: Another program made it, so that it does not say how it wants its input.
     """
 
     model: onnx.ModelProto
     spec: NetworkSpec
     detail: str
+    is_foreign: bool = False
 
 
 def read_network(
@@ -41,6 +43,7 @@ def read_network(
     tasks: Sequence[str] = (),
     size: tuple[int, int] | None = None,
     classes: Mapping[str, Sequence[str]] | None = None,
+    normalisation: Normalisation | None = None,
 ) -> FloatNetwork:
     """The float ONNX network of whatever the user gave.
 
@@ -50,18 +53,46 @@ def read_network(
             ONNX model.
         size: Height and width of a torch module's input, in pixels.
         classes: Class names by task, of a torch module; unnamed classes are numbered.
+        normalisation: How an ONNX file of another program wants its input, which it does not say;
+            of a torch module, None is ImageNet's.
 
     Raises:
-        ConfigError: It is none of these, or a torch module without `size`.
+        ConfigError: It is none of these, a torch module without `size`, an ONNX file of another
+            program without `normalisation`, or a network of ours with one.
         CheckpointError, GraphError: The file is missing or damaged, or cannot be exported.
     """
+    read = _read(network, tasks, size, classes)
+    if not read.is_foreign:
+        if normalisation is not None:
+            raise ConfigError(
+                f"{read.spec.source.name}: says itself how its input is normalised; leave out "
+                "mean, std, scale and color"
+            )
+        return read
+    if normalisation is not None:
+        return replace(read, spec=normalisation.apply(read.spec))
+    if hasattr(network, "forward"):
+        return read
+    raise ConfigError(
+        f"{read.spec.source.name}: an ONNX file does not say how its input is normalised; give "
+        "mean and std. Networks trained as on ImageNet have --mean 0.485 0.456 0.406 --std 0.229 "
+        "0.224 0.225; one that takes 0..255 as it is has --scale 255 --mean 0 0 0 --std 1 1 1"
+    )
+
+
+def _read(
+    network: Network,
+    tasks: Sequence[str],
+    size: tuple[int, int] | None,
+    classes: Mapping[str, Sequence[str]] | None,
+) -> FloatNetwork:
     if isinstance(network, str | Path):
         return _from_file(str(network), tasks)
     if hasattr(network, "graph") and hasattr(network, "opset_import"):
         from degmix_edge.graph.spec import network_spec
 
         spec = network_spec(network, Path("model.onnx"), network.SerializeToString())
-        return FloatNetwork(network, spec, "")
+        return FloatNetwork(network, spec, "", _is_foreign(network))
     if hasattr(network, "card") and hasattr(network, "network"):
         return _exported(network, tasks)
     if hasattr(network, "state_dict") and hasattr(network, "forward"):
@@ -73,7 +104,7 @@ def read_network(
                 "give size=(height, width)"
             )
         model, spec = export_module(network, size, classes or {})
-        return FloatNetwork(model, spec, _size_of(model, type(network).__name__))
+        return FloatNetwork(model, spec, _size_of(model, type(network).__name__), is_foreign=True)
     raise ConfigError(
         f"network: got {type(network).__name__}, expected a short name such as 'degmix_tiny', a "
         "path of a checkpoint or .onnx file, a Checkpoint, an onnx.ModelProto or a torch.nn.Module"
@@ -127,7 +158,7 @@ def _from_file(name: str, tasks: Sequence[str]) -> FloatNetwork:
     from degmix_edge.graph.spec import network_spec
 
     model = read_model(Path(name))
-    return FloatNetwork(model, network_spec(model, Path(name)), "")
+    return FloatNetwork(model, network_spec(model, Path(name)), "", _is_foreign(model))
 
 
 def _exported(checkpoint: Checkpoint, tasks: Sequence[str]) -> FloatNetwork:
@@ -136,6 +167,10 @@ def _exported(checkpoint: Checkpoint, tasks: Sequence[str]) -> FloatNetwork:
     model = export_checkpoint(checkpoint, tasks=tasks)
     spec = network_spec(checkpoint, tasks)
     return FloatNetwork(model, spec, _size_of(model, checkpoint.path.name))
+
+
+def _is_foreign(model: onnx.ModelProto) -> bool:
+    return all(prop.key != METADATA_KEY for prop in model.metadata_props)
 
 
 def _size_of(model: onnx.ModelProto, name: str) -> str:

@@ -10,6 +10,9 @@ from pydantic import Field
 
 from degmix_edge import config
 from degmix_edge.backends import EngineOptions
+from degmix_edge.errors import ConfigError
+from degmix_edge.network import Normalisation
+from degmix_edge.preprocess import Color
 from degmix_edge.quant.recipe import Precision
 from degmix_edge.workflows.budget import EXAMPLES
 from degmix_edge.workflows.calibration import COUNT, OBSERVER
@@ -32,6 +35,9 @@ class Options(config.Settings):
         keep_float: Names of nodes that stay fp32 besides those that the rules keep.
         raw_logits: Keep the logits as outputs beside the maps.
         mode: How images of another aspect ratio are fitted.
+        mean, std: How a foreign ONNX file or torch module wants its input, by channel.
+        scale: The value of white before the mean is subtracted: 1 or 255.
+        color: Order of its channels: rgb or bgr.
         backend: `auto`, or an engine backend's name.
         dcn: TensorRT: the form of deformable convolutions.
         version_compatible: TensorRT: the engine runs with later minor versions too.
@@ -55,6 +61,10 @@ class Options(config.Settings):
     keep_float: tuple[str, ...] = ()
     raw_logits: bool = False
     mode: Literal["letterbox", "stretch"] = "letterbox"
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    scale: Literal[1, 255] = 1
+    color: Color = "rgb"
     backend: str = "auto"
     dcn: str = "auto"
     version_compatible: bool = False
@@ -66,6 +76,21 @@ class Options(config.Settings):
     min_int8: Annotated[float, Field(ge=0, le=100)] = 0.0
     workers: Annotated[int, Field(ge=1)] = 1
     report: Path | None = None
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """How the network wants its input, if that was said.
+
+        Raises:
+            ConfigError: Only a part of it was said, or the parts contradict each other.
+        """
+        said = self.model_fields_set & {"mean", "std", "scale", "color"}
+        if not said:
+            return None
+        if self.mean is None or self.std is None:
+            raise ConfigError(f"{', '.join(sorted(said))}: give mean and std too (--mean, --std)")
+        values = {name: getattr(self, name) for name in ("mean", "std", "scale", "color")}
+        return config.parse(Normalisation, values, "normalisation")
 
     @property
     def engine(self) -> EngineOptions:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from degmix_edge import backends
+from degmix_edge.backends.onnx_reference import Backend as OnnxReference
 from degmix_edge.backends.onnxruntime import Backend as OnnxRuntime
 from degmix_edge.backends.torch_eager import Backend as TorchEager
 from degmix_edge.errors import BackendError, ConfigError, ShapeError
@@ -11,20 +12,22 @@ from degmix_edge.runtime.session import engine_bytes
 
 
 @pytest.fixture
-def make(bundles, loaded):
+def make(bundles, loaded, exported):
     """A backend by name, for the same FP32 network."""
     spec = bundles["fp32"].manifest.network
 
     def make(name: str):
         if name == "torch_eager":
             return TorchEager(spec, loaded.network)
+        if name == "onnx_reference":
+            return OnnxReference(spec, exported[0].SerializeToString())
         return backends.find(name)(spec, engine_bytes(bundles["fp32"], OnnxRuntime))
 
     return make
 
 
 RUNNING = [name for name in backends.names() if backends.find(name).unavailable() is None]
-assert {"onnxruntime", "torch_eager"} <= set(RUNNING)
+assert {"onnxruntime", "onnx_reference", "torch_eager"} <= set(RUNNING)
 
 
 @pytest.fixture(params=RUNNING)
@@ -79,8 +82,9 @@ def test_it_must_be_active(backend, pictures):
         backend.infer(pictures[0][None])
 
 
-def test_they_agree(make, pictures):
-    with make("torch_eager") as torch_eager, make("onnxruntime") as engine:
+@pytest.mark.parametrize("name", ["onnxruntime", "onnx_reference"])
+def test_they_agree(make, pictures, name):
+    with make("torch_eager") as torch_eager, make(name) as engine:
         for picture in pictures:
             want, got = torch_eager.infer(picture[None]), engine.infer(picture[None])
             for name, values in want.items():

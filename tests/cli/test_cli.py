@@ -278,7 +278,7 @@ def bad_inputs(folder: Path, bundle: Path, checkpoint: Path, model: Path):
         (("verify", folder / "nothing"), 9, "no manifest.json"),
         (("verify", "none.degmix"), 9, "no such bundle"),
         (("compare", bundle, "degmix_tiny"), 5, "is not what"),
-        (("compare", bundle), 5, "which is not shipped; give it as CHECKPOINT"),
+        (("compare", bundle), 5, "which is not shipped; give it as NETWORK"),
         (("train", "degmix_tiny", "--set", "stps=3"), 3, "Did you mean 'steps'"),
         (("train", "none.yaml"), 3, "no such config file"),
         (("train", "demtg_tiny", "--task", "semsg"), 3, "Did you mean 'semseg'"),

@@ -1,0 +1,152 @@
+"""ONNX files of other programs: their input is asked for, and they are compared with themselves."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from PIL import Image
+
+import degmix_edge
+from degmix_edge.errors import CheckpointError, ConfigError
+from degmix_edge.network import Normalisation
+from degmix_edge.preprocess import normalise
+from degmix_edge.workflows.bench import bench
+from degmix_edge.workflows.compare import compare
+
+HEIGHT, WIDTH = 48, 64
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+BYTES = {"mean": (103.9, 116.8, 123.7), "std": (57.4, 57.1, 58.4), "scale": 255, "color": "bgr"}
+PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1), "scale": 255}
+
+
+def foreign(seed: int = 0) -> onnx.ModelProto:
+    """Two convolutions with a head at half size and one at full size, and no word of ours."""
+    random = np.random.default_rng(seed)
+
+    def weight(name, shape):
+        scale = 1 / np.sqrt(np.prod(shape[1:]))
+        return numpy_helper.from_array((scale * random.normal(size=shape)).astype("f4"), name)
+
+    nodes = [
+        helper.make_node("Conv", ["input.1", "w0"], ["a"], pads=[1] * 4, strides=[2, 2]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w1"], ["semseg"]),
+        helper.make_node("Conv", ["input.1", "w2"], ["depth"], pads=[1] * 4),
+    ]
+    weights = [weight("w0", (8, 3, 3, 3)), weight("w1", (5, 8, 1, 1)), weight("w2", (1, 3, 3, 3))]
+    far = np.abs(numpy_helper.to_array(weights[2]))  # so that it is not clamped at zero everywhere
+    weights[2] = numpy_helper.from_array(far, "w2")
+    image = helper.make_tensor_value_info("input.1", 1, [1, 3, HEIGHT, WIDTH])
+    semseg = helper.make_tensor_value_info("semseg", 1, [1, 5, HEIGHT // 2, WIDTH // 2])
+    depth = helper.make_tensor_value_info("depth", 1, [1, 1, HEIGHT, WIDTH])
+    graph = helper.make_graph(nodes, "theirs", [image], [semseg, depth], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, pictures):
+    """A folder with the file and photographs; tests run in it."""
+    onnx.save(foreign(), tmp_path / "mine.onnx")
+    (tmp_path / "photos").mkdir()
+    for index, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / "photos" / f"{index}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("wants", [IMAGENET, BYTES, PLAIN], ids=["imagenet", "bgr", "0..255"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_bundle_gives_what_the_file_gives(here, wants, precision):
+    degmix_edge.build("mine.onnx", "x.degmix", precision=precision, **wants)
+    found = compare("x.degmix", "mine.onnx", data="photos", max_disagreement=0.02)
+    assert found.passed, found.verdict
+    assert found.against == "ONNX"
+    assert {tensor.name for tensor in found.tensors} == {
+        *("semseg", "semseg_logits", "depth", "depth_logits")
+    }
+    assert max(tensor.relative for tensor in found.tensors if tensor.equal is None) < (
+        1e-5 if precision == "fp32" else 1e-2
+    )
+
+
+def test_another_normalisation_is_another_network(here):
+    """What a guess would do: the same file, once as it wants its input and once as ImageNet's."""
+    maps = {}
+    for name, wants in (("right", PLAIN), ("guessed", IMAGENET)):
+        degmix_edge.build("mine.onnx", f"{name}.degmix", precision="fp32", **wants)
+        with degmix_edge.load(f"{name}.degmix") as session:
+            maps[name] = session("photos/0.png")["semseg"]
+    assert np.mean(np.asarray(maps["right"]) != np.asarray(maps["guessed"])) > 0.1
+
+
+def test_nothing_is_guessed(here, cli):
+    with pytest.raises(ConfigError, match="mine.onnx: an ONNX file does not say how .* give mean"):
+        degmix_edge.build("mine.onnx", "x.degmix", precision="fp32")
+    with pytest.raises(ConfigError, match="an ONNX file does not say"):
+        degmix_edge.build(foreign(), "x.degmix", precision="fp32")
+    code, _, err = cli("build", "engine", here / "mine.onnx", "--precision", "fp32")
+    assert code == 3
+    assert "--scale 255 --mean 0 0 0 --std 1 1 1" in err
+    command = ("build", "engine", here / "mine.onnx", "--precision", "fp32", "--out", "y.degmix")
+    code, _, err = cli(*command, "--mean", 0, 0, 0, "--std", 1, 1, 1, "--scale", 255)
+    assert code == 0, err
+    assert not (here / "x.degmix").exists()
+
+
+@pytest.mark.parametrize(
+    ("wants", "message"),
+    [
+        ({"mean": (0, 0, 0)}, "mean: give mean and std too"),
+        ({"color": "bgr"}, "color: give mean and std too"),
+        ({"mean": (123, 117, 104), "std": (58, 57, 57)}, "look like 0..255, and scale is 1; give"),
+        ({"mean": (0, 0, 0), "std": (0, 1, 1)}, "std.0"),
+        ({"mean": (0, 0, float("nan")), "std": (1, 1, 1)}, "mean.2"),
+        ({**PLAIN, "scale": 128}, "scale"),
+        ({**PLAIN, "color": "gbr"}, "color"),
+    ],
+)
+def test_what_contradicts_itself(here, wants, message):
+    with pytest.raises(ConfigError, match=message):
+        degmix_edge.build("mine.onnx", "x.degmix", precision="fp32", **wants)
+    assert not (here / "x.degmix").exists()
+
+
+def test_a_network_of_ours_says_it_itself(exported, tmp_path):
+    with pytest.raises(ConfigError, match="says itself how its input is normalised; leave out"):
+        degmix_edge.build(exported[0], tmp_path / "x.degmix", precision="fp32", **IMAGENET)
+
+
+def test_another_file_is_no_reference(here, cli):
+    degmix_edge.build("mine.onnx", "x.degmix", precision="fp32", **PLAIN)
+    onnx.save(foreign(seed=1), "other.onnx")
+    with pytest.raises(CheckpointError, match=r"other.onnx: is not what x.degmix was built from"):
+        compare("x.degmix", "other.onnx", data="photos")
+    with pytest.raises(CheckpointError, match="was built from mine.onnx .* give it as NETWORK"):
+        compare("x.degmix", data="photos")
+
+
+def test_the_verbs(here, cli):
+    degmix_edge.build("mine.onnx", "x.degmix", precision="fp32", **BYTES)
+    files = (here / "x.degmix", here / "mine.onnx", "--data", here / "photos")
+    code, out, err = cli("compare", *files, "--json")
+    assert code == 0, err
+    assert json.loads(out)["comparison"]["against"] == "ONNX"
+    header = next(line for line in err.splitlines() if line.startswith("task "))
+    assert header.split()[:3] == ["task", "metric", "ONNX"]
+    code, out, err = cli("bench", *files, "--against", "onnx", "--calls", "3", "--json")
+    assert code == 0, err
+    assert set(json.loads(out)["results"]) == {"engine fp32", "ONNX"}
+    assert "x faster than ONNX (medians, one run)" in err
+    with pytest.raises(ConfigError, match="against 'torch': got .*, expected a checkpoint"):
+        bench(files[0], against="torch", checkpoint=files[1], images=str(files[3]))
+
+
+def test_normalising_in_numpy():
+    pixels = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
+    spec = Normalisation(**BYTES)
+    mean, std = (np.array(v) / 255 for v in (spec.mean, spec.std))
+    found = normalise(pixels, mean, std, "bgr")
+    want = (pixels[..., ::-1].astype(np.float64) - BYTES["mean"]) / BYTES["std"]
+    np.testing.assert_allclose(found, np.moveaxis(want, -1, 1), rtol=1e-5, atol=1e-5)
