@@ -91,8 +91,15 @@ class Bundle:
 
     @property
     def size_bytes(self) -> int:
-        """The total size of all files in the folder, in bytes."""
-        return sum(p.stat().st_size for p in self.path.rglob("*") if p.is_file())
+        """The total size of all files in the folder, in bytes.
+
+        Raises:
+            BundleError: The folder cannot be read any more.
+        """
+        try:
+            return sum(p.stat().st_size for p in self.path.rglob("*") if p.is_file())
+        except OSError as error:
+            raise BundleError(f"{self.path}: cannot be read: {error.strerror}") from None
 
 
 def open_bundle(path: Path) -> Bundle:
