@@ -353,8 +353,8 @@ def _rebuilt(path: Path, target: Path, settings: Options, force: bool) -> Bundle
     own = {"backend", *EngineOptions.__dataclass_fields__}
     if others := sorted(settings.model_fields_set - own):
         raise ConfigError(
-            f"{path}: is a bundle, whose engine is built again from its own model.onnx: "
-            f"{', '.join(others)} cannot change; leave them out, or build from the network"
+            f"{path}: is a bundle, whose engine is built again from its own model.onnx; leave out "
+            f"{', '.join(others)}, or build from the network"
         )
     return rebuild(
         open_bundle(path),

@@ -162,6 +162,6 @@ def test_weights_in_other_files_are_part_of_the_source(tmp_path, exported):
 )
 def test_a_rebuilt_bundle_keeps_what_it_is(bundles, tmp_path, changes):
     names = ", ".join(sorted(changes))
-    with pytest.raises(ConfigError, match=f"is a bundle, .* model.onnx: {names} cannot change"):
+    with pytest.raises(ConfigError, match=f"is a bundle, .* model.onnx; leave out {names}, or"):
         degmix_edge.build(bundles["fp32"].path, tmp_path / "x.degmix", **changes)
     assert not (tmp_path / "x.degmix").exists()
