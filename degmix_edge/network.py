@@ -69,6 +69,7 @@ class NetworkSpec(Settings):
             normalises, by channel of the network.
         color: Order of the network's channels; a bundle's own input is always RGB.
         tasks: Its outputs, in order.
+        outputs: The task of each output that its own file calls otherwise.
         source: The checkpoint or ONNX file from which it was exported.
     """
 
@@ -79,6 +80,7 @@ class NetworkSpec(Settings):
     std: tuple[Positive, Positive, Positive] = STD
     color: Color = "rgb"
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
+    outputs: dict[str, str] = {}
     source: Source
 
     @field_validator("tasks")

@@ -41,7 +41,8 @@ class Backend(Base):
 
     def _activate(self) -> None:
         self._running = ort.cpu_session(self.model, optimization="basic")
-        self._outputs = [output.name for output in self._running.get_outputs()]
+        own = [output.name for output in self._running.get_outputs()]
+        self._outputs = [self.spec.outputs.get(name, name) for name in own]
         missing = [name for name in self.spec.task_names if name not in self._outputs]
         if missing:
             raise BackendError(

@@ -172,6 +172,7 @@ class Build:
             size=self._size,
             classes=self._classes,
             normalisation=self.options.normalisation,
+            outputs=self.options.outputs,
         )
         self._float, self.spec = read.model, read.spec.keep(tasks or read.spec.task_names)
         if self._asked:

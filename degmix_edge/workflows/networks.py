@@ -44,6 +44,7 @@ def read_network(
     size: tuple[int, int] | None = None,
     classes: Mapping[str, Sequence[str]] | None = None,
     normalisation: Normalisation | None = None,
+    outputs: Mapping[str, str] | None = None,
 ) -> FloatNetwork:
     """The float ONNX network of whatever the user gave.
 
@@ -55,14 +56,17 @@ def read_network(
         classes: Class names by task, of a torch module; unnamed classes are numbered.
         normalisation: How an ONNX file of another program wants its input, which it does not say;
             of a torch module, None is ImageNet's.
+        outputs: The task of each output of an ONNX file that is not called after it.
 
     Raises:
         ConfigError: It is none of these, a torch module without `size`, an ONNX file of another
             program without `normalisation`, or a network of ours with one.
         CheckpointError, GraphError: The file is missing or damaged, or cannot be exported.
     """
-    read = _read(network, tasks, size, classes)
+    read = _read(network, tasks, size, classes, outputs)
     if not read.is_foreign:
+        if outputs:
+            raise ConfigError(f"{read.spec.source.name}: says itself which task each output is")
         if normalisation is not None:
             raise ConfigError(
                 f"{read.spec.source.name}: says itself how its input is normalised; leave out "
@@ -85,14 +89,12 @@ def _read(
     tasks: Sequence[str],
     size: tuple[int, int] | None,
     classes: Mapping[str, Sequence[str]] | None,
+    outputs: Mapping[str, str] | None,
 ) -> FloatNetwork:
     if isinstance(network, str | Path):
-        return _from_file(str(network), tasks)
+        return _from_file(str(network), tasks, outputs)
     if hasattr(network, "graph") and hasattr(network, "opset_import"):
-        from degmix_edge.graph.spec import network_spec
-
-        spec = network_spec(network, Path("model.onnx"), network.SerializeToString())
-        return FloatNetwork(network, spec, "", _is_foreign(network))
+        return _from_model(network, Path("model.onnx"), network.SerializeToString(), outputs)
     if hasattr(network, "card") and hasattr(network, "network"):
         return _exported(network, tasks)
     if hasattr(network, "state_dict") and hasattr(network, "forward"):
@@ -151,14 +153,27 @@ def task_names(text: str | Sequence[str] | None) -> tuple[str, ...]:
     return names
 
 
-def _from_file(name: str, tasks: Sequence[str]) -> FloatNetwork:
+def _from_file(name: str, tasks: Sequence[str], outputs: Mapping[str, str] | None) -> FloatNetwork:
     if not name.endswith(".onnx"):
         return _exported(read_checkpoint(name), tasks)
     from degmix_edge.graph.model import read_model
-    from degmix_edge.graph.spec import network_spec
 
-    model = read_model(Path(name))
-    return FloatNetwork(model, network_spec(model, Path(name)), "", _is_foreign(model))
+    return _from_model(read_model(Path(name)), Path(name), None, outputs)
+
+
+def _from_model(
+    model: onnx.ModelProto, path: Path, data: bytes | None, outputs: Mapping[str, str] | None
+) -> FloatNetwork:
+    """The network of an ONNX model, with its outputs called after their tasks."""
+    from degmix_edge.graph.spec import network_spec, rename_outputs
+
+    is_foreign = all(prop.key != METADATA_KEY for prop in model.metadata_props)
+    spec = network_spec(model, path, data, outputs)
+    if is_foreign and spec.outputs:
+        own, model = model, type(model)()
+        model.CopyFrom(own)  # the user's object stays as it is
+        rename_outputs(model, spec.outputs)
+    return FloatNetwork(model, spec, "", is_foreign)
 
 
 def _exported(checkpoint: Checkpoint, tasks: Sequence[str]) -> FloatNetwork:
@@ -167,10 +182,6 @@ def _exported(checkpoint: Checkpoint, tasks: Sequence[str]) -> FloatNetwork:
     model = export_checkpoint(checkpoint, tasks=tasks)
     spec = network_spec(checkpoint, tasks)
     return FloatNetwork(model, spec, _size_of(model, checkpoint.path.name))
-
-
-def _is_foreign(model: onnx.ModelProto) -> bool:
-    return all(prop.key != METADATA_KEY for prop in model.metadata_props)
 
 
 def _size_of(model: onnx.ModelProto, name: str) -> str:

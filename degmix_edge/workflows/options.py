@@ -38,6 +38,7 @@ class Options(config.Settings):
         mean, std: How a foreign ONNX file or torch module wants its input, by channel.
         scale: The value of white before the mean is subtracted: 1 or 255.
         color: Order of its channels: rgb or bgr.
+        outputs: The task of each output of an ONNX file that is not called after it.
         backend: `auto`, or an engine backend's name.
         dcn: TensorRT: the form of deformable convolutions.
         version_compatible: TensorRT: the engine runs with later minor versions too.
@@ -65,6 +66,7 @@ class Options(config.Settings):
     std: tuple[float, float, float] | None = None
     scale: Literal[1, 255] = 1
     color: Color = "rgb"
+    outputs: dict[str, str] = {}
     backend: str = "auto"
     dcn: str = "auto"
     version_compatible: bool = False

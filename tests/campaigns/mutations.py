@@ -399,8 +399,11 @@ def command_lines(bundle: Path, folder: Path) -> Case:
         ["train", "degmix_tiny", "--out", str(folder / "run"), "--set", "steps=0"],
     )
     flags = {arguments[0]: _flags(arguments) for arguments in base}
+    place = folder / "a" / "b" / "c"  # some values are paths, also of folders above
+    place.mkdir(parents=True)
 
     def case(seed: int) -> str:
+        os.chdir(place)
         random_ = random.Random(seed)
         arguments = list(random_.choice(base))
         for _ in range(random_.randrange(1, 4)):

@@ -113,6 +113,60 @@ def test_what_contradicts_itself(here, wants, message):
     assert not (here / "x.degmix").exists()
 
 
+def renamed(names: dict[str, str]) -> onnx.ModelProto:
+    """The same file with outputs of other names."""
+    model = foreign()
+    for node in model.graph.node:
+        node.output[:] = [names.get(name, name) for name in node.output]
+        node.input[:] = [names.get(name, name) for name in node.input]
+    for output in model.graph.output:
+        output.name = names[output.name]
+    return model
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"semseg": "seg_out", "depth": "1234"},
+        {"semseg": "depth", "depth": "semseg"},
+        {"semseg": "seg", "depth": "d", "b": "semseg"},  # a tensor inside has the task's name
+    ],
+    ids=["others", "exchanged", "taken"],
+)
+def test_outputs_have_names_of_their_own(here, own):
+    onnx.save(foreign(), "named.onnx")
+    onnx.save(renamed(own), "own.onnx")
+    outputs = {own[task]: task for task in ("semseg", "depth")}
+    degmix_edge.build("named.onnx", "named.degmix", precision="fp32", **PLAIN)
+    degmix_edge.build("own.onnx", "own.degmix", precision="fp32", outputs=outputs, **PLAIN)
+    found = compare("own.degmix", "own.onnx", data="photos", max_disagreement=0.02)
+    assert found.passed, found.verdict
+    with degmix_edge.load("named.degmix") as want, degmix_edge.load("own.degmix") as got:
+        for task in ("semseg", "depth"):
+            a, b = want("photos/0.png")[task], got("photos/0.png")[task]
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_the_names_of_outputs_on_the_command_line(here, cli):
+    onnx.save(renamed({"semseg": "seg_out", "depth": "d"}), here / "own.onnx")
+    build = ("build", "engine", here / "own.onnx", "--precision", "fp32", "--scale", 255)
+    build += ("--mean", 0, 0, 0, "--std", 1, 1, 1)
+    cases = [
+        ((), 6, "first unknown: 'seg_out'). Say which task each is (--map seg_out=TASK)"),
+        (("--map", "seg_out=semseg"), 6, "first unknown: 'd'"),
+        (("--map", "seg=semseg"), 3, "no output 'seg'"),
+        (("--map", "seg_out=semsg"), 3, "Did you mean 'semseg'"),
+        (("--map", "seg_out=depth", "--map", "d=depth"), 3, "seg_out and d are both called so"),
+        (("--map", "seg_out"), 2, "expected OUTPUT=TASK, as in seg_out=semseg"),
+    ]
+    for more, expected, message in cases:
+        code, _, err = cli(*build, *more)
+        assert code == expected, err
+        assert message in " ".join(err.split())
+    code, _, err = cli(*build, "--map", "seg_out=semseg", "--map", "d=depth")
+    assert code == 0, err
+
+
 def test_a_network_of_ours_says_it_itself(exported, tmp_path):
     with pytest.raises(ConfigError, match="says itself how its input is normalised; leave out"):
         degmix_edge.build(exported[0], tmp_path / "x.degmix", precision="fp32", **IMAGENET)
