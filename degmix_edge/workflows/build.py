@@ -32,6 +32,7 @@ from degmix_edge.workflows.calibration import (
 from degmix_edge.workflows.engine import (
     EngineFiles,
     Product,
+    check_source,
     golden_maps,
     make_engine,
     rebuild,
@@ -175,6 +176,7 @@ class Build:
             outputs=self.options.outputs,
         )
         self._float, self.spec = read.model, read.spec.keep(tasks or read.spec.task_names)
+        self._is_foreign = read.is_foreign
         if self._asked:
             self._asked.check(self.spec)
         if read.detail:
@@ -276,6 +278,10 @@ class Build:
 
     def _golden(self) -> None:
         self._maps = golden_maps(self.product, self._files, self._golden_image, self.clock)
+        if self._is_foreign:
+            check_source(
+                self._float, self.product, self._maps, self._golden_image, clock=self.clock
+            )
 
     def _write(self) -> None:
         self.bundle = write_product(

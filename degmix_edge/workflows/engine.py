@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from degmix_edge import __version__, backends, config, progress
 from degmix_edge.backends import PLAIN, EngineBackend, EngineOptions
+from degmix_edge.backends.onnx_reference import Backend as OnnxReference
 from degmix_edge.bundle.card import card_text
 from degmix_edge.bundle.contents import Bundle, recipe_and_ranges
 from degmix_edge.bundle.golden import LOWERED, differences, pack, unpack
@@ -35,6 +37,9 @@ from degmix_edge.progress import Clock
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.recipe import Recipe
 from degmix_edge.tensors import check
+
+if TYPE_CHECKING:
+    import onnx
 
 PACKAGES = (
     *("numpy", "onnx", "onnx-graphsurgeon", "torch", "torchvision", "timm", "onnxruntime"),
@@ -128,6 +133,41 @@ def golden_maps(
     if not found.passed:
         raise BuildError(f"the {backend.name} engine differs from model.onnx: {found.text}")
     return maps
+
+
+def check_source(
+    source: onnx.ModelProto,
+    product: Product,
+    maps: dict[str, np.ndarray],
+    golden_image: np.ndarray,
+    *,
+    clock: Clock,
+) -> None:
+    """Check the maps of a bundle against the network of another program that it was built from.
+
+    The network runs as it came, normalised and decoded in numpy. No pass, no recipe and no engine
+    takes part, so what this build did to the network is found, whatever it was.
+
+    Args:
+        source: Normalised image in, logits named by task out.
+        product: What was made of it.
+        maps: What the bundle gives on `golden_image`.
+        golden_image: uint8 `(H, W, 3)` at the network's size.
+        clock: Gets a stage with the differences.
+
+    Raises:
+        BuildError: The maps of a task differ by more than the precision explains.
+    """
+    spec = product.spec.model_copy(update={"outputs": {}})  # `source` has the tasks' names already
+    with OnnxReference(spec, source.SerializeToString()) as own:
+        expected = own.infer(golden_image[None])
+    found = differences(spec, expected, maps, LOWERED[product.recipe.precision])
+    clock.finished("source check", "bundle against its network as it came: " + found.text)
+    if not found.passed:
+        raise BuildError(
+            f"the bundle differs from {spec.source.name} as it came: {found.text}; say how its "
+            "input is normalised as its own code does it, or report this with the file"
+        )
 
 
 def write_product(

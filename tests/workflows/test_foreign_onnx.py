@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 import degmix_edge
-from degmix_edge.errors import CheckpointError, ConfigError
+from degmix_edge.errors import BuildError, CheckpointError, ConfigError
 from degmix_edge.network import Normalisation
 from degmix_edge.preprocess import normalise
 from degmix_edge.workflows.bench import bench
@@ -69,6 +69,28 @@ def test_a_bundle_gives_what_the_file_gives(here, wants, precision):
     assert max(tensor.relative for tensor in found.tensors if tensor.equal is None) < (
         1e-5 if precision == "fp32" else 1e-2
     )
+
+
+def test_a_build_checks_itself_against_the_file(here, monkeypatch):
+    """A pass that is wrong on somebody's graph is found before the bundle is written."""
+    from degmix_edge.passes.insert_image_input import InsertImageInput
+
+    said = []
+    options = {"precision": "fp32", **BYTES}
+    degmix_edge.build("mine.onnx", "good.degmix", **options, progress=said.append)
+    (check,) = [event.detail for event in said if event.name == "source check"]
+    assert check == "bundle against its network as it came: semseg 0.00 %, depth 0.00 %"
+
+    real = InsertImageInput.run
+
+    def forgets_the_order(self, graph):
+        self.spec = self.spec.model_copy(update={"color": "rgb"})
+        return real(self, graph)
+
+    monkeypatch.setattr(InsertImageInput, "run", forgets_the_order)
+    with pytest.raises(BuildError, match=r"differs from mine.onnx as it came: semseg [1-9]"):
+        degmix_edge.build("mine.onnx", "bad.degmix", **options)
+    assert not (here / "bad.degmix").exists()
 
 
 def test_another_normalisation_is_another_network(here):
