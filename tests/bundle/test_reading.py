@@ -242,6 +242,7 @@ def test_the_walk_over_the_bytes_knows_every_place_of_a_tensor(exported):
     good = exported[0].SerializeToString()
     check_self_contained(good, "good.onnx")
     tensor = TensorProto(name="t", dims=[1], data_type=1, data_location=1)
+    tensor.external_data.add(key="location", value="x")
     nodes = [
         helper.make_node("Constant", [], ["c"], value=tensor),
         helper.make_node("X", [], ["y"], many=[tensor, tensor]),
