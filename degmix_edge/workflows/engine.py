@@ -27,7 +27,7 @@ from degmix_edge.bundle.manifest import (
     engine_key,
 )
 from degmix_edge.bundle.writing import Target, claim, write_bundle
-from degmix_edge.errors import BuildError
+from degmix_edge.errors import BuildError, BundleError, DegmixError
 from degmix_edge.files import sha256
 from degmix_edge.graph.nonfinite import first_nonfinite
 from degmix_edge.graph.self_contained import check_self_contained
@@ -229,6 +229,7 @@ def rebuild(
     Raises:
         ConfigError, BackendError: As `backends.choose`.
         BuildError: The engine differs from model.onnx.
+        BundleError: Its model.onnx is no graph that an engine can be built of.
         OutputError: The target cannot be written.
     """
     in_place = target is None or target.absolute() == opened.path.absolute()
@@ -242,8 +243,16 @@ def rebuild(
     image, _ = unpack(opened.read(GOLDEN), manifest.network, opened.path)
     chosen = backends.choose(backend, to_build=True)
     chosen.refuse_options(options)
-    engine = make_engine(product, chosen, image, options=options, clock=clock)
-    maps = golden_maps(product, engine, image, clock)
+    try:
+        engine = make_engine(product, chosen, image, options=options, clock=clock)
+        maps = golden_maps(product, engine, image, clock)
+    except DegmixError:
+        raise
+    except Exception as error:  # onnx raises nearly anything on a graph that nobody exported
+        raise BundleError(
+            f"{opened.path}: no engine can be built of its {MODEL} ({type(error).__name__}: "
+            f"{error}); build the bundle again from its network"
+        ) from error
     return write_product(product, engine, maps, image, claimed, clock=clock)
 
 
