@@ -82,6 +82,8 @@ def errors() -> Iterator[None]:
 
     try:
         yield
+    except MemoryError:  # who can do with less memory wants to know it
+        raise
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BackendError(f"onnxruntime {onnxruntime.__version__}: {first}") from error
