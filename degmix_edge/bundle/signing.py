@@ -1,43 +1,51 @@
 """Who made a bundle: a signature over its manifest, which holds the hash of every other file.
 
 `manifest.sig` is a DSSE envelope around an in-toto statement whose subject is `manifest.json`,
-signed with Ed25519. Needs `pip install 'degmix-edge[sign]'`, which brings `cryptography` only.
+signed with Ed25519 or ECDSA. Robots know the public key, or the authority that certified it.
+Needs `pip install 'degmix-edge[sign]'`, which brings `cryptography` only.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from degmix_edge.bundle.certificates import MAX_CERTIFICATES, check_chain, check_pair
 from degmix_edge.bundle.contents import Bundle
+from degmix_edge.bundle.keys import (
+    is_known_kind,
+    key_name,
+    read_certificates,
+    read_private_key,
+    read_trusted,
+    sign_bytes,
+    signed_by,
+    to_der,
+)
 from degmix_edge.bundle.manifest import MANIFEST, SIGNATURE
 from degmix_edge.bundle.reading import parse_json
-from degmix_edge.config import read_text
 from degmix_edge.errors import BundleError, ConfigError
-from degmix_edge.files import make_folder, write_file
+from degmix_edge.files import write_file
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-        Ed25519PrivateKey,
-        Ed25519PublicKey,
-    )
+    from cryptography.x509 import Certificate
+
+    from degmix_edge.bundle.keys import PublicKey
 
 Trust = Literal["any", "signed"]
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://github.com/degmix-edge/bundle/v1"
-TRUST, KEYS, NOT_BEFORE = "DEGMIX_TRUST", "DEGMIX_KEYS", "DEGMIX_NOT_BEFORE"
-PASSPHRASE = "DEGMIX_KEY_PASSPHRASE"
-"""Names of the environment variables with a fleet's defaults, and with a key's passphrase."""
-_NEW_KEY = "`degmix-edge sign --new-key NAME` makes one"
+TRUST, KEYS, IDENTITY = "DEGMIX_TRUST", "DEGMIX_KEYS", "DEGMIX_IDENTITY"
+NOT_BEFORE = "DEGMIX_NOT_BEFORE"
+"""Names of the environment variables with a fleet's defaults."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +54,17 @@ class TrustPolicy:
 
     Attributes:
         trust: `any` takes every whole bundle; `signed` takes those that one of `keys` signed.
-        keys: Files of public keys in PEM, or folders that hold them.
+        keys: Files of public keys in PEM, or folders that hold them; with an `identity`, the
+            certificates of authorities.
+        identity: For whom an authority must have certified the key that signed: an e-mail address,
+            a URI or a host name.
         not_before: The earliest time of a build, in ISO 8601. It refuses an older bundle that
             somebody puts back, whose signature is still good.
     """
 
     trust: Trust = "any"
     keys: tuple[Path, ...] = ()
+    identity: str | None = None
     not_before: str | None = None
 
     def check(self, bundle: Bundle) -> str | None:
@@ -68,12 +80,13 @@ class TrustPolicy:
             return None
         if not self.keys:
             raise ConfigError(f"trust 'signed': no keys; give keys=[...] or set {KEYS}")
-        return check_signature(bundle, self.keys)
+        return check_signature(bundle, self.keys, self.identity)
 
 
 def policy(
     trust: str | None = None,
     keys: Sequence[str | Path] = (),
+    identity: str | None = None,
     not_before: str | None = None,
 ) -> TrustPolicy:
     """Return the policy of the arguments, and of the environment for those that are not given.
@@ -82,6 +95,7 @@ def policy(
         trust: `any` or `signed`; None takes `DEGMIX_TRUST`, or `signed` where `keys` are given.
         keys: Public keys in PEM, or folders of them; none takes `DEGMIX_KEYS`, whose paths are
             separated by colons.
+        identity: For whom the key must be certified; None takes `DEGMIX_IDENTITY`.
         not_before: ISO 8601; None takes `DEGMIX_NOT_BEFORE`.
 
     Raises:
@@ -95,29 +109,38 @@ def policy(
     earliest = not_before or os.environ.get(NOT_BEFORE) or None
     if earliest is not None:
         _time(earliest, "not_before")
-    return TrustPolicy(chosen, tuple(own or shared), earliest)  # type: ignore[arg-type]
+    who = identity or os.environ.get(IDENTITY) or None
+    return TrustPolicy(chosen, tuple(own or shared), who, earliest)  # type: ignore[arg-type]
 
 
-def sign(bundle: Bundle, key: str | Path) -> str:
+def sign(bundle: Bundle, key: str | Path, certificate: str | Path | None = None) -> str:
     """Sign an open bundle: write its `manifest.sig`, and return the name of the key.
 
     Args:
         bundle: The bundle, as it was opened and verified.
-        key: File of an Ed25519 private key in PEM. Its passphrase, if it has one, is taken from
-            `DEGMIX_KEY_PASSPHRASE`.
+        key: File of a private key in PEM, Ed25519 or ECDSA on P-256. Its passphrase, if it has
+            one, is taken from `DEGMIX_KEY_PASSPHRASE`.
+        certificate: File in PEM with the certificate of this key, then those between it and the
+            authority that robots know. The signature takes them along.
 
     Raises:
-        ConfigError: The key cannot be read.
+        ConfigError: The key or the certificates cannot be read, or do not belong together.
         OutputError: The signature cannot be written.
     """
-    private = _private_key(Path(key))
+    private = read_private_key(Path(key))
+    chain = read_certificates(Path(certificate)) if certificate else []
+    if chain:
+        check_pair(chain, private.public_key(), str(certificate))
     payload = json.dumps(_statement(bundle)).encode()
     name = key_name(private.public_key())
-    signature = private.sign(_encoded(PAYLOAD_TYPE, payload))
+    signature = sign_bytes(private, _encoded(PAYLOAD_TYPE, payload))
+    entry: dict[str, Any] = {"keyid": name, "sig": base64.b64encode(signature).decode()}
+    if chain:
+        entry["certificates"] = [base64.b64encode(to_der(one)).decode() for one in chain]
     envelope = {
         "payloadType": PAYLOAD_TYPE,
         "payload": base64.b64encode(payload).decode(),
-        "signatures": [{"keyid": name, "sig": base64.b64encode(signature).decode()}],
+        "signatures": [entry],
     }
     data = json.dumps(envelope, indent=1).encode()
     write_file(bundle.path / SIGNATURE, data, force=True)
@@ -125,16 +148,19 @@ def sign(bundle: Bundle, key: str | Path) -> str:
     return name
 
 
-def check_signature(bundle: Bundle, keys: Sequence[str | Path]) -> str:
+def check_signature(bundle: Bundle, keys: Sequence[str | Path], identity: str | None = None) -> str:
     """Check that one of `keys` signed this very bundle, and return that key's name.
 
+    Args:
+        bundle: The open bundle.
+        keys: Files of public keys, or of certificates where there is an identity, or folders.
+        identity: For whom an authority among `keys` must have certified the key that signed.
+
     Raises:
-        ConfigError: A key cannot be read.
+        ConfigError: A key cannot be read, or keys and identity do not belong together.
         BundleError: It is not signed, signed by another key, changed since, or of another bundle.
     """
-    from cryptography.exceptions import InvalidSignature
-
-    public = {key_name(key): key for path in keys for key in _public_keys(Path(path))}
+    known, authorities = _trusted(keys, identity)
     if bundle.signature is None:
         raise BundleError(
             f"{bundle.path}: is not signed, and only signed bundles are trusted here; "
@@ -142,50 +168,53 @@ def check_signature(bundle: Bundle, keys: Sequence[str | Path]) -> str:
         )
     where = f"{bundle.path}: {SIGNATURE}"
     payload, signatures = _envelope(bundle.signature, where)
-    for name, signature in signatures.items():
-        if name not in public:
+    for one in signatures:
+        key = one.certified if identity else known.get(one.name)
+        if key is None:
             continue
-        try:
-            public[name].verify(signature, _encoded(PAYLOAD_TYPE, payload))
-        except InvalidSignature:
-            raise BundleError(f"{where}: was changed: key {name} did not sign it") from None
-        digest = _subject(payload, where)
+        if not signed_by(key, one.value, _encoded(PAYLOAD_TYPE, payload)):
+            raise BundleError(f"{where}: was changed: key {one.name} did not sign it")
+        digest, signed = _read_statement(payload, where)
+        if identity:
+            check_chain(one.chain, authorities, identity, signed, where)
         if digest != bundle.digest:
             raise BundleError(
                 f"{where}: is of another bundle: it signs {MANIFEST} {digest[:12]}, this one is "
                 f"{bundle.digest[:12]}; sign it again, or copy the bundle with its own signature"
             )
-        return name
-    raise BundleError(
-        f"{where}: signed by {', '.join(signatures) or 'nobody'}, expected one of "
-        f"{', '.join(public)}"
+        return f"{one.name} ({identity})" if identity else one.name
+    by = ", ".join(one.name for one in signatures) or "nobody"
+    expected = (
+        f"a key with a certificate for {identity}" if identity else f"one of {', '.join(known)}"
     )
+    raise BundleError(f"{where}: signed by {by}, expected {expected}")
 
 
-def make_key(name: str | Path) -> tuple[Path, Path]:
-    """Make a pair of keys: `NAME.key.pem`, which stays secret, and `NAME.pub.pem` for robots.
+def _trusted(
+    paths: Sequence[str | Path], identity: str | None
+) -> tuple[dict[str, PublicKey], list[Certificate]]:
+    """The public keys by name, and the authorities; an identity takes the place of keys.
 
     Raises:
-        OutputError: One of the files exists, or cannot be written.
+        ConfigError: There are authorities and no identity, or the other way round.
     """
-    from cryptography.hazmat.primitives import serialization as s
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    private = Ed25519PrivateKey.generate()
-    secret, public = Path(f"{name}.key.pem"), Path(f"{name}.pub.pem")
-    passphrase = os.environ.get(PASSPHRASE)
-    how: Any = s.BestAvailableEncryption(passphrase.encode()) if passphrase else s.NoEncryption()
-    pem = private.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, how)
-    make_folder(secret.absolute().parent)
-    write_file(secret, pem, force=False, mode=0o600)
-    shown = private.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo)
-    write_file(public, shown, force=False)
-    return secret, public
-
-
-def key_name(key: Ed25519PublicKey) -> str:
-    """Return the name of a public key: the beginning of the SHA-256 of its 32 bytes."""
-    return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
+    keys: dict[str, PublicKey] = {}
+    authorities: list[Certificate] = []
+    for path in paths:
+        some, certificates = read_trusted(Path(path))
+        keys |= {key_name(key): key for key in some}
+        authorities += certificates
+    if identity is None and authorities:
+        raise ConfigError(
+            "keys: an authority certifies many keys; say whose: identity='release@example.com', "
+            f"--identity or {IDENTITY}"
+        )
+    if identity is not None and not authorities:
+        raise ConfigError(
+            f"identity {identity}: only public keys are given, expected the certificate of the "
+            "authority that certified it"
+        )
+    return keys, authorities
 
 
 def _statement(bundle: Bundle) -> dict[str, Any]:
@@ -193,7 +222,10 @@ def _statement(bundle: Bundle) -> dict[str, Any]:
         "_type": STATEMENT_TYPE,
         "subject": [{"name": MANIFEST, "digest": {"sha256": bundle.digest}}],
         "predicateType": PREDICATE_TYPE,
-        "predicate": {"created": bundle.manifest.created},
+        "predicate": {
+            "created": bundle.manifest.created,
+            "signed": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        },
     }
 
 
@@ -202,29 +234,54 @@ def _encoded(kind: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind.encode(), len(payload), payload)
 
 
-def _envelope(data: bytes, where: str) -> tuple[bytes, dict[str, bytes]]:
-    """The payload, and the signatures by key name."""
+@dataclass(frozen=True)
+class _Signature:
+    """One signature of an envelope; `certified` is the key of its first certificate."""
+
+    name: str
+    value: bytes
+    chain: tuple[Certificate, ...]
+    certified: PublicKey | None
+
+
+def _envelope(data: bytes, where: str) -> tuple[bytes, list[_Signature]]:
+    """The payload and the signatures."""
     values = parse_json(data, where)
     try:
         if values["payloadType"] != PAYLOAD_TYPE:
             raise ValueError(f"payload of type {values['payloadType']!r}")
-        signatures = {
-            str(entry["keyid"]): base64.b64decode(entry["sig"], validate=True)
-            for entry in values["signatures"]
-        }
+        signatures = [_read_signature(entry) for entry in values["signatures"]]
         return base64.b64decode(values["payload"], validate=True), signatures
     except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
         raise BundleError(f"{where}: is no signature ({error}); sign the bundle again") from None
 
 
-def _subject(payload: bytes, where: str) -> str:
+def _read_signature(entry: dict[str, Any]) -> _Signature:
+    value = base64.b64decode(entry["sig"], validate=True)
+    encoded = entry.get("certificates", [])
+    if not encoded:
+        return _Signature(str(entry["keyid"]), value, (), None)
+    from cryptography.x509 import load_der_x509_certificate
+
+    if len(encoded) > MAX_CERTIFICATES:
+        raise ValueError(f"{len(encoded)} certificates, at most {MAX_CERTIFICATES}")
+    der = [base64.b64decode(one, validate=True) for one in encoded]
+    chain = tuple(load_der_x509_certificate(one) for one in der)
+    key: Any = chain[0].public_key()
+    if not is_known_kind(key):
+        raise ValueError(f"a certificate of a {type(key).__name__}")
+    return _Signature(key_name(key), value, chain, key)
+
+
+def _read_statement(payload: bytes, where: str) -> tuple[str, datetime]:
+    """The hash of the manifest that it signs, and the time of the signature."""
     values = parse_json(payload, where)
     try:
         (subject,) = values["subject"]
         if (values["_type"], values["predicateType"]) != (STATEMENT_TYPE, PREDICATE_TYPE):
             raise ValueError("another kind of statement")
-        return str(subject["digest"]["sha256"])
-    except (KeyError, TypeError, ValueError) as error:
+        return str(subject["digest"]["sha256"]), _time(values["predicate"]["signed"], "signed")
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise BundleError(f"{where}: signs something else than a bundle ({error})") from None
 
 
@@ -242,39 +299,3 @@ def _time(text: str, name: str) -> datetime:
     except ValueError:
         raise ConfigError(f"{name}: got {text!r}, expected ISO 8601: 2026-11-25T12:00Z") from None
     return time if time.tzinfo else time.astimezone()
-
-
-def _private_key(path: Path) -> Ed25519PrivateKey:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    passphrase = os.environ.get(PASSPHRASE)
-    data = read_text(path, "private key")
-    try:
-        key = load_pem_private_key(data, passphrase.encode() if passphrase else None)
-    except (ValueError, TypeError) as error:
-        advice = f"; set {PASSPHRASE}" if isinstance(error, TypeError) and not passphrase else ""
-        raise ConfigError(f"{path}: no private key in PEM ({error}){advice}") from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(f"{path}: {type(key).__name__}, expected an Ed25519 key; {_NEW_KEY}")
-    return key
-
-
-def _public_keys(path: Path) -> list[Ed25519PublicKey]:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-    if path.is_dir():
-        found = [key for file in sorted(path.glob("*.pub.pem")) for key in _public_keys(file)]
-        if not found:
-            raise ConfigError(f"{path}: no *.pub.pem in this folder")
-        return found
-    data = read_text(path, "public key")
-    try:
-        key = load_pem_public_key(data)
-    except ValueError as error:
-        secret = "; it is the private one: robots get NAME.pub.pem" if b"PRIVATE" in data else ""
-        raise ConfigError(f"{path}: no public key in PEM ({error}){secret}") from None
-    if not isinstance(key, Ed25519PublicKey):
-        raise ConfigError(f"{path}: {type(key).__name__}, expected an Ed25519 key; {_NEW_KEY}")
-    return [key]

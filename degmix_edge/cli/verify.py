@@ -18,18 +18,25 @@ EXAMPLE = example("verify robot.degmix", "verify robot.degmix --key fleet.pub.pe
 @click.argument("bundle", type=PATH)
 @click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True)
 @click.option(
-    "--key", "keys", type=PATH, multiple=True, help="Public key that must have signed it."
+    "--key", "keys", type=PATH, multiple=True, help="Public key that signed it, or an authority's."
 )
+@click.option("--identity", metavar="NAME", help="For whom the authority certified the key.")
 @click.option("--not-before", metavar="TIME", help="Refuse a bundle that was built earlier.")
 @verb
 def command(
-    output: Output, bundle: Path, backend: str, keys: tuple[Path, ...], not_before: str | None
+    output: Output,
+    bundle: Path,
+    *,
+    backend: str,
+    keys: tuple[Path, ...],
+    identity: str | None,
+    not_before: str | None,
 ) -> None:
     """Check every file's hash and the signature, then compare the golden image's maps."""
     from degmix_edge.errors import AccuracyError
     from degmix_edge.workflows.verify import verify
 
-    found = verify(bundle, backend=backend, keys=keys, not_before=not_before)
+    found = verify(bundle, backend=backend, keys=keys, identity=identity, not_before=not_before)
     output.say(f"{found.files} files have the hashes that the manifest says")
     output.say(f"signed by key {found.signer}" if found.signer else "no signature was asked for")
     output.say(f"golden image: {found.golden.text}")

@@ -199,6 +199,7 @@ def load(
     timeout_s: float | None = None,
     trust: str | None = None,
     keys: Sequence[str | os.PathLike[str]] = (),
+    identity: str | None = None,
     not_before: str | None = None,
 ) -> Session:
     """Open a bundle and make it ready to run.
@@ -215,7 +216,10 @@ def load(
             every backend can end a call.
         trust: `any` takes every whole bundle, `signed` those that one of `keys` signed. None takes
             `$DEGMIX_TRUST`, or `signed` where keys are given.
-        keys: Files of public keys in PEM, or folders of them; none takes `$DEGMIX_KEYS`.
+        keys: Files of public keys in PEM, or folders of them; with an `identity`, the certificates
+            of authorities. None takes `$DEGMIX_KEYS`.
+        identity: For whom an authority must have certified the key that signed: an e-mail address,
+            a URI or a host name. None takes `$DEGMIX_IDENTITY`.
         not_before: The earliest time of a build in ISO 8601, so that no older signed bundle can
             be put back; None takes `$DEGMIX_NOT_BEFORE`.
 
@@ -231,7 +235,7 @@ def load(
         raise ConfigError(f"threads: got {threads}, expected 1 to {MOST_THREADS}, or None")
     chosen = backends.choose(backend)
     _check_timeout(timeout_s, chosen)
-    wanted = policy(trust, [Path(key) for key in keys], not_before)
+    wanted = policy(trust, [Path(key) for key in keys], identity, not_before)
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
     wanted.check(opened)
     manifest = opened.manifest
@@ -243,11 +247,7 @@ def load(
     again["timeout_s"] = timeout_s
     session = Session(runner, manifest.fit, opened, workers=workers, loaded=again | vars(wanted))
     opened.release()
-    try:
-        _check_engine(runner, opened)
-    except BackendError:
-        session.close()
-        raise
+    _check_engine(session, opened)
     return session
 
 
@@ -264,12 +264,13 @@ def _check_timeout(seconds: float | None, backend: type[EngineBackend]) -> None:
         raise ConfigError(f"timeout_s: backend {backend.name} cannot end a call; leave it out")
 
 
-def _check_engine(runner: EngineBackend, opened: Bundle) -> None:
+def _check_engine(session: Session, opened: Bundle) -> None:
     """An engine that takes or gives other tensors than the manifest says is found before a frame.
 
     Raises:
-        BackendError: It does.
+        BackendError: It does, and the session is closed.
     """
+    runner = session.backend
     tensors = runner.engine_tensors()
     if tensors is None:
         return
@@ -278,6 +279,7 @@ def _check_engine(runner: EngineBackend, opened: Bundle) -> None:
     found = {t.name: str(t) for t in tensors}
     for name in sorted(promised.keys() | found.keys()):
         if promised.get(name) != found.get(name):
+            session.close()
             raise BackendError(
                 f"{opened.path}: the {runner.name} engine has {found.get(name, f'no {name!r}')}, "
                 f"the manifest says {promised.get(name, f'no {name!r}')}; build the bundle again"

@@ -38,6 +38,7 @@ def verify(
     *,
     backend: str = "auto",
     keys: Sequence[str | Path] = (),
+    identity: str | None = None,
     not_before: str | None = None,
 ) -> Verification:
     """Check every hash and the signature, then run the golden image and compare its maps.
@@ -46,7 +47,9 @@ def verify(
         bundle: The bundle, or its folder.
         backend: `auto`, or a backend's name.
         keys: Public keys, one of which must have signed it; none takes `$DEGMIX_KEYS`, and asks for
-            a signature only where `$DEGMIX_TRUST` is `signed`.
+            a signature only where `$DEGMIX_TRUST` is `signed`. With an `identity`, the certificates
+            of authorities.
+        identity: For whom an authority must have certified the key that signed.
         not_before: The earliest time of its build, in ISO 8601.
 
     Raises:
@@ -55,7 +58,7 @@ def verify(
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
     image, expected = unpack(opened.read(GOLDEN), opened.manifest.network, opened.path)
-    wanted = policy(None, keys, not_before)
+    wanted = policy(None, keys, identity, not_before)
     signer = wanted.check(opened)
     with load(opened, backend=backend, **vars(wanted)) as session:
         found = differences(session.spec, expected, session.backend.infer(image[None]))

@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from degmix_edge.bundle.contents import open_bundle
-from degmix_edge.bundle.signing import check_signature, make_key, policy, sign
+from degmix_edge.bundle.keys import make_key
+from degmix_edge.bundle.signing import check_signature, policy, sign
 from degmix_edge.errors import BundleError, ConfigError, OutputError
 from degmix_edge.runtime import load
 from degmix_edge.workflows.engine import rebuild
@@ -110,7 +111,7 @@ def test_keys_that_are_none(signed, keys, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="no such public key"):
         check_signature(opened, [tmp_path / "none.pem"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match=r"no \*.pub.pem in this folder"):
+    with pytest.raises(ConfigError, match=r"no \*.pub.pem or \*.ca.pem in"):
         check_signature(opened, [tmp_path / "empty"])
     with pytest.raises(ConfigError, match="not_before: got 'soon', expected ISO 8601"):
         policy(not_before="soon")
