@@ -247,7 +247,7 @@ def load(
     again["timeout_s"] = timeout_s
     session = Session(runner, manifest.fit, opened, workers=workers, loaded=again | vars(wanted))
     opened.release()
-    _check_engine(session, opened)
+    _check_engine(session, runner, opened)
     return session
 
 
@@ -264,13 +264,12 @@ def _check_timeout(seconds: float | None, backend: type[EngineBackend]) -> None:
         raise ConfigError(f"timeout_s: backend {backend.name} cannot end a call; leave it out")
 
 
-def _check_engine(session: Session, opened: Bundle) -> None:
+def _check_engine(session: Session, runner: EngineBackend, opened: Bundle) -> None:
     """An engine that takes or gives other tensors than the manifest says is found before a frame.
 
     Raises:
         BackendError: It does, and the session is closed.
     """
-    runner = session.backend
     tensors = runner.engine_tensors()
     if tensors is None:
         return
