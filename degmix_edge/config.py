@@ -16,7 +16,7 @@ from degmix_edge.limits import check_limit, limits
 from degmix_edge.registry import unknown
 
 VERSION = 1
-S = TypeVar("S", bound="Settings")
+S = TypeVar("S", bound=BaseModel)
 
 
 class Settings(BaseModel):

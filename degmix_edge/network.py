@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from degmix_edge import tasks
 from degmix_edge.config import Settings
 from degmix_edge.errors import ConfigError, GraphError
 from degmix_edge.limits import Side
@@ -34,18 +33,27 @@ class Normalisation(Settings):
     """How a network wants its input, which an ONNX file does not say.
 
     Attributes:
-        mean, std: By channel of the network, in the scale of `scale`.
+        mean, std: By channel of the network, in the scale of `scale`; one number is for all.
         scale: The value of white before the mean is subtracted: 1, or 255.
         color: Order of the channels.
     """
 
-    mean: tuple[Finite, Finite, Finite]
-    std: tuple[Positive, Positive, Positive]
+    mean: tuple[Finite, ...]
+    std: tuple[Positive, ...]
     scale: Literal[1, 255] = 1
-    color: Color = "rgb"
+    color: Color
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _for_channels(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if len(values) not in (1, 3):
+            raise ValueError(f"{len(values)} numbers, expected one, or one for each of 3 channels")
+        return values
 
     @model_validator(mode="after")
     def _in_its_scale(self) -> Normalisation:
+        if self.color == "grey" and len({*self.mean}) + len({*self.std}) > 2:
+            raise ValueError(f"mean {self.mean} and std {self.std} differ, and grey is one channel")
         if self.scale == 1 and max(*self.mean, *self.std) > 2:
             raise ValueError(
                 f"mean {self.mean} and std {self.std} look like 0..255, and scale is 1; give scale "
@@ -55,7 +63,11 @@ class Normalisation(Settings):
 
     def apply(self, spec: NetworkSpec) -> NetworkSpec:
         """Return `spec` with this normalisation."""
-        mean, std = (tuple(v / self.scale for v in values) for values in (self.mean, self.std))
+        channels = 1 if self.color == "grey" else 3
+        mean, std = (
+            tuple(values[i % len(values)] / self.scale for i in range(channels))
+            for values in (self.mean, self.std)
+        )
         return spec.model_copy(update={"mean": mean, "std": std, "color": self.color})
 
 
@@ -69,18 +81,16 @@ class NetworkSpec(Settings):
             normalises, by channel of the network.
         color: Order of the network's channels; a bundle's own input is always RGB.
         tasks: Its outputs, in order.
-        outputs: The task of each output that its own file calls otherwise.
         source: The checkpoint or ONNX file from which it was exported.
     """
 
     model: str
     height: Side
     width: Side
-    mean: tuple[Finite, Finite, Finite] = MEAN
-    std: tuple[Positive, Positive, Positive] = STD
+    mean: tuple[Finite, ...] = MEAN
+    std: tuple[Positive, ...] = STD
     color: Color = "rgb"
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
-    outputs: dict[str, str] = {}
     source: Source
 
     @field_validator("tasks")
@@ -91,6 +101,17 @@ class NetworkSpec(Settings):
         if twice:
             raise ValueError(f"two tasks are called {twice[0]!r}")
         return tasks
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> NetworkSpec:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mean {self.mean} and std {self.std} of {self.channels} channels")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's own input."""
+        return 1 if self.color == "grey" else 3
 
     @property
     def image_spec(self) -> TensorSpec:
@@ -111,7 +132,6 @@ class NetworkSpec(Settings):
         for spec in self.tasks:
             if spec.name == name:
                 return spec
-        tasks.find(name)  # an unknown task raises its own error
         raise ConfigError(f"network {self.model!r}: " + unknown("task", name, self.task_names))
 
     def keep(self, names: Sequence[str]) -> NetworkSpec:

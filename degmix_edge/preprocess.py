@@ -25,7 +25,7 @@ from degmix_edge.limits import Side, check_limit
 Image: TypeAlias = np.ndarray | str | os.PathLike[str] | PIL.Image.Image
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
-Color: TypeAlias = Literal["rgb", "bgr"]
+Color: TypeAlias = Literal["rgb", "bgr", "grey"]
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """`MEAN` and `STD` are those of ImageNet's RGB, as fractions of 255."""
@@ -39,7 +39,9 @@ _SIXTEEN_BIT = (
     "a picture of full 16 bits becomes (np.asarray(image) // 257).astype(np.uint8), one of 12 bits "
     "takes // 16; a depth or thermal image is no input of this network"
 )
-_Byte = Annotated[int, Field(ge=0, le=255)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+GREY = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a grey value: ITU-R BT.601, as in OpenCV and Pillow."""
 
 
 class Fit(BaseModel):
@@ -58,7 +60,7 @@ class Fit(BaseModel):
     height: Side
     width: Side
     mode: Literal["letterbox", "stretch"] = "letterbox"
-    pad: tuple[_Byte, _Byte, _Byte] = MEAN_COLOUR
+    pad: tuple[Byte, Byte, Byte] = MEAN_COLOUR
 
     @property
     def size(self) -> tuple[int, int]:
@@ -76,6 +78,16 @@ class Placement:
     width: int
     image_height: int
     image_width: int
+
+    def at_stride(self, stride: int) -> Placement:
+        """Return the placement in a map that has one pixel for `stride` x `stride` of the input."""
+        if stride == 1:
+            return self
+        top, left = self.top // stride, self.left // stride
+        bottom = -(-(self.top + self.height) // stride)
+        right = -(-(self.left + self.width) // stride)
+        height, width = bottom - top, right - left
+        return Placement(top, left, height, width, self.image_height, self.image_width)
 
     def crop(self, array: np.ndarray) -> np.ndarray:
         """Return the picture's area of one map `(H, W)` or `(H, W, C)` at input size, as a view.
@@ -156,17 +168,20 @@ def normalise(
     std: Sequence[float] = STD,
     color: Color = "rgb",
 ) -> np.ndarray:
-    """Convert uint8 RGB `(N, H, W, 3)` to float32 `(N, 3, H, W)`, the input of a torch network.
+    """Convert uint8 RGB `(N, H, W, 3)` to float32 `(N, C, H, W)`, the input of a torch network.
 
     Args:
         images: The pixels.
         mean: By channel of the network, as fractions of 255.
         std: The same.
-        color: Order of the network's channels.
+        color: Order of the network's channels; `grey` is one channel, the weighted mean `GREY`.
     """
     planes = np.moveaxis(images, -1, 1)
     if color == "bgr":
         planes = planes[:, ::-1]
+    if color == "grey":
+        weights = np.array(GREY, np.float32)[:, None, None]
+        planes = (planes.astype(np.float32) * weights).sum(1, keepdims=True)
     planes = planes.astype(np.float32, order="C")
     planes -= np.array(mean, np.float32)[:, None, None] * 255
     planes /= np.array(std, np.float32)[:, None, None] * 255

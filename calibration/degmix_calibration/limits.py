@@ -74,7 +74,8 @@ def parse(text: str, spec: NetworkSpec) -> dict[str, Limit]:
 
 def _limit(task: str, text: str, named: bool, spec: NetworkSpec) -> Limit:
     metric = metrics.find(spec.task(task).metric)
-    own = _OF_UNIT.get(metric.unit, metric.unit)
+    of = metric.unit or spec.task(task).unit
+    own = _OF_UNIT.get(of, of)
     match = _LIMIT.fullmatch(text)
     if match is None:
         raise ConfigError(
@@ -84,7 +85,7 @@ def _limit(task: str, text: str, named: bool, spec: NetworkSpec) -> Limit:
     if unit not in ("%", own):
         raise ConfigError(
             f"budget of {task}: got {text!r}, expected % (of the float value) or {own}: its "
-            f"metric is {metric.name} in {metric.unit}"
+            f"metric is {metric.name} in {of}"
         )
     worse = "-" if metric.higher_is_better else "+"
     if sign and sign != worse:

@@ -14,7 +14,7 @@ from degmix_calibration.trial import Trials
 from degmix_edge.graph.model import to_graph
 from degmix_edge.report import figures
 from degmix_edge.report.page import Figure, Panel, Report, Row, Table, render
-from degmix_edge.tasks import TaskSpec, colour
+from degmix_edge.tasks import TaskSpec, colour, farthest, look
 
 HISTOGRAMS = 12
 COLUMNS = ("task", "metric", "float", "worse by", "from float maps", "budget", "used")
@@ -155,18 +155,20 @@ def _worst_images(trials: Trials, choice: Choice) -> tuple[Panel, ...]:
     maps = trials.maps(choice.recipe)
     panels = []
     for task in trials.spec.tasks:
+        if task.is_raw:
+            continue
         name = task.name
         errors = [
             _error(m[name], f[name], task) for m, f in zip(maps, trials.reference, strict=True)
         ]
         worst = int(np.argmax([float(error.mean()) for error in errors]))
         example, floats = trials.examples[worst], trials.reference[worst][name]
-        limit = float(np.percentile(floats, 98)) if task.decode == "clamp" else None
+        limit = farthest(floats) if look(task) in ("ramp", "flow") else None
         rows = [Row("float", {name: colour(floats, task, limit)})]
         rows.append(Row("INT8", {name: colour(maps[worst][name], task, limit)}))
         rows.append(Row("error", {name: _red(errors[worst])}))
         if name in example.labels:
-            dtype = np.uint8 if task.decode == "argmax" else np.float32
+            dtype = task.map_spec(1, 1).dtype
             label = example.labels[name].astype(dtype, copy=False)
             rows.insert(0, Row("label", {name: colour(label, task, limit)}))
         note = f"worst image for {name}"
@@ -181,7 +183,7 @@ def _error(got: np.ndarray, expected: np.ndarray, task: TaskSpec) -> np.ndarray:
     For classes it is 1 where they differ; for numbers it is the difference as a share of the range
     of the expected map.
     """
-    if task.decode == "argmax":
+    if task.has_labels:
         return np.asarray(got != expected, np.float32)
     gap = np.abs(got.astype(np.float32) - expected)
     gap = gap.mean(-1) if gap.ndim == 3 else gap

@@ -142,15 +142,16 @@ class Trials:
         """Return the float network's metric, of which a relative budget is a percentage.
 
         Without labels a typical value takes its place: 100 % for a metric where higher is better,
-        90 degrees for normals, and else the mean of the float maps.
+        `Metric.whole`, as 90 degrees for normals, and else the mean magnitude of the float maps.
         """
         labels = [e.labels.get(task.name) for e in self.examples]
         floats = [m[task.name] for m in self.reference]
         if any(label is not None for label in labels):
             return _metric(task, floats, labels)
-        if metrics.find(task.metric).higher_is_better:
+        metric = metrics.find(task.metric)
+        if metric.higher_is_better:
             return 100.0
-        return 90.0 if task.decode == "unit_vector" else float(np.mean([m.mean() for m in floats]))
+        return metric.whole or float(np.mean([np.abs(m).mean() for m in floats]))
 
 
 def _metric(

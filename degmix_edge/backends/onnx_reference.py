@@ -9,9 +9,10 @@ import numpy as np
 from degmix_edge import ort
 from degmix_edge.backends._base import Backend as Base
 from degmix_edge.errors import BackendError
+from degmix_edge.graph.outputs import select_array
 from degmix_edge.network import NetworkSpec
 from degmix_edge.preprocess import normalise
-from degmix_edge.tasks import decode, logits_name
+from degmix_edge.tasks import TaskSpec, decode, logits_name
 
 
 class Backend(Base):
@@ -41,9 +42,9 @@ class Backend(Base):
 
     def _activate(self) -> None:
         self._running = ort.cpu_session(self.model, optimization="basic")
-        own = [output.name for output in self._running.get_outputs()]
-        self._outputs = [self.spec.outputs.get(name, name) for name in own]
-        missing = [name for name in self.spec.task_names if name not in self._outputs]
+        self._outputs = [output.name for output in self._running.get_outputs()]
+        needed = [task.output or task.name for task in self.spec.tasks]
+        missing = [name for name in needed if name not in self._outputs]
         if missing:
             raise BackendError(
                 f"{self.name}: has outputs {', '.join(self._outputs)}, expected {missing[0]!r} too"
@@ -54,27 +55,37 @@ class Backend(Base):
         name = self._running.get_inputs()[0].name
         with ort.errors():
             outputs = self._running.run(None, {name: planes})
-        logits = dict(zip(self._outputs, outputs, strict=True))
+        arrays = dict(zip(self._outputs, outputs, strict=True))
         maps = {}
         for task in self.spec.tasks:
-            whole = _at_size(logits[task.name], self.spec.height, self.spec.width)
-            maps[task.name] = np.ascontiguousarray(decode(whole, task.decode))
-            if self.raw_logits:
-                maps[logits_name(task.name)] = whole
+            logits = select_array(arrays[task.output or task.name], task)
+            if not task.is_raw:
+                logits = _at_size(logits, *task.sides(self.spec.height, self.spec.width), task)
+            maps[task.name] = np.ascontiguousarray(decode(logits, task))
+            if self.raw_logits and task.has_logits:
+                maps[logits_name(task.name)] = logits
         return maps
 
     def _deactivate(self) -> None:
         del self._running
 
 
-def _at_size(logits: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Logits `(1, C, h, w)` at the input's size, as the deployed graph resizes them."""
+def _at_size(logits: np.ndarray, height: int, width: int, task: TaskSpec) -> np.ndarray:
+    """Logits `(N, C, h, w)` at the map's size, as the deployed graph resizes them."""
     _, _, rows, columns = logits.shape
     if (rows, columns) == (height, width):
         return logits
+    if task.has_labels and task.decode != "argmax":
+        return logits[:, :, _nearest(rows, height)[:, None], _nearest(columns, width)]
     down, right = _positions(rows, height), _positions(columns, width)
     mixed = _mix(_mix(logits, down, 2), right, 3)
     return np.asarray(mixed, np.float32)
+
+
+def _nearest(size: int, wanted: int) -> np.ndarray:
+    """For each of `wanted` samples at half-pixel centres the nearest index, of two the lower."""
+    place = (np.arange(wanted) + 0.5) * size / wanted - 0.5
+    return np.ceil(place - 0.5).clip(0, size - 1).astype(np.intp)
 
 
 def _positions(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:

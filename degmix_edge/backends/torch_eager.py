@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,9 @@ import numpy as np
 
 from degmix_edge.backends._base import Backend as Base
 from degmix_edge.network import NetworkSpec
+from degmix_edge.preprocess import GREY
 from degmix_edge.tasks import TaskSpec, logits_name
-from degmix_edge.tasks._base import EPSILON
+from degmix_edge.tasks._decodes import EPSILON
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +47,7 @@ class Backend(Base):
 
         self.network.eval()
         mean, std = (
-            torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (self.spec.mean, self.spec.std)
+            torch.tensor(v).view(1, -1, 1, 1) * 255 for v in (self.spec.mean, self.spec.std)
         )
         self._mean, self._std = mean, std
 
@@ -57,6 +59,8 @@ class Backend(Base):
             pixels = torch.from_numpy(image.copy()).permute(0, 3, 1, 2).float()
             if self.spec.color == "bgr":
                 pixels = pixels.flip(1)
+            if self.spec.color == "grey":
+                pixels = (pixels * torch.tensor(GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
             logits = self.network((pixels - self._mean) / self._std)
             maps = {t.name: _decode(logits[t.name], t).numpy() for t in self.spec.tasks}
             if self.raw_logits:
@@ -71,13 +75,25 @@ def _decode(logits: torch.Tensor, task: TaskSpec) -> torch.Tensor:
     """Decode logits as `tasks.decode` does, in torch."""
     import torch
 
-    if task.decode == "argmax":
-        return logits.argmax(1).to(torch.uint8)
-    if task.decode == "foreground":
-        return torch.sigmoid(logits[:, 1] - logits[:, 0])
-    if task.decode == "sigmoid":
-        return torch.sigmoid(logits[:, 0])
-    if task.decode == "clamp":
-        return logits[:, 0].clamp(min=0)
-    unit = torch.nn.functional.normalize(logits, dim=1, eps=EPSILON)
-    return unit.permute(0, 2, 3, 1).contiguous()
+    if task.has_labels:
+        labels = logits.argmax(1) if task.decode == "argmax" else logits[:, 0]
+        return labels.to(getattr(torch, task.map_spec(1, 1).dtype))
+    if task.is_raw:
+        return logits
+    values = _DECODES[task.decode](logits)
+    if task.scale != 1:
+        values = values * task.scale
+    return values.permute(0, 2, 3, 1).contiguous() if task.components else values[:, 0]
+
+
+_DECODES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "foreground": lambda x: (x[:, 1:] - x[:, :1]).sigmoid(),
+    "sigmoid": lambda x: x.sigmoid(),
+    "identity": lambda x: x,
+    "clamp": lambda x: x.clamp(min=0),
+    "reciprocal": lambda x: 1 / x.clamp(min=EPSILON),
+    "exp": lambda x: x.exp(),
+    "standard_deviation": lambda x: (0.5 * x).exp(),
+    "unit_vector": lambda x: x / x.norm(dim=1, keepdim=True).clamp(min=EPSILON),
+}
+"""Float decodes, with channels where they were."""

@@ -20,7 +20,7 @@ class Tolerance(NamedTuple):
     """Allowed differences of maps.
 
     Attributes:
-        labels: Fraction of the pixels of a class map that may differ.
+        labels: Fraction of the pixels of a class map, or of other integers, that may differ.
         values: Mean difference of another map, as a fraction of the map's range.
     """
 
@@ -70,7 +70,7 @@ def differences(
     by_task, passed = {}, True
     for task in spec.tasks:
         a, b = want[task.name], got[task.name]
-        if task.decode == "argmax":
+        if a.dtype.kind != "f":
             value, tolerance = float(np.mean(a != b)), allowed.labels
         else:
             a, b = a.astype(np.float64), b.astype(np.float64)
@@ -89,7 +89,7 @@ def pack(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> bytes:
     """
     arrays = {IMAGE: image}
     for name, values in maps.items():
-        if values.dtype == np.uint8:
+        if values.dtype.kind != "f":
             arrays[name] = values
             continue
         low, high = float(values.min()), float(values.max())
@@ -116,8 +116,9 @@ def unpack(data: bytes, spec: NetworkSpec, where: Path) -> tuple[np.ndarray, dic
     stored[IMAGE] = (spec.image_spec.shape[1:], np.dtype(np.uint8))
     for task in spec.tasks:
         map_spec = task.map_spec(spec.height, spec.width)
-        stored[task.name] = (map_spec.shape, np.dtype(np.uint8))
-        if map_spec.dtype != "uint8":
+        dtype = np.dtype(map_spec.dtype)
+        stored[task.name] = (map_spec.shape, np.dtype(np.uint8) if dtype.kind == "f" else dtype)
+        if dtype.kind == "f":
             stored[f"{task.name}{SCALE}"] = ((2,), np.dtype(np.float32))
     try:
         arrays = _read_arrays(data, stored)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from degmix_edge.cli._types import PATH
+
 TRIPLE = (float, float, float)
 
 
@@ -15,16 +17,25 @@ def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 
 
 INPUT = [
+    click.option("--spec", type=PATH, help="A spec.yaml that describes an ONNX file."),
     click.option("--mean", type=TRIPLE, default=None, help="Of an ONNX file's input, by channel."),
     click.option("--std", type=TRIPLE, default=None, help="Of an ONNX file's input, by channel."),
     click.option("--scale", type=int, default=1, help="Its value of white: 1 or 255."),
-    click.option("--color", type=click.Choice(["rgb", "bgr"]), default="rgb", help="Its channels."),
+    click.option("--color", type=click.Choice(["rgb", "bgr", "grey"]), help="Its channels."),
+    click.option(
+        "--fit",
+        "mode",
+        type=click.Choice(["letterbox", "stretch"]),
+        default="letterbox",
+        show_default=True,
+        help="How images of another shape are fitted.",
+    ),
     click.option(
         "--map",
         "outputs",
         multiple=True,
         callback=_pairs,
-        metavar="OUTPUT=TASK",
-        help="The task of an ONNX file's output that is not called after it.",
+        metavar="OUTPUT=KIND",
+        help="The kind of task of an ONNX file's output that is not called after it.",
     ),
 ]

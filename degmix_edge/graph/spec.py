@@ -1,101 +1,278 @@
-"""Read the spec of an ONNX file that another program exported, from its names and shapes."""
+"""The spec of an ONNX file of another program: what the file says and what its user does.
+
+`spec_file` has the user's part. Names, shapes and dtypes come from the graph, and the two must fit.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from degmix_edge import tasks
+from degmix_edge import metrics, tasks
+from degmix_edge.config import parse
 from degmix_edge.errors import ConfigError, GraphError
 from degmix_edge.files import sha256
-from degmix_edge.network import NetworkSpec, Source, from_metadata
-from degmix_edge.registry import unknown as registry_unknown
+from degmix_edge.graph.spec_file import SpecFile, TaskEntry
+from degmix_edge.network import NetworkSpec, Normalisation, Source, from_metadata
+from degmix_edge.registry import unknown
+from degmix_edge.tasks import DECODES, TaskSpec
+from degmix_edge.tensors import TensorSpec
 
 if TYPE_CHECKING:
     import onnx
+
+IMAGENET_FLAGS = "--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --color rgb"
+BYTES_FLAGS = "--scale 255 --mean 0 0 0 --std 1 1 1 --color rgb"
 
 
 def network_spec(
     model: onnx.ModelProto,
     path: Path,
     data: bytes | None = None,
-    outputs: Mapping[str, str] | None = None,
+    said: SpecFile | None = None,
 ) -> NetworkSpec:
-    """Return the spec of an ONNX model, from its metadata or its outputs' names and shapes.
+    """Return the spec of an ONNX model: its own, or what its graph and `said` say together.
+
+    The normalisation stays ImageNet's; `normalisation` has what was said.
 
     Args:
-        model: The model.
+        model: The model, with static shapes.
         path: Its file, or a name for a model that has no file.
         data: The bytes of a model that has no file.
-        outputs: The task of each output that is not called after it.
+        said: What its user says.
 
     Raises:
-        ConfigError: `outputs` names an output or a task that does not exist, or one task twice.
-        GraphError: An output is not a known task, or inputs and outputs are not static images and
-            logits.
+        ConfigError: `said` does not fit the graph: it names a tensor that does not exist, or a
+            number of channels or classes that the tensor does not have.
+        GraphError: An output is not a known task, or the input is no image.
     """
     own_spec = from_metadata({p.key: p.value for p in model.metadata_props}, str(path))
     if own_spec is not None:
         return own_spec
-    known = tasks.names()
-    shapes = {output.name: _shape(output) for output in model.graph.output}
-    renamed = _checked_outputs(outputs or {}, list(shapes))
-    unknown = [name for name in shapes if name not in known and name not in renamed]
-    if unknown:
-        raise GraphError(
-            f"{path}: outputs {list(shapes)} are no known tasks (first unknown: {unknown[0]!r}). "
-            f"Say which task each is (--map {unknown[0]}=TASK), of {', '.join(known)}"
-        )
-    images = [_shape(value) for value in model.graph.input]
-    if len(images) != 1 or len(images[0]) != 4 or images[0][:2] != [1, 3] or 0 in images[0]:
-        raise GraphError(
-            f"{path}: inputs {images}, expected one static image [1, 3, height, width]"
-        )
+    said = said or SpecFile()
+    image = _image(model, path, said)
+    outputs = {value.name: tensor_of(value) for value in model.graph.output}
+    entries = _entries(said, outputs, path)
     specs = []
-    for own, shape in shapes.items():
-        name = renamed.get(own, own)
-        if len(shape) != 4 or 0 in shape:
-            raise GraphError(
-                f"{path}: output {own!r} has shape {shape}, expected static logits NCHW"
-            )
-        task = tasks.find(name)
-        numbered = () if task.num_channels else tuple(f"class {i}" for i in range(shape[1]))
-        specs.append(task.spec(numbered))
-    return NetworkSpec(
-        model=path.stem,
-        height=images[0][2],
-        width=images[0][3],
-        tasks=tuple(specs),
-        outputs=renamed,
-        source=Source(name=path.name, sha256=source_hash(path) if data is None else sha256(data)),
+    for name, entry in entries.items():
+        own = entry.output or name
+        if own not in outputs:
+            raise ConfigError(f"{path}: task {name!r}: " + unknown("output", own, list(outputs)))
+        specs.append(task_spec(name, entry, outputs[own], image, f"{path}: task {name!r}"))
+    color = said.input.color or "rgb"
+    values: dict[str, Any] = {"color": color}
+    if color == "grey":
+        values |= {"mean": (0.5,), "std": (0.5,)}
+    return parse(
+        NetworkSpec,
+        {
+            **values,
+            "model": said.model or path.stem,
+            "height": image.shape[2],
+            "width": image.shape[3],
+            "tasks": tuple(specs),
+            "source": Source(
+                name=path.name, sha256=source_hash(path) if data is None else sha256(data)
+            ),
+        },
+        str(path),
     )
 
 
-def _checked_outputs(outputs: Mapping[str, str], have: Sequence[str]) -> dict[str, str]:
-    """The tasks by output, once each output, each task, and each pair of them exists once."""
-    for name, task in outputs.items():
-        if name not in have:
-            raise ConfigError(registry_unknown("output", name, have))
-        tasks.find(task)  # an unknown one raises its own error
-    found = [outputs.get(name, name) for name in have]
-    twice = [task for task in found if found.count(task) > 1]
-    if twice:
-        both = [name for name in have if outputs.get(name, name) == twice[0]]
-        raise ConfigError(f"task {twice[0]!r}: outputs {' and '.join(both)} are both called so")
-    return {name: task for name, task in outputs.items() if name != task}
+def normalisation(said: SpecFile, where: str) -> Normalisation | None:
+    """Return how the network wants its input; None where nothing was said.
+
+    Raises:
+        ConfigError: Only a part of it was said, or the parts contradict each other.
+    """
+    names = ("mean", "std", "scale", "color")
+    values = {name: getattr(said.input, name) for name in names}
+    given = [name for name, value in values.items() if value is not None]
+    if not given:
+        return None
+    missing = [name for name in ("mean", "std", "color") if name not in given]
+    if missing:
+        raise ConfigError(
+            f"{where}: {', '.join(given)} given: give {' and '.join(missing)} too "
+            f"({', '.join(f'--{name}' for name in missing)}); colours are rgb, bgr or grey"
+        )
+    return parse(Normalisation, {k: v for k, v in values.items() if v is not None}, where)
 
 
-def rename_outputs(model: onnx.ModelProto, outputs: Mapping[str, str]) -> None:
-    """Call each output of `model` after its task; another tensor of that name gets a new one."""
-    names = {task: f"{task}.inner" for task in outputs.values()} | dict(outputs)
-    for node in model.graph.node:
-        node.input[:] = [names.get(tensor, tensor) for tensor in node.input]
-        node.output[:] = [names.get(tensor, tensor) for tensor in node.output]
-    for values in (model.graph.output, model.graph.value_info, model.graph.initializer):
-        for value in values:
-            value.name = names.get(value.name, value.name)
+def task_spec(
+    name: str, entry: TaskEntry, tensor: TensorSpec, image: TensorSpec, where: str
+) -> TaskSpec:
+    """Return the task of one output.
+
+    Args:
+        name: What the map is called.
+        entry: What the user says of it.
+        tensor: The output: name, dtype and shape.
+        image: The input `(N, C, H, W)`, whose shape a map has too.
+        where: The beginning of messages.
+
+    Raises:
+        ConfigError: The tensor does not have what was said.
+        GraphError: A map is not a static image-like tensor.
+    """
+    if entry.kind is None and name not in tasks.names():
+        raise ConfigError(
+            f"{where}: say of what kind it is (kind: ...), one of {', '.join(tasks.names())}"
+        )
+    kind = tasks.find(entry.kind or name)
+    is_integer = not tensor.dtype.startswith(("float", "bfloat"))
+    # An argmax that is inside the graph already shows in the dtype.
+    inside = "labels" if kind.decode == "argmax" and is_integer else kind.decode
+    decode = entry.decode or inside
+    values: dict[str, Any] = {"name": name, "decode": decode, "unit": entry.unit or kind.unit}
+    values["metric"] = metrics.find(entry.metric or kind.metric).name
+    values["output"] = "" if tensor.name == name else tensor.name
+    if decode == "raw":
+        values |= {"num_channels": 1, "shape": tensor.shape, "dtype": tensor.dtype}
+        return parse(TaskSpec, values, where)
+    found = _channels(tensor, entry, image, where)
+    classes = _classes(entry, kind.classes, decode, found)
+    expected = len(classes) if decode == "argmax" and classes else DECODES[decode].channels
+    if expected not in (None, found):
+        raise ConfigError(
+            f"{where}: output {tensor} has {found} channels, {decode} takes {expected}"
+        )
+    if decode == "labels" and not classes:
+        raise ConfigError(f"{where}: output {tensor} has class indices; say how many (classes: 19)")
+    colours = entry.palette or tasks.palette(classes)
+    values |= {"num_channels": len(classes) if decode == "labels" else found}
+    values |= {"classes": classes, "palette": colours, "scale": entry.scale or 1.0}
+    values |= {"stride": entry.stride, "channels": entry.channels}
+    values["channels_last"] = entry.channels_last
+    return parse(TaskSpec, values, where)
+
+
+def _channels(tensor: TensorSpec, entry: TaskEntry, image: TensorSpec, where: str) -> int:
+    """How many channels of the tensor the map is made of.
+
+    Raises:
+        ConfigError: It has other channels, or other proportions than the image.
+        GraphError: It is no static map.
+    """
+    shape, (_, _, *whole) = ([side or 0 for side in t.shape] for t in (tensor, image))
+    if len(shape) not in (3, 4) or not all(shape):
+        raise GraphError(
+            f"{where}: output {tensor}, expected a static map (N, C, H, W) or (N, H, W); a tensor "
+            "of another kind is `kind: raw` (--map OUTPUT=raw)"
+        )
+    _, have, *sides = (shape[0], 1, *shape[1:]) if len(shape) == 3 else shape
+    if len(shape) == 4 and entry.channels_last:
+        _, *sides, have = shape
+    strides = [of / side for of, side in zip(whole, sides, strict=True)]
+    if max(strides) - min(strides) > 0.25 * max(strides):
+        other = "false" if entry.channels_last else "true"
+        raise ConfigError(
+            f"{where}: output {tensor} is a map of {sides[0]}x{sides[1]}, other proportions than "
+            f"the input {image}; channels_last: {other} swaps the axes, and a tensor that is no "
+            "map is `kind: raw` (--map OUTPUT=raw)"
+        )
+    if entry.channels is None:
+        return have
+    first, end = entry.channels
+    if not 0 <= first < end <= have:
+        raise ConfigError(f"{where}: channels {first}..{end}, the output {tensor} has {have}")
+    return end - first
+
+
+def _classes(
+    entry: TaskEntry, default: tuple[str, ...], decode: str, channels: int
+) -> tuple[str, ...]:
+    """The names of the classes; a count gives numbered ones, and so do logits without names."""
+    given = entry.classes
+    if isinstance(given, tuple):
+        return given
+    if given is None and (len(default) == channels or decode == "labels"):
+        return default
+    count = given or (channels if decode == "argmax" else 0)
+    return tuple(f"class {i}" for i in range(count))
+
+
+def _entries(said: SpecFile, outputs: Mapping[str, TensorSpec], path: Path) -> dict[str, TaskEntry]:
+    """The maps by name: those that are described or, if none is, one for each output.
+
+    Raises:
+        ConfigError: Two outputs have one name, or an output or a kind does not exist.
+        GraphError: An output has no name that says its kind.
+    """
+    for own, kind in said.outputs.items():
+        if own not in outputs:
+            raise ConfigError(f"{path}: " + unknown("output", own, list(outputs)))
+        tasks.find(kind)  # an unknown one raises its own error
+    if said.tasks:
+        named = list(said.outputs)
+    else:
+        named = list(outputs)
+        strange = [n for n in named if n not in tasks.names() and n not in said.outputs]
+        if strange:
+            raise GraphError(
+                f"{path}: outputs {named} are no known tasks (first unknown: {strange[0]!r}). Say "
+                f"which task each is (--map {strange[0]}=TASK), of {', '.join(tasks.names())}; or "
+                f"describe them in a file that `degmix-edge spec init {path}` begins"
+            )
+    entries = dict(said.tasks)
+    first = {name: entry.output or name for name, entry in entries.items()}
+    for own in named:
+        name = said.outputs.get(own, own)
+        if name in entries:
+            raise ConfigError(
+                f"{path}: task {name!r}: outputs {first[name]} and {own} are both called so; give "
+                "them names of their own in a spec (--spec)"
+            )
+        entries[name], first[name] = TaskEntry(output=own), own
+    return entries
+
+
+def _image(model: onnx.ModelProto, path: Path, said: SpecFile) -> TensorSpec:
+    """The image input `(N, C, H, W)`.
+
+    Raises:
+        ConfigError: It contradicts what was said.
+        GraphError: There is none, or more than one.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [tensor_of(value) for value in model.graph.input if value.name not in weights]
+    names = [tensor.name for tensor in inputs]
+    wanted = said.input.tensor
+    if wanted is not None and wanted not in names:
+        raise ConfigError(f"{path}: " + unknown("input", wanted, names))
+    if len(inputs) != 1:
+        listed = "; ".join(map(str, inputs))
+        raise GraphError(
+            f"{path}: {len(inputs)} inputs: {listed}; expected the one image. A network with other "
+            "inputs has to get them as constants before its export"
+        )
+    (image,) = inputs
+    channels = 1 if said.input.color == "grey" else 3
+    shape = image.shape
+    if len(shape) != 4 or not all(shape) or shape[1] not in (1, 3):
+        raise GraphError(f"{path}: input {image}, expected one static image [1, 3, height, width]")
+    if shape[1] != channels:
+        raise ConfigError(
+            f"{path}: input {image} has {shape[1]} channels, color {said.input.color or 'rgb'} has "
+            f"{channels} (--color grey is for one channel)"
+        )
+    for side, axis in (("height", 2), ("width", 3)):
+        asked = getattr(said.input, side)
+        if asked not in (None, shape[axis]):
+            raise ConfigError(f"{path}: {side} {asked}, the input {image} has {shape[axis]}")
+    return image
+
+
+def tensor_of(value: Any) -> TensorSpec:
+    """Return name, dtype and shape of an ONNX input or output; None is a side that is not known."""
+    import onnx
+
+    kind = value.type.tensor_type
+    shape = tuple(dim.dim_value or None for dim in kind.shape.dim)
+    dtype = str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    return TensorSpec(name=value.name, dtype=dtype, shape=shape)
 
 
 def source_hash(path: Path) -> str:
@@ -108,8 +285,3 @@ def source_hash(path: Path) -> str:
     for name in sorted({entry.value for entry in entries if entry.key == "location"}):
         digest.update((path.parent / name).read_bytes())
     return digest.hexdigest()
-
-
-def _shape(value: Any) -> list[int]:
-    """Return the dimensions, with 0 for one that is not static."""
-    return [dim.dim_value for dim in value.type.tensor_type.shape.dim]

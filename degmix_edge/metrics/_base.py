@@ -10,8 +10,8 @@ import numpy as np
 
 from degmix_edge.errors import ShapeError
 
-IGNORE = 255
-"""Target value of a pixel that is not scored."""
+IGNORE, WIDE_IGNORE = 255, 65535
+"""Target values of a pixel that is not scored, by the number of classes: see `ignored`."""
 
 
 class Metric(ABC):
@@ -25,12 +25,15 @@ class Metric(ABC):
         title: What people read.
         unit: Unit of the number.
         higher_is_better: Whether a larger number is a better network.
+        whole: What a difference is a fraction of, where lower is better and there are no labels;
+            None is the mean magnitude of the maps.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     unit: ClassVar[str]
     higher_is_better: ClassVar[bool]
+    whole: ClassVar[float | None] = None
 
     def __init__(self, num_channels: int = 1) -> None:
         """Start empty. `num_channels` is the number of classes, where the task has classes."""
@@ -60,6 +63,11 @@ class Metric(ABC):
     @abstractmethod
     def compute(self) -> float:
         """The number over everything seen so far; nan when no valid pixel was seen."""
+
+
+def ignored(num_classes: int) -> int:
+    """Return the label of a pixel that is not scored: 255, or 65535 for more than 255 classes."""
+    return IGNORE if num_classes <= IGNORE else WIDE_IGNORE
 
 
 def binary(target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

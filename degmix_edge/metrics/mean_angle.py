@@ -9,7 +9,7 @@ from degmix_edge.metrics import _base
 
 
 class Metric(_base.Metric):
-    """Mean angle in degrees over all valid pixels of the data set.
+    """Mean angle of vectors of any length, in degrees, over all valid pixels of the data set.
 
     The angle is `2 * atan2(|a - b|, |a + b|)` of unit vectors (Kahan 2006, How Futile are Mindless
     Assessments of Roundoff, section 12): as exact near 0 and 180 degrees as elsewhere, where the
@@ -22,15 +22,16 @@ class Metric(_base.Metric):
     title = "Mean angle"
     unit = "deg"
     higher_is_better = False
+    whole = 90.0
 
     def __init__(self, num_channels: int = 1) -> None:
         super().__init__(num_channels)
         self.angle_sum_deg, self.count = 0.0, 0
 
     def _add(self, prediction: np.ndarray, target: np.ndarray) -> None:
-        if target.shape[-1:] != (3,):
+        if target.ndim < 3:
             raise ShapeError(
-                f"mean_angle: got maps of shape {target.shape}, expected (..., H, W, 3)"
+                f"mean_angle: got maps of shape {target.shape}, expected vectors (..., H, W, C)"
             )
         length = _length(target.astype(np.float64))
         valid = np.isfinite(length) & (length > 0)
@@ -48,6 +49,6 @@ class Metric(_base.Metric):
 
 
 def _length(vectors: np.ndarray) -> np.ndarray:
-    """Lengths of `(..., 3)`: several times faster than `np.linalg.norm` over so short an axis."""
+    """Lengths of `(..., C)`: several times faster than `np.linalg.norm` over so short an axis."""
     length: np.ndarray = np.sqrt(np.einsum("...i,...i->...", vectors, vectors))
     return length

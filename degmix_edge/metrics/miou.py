@@ -15,10 +15,11 @@ ABSENT = ("skip", "zero")
 class Metric(_base.Metric):
     """Intersection over union a class, pooled over the data set, then averaged over classes.
 
-    Everingham et al. 2015, The PASCAL VOC Challenge: A Retrospective. Pixels whose target is 255
-    are ignored in both maps. A class in neither map has no IoU: `absent="skip"` leaves it out of
-    the mean. The published figures of this family of networks (the ATRC code) count it as 0, which
-    is `absent="zero"`. The two agree as soon as every class occurs.
+    Everingham et al. 2015, The PASCAL VOC Challenge: A Retrospective. Pixels whose target is 255,
+    or 65535 where there are more than 255 classes, are ignored in both maps. A class in neither map
+    has no IoU: `absent="skip"` leaves it out of the mean. The published figures of this family of
+    networks (the ATRC code) count it as 0, which is `absent="zero"`. The two agree as soon as every
+    class occurs.
     """
 
     name = "miou"
@@ -35,7 +36,7 @@ class Metric(_base.Metric):
         """Pixels by target class (row) and predicted class (column)."""
 
     def _add(self, prediction: np.ndarray, target: np.ndarray) -> None:
-        valid = target != _base.IGNORE
+        valid = target != _base.ignored(self.num_channels)
         rows = self._labels(target[valid], "target")
         columns = self._labels(prediction[valid], "prediction")
         count = np.bincount(rows * self.num_channels + columns, minlength=self.confusion.size)
@@ -50,9 +51,10 @@ class Metric(_base.Metric):
         bad = labels[(labels < 0) | (labels >= self.num_channels)]
         if labels.dtype.kind not in "ui" or bad.size:
             got = f"label {bad[0]}" if bad.size else f"{labels.dtype} values"
+            ignored = _base.ignored(self.num_channels)
             raise InputError(
                 f"miou: {what} has {got}, expected integers 0..{self.num_channels - 1} "
-                f"(in targets also 255, ignored); check the data set's classes"
+                f"(in targets also {ignored}, ignored); check the data set's classes"
             )
         return labels.astype(np.int64)
 

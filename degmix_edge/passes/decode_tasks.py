@@ -8,21 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from degmix_edge.errors import GraphError
 from degmix_edge.graph.model import append, constant
 from degmix_edge.network import NetworkSpec
 from degmix_edge.passes._base import Pass
-from degmix_edge.tasks import TaskSpec
-from degmix_edge.tasks._base import EPSILON, logits_name
+from degmix_edge.tasks import TaskSpec, logits_name
+from degmix_edge.tasks._decodes import EPSILON
 
 
 class DecodeTasks(Pass):
     """Output `semseg` (logits) becomes tensor `semseg_logits` and output `semseg` (classes).
 
-    Logits that are smaller than the image are resized first, bilinear, half-pixel centres: argmax
-    before a resize is another function.
+    Logits that are smaller than the map are resized first, bilinear, half-pixel centres: argmax
+    before a resize is another function. Labels take the nearest pixel. Raw outputs stay.
 
     Args:
         spec: The network's tasks.
@@ -36,87 +37,142 @@ class DecodeTasks(Pass):
         made = {node.name for node in graph.nodes}
         pending = [t for t in graph.outputs if f"{t.name}/decoded" not in made]
         pending = [t for t in pending if not t.name.endswith("_logits")]
+        pending = [t for t in pending if not self.spec.task(t.name).is_raw]
         for logits in pending:
             self._decode(graph, logits, self.spec.task(logits.name))
         return len(pending)
 
     def _decode(self, graph: gs.Graph, logits: gs.Variable, task: TaskSpec) -> None:
         self._check(logits, task)
-        size = [self.spec.height, self.spec.width]
-        shape = [1, task.num_channels, *size]
+        want = task.map_spec(self.spec.height, self.spec.width, batch=logits.shape[0])
+        shape = [*logits.shape[:2], *want.shape[1:3]]
         place = graph.outputs.index(logits)
         if list(logits.shape) != shape:
-            logits.name = f"{task.name}_coarse"
-            sizes = constant(f"{task.name}/size", shape, np.int64)
-            logits = append(
-                graph,
-                "Resize",
-                [logits, gs.Variable.empty(), gs.Variable.empty(), sizes],
-                f"{task.name}/resized",
-                np.float32,
-                mode="linear",
-                coordinate_transformation_mode="half_pixel",
-            )
+            logits = _resized(graph, logits, shape, task)
         logits.name = logits_name(task.name)
-        decoded = _DECODERS[task.decode](graph, logits, task.name)
+        decoded = _DECODERS[task.decode](graph, logits, task)
         decoded.inputs[0].name = f"{task.name}/decoded"
         decoded.name = task.name
-        decoded.shape = list(task.map_spec(*size).shape)
+        decoded.shape = list(want.shape)
         graph.outputs[place] = decoded
-        if self.raw_logits:
+        if self.raw_logits and task.has_logits:
             logits.shape = shape
             graph.outputs.append(logits)
 
     def _check(self, logits: gs.Variable, task: TaskSpec) -> None:
-        shape = list(logits.shape or [])
-        if len(shape) != 4 or shape[1] != task.num_channels or not isinstance(shape[2], int):
+        shape, channels = list(logits.shape or []), task.logits_channels
+        if len(shape) != 4 or shape[1] != channels or not isinstance(shape[2], int):
             raise GraphError(
                 f"output {task.name!r}: got shape {shape}, expected static logits "
-                f"[1, {task.num_channels}, height, width]"
+                f"[N, {channels}, height, width]"
             )
 
 
-def _argmax(graph: gs.Graph, logits: gs.Variable, task: str) -> gs.Variable:
-    best = append(graph, "ArgMax", [logits], f"{task}/argmax", np.int64, axis=1, keepdims=0)
-    return append(graph, "Cast", [best], f"{task}/class", np.uint8, to=2)
+def _resized(graph: gs.Graph, logits: gs.Variable, shape: list[int], task: TaskSpec) -> gs.Variable:
+    name = task.name
+    logits.name = f"{name}_coarse"
+    how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    if task.decode == "labels":  # an argmax comes after the resize
+        how |= {"mode": "nearest", "nearest_mode": "round_prefer_floor"}
+        logits = append(graph, "Cast", [logits], f"{name}/numbers", np.float32, to=1)
+    sizes = constant(f"{name}/size", shape, np.int64)
+    inputs = [logits, gs.Variable.empty(), gs.Variable.empty(), sizes]
+    return append(graph, "Resize", inputs, f"{name}/resized", np.float32, **how)
 
 
-def _foreground(graph: gs.Graph, logits: gs.Variable, task: str) -> gs.Variable:
+def _argmax(graph: gs.Graph, logits: gs.Variable, task: TaskSpec) -> gs.Variable:
+    name = f"{task.name}/argmax"
+    return _classes(
+        graph, append(graph, "ArgMax", [logits], name, np.int64, axis=1, keepdims=0), task
+    )
+
+
+def _labels(graph: gs.Graph, logits: gs.Variable, task: TaskSpec) -> gs.Variable:
+    return _classes(graph, _squeeze(graph, logits, task), task)
+
+
+def _classes(graph: gs.Graph, labels: gs.Variable, task: TaskSpec) -> gs.Variable:
+    dtype = np.dtype(task.map_spec(1, 1).dtype)
+    to = onnx.helper.np_dtype_to_tensor_dtype(dtype)
+    return append(graph, "Cast", [labels], f"{task.name}/class", dtype, to=to)
+
+
+def _foreground(graph: gs.Graph, logits: gs.Variable, task: TaskSpec) -> gs.Variable:
     # softmax over two channels is the sigmoid of their difference
-    halves = [gs.Variable(f"{task}/{side}", np.float32) for side in ("background", "foreground")]
+    name = task.name
+    halves = [gs.Variable(f"{name}/{side}", np.float32) for side in ("background", "foreground")]
     split = {"axis": 1, "num_outputs": 2}
-    graph.nodes.append(gs.Node("Split", f"{task}/split", split, [logits], halves))
-    difference = append(graph, "Sub", halves[::-1], f"{task}/difference", np.float32)
+    graph.nodes.append(gs.Node("Split", f"{name}/split", split, [logits], halves))
+    difference = append(graph, "Sub", halves[::-1], f"{name}/difference", np.float32)
     return _sigmoid(graph, difference, task)
 
 
-def _sigmoid(graph: gs.Graph, logits: gs.Variable, task: str) -> gs.Variable:
-    probability = append(graph, "Sigmoid", [logits], f"{task}/sigmoid", np.float32)
-    return _squeeze(graph, probability, task)
+def _sigmoid(graph: gs.Graph, logits: gs.Variable, task: TaskSpec) -> gs.Variable:
+    probability = append(graph, "Sigmoid", [logits], f"{task.name}/sigmoid", np.float32)
+    return _values(graph, probability, task)
 
 
-def _clamp(graph: gs.Graph, logits: gs.Variable, task: str) -> gs.Variable:
-    return _squeeze(graph, append(graph, "Relu", [logits], f"{task}/clamp", np.float32), task)
+def _identity(graph: gs.Graph, logits: gs.Variable, task: TaskSpec) -> gs.Variable:
+    return _values(graph, logits, task)
 
 
-def _squeeze(graph: gs.Graph, tensor: gs.Variable, task: str) -> gs.Variable:
-    axis = constant(f"{task}/axis", [1], np.int64)
-    return append(graph, "Squeeze", [tensor, axis], f"{task}/squeeze", np.float32)
+def _clamp(graph: gs.Graph, logits: gs.Variable, task: TaskSpec) -> gs.Variable:
+    return _values(graph, append(graph, "Relu", [logits], f"{task.name}/clamp", np.float32), task)
 
 
-def _unit_vector(graph: gs.Graph, logits: gs.Variable, task: str) -> gs.Variable:
-    axis = constant(f"{task}/axis", [1], np.int64)
-    length = append(graph, "ReduceL2", [logits, axis], f"{task}/length", np.float32, keepdims=1)
-    floor = constant(f"{task}/floor", EPSILON)
-    length = append(graph, "Max", [length, floor], f"{task}/length_floor", np.float32)
-    unit = append(graph, "Div", [logits, length], f"{task}/unit", np.float32)
-    return append(graph, "Transpose", [unit], f"{task}/last", np.float32, perm=[0, 2, 3, 1])
+def _reciprocal(graph: gs.Graph, logits: gs.Variable, task: TaskSpec) -> gs.Variable:
+    name = task.name
+    floor = constant(f"{name}/floor", EPSILON)
+    positive = append(graph, "Max", [logits, floor], f"{name}/positive", np.float32)
+    inverse = append(graph, "Reciprocal", [positive], f"{name}/reciprocal", np.float32)
+    return _values(graph, inverse, task)
 
 
-_DECODERS: dict[str, Callable[[gs.Graph, gs.Variable, str], gs.Variable]] = {
+def _exp(graph: gs.Graph, logits: gs.Variable, task: TaskSpec) -> gs.Variable:
+    return _values(graph, append(graph, "Exp", [logits], f"{task.name}/exp", np.float32), task)
+
+
+def _standard_deviation(graph: gs.Graph, logits: gs.Variable, task: TaskSpec) -> gs.Variable:
+    half = constant(f"{task.name}/half", 0.5)
+    return _exp(
+        graph, append(graph, "Mul", [logits, half], f"{task.name}/halved", np.float32), task
+    )
+
+
+def _unit_vector(graph: gs.Graph, logits: gs.Variable, task: TaskSpec) -> gs.Variable:
+    name = task.name
+    axis = constant(f"{name}/axis", [1], np.int64)
+    length = append(graph, "ReduceL2", [logits, axis], f"{name}/length", np.float32, keepdims=1)
+    floor = constant(f"{name}/floor", EPSILON)
+    length = append(graph, "Max", [length, floor], f"{name}/length_floor", np.float32)
+    return _values(graph, append(graph, "Div", [logits, length], f"{name}/unit", np.float32), task)
+
+
+def _values(graph: gs.Graph, values: gs.Variable, task: TaskSpec) -> gs.Variable:
+    """Times the task's scale, then channels last, or none where there is one number a pixel."""
+    name = task.name
+    if task.scale != 1:
+        scale = constant(f"{name}/scale", task.scale)
+        values = append(graph, "Mul", [values, scale], f"{name}/scaled", np.float32)
+    if not task.components:
+        return _squeeze(graph, values, task)
+    return append(graph, "Transpose", [values], f"{name}/last", np.float32, perm=[0, 2, 3, 1])
+
+
+def _squeeze(graph: gs.Graph, tensor: gs.Variable, task: TaskSpec) -> gs.Variable:
+    axis = constant(f"{task.name}/axis", [1], np.int64)
+    return append(graph, "Squeeze", [tensor, axis], f"{task.name}/squeeze", tensor.dtype)
+
+
+_DECODERS: dict[str, Callable[[gs.Graph, gs.Variable, TaskSpec], gs.Variable]] = {
     "argmax": _argmax,
+    "labels": _labels,
     "foreground": _foreground,
     "sigmoid": _sigmoid,
+    "identity": _identity,
     "clamp": _clamp,
+    "reciprocal": _reciprocal,
+    "exp": _exp,
+    "standard_deviation": _standard_deviation,
     "unit_vector": _unit_vector,
 }

@@ -9,6 +9,7 @@ from degmix_edge.errors import GraphError
 from degmix_edge.graph.model import append, constant
 from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.passes._base import Pass
+from degmix_edge.preprocess import GREY
 
 
 class InsertImageInput(Pass):
@@ -24,14 +25,15 @@ class InsertImageInput(Pass):
         old = graph.inputs[0]
         if old.dtype == np.uint8:
             return 0
-        want = [1, 3, self.spec.height, self.spec.width]
+        channels = self.spec.channels
+        want = [1, channels, self.spec.height, self.spec.width]
         if old.dtype != np.float32 or list(old.shape) != want:
             raise GraphError(
                 f"input {old.name!r}: got {old.dtype} {old.shape}, expected float32 {want}; "
                 f"export with a static batch of 1"
             )
         mean, std = (
-            np.array(v, np.float32).reshape(1, 3, 1, 1) * 255
+            np.array(v, np.float32).reshape(1, channels, 1, 1) * 255
             for v in (self.spec.mean, self.spec.std)
         )
         consumers = list(old.outputs)
@@ -42,6 +44,13 @@ class InsertImageInput(Pass):
         if self.spec.color == "bgr":
             order = constant("image/order", [2, 1, 0], np.int64)
             planes = append(graph, "Gather", [planes, order], "image/bgr", np.float32, axis=1)
+        if self.spec.color == "grey":
+            weights = constant("image/weights", np.array(GREY, np.float32).reshape(1, 3, 1, 1))
+            weighted = append(graph, "Mul", [planes, weights], "image/weighted", np.float32)
+            axis = constant("image/axis", [1], np.int64)
+            planes = append(
+                graph, "ReduceSum", [weighted, axis], "image/grey", np.float32, keepdims=1
+            )
         centred = append(
             graph, "Sub", [planes, constant("image/mean", mean)], "image/centred", np.float32
         )

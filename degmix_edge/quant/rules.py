@@ -16,10 +16,9 @@ from degmix_edge.errors import GraphError
 from degmix_edge.network import NetworkSpec
 from degmix_edge.quant.recipe import Placement, Precision, Recipe
 from degmix_edge.registry import unknown
-from degmix_edge.tasks._base import logits_name
+from degmix_edge.tasks import DECODES, logits_name
 
 WEIGHTED = ("Conv", "MatMul", "Gemm")
-REGRESSIONS = ("clamp", "unit_vector", "sigmoid")
 DEFORMABLE = {"DeformConv": (2, 4), "DegmixDeformSample": (1,), "DegmixDeformConv2d": (2, 4)}
 """Inputs that hold offsets and modulation, by operator."""
 
@@ -131,7 +130,7 @@ def _float_nodes(
             yield node.name, "first layer: reads the image"
     tensors = graph.tensors()
     for task in spec.tasks:
-        if task.decode in REGRESSIONS:
+        if DECODES[task.decode].is_regression:
             node = _last_weighted(tensors[logits_name(task.name)])
             if node is not None:
                 yield node.name, f"last layer of {task.name}, a regression"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from degmix_edge.tasks import TaskSpec, colour
+from degmix_edge.tasks import TaskSpec, colour, look
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont
@@ -37,28 +37,31 @@ class _Row:
 def class_legend(spec: TaskSpec) -> np.ndarray:
     """A column of swatches, one for each class with its name, as uint8 RGB `(H, W, 3)`."""
     names = spec.classes or tuple(f"class {index}" for index in range(spec.num_channels))
-    labels = np.arange(len(names), dtype=np.uint8)
+    certain = np.eye(len(names), dtype=np.float32)  # each class by itself
+    swatches = (certain if spec.components else np.arange(len(names)))[:, None, None]
     rows = [
-        _Row(colour(np.full((SWATCH, SWATCH), label), spec), name)
-        for label, name in zip(labels, names, strict=True)
+        _Row(np.broadcast_to(colour(swatch, spec), (SWATCH, SWATCH, 3)), name)
+        for swatch, name in zip(swatches, names, strict=True)
     ]
     return _drawn(rows)
 
 
 def bar_legend(spec: TaskSpec, largest: float) -> np.ndarray:
-    """A bar of the colours from 0 to `largest`, with the unit, as uint8 RGB `(H, W, 3)`."""
-    values = np.linspace(0, largest, BAR, dtype=np.float32)[None].repeat(SWATCH, axis=0)
-    row = _Row(colour(values, spec, largest), right=f"{largest:.3g}", left="0")
+    """A bar of the colours up to `largest`, with the unit, as uint8 RGB `(H, W, 3)`."""
+    smallest = -largest if look(spec) == "range" else 0
+    values = np.linspace(smallest, largest, BAR, dtype=np.float32)[None].repeat(SWATCH, axis=0)
+    row = _Row(colour(values, spec, largest), right=f"{largest:.3g}", left=f"{smallest:.3g}")
     return _drawn([row], title=f"{spec.name} ({spec.unit})")
 
 
-def vector_legend(spec: TaskSpec) -> np.ndarray:
-    """A bar for each component of a unit vector, from -1 to 1, as uint8 RGB `(H, W, 3)`."""
+def vector_legend(spec: TaskSpec, largest: float = 1.0) -> np.ndarray:
+    """A bar for each component of a vector, up to `largest`, as uint8 RGB `(H, W, 3)`."""
     rows = []
-    for index, axis in enumerate("xyz"):
-        vectors = np.zeros((SWATCH, BAR, 3), np.float32)
-        vectors[..., index] = np.linspace(-1, 1, BAR)
-        rows.append(_Row(colour(vectors, spec), right="1", left=f"{axis}: -1"))
+    for index, axis in enumerate("xyz"[: spec.components] if look(spec) != "components" else ""):
+        vectors = np.zeros((SWATCH, BAR, spec.components), np.float32)
+        vectors[..., index] = np.linspace(-largest, largest, BAR)
+        shown = colour(vectors, spec, largest)
+        rows.append(_Row(shown, right=f"{largest:.3g}", left=f"{axis}: {-largest:.3g}"))
     return _drawn(rows, title=f"{spec.name} ({spec.unit})")
 
 
@@ -68,11 +71,12 @@ def _drawn(rows: Sequence[_Row], title: str = "") -> np.ndarray:
     import PIL.ImageDraw
 
     font = _font()
-    lefts = max(_width(row.left, font) for row in rows)
+    lefts = max((_width(row.left, font) for row in rows), default=0)
     start = MARGIN + (lefts + MARGIN if lefts else 0)
-    end = start + rows[0].colours.shape[1]
+    end = start + (rows[0].colours.shape[1] if rows else 0)
     after = end + MARGIN
-    width = max(after + max(_width(row.right, font) for row in rows), MARGIN + _width(title, font))
+    rights = max((_width(row.right, font) for row in rows), default=0)
+    width = max(after + rights, MARGIN + _width(title, font))
     top = MARGIN + (ROW if title else 0)
     picture = PIL.Image.new("RGB", (width + MARGIN, top + ROW * len(rows)), _WHITE)
     draw = PIL.ImageDraw.Draw(picture)

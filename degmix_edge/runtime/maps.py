@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,15 +15,15 @@ from degmix_edge.preprocess import Image, Placement, read_image
 from degmix_edge.runtime.latency import Latency
 from degmix_edge.runtime.legend import bar_legend, class_legend, vector_legend
 from degmix_edge.runtime.saving import write_maps
-from degmix_edge.tasks import TaskSpec, colour
-from degmix_edge.tasks._colour import farthest
+from degmix_edge.tasks import TaskSpec, colour, farthest, look
 
 
 class TaskMap(np.ndarray):
     """One task's map of one image, at the network's size, with the padding cut off.
 
-    The map is uint8 `(H, W)` class indices, float32 `(H, W)` probabilities or metres, or float32
-    `(H, W, 3)` unit vectors.
+    The map is uint8 or uint16 `(H, W)` class indices, float32 `(H, W)` probabilities, metres or
+    other numbers, or float32 `(H, W, C)` where a pixel has several. A raw output has the shape that
+    the network gives it, without the batch.
 
     Slices, copies and pickles keep `spec` and `placement`, and so does arithmetic whose result has
     the map's shape and dtype. Every other result of numpy's functions is what a plain array gives:
@@ -117,20 +118,22 @@ class TaskMap(np.ndarray):
         """What the map's colours mean, as a picture, uint8 RGB `(H, W, 3)` of its own size.
 
         Class maps give a column of swatches with the class names. Probabilities and depth give a
-        bar of the colours with both ends and the unit. Unit vectors give one bar for each
-        component, which varies while the others are zero.
+        bar of the colours with both ends and the unit. Normals and flow give one bar for each
+        component, which varies while the others are zero. Colours of longer vectors have no meaning
+        of their own, so their legend is the name.
 
         Args:
             limit: The same as in `colour`; give the same value to both.
         """
-        if self.spec.decode == "argmax":
+        shown = look(self.spec)
+        if shown in ("classes", "strongest"):
             return class_legend(self.spec)
-        if self.spec.decode == "unit_vector":
-            return vector_legend(self.spec)
+        if shown in ("normal", "flow", "components"):
+            return vector_legend(self.spec, self._limit(limit))
         return bar_legend(self.spec, self._limit(limit))
 
     def at_image_size(self) -> np.ndarray:
-        """The map on the image's own pixels, `(H, W)` or `(H, W, 3)`.
+        """The map on the image's own pixels, `(H, W)` or `(H, W, C)`.
 
         Class indices are taken from the nearest pixel. Other values are interpolated bilinearly,
         and vectors have unit length again.
@@ -140,24 +143,26 @@ class TaskMap(np.ndarray):
                 known.
         """
         placed = self.placement
-        vectors = self.spec.decode == "unit_vector"
         if self.shape[:2] == (placed.image_height, placed.image_width):
             return np.asarray(self)
-        whole = (placed.height, placed.width, 3) if vectors else (placed.height, placed.width)
-        if self.shape != whole:
+        last = (self.spec.components,) if self.spec.components else ()
+        whole = (placed.height, placed.width, *last)
+        if self.spec.is_raw or self.shape != whole:
             raise ShapeError(
                 f"{self.task}: got a part of shape {self.shape}, expected the whole map {whole}; "
                 f"take the part from the result of at_image_size()"
             )
-        inside = Placement(0, 0, *whole[:2], placed.image_height, placed.image_width)
-        resized = inside.to_image_size(np.asarray(self), labels=self.spec.decode == "argmax")
-        if vectors:
+        inside = dataclasses.replace(placed, top=0, left=0)
+        resized = inside.to_image_size(np.asarray(self), labels=self.spec.has_labels)
+        if self.spec.decode == "unit_vector":
             resized /= np.maximum(np.linalg.norm(resized, axis=-1, keepdims=True), 1e-6)
         return resized
 
     def _limit(self, limit: float | None) -> float:
         """The value at the far end of the colours."""
-        return farthest(np.asarray(self), limit) if self.spec.decode == "clamp" else 1.0
+        if look(self.spec) not in ("ramp", "range", "flow"):
+            return 1.0
+        return farthest(np.abs(self) if look(self.spec) == "range" else np.asarray(self), limit)
 
 
 class Maps(dict[str, TaskMap]):
@@ -176,9 +181,16 @@ class Maps(dict[str, TaskMap]):
         cls, arrays: Mapping[str, np.ndarray], tasks: Iterable[TaskSpec], placement: Placement
     ) -> Maps:
         """The maps of one image from a backend's arrays, whose batch dimension of 1 is first."""
-        return cls(
-            {t.name: TaskMap(placement.crop(arrays[t.name][0]), t, placement) for t in tasks}
-        )
+        maps = cls()
+        for task in tasks:
+            array, place = arrays[task.name], placement
+            if task.is_raw:
+                array = array[0] if array.shape[:1] == (1,) else array
+            else:
+                place = placement.at_stride(task.stride)
+                array = place.crop(array[0])
+            maps[task.name] = TaskMap(array, task, place)
+        return maps
 
     def __missing__(self, task: str) -> TaskMap:
         raise KeyError(f"no task {task!r} in this bundle. Have: {', '.join(self)}")
@@ -198,13 +210,15 @@ class Maps(dict[str, TaskMap]):
 
         * classes: 8 bits a pixel, the class index, with the task's palette, so that viewers show
           colours. `np.asarray(PIL.Image.open(path))` gives the indices. OpenCV replaces them with
-          the colours, so take them from the NPZ file there.
+          the colours, so take them from the NPZ file there. More than 256 classes have 16 bits a
+          pixel and no colours.
         * depth: 16-bit grey, millimetres, rounded; depths beyond 65.535 m are written as 65535.
           (A task of the same kind with another unit is written in thousandths of its unit.)
         * probabilities: 8-bit grey, the probability times 255, rounded.
-        * unit vectors: 8-bit RGB, x, y and z in this order, each as `(n + 1) / 2 * 255`, rounded.
+        * normals: 8-bit RGB, x, y and z in this order, each as `(n + 1) / 2 * 255`, rounded.
 
-        NaN is written as 0. `<stem>.npz` holds the arrays themselves, by task name, without any
+        Values of other kinds, such as flow, embeddings and raw outputs, have no PNG file. NaN is
+        written as 0. `<stem>.npz` holds the arrays themselves, by task name, without any
         loss; `np.load(path)["depth"]` reads one.
 
         Args:
@@ -213,13 +227,16 @@ class Maps(dict[str, TaskMap]):
             native: Write the maps at the image's own size, not at the network's.
 
         Returns:
-            The paths: the PNG files in the order of the tasks, then the NPZ file.
+            The paths: the PNG files in the order of their tasks, then the NPZ file.
 
         Raises:
             ConfigError: `stem` is empty or has a folder in it.
             OutputError: The folder is a file or cannot be written, or the disk is full. Each file
                 is either complete or what it was before.
         """
-        arrays = {n: m.at_image_size() if native else np.asarray(m) for n, m in self.items()}
+        arrays = {
+            name: array.at_image_size() if native and not array.spec.is_raw else np.asarray(array)
+            for name, array in self.items()
+        }
         specs = {name: array.spec for name, array in self.items()}
         return write_maps(Path(folder), stem, arrays, specs)

@@ -11,13 +11,13 @@ import PIL.Image
 
 from degmix_edge.errors import ConfigError
 from degmix_edge.files import check_file, make_folder, write_file
-from degmix_edge.tasks import TaskSpec, colour
+from degmix_edge.tasks import TaskSpec, colour, look
 
 
 def write_maps(
     folder: Path, stem: str, arrays: Mapping[str, np.ndarray], specs: Mapping[str, TaskSpec]
 ) -> list[Path]:
-    """Write `<stem>.<task>.png` for each task and `<stem>.npz`; return the paths in this order.
+    """Write `<stem>.<task>.png` by task, where it has one, and `<stem>.npz`; return the paths.
 
     Each file is written whole or not at all, and files that exist are replaced. `Maps.save`
     describes the formats.
@@ -38,7 +38,7 @@ def write_maps(
             "'frame_0001'; name the folder in the first argument"
         )
     make_folder(folder)
-    pictures = {name: folder / f"{stem}.{name}.png" for name in arrays}
+    pictures = {name: folder / f"{stem}.{name}.png" for name in arrays if _has_picture(specs[name])}
     archive = folder / f"{stem}.npz"
     for path in (*pictures.values(), archive):
         check_file(path, force=True)
@@ -57,16 +57,24 @@ def encode_png(array: np.ndarray, spec: TaskSpec) -> bytes:
     return buffer.getvalue()
 
 
+def _has_picture(spec: TaskSpec) -> bool:
+    """Whether a PNG file can hold the map's numbers as `Maps.save` describes."""
+    return not spec.is_raw and look(spec) in ("classes", "grey", "ramp", "normal")
+
+
 def _picture(array: np.ndarray, spec: TaskSpec) -> PIL.Image.Image:
-    if spec.decode == "argmax":
+    shown = look(spec)
+    if shown == "classes" and array.dtype == np.uint16:
+        return PIL.Image.fromarray(np.asarray(array))
+    if shown == "classes":
         picture = PIL.Image.fromarray(np.asarray(array, np.uint8))
         # All 256 colours are given, because Pillow packs the pixels of a shorter palette into
         # fewer than 8 bits.
         picture.putpalette(colour(np.arange(256, dtype=np.uint8)[None], spec).tobytes())
         return picture
-    if spec.decode == "clamp":
+    if shown == "ramp":
         return PIL.Image.fromarray(_scaled(array, 1000, np.uint16))
-    if spec.decode == "unit_vector":
+    if shown == "normal":
         return PIL.Image.fromarray(_scaled((np.asarray(array, np.float64) + 1) / 2, 255, np.uint8))
     return PIL.Image.fromarray(_scaled(array, 255, np.uint8))
 

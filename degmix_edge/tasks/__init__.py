@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import cast
 
 from degmix_edge import registry
-from degmix_edge.tasks._base import DECODES, Task, TaskSpec, decode, logits_name, palette
-from degmix_edge.tasks._colour import colour
+from degmix_edge.tasks._base import Task, TaskSpec, decode, logits_name, palette
+from degmix_edge.tasks._colour import colour, farthest, look
+from degmix_edge.tasks._decodes import DECODES
 
 __all__ = [
     "DECODES",
@@ -14,8 +15,10 @@ __all__ = [
     "TaskSpec",
     "colour",
     "decode",
+    "farthest",
     "find",
     "logits_name",
+    "look",
     "names",
     "palette",
 ]

@@ -16,8 +16,7 @@ from degmix_edge.backends import EngineOptions
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.bundle.manifest import MANIFEST
 from degmix_edge.bundle.writing import Target, claim
-from degmix_edge.errors import ConfigError
-from degmix_edge.preprocess import Fit
+from degmix_edge.errors import BuildError, ConfigError
 from degmix_edge.progress import Clock, Progress, listening
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.ranges import read as read_ranges
@@ -172,18 +171,16 @@ class Build:
             tasks=tasks,
             size=self._size,
             classes=self._classes,
-            normalisation=self.options.normalisation,
-            outputs=self.options.outputs,
+            describe=self.options.describe,
         )
         self._float, self.spec = read.model, read.spec.keep(tasks or read.spec.task_names)
-        self._is_foreign = read.is_foreign
+        self._original, self._fit = read.original, read.fit
         if self._asked:
             self._asked.check(self.spec)
         if read.detail:
             self.clock.finished("export", read.detail)
 
     def _images(self) -> None:
-        self._fit = Fit(height=self.spec.height, width=self.spec.width, mode=self.options.mode)
         needed = self.options.precision == "int8" and self.options.ranges is None
         source = self._calibration if needed else None
         self._found = calibration_images(source, self._fit, self.options.calibration_count)
@@ -234,9 +231,16 @@ class Build:
 
             self.ranges = read_ranges(self.options.ranges, graph_hash(self._deployed))
         else:
+            observed = observed_tensors(to_graph(self._deployed), self.recipe)
+            if not observed:
+                reasons = sorted({place.reason for place in self.recipe.placements})
+                raise BuildError(
+                    f"{self.spec.model}: no layer can run in INT8 ({'; '.join(reasons)}); build it "
+                    "with --precision fp16 or fp32"
+                )
             self.ranges = measure_ranges(
                 self._deployed,
-                observed_tensors(to_graph(self._deployed), self.recipe),
+                observed,
                 self._found,
                 self._fit,
                 observer=self.options.observer,
@@ -261,7 +265,7 @@ class Build:
 
         final = quantize_model(self._deployed, self.recipe, self.ranges, self.spec)
         model = final.SerializeToString()
-        self.product = Product(model, self.spec, self.recipe, self.ranges, self.options.mode)
+        self.product = Product(model, self.spec, self.recipe, self.ranges, self._fit)
         self.clock.finished("quantize", _in_words(self.recipe, self._deployed, model))
 
     def _engine(self) -> None:
@@ -278,9 +282,9 @@ class Build:
 
     def _golden(self) -> None:
         self._maps = golden_maps(self.product, self._files, self._golden_image, self.clock)
-        if self._is_foreign:
+        if self._original is not None:
             check_source(
-                self._float, self.product, self._maps, self._golden_image, clock=self.clock
+                self._original, self.product, self._maps, self._golden_image, clock=self.clock
             )
 
     def _write(self) -> None:

@@ -174,7 +174,7 @@ def tensor_differences(
         images: uint8 `(H, W, 3)` at the network's size.
     """
     spec = bundle.manifest.network
-    names = [n for t in spec.task_names for n in (logits_name(t), t)]
+    names = [name for t in spec.tasks for name in (*([logits_name(t.name)] * t.has_logits), t.name)]
     data = bundle.read(MODEL)
     check_self_contained(data, f"{bundle.path}/{MODEL}")
     model = ModifyOutputs(OnnxFromBytes(data), outputs=names)
@@ -192,7 +192,7 @@ def tensor_differences(
 def _difference(name: str, pairs: list[tuple[np.ndarray, np.ndarray]]) -> TensorDifference:
     first = pairs[0][0]
     equal = None
-    if first.dtype == np.uint8:
+    if first.dtype.kind != "f":
         equal = float(np.mean([np.mean(a == b) for a, b in pairs]))
     largest = max(float(np.abs(a.astype(np.float64)).max()) for a, _ in pairs) or 1.0
     gaps = [np.abs(a.astype(np.float64) - b) for a, b in pairs]
@@ -310,7 +310,7 @@ class _Scores:
         return TaskResult(
             self.task.name,
             self.kind.name,
-            self.kind.unit,
+            self.kind.unit or self.task.unit,
             agreement,
             self._fraction(agreement),
             reference,
@@ -319,10 +319,10 @@ class _Scores:
         )
 
     def _fraction(self, agreement: float) -> float:
-        """Disagreement as a fraction: of 100 %, of 90 degrees, of the mean depth."""
+        """Disagreement as a fraction: of 100 %, of `Metric.whole`, of the mean magnitude."""
         if self.kind.higher_is_better:
             return 1 - agreement / 100
-        whole = 90.0 if self.task.decode == "unit_vector" else float(np.mean(self.extents))
+        whole = self.kind.whole or float(np.mean(self.extents))
         return agreement / whole if whole else float(agreement > 0)
 
 

@@ -125,7 +125,7 @@ def _label_pictures(
         task.name: colour(labels[task.name].astype(dtype, copy=False), task, FAR_M)
         for task in tasks
         if task.name in labels
-        for dtype in [np.uint8 if task.decode == "argmax" else np.float32]
+        for dtype in [task.map_spec(1, 1).dtype]
     }
 
 

@@ -56,19 +56,14 @@ class Product:
         spec: What the network promises.
         recipe: Each weighted node's precision.
         ranges: What calibration measured, of an INT8 model.
-        mode: How images of another aspect ratio are fitted.
+        fit: How an image becomes the input.
     """
 
     model: bytes
     spec: NetworkSpec
     recipe: Recipe
     ranges: Ranges | None
-    mode: str
-
-    @property
-    def fit(self) -> Fit:
-        """How an image becomes the input."""
-        return Fit(height=self.spec.height, width=self.spec.width, mode=self.mode)  # type: ignore[arg-type]
+    fit: Fit
 
 
 @dataclass(frozen=True)
@@ -149,7 +144,7 @@ def check_source(
     takes part, so what this build did to the network is found, whatever it was.
 
     Args:
-        source: Normalised image in, logits named by task out.
+        source: The network as it came, with its own inputs and outputs.
         product: What was made of it.
         maps: What the bundle gives on `golden_image`.
         golden_image: uint8 `(H, W, 3)` at the network's size.
@@ -158,15 +153,14 @@ def check_source(
     Raises:
         BuildError: The maps of a task differ by more than the precision explains.
     """
-    spec = product.spec.model_copy(update={"outputs": {}})  # `source` has the tasks' names already
-    with OnnxReference(spec, source.SerializeToString()) as own:
+    with OnnxReference(product.spec, source.SerializeToString()) as own:
         expected = own.infer(golden_image[None])
-    found = differences(spec, expected, maps, LOWERED[product.recipe.precision])
+    found = differences(product.spec, expected, maps, LOWERED[product.recipe.precision])
     clock.finished("source check", "bundle against its network as it came: " + found.text)
     if not found.passed:
         raise BuildError(
-            f"the bundle differs from {spec.source.name} as it came: {found.text}; say how its "
-            "input is normalised as its own code does it, or report this with the file"
+            f"the bundle differs from {product.spec.source.name} as it came: {found.text}; say how "
+            "its input is normalised as its own code does it, or report this with the file"
         )
 
 
@@ -238,7 +232,7 @@ def rebuild(
     clock = Clock()
     recipe, ranges = recipe_and_ranges(opened)
     manifest, model = opened.manifest, opened.read(MODEL)
-    product = Product(model, manifest.network, recipe, ranges, manifest.fit.mode)
+    product = Product(model, manifest.network, recipe, ranges, manifest.fit)
     check_self_contained(model, f"{opened.path}/{MODEL}")
     image, _ = unpack(opened.read(GOLDEN), manifest.network, opened.path)
     chosen = backends.choose(backend, to_build=True)

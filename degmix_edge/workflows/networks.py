@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from degmix_edge import tasks as all_tasks
 from degmix_edge.errors import ConfigError, GraphError
-from degmix_edge.network import METADATA_KEY, NetworkSpec, Normalisation
+from degmix_edge.graph.outputs import select_outputs
+from degmix_edge.graph.spec import BYTES_FLAGS, IMAGENET_FLAGS, network_spec, normalisation
+from degmix_edge.graph.spec_file import SpecFile, embedded_spec
+from degmix_edge.network import METADATA_KEY, NetworkSpec
+from degmix_edge.preprocess import Fit
 
 if TYPE_CHECKING:
     import onnx
+    import torch
     from degmix_training.checkpoint import Checkpoint
 
 Network = Any
@@ -25,16 +29,27 @@ class FloatNetwork:
     """A float ONNX network and what it promises.
 
     Attributes:
-        model: Normalised `(1, 3, H, W)` in, logits named by task out.
+        model: Normalised `(1, C, H, W)` in, logits named by task out.
         spec: Size, normalisation, tasks and source.
-        detail: In words: what was exported; empty for a network that was ONNX already.
-        is_foreign: Another program made it, so that it does not say how it wants its input.
+        fit: How images become its input.
+        detail: In words: what was exported, or what is assumed of a foreign network.
+        original: The network of another program as it came; None for one of ours.
     """
 
     model: onnx.ModelProto
     spec: NetworkSpec
+    fit: Fit
     detail: str
-    is_foreign: bool = False
+    original: onnx.ModelProto | None = None
+
+
+Describe = Callable[[SpecFile | None], SpecFile]
+"""What the user says of a foreign network, given the spec that is inside its file."""
+
+
+def as_embedded(embedded: SpecFile | None) -> SpecFile:
+    """Return what the file itself says."""
+    return embedded or SpecFile()
 
 
 def read_network(
@@ -43,8 +58,7 @@ def read_network(
     tasks: Sequence[str] = (),
     size: tuple[int, int] | None = None,
     classes: Mapping[str, Sequence[str]] | None = None,
-    normalisation: Normalisation | None = None,
-    outputs: Mapping[str, str] | None = None,
+    describe: Describe = as_embedded,
 ) -> FloatNetwork:
     """The float ONNX network of whatever the user gave.
 
@@ -54,63 +68,101 @@ def read_network(
             ONNX model.
         size: Height and width of a torch module's input, in pixels.
         classes: Class names by task, of a torch module; unnamed classes are numbered.
-        normalisation: How an ONNX file of another program wants its input, which it does not say;
-            of a torch module, None is ImageNet's.
-        outputs: The task of each output of an ONNX file that is not called after it.
+        describe: What the user says of a network of another program. An ONNX file has to be
+            described; a torch module is normalised as ImageNet's where nothing is said.
 
     Raises:
         ConfigError: It is none of these, a torch module without `size`, an ONNX file of another
-            program without `normalisation`, or a network of ours with one.
+            program whose normalisation is not said, or a network of ours with a description.
         CheckpointError, GraphError: The file is missing or damaged, or cannot be exported.
     """
-    read = _read(network, tasks, size, classes, outputs)
-    if not read.is_foreign:
-        if outputs:
-            raise ConfigError(f"{read.spec.source.name}: says itself which task each output is")
-        if normalisation is not None:
-            raise ConfigError(
-                f"{read.spec.source.name}: says itself how its input is normalised; leave out "
-                "mean, std, scale and color"
-            )
-        return read
-    if normalisation is not None:
-        return replace(read, spec=normalisation.apply(read.spec))
-    if hasattr(network, "forward"):
-        return read
-    raise ConfigError(
-        f"{read.spec.source.name}: an ONNX file does not say how its input is normalised; give "
-        "mean and std. Networks trained as on ImageNet have --mean 0.485 0.456 0.406 --std 0.229 "
-        "0.224 0.225; one that takes 0..255 as it is has --scale 255 --mean 0 0 0 --std 1 1 1"
-    )
-
-
-def _read(
-    network: Network,
-    tasks: Sequence[str],
-    size: tuple[int, int] | None,
-    classes: Mapping[str, Sequence[str]] | None,
-    outputs: Mapping[str, str] | None,
-) -> FloatNetwork:
     if isinstance(network, str | Path):
-        return _from_file(str(network), tasks, outputs)
-    if hasattr(network, "graph") and hasattr(network, "opset_import"):
-        return _from_model(network, Path("model.onnx"), network.SerializeToString(), outputs)
-    if hasattr(network, "card") and hasattr(network, "network"):
-        return _exported(network, tasks)
-    if hasattr(network, "state_dict") and hasattr(network, "forward"):
-        from degmix_training.export import export_module
+        path = Path(network)
+        if path.suffix != ".onnx":
+            return _exported(read_checkpoint(str(network)), tasks, describe)
+        from degmix_edge.graph.model import read_model
 
-        if size is None:
-            raise ConfigError(
-                f"{type(network).__name__}: a torch module does not say the size of its input; "
-                "give size=(height, width)"
-            )
-        model, spec = export_module(network, size, classes or {})
-        return FloatNetwork(model, spec, _size_of(model, type(network).__name__), is_foreign=True)
+        return _from_model(read_model(path), path, None, describe)
+    if hasattr(network, "graph") and hasattr(network, "opset_import"):
+        return _from_model(network, Path("model.onnx"), network.SerializeToString(), describe)
+    if hasattr(network, "card") and hasattr(network, "network"):
+        return _exported(network, tasks, describe)
+    if hasattr(network, "state_dict") and hasattr(network, "forward"):
+        return _from_module(network, size, classes or {}, describe)
     raise ConfigError(
         f"network: got {type(network).__name__}, expected a short name such as 'degmix_tiny', a "
         "path of a checkpoint or .onnx file, a Checkpoint, an onnx.ModelProto or a torch.nn.Module"
     )
+
+
+def _from_module(
+    module: torch.nn.Module,
+    size: tuple[int, int] | None,
+    classes: Mapping[str, Sequence[str]],
+    describe: Describe,
+) -> FloatNetwork:
+    from degmix_training.export import export_module
+
+    name = type(module).__name__
+    if size is None:
+        raise ConfigError(
+            f"{name}: a torch module does not say the size of its input; give size=(height, width)"
+        )
+    said = describe(None)
+    wanted = normalisation(said, name)
+    model, spec = export_module(module, size, classes)
+    spec = wanted.apply(spec) if wanted else spec
+    return FloatNetwork(model, spec, said.fit(*size), _size_of(model, name), original=model)
+
+
+def _from_model(
+    model: onnx.ModelProto, path: Path, data: bytes | None, describe: Describe
+) -> FloatNetwork:
+    """The network of an ONNX model, with its outputs called after their tasks.
+
+    Raises:
+        ConfigError: It is not described, or the description does not fit.
+    """
+    metadata = {prop.key: prop.value for prop in model.metadata_props}
+    said = describe(embedded_spec(metadata, str(path)))
+    spec = network_spec(model, path, data, said)
+    fit = said.fit(spec.height, spec.width)
+    if METADATA_KEY in metadata:
+        _refuse(said, spec)
+        return FloatNetwork(model, spec, fit, "")
+    wanted = normalisation(said, str(path))
+    if wanted is None:
+        raise ConfigError(
+            f"{path}: an ONNX file does not say how its input is normalised; give mean, std and "
+            f"color. Networks trained as on ImageNet have {IMAGENET_FLAGS}; one that takes 0..255 "
+            f"as it is has {BYTES_FLAGS}"
+        )
+    spec = wanted.apply(spec)
+    return FloatNetwork(select_outputs(model, spec), spec, fit, in_words(spec, fit), original=model)
+
+
+def in_words(spec: NetworkSpec, fit: Fit) -> str:
+    """Return what a build takes a foreign network to be, for people to check."""
+    mean, std = (" ".join(f"{255 * v:.4g}" for v in values) for values in (spec.mean, spec.std))
+    parts = [f"{spec.color} {spec.height}x{spec.width}, 0..255 minus {mean} by {std}, {fit.mode}"]
+    for task in spec.tasks:
+        of = f" of {task.output}" if task.output else ""
+        classes = f", {len(task.classes)} classes" if task.classes else ""
+        parts.append(f"{task.name}: {task.decode}{of}{classes} [{task.unit}]")
+    return "; ".join(parts)
+
+
+def _refuse(said: SpecFile, spec: NetworkSpec) -> None:
+    """Refuse a description of a network that describes itself.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    if not said.is_empty:
+        raise ConfigError(
+            f"{spec.source.name}: says itself how its input is normalised and which task each "
+            "output is; leave out spec, mean, std, scale, color and outputs"
+        )
 
 
 def check_network(network: Network) -> None:
@@ -147,41 +199,17 @@ def task_names(text: str | Sequence[str] | None) -> tuple[str, ...]:
         ConfigError: A name is no task; the message has the nearest one.
     """
     parts = text.split(",") if isinstance(text, str) else (text or ())
-    names = tuple(part.strip() for part in parts if part.strip())
-    for name in names:
-        all_tasks.find(name)
-    return names
+    return tuple(part.strip() for part in parts if part.strip())
 
 
-def _from_file(name: str, tasks: Sequence[str], outputs: Mapping[str, str] | None) -> FloatNetwork:
-    if not name.endswith(".onnx"):
-        return _exported(read_checkpoint(name), tasks)
-    from degmix_edge.graph.model import read_model
-
-    return _from_model(read_model(Path(name)), Path(name), None, outputs)
-
-
-def _from_model(
-    model: onnx.ModelProto, path: Path, data: bytes | None, outputs: Mapping[str, str] | None
-) -> FloatNetwork:
-    """The network of an ONNX model, with its outputs called after their tasks."""
-    from degmix_edge.graph.spec import network_spec, rename_outputs
-
-    is_foreign = all(prop.key != METADATA_KEY for prop in model.metadata_props)
-    spec = network_spec(model, path, data, outputs)
-    if is_foreign and spec.outputs:
-        own, model = model, type(model)()
-        model.CopyFrom(own)  # the user's object stays as it is
-        rename_outputs(model, spec.outputs)
-    return FloatNetwork(model, spec, "", is_foreign)
-
-
-def _exported(checkpoint: Checkpoint, tasks: Sequence[str]) -> FloatNetwork:
+def _exported(checkpoint: Checkpoint, tasks: Sequence[str], describe: Describe) -> FloatNetwork:
     from degmix_training.export import export_checkpoint, network_spec
 
+    said, spec = describe(None), network_spec(checkpoint, tasks)
+    _refuse(said, spec)
     model = export_checkpoint(checkpoint, tasks=tasks)
-    spec = network_spec(checkpoint, tasks)
-    return FloatNetwork(model, spec, _size_of(model, checkpoint.path.name))
+    detail = _size_of(model, checkpoint.path.name)
+    return FloatNetwork(model, spec, said.fit(spec.height, spec.width), detail)
 
 
 def _size_of(model: onnx.ModelProto, name: str) -> str:

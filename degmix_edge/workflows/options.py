@@ -10,9 +10,8 @@ from pydantic import Field
 
 from degmix_edge import config
 from degmix_edge.backends import EngineOptions
-from degmix_edge.errors import ConfigError
-from degmix_edge.network import Normalisation
-from degmix_edge.preprocess import Color
+from degmix_edge.graph.spec_file import SpecFile, read_spec
+from degmix_edge.preprocess import Byte, Color
 from degmix_edge.quant.recipe import Precision
 from degmix_edge.workflows.budget import EXAMPLES
 from degmix_edge.workflows.calibration import COUNT, OBSERVER
@@ -35,10 +34,12 @@ class Options(config.Settings):
         keep_float: Names of nodes that stay fp32 besides those that the rules keep.
         raw_logits: Keep the logits as outputs beside the maps.
         mode: How images of another aspect ratio are fitted.
+        pad: RGB colour around images of another aspect ratio; None is the mean of ImageNet.
+        spec: A spec.yaml that describes a foreign network; the following fields replace its own.
         mean, std: How a foreign ONNX file or torch module wants its input, by channel.
         scale: The value of white before the mean is subtracted: 1 or 255.
-        color: Order of its channels: rgb or bgr.
-        outputs: The task of each output of an ONNX file that is not called after it.
+        color: Order of its channels: rgb, bgr or grey.
+        outputs: The kind of task of each output of an ONNX file that is not called after it.
         backend: `auto`, or an engine backend's name.
         dcn: TensorRT: the form of deformable convolutions.
         version_compatible: TensorRT: the engine runs with later minor versions too.
@@ -62,10 +63,12 @@ class Options(config.Settings):
     keep_float: tuple[str, ...] = ()
     raw_logits: bool = False
     mode: Literal["letterbox", "stretch"] = "letterbox"
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    scale: Literal[1, 255] = 1
-    color: Color = "rgb"
+    pad: tuple[Byte, Byte, Byte] | None = None
+    spec: Path | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    scale: Literal[1, 255] | None = None
+    color: Color | None = None
     outputs: dict[str, str] = {}
     backend: str = "auto"
     dcn: str = "auto"
@@ -79,20 +82,21 @@ class Options(config.Settings):
     workers: Annotated[int, Field(ge=1)] = 1
     report: Path | None = None
 
-    @property
-    def normalisation(self) -> Normalisation | None:
-        """How the network wants its input, if that was said.
+    def describe(self, embedded: SpecFile | None = None) -> SpecFile:
+        """What the user says of a foreign network: the spec, and the fields that replace its own.
+
+        Args:
+            embedded: The spec inside the ONNX file, which counts where `spec` is not given.
 
         Raises:
-            ConfigError: Only a part of it was said, or the parts contradict each other.
+            ConfigError: The spec cannot be read, or a field does not fit.
         """
-        said = self.model_fields_set & {"mean", "std", "scale", "color"}
-        if not said:
-            return None
-        if self.mean is None or self.std is None:
-            raise ConfigError(f"{', '.join(sorted(said))}: give mean and std too (--mean, --std)")
-        values = {name: getattr(self, name) for name in ("mean", "std", "scale", "color")}
-        return config.parse(Normalisation, values, "normalisation")
+        base = read_spec(self.spec) if self.spec else embedded or SpecFile()
+        names = ("mean", "std", "scale", "color", "pad")
+        fields = {name: getattr(self, name) for name in names}
+        fit = self.mode if "mode" in self.model_fields_set else None
+        outputs = {"outputs": base.outputs | self.outputs}
+        return base.with_input(**fields, fit=fit).model_copy(update=outputs)
 
     @property
     def engine(self) -> EngineOptions:

@@ -119,11 +119,16 @@ def _files_of(image: Path) -> list[Path]:
 
 def _write(out: Path, image: Path, maps: Mapping[str, TaskMap], *, native: bool) -> list[Path]:
     make_folder(out)
-    arrays = {n: m.at_image_size() if native else np.asarray(m) for n, m in maps.items()}
+    arrays = {
+        n: m.at_image_size() if native and not m.spec.is_raw else np.asarray(m)
+        for n, m in maps.items()
+    }
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     files = {out / f"{image.stem}.npz": buffer.getvalue()}
     for name, array in arrays.items():
+        if maps[name].spec.is_raw:
+            continue
         buffer = io.BytesIO()
         Image.fromarray(colour(array, maps[name].spec)).save(buffer, "PNG")
         files[out / f"{image.stem}.{name}.png"] = buffer.getvalue()

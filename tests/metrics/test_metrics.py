@@ -34,6 +34,10 @@ def draw(name, seed, shape=(2, 6, 7)):
         )
         target[rng.random(shape) < 0.3] = 0
         return prediction, target
+    if name in ("epe", "mean_error"):
+        prediction, target = rng.normal(size=(2, *shape, 2)).astype(np.float32)
+        target[rng.random(target.shape) < 0.3] = rng.choice([np.nan, np.inf])
+        return prediction, target
     target = rng.choice([0, 1, 255], shape, p=[0.7, 0.2, 0.1]).astype(np.uint8)
     return rng.random(shape).astype(np.float32), target
 
@@ -68,6 +72,21 @@ def slow_rmse(prediction, target):
         if math.isfinite(t) and t > 0 and t != 255
     ]
     return math.sqrt(sum(squares) / len(squares))
+
+
+def slow_epe(prediction, target):
+    lengths = [
+        math.hypot(*(float(x) - float(y) for x, y in zip(a, b, strict=True)))
+        for a, b in zip(prediction.reshape(-1, 2), target.reshape(-1, 2), strict=True)
+        if all(map(math.isfinite, b))
+    ]
+    return sum(lengths) / len(lengths)
+
+
+def slow_mean_error(prediction, target):
+    pairs = zip(prediction.flat, target.flat, strict=True)
+    errors = [abs(float(p) - float(t)) for p, t in pairs if math.isfinite(t)]
+    return sum(errors) / len(errors)
 
 
 def slow_mean_angle(prediction, target):
@@ -110,6 +129,8 @@ SLOW = {
     "miou": slow_miou,
     "rmse": slow_rmse,
     "mean_angle": slow_mean_angle,
+    "epe": slow_epe,
+    "mean_error": slow_mean_error,
     "max_f": slow_max_f,
     "edge_f": slow_edge_f,
     "ods_f": slow_ods_f,
@@ -126,7 +147,7 @@ def test_the_file_name_is_the_registry():
         assert issubclass(metric, metrics.Metric)
         assert metric.name == name
         assert metric.title
-        assert metric.unit
+        assert metric.unit or name == "mean_error"  # in the unit of the task
     with pytest.raises(ConfigError, match="Did you mean 'miou'"):
         metrics.find("mious")
 
@@ -158,7 +179,8 @@ def test_updates_pool(name, seed):
 def test_nothing_valid_is_nan(name):
     assert math.isnan(of(name))
     prediction, target = draw(name, 0)
-    target = np.full_like(target, 0 if name in ("rmse", "mean_angle") else 255)
+    invalid = {"rmse": 0, "mean_angle": 0, "epe": np.nan, "mean_error": np.nan}
+    target = np.full_like(target, invalid.get(name, 255))
     assert math.isnan(of(name, (prediction, target)))
     assert math.isnan(of(name, (prediction[:0], target[:0])))
 
@@ -181,6 +203,8 @@ def test_ignored_pixels_do_not_count(name):
         ignored = ~target.any(axis=-1)
     elif name == "rmse":
         ignored = ~np.isfinite(target) | (target <= 0) | (target == 255)
+    elif name in ("epe", "mean_error"):
+        ignored = ~np.isfinite(target)
     else:
         ignored = target == 255
     assert ignored.any()
@@ -266,8 +290,10 @@ def test_mean_angle_takes_vectors_of_any_length():
     assert of("mean_angle", ([[[0.0, 0.5, 0]]], [[[2.0, 2.0, 0]]])) == pytest.approx(45)
     # A zero prediction points nowhere: neither right nor opposite.
     assert of("mean_angle", ([[[0.0, 0, 0]]], [[[0.0, 0, 1]]])) == pytest.approx(90)
-    with pytest.raises(ShapeError, match=r"\(\.\.\., H, W, 3\)"):
-        of("mean_angle", (np.zeros((3, 4, 5)), np.zeros((3, 4, 5))))
+    with pytest.raises(ShapeError, match=r"\(\.\.\., H, W, C\)"):
+        of("mean_angle", (np.zeros((4, 5)), np.zeros((4, 5))))
+    four = np.eye(4)[None]
+    assert of("mean_angle", (four, four[:, ::-1])) == pytest.approx(90)
 
 
 def test_max_f_by_hand():

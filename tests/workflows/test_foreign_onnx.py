@@ -16,9 +16,9 @@ from degmix_edge.workflows.bench import bench
 from degmix_edge.workflows.compare import compare
 
 HEIGHT, WIDTH = 48, 64
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "color": "rgb"}
 BYTES = {"mean": (103.9, 116.8, 123.7), "std": (57.4, 57.1, 58.4), "scale": 255, "color": "bgr"}
-PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1), "scale": 255}
+PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1), "scale": 255, "color": "rgb"}
 
 
 def foreign(seed: int = 0) -> onnx.ModelProto:
@@ -110,9 +110,11 @@ def test_nothing_is_guessed(here, cli):
         degmix_edge.build(foreign(), "x.degmix", precision="fp32")
     code, _, err = cli("build", "engine", here / "mine.onnx", "--precision", "fp32")
     assert code == 3
-    assert "--scale 255 --mean 0 0 0 --std 1 1 1" in err
+    assert "--scale 255 --mean 0 0 0 --std 1 1 1 --color rgb" in " ".join(err.split())
     command = ("build", "engine", here / "mine.onnx", "--precision", "fp32", "--out", "y.degmix")
-    code, _, err = cli(*command, "--mean", 0, 0, 0, "--std", 1, 1, 1, "--scale", 255)
+    code, _, err = cli(
+        *command, "--mean", 0, 0, 0, "--std", 1, 1, 1, "--scale", 255, "--color", "rgb"
+    )
     assert code == 0, err
     assert not (here / "x.degmix").exists()
 
@@ -120,11 +122,17 @@ def test_nothing_is_guessed(here, cli):
 @pytest.mark.parametrize(
     ("wants", "message"),
     [
-        ({"mean": (0, 0, 0)}, "mean: give mean and std too"),
-        ({"color": "bgr"}, "color: give mean and std too"),
-        ({"mean": (123, 117, 104), "std": (58, 57, 57)}, "look like 0..255, and scale is 1; give"),
-        ({"mean": (0, 0, 0), "std": (0, 1, 1)}, "std.0"),
-        ({"mean": (0, 0, float("nan")), "std": (1, 1, 1)}, "mean.2"),
+        ({"mean": (0, 0, 0)}, r"mean given: give std and color too \(--std, --color\)"),
+        ({"color": "bgr"}, "color given: give mean and std too"),
+        ({"mean": 3 * (0,), "std": 3 * (1,)}, "give color too .*colours are rgb, bgr or grey"),
+        (
+            {"mean": (123, 117, 104), "std": (58, 57, 57), "color": "rgb"},
+            "look like 0..255, and scale is 1; give",
+        ),
+        ({**IMAGENET, "std": (0, 1, 1)}, "std.0"),
+        ({**IMAGENET, "mean": (0, 0, float("nan"))}, "mean.2"),
+        ({**IMAGENET, "mean": (0, 0)}, "2 numbers, expected one, or one for each of 3 channels"),
+        ({**IMAGENET, "color": "grey"}, r"has 3 channels, color grey has 1"),
         ({**PLAIN, "scale": 128}, "scale"),
         ({**PLAIN, "color": "gbr"}, "color"),
     ],
@@ -172,7 +180,7 @@ def test_outputs_have_names_of_their_own(here, own):
 def test_the_names_of_outputs_on_the_command_line(here, cli):
     onnx.save(renamed({"semseg": "seg_out", "depth": "d"}), here / "own.onnx")
     build = ("build", "engine", here / "own.onnx", "--precision", "fp32", "--scale", 255)
-    build += ("--mean", 0, 0, 0, "--std", 1, 1, 1)
+    build += ("--mean", 0, 0, 0, "--std", 1, 1, 1, "--color", "rgb")
     cases = [
         ((), 6, "first unknown: 'seg_out'). Say which task each is (--map seg_out=TASK)"),
         (("--map", "seg_out=semseg"), 6, "first unknown: 'd'"),
@@ -190,7 +198,7 @@ def test_the_names_of_outputs_on_the_command_line(here, cli):
 
 
 def test_a_network_of_ours_says_it_itself(exported, tmp_path):
-    with pytest.raises(ConfigError, match="says itself how its input is normalised; leave out"):
+    with pytest.raises(ConfigError, match="says itself how its input is normalised .* leave out"):
         degmix_edge.build(exported[0], tmp_path / "x.degmix", precision="fp32", **IMAGENET)
 
 

@@ -38,12 +38,11 @@ def network_predictor(
         batch = torch.from_numpy(normalise(images, config.mean, config.std))
         logits: dict[str, Tensor] = network(batch.to(device))
         maps = {
-            task: decode(logits[task].float().cpu().numpy(), spec.decode)
-            for task, spec in specs.items()
+            task: decode(logits[task].float().cpu().numpy(), spec) for task, spec in specs.items()
         }
         return [
             {
-                task: placement.to_image_size(maps[task][row], labels=spec.decode == "argmax")
+                task: placement.to_image_size(maps[task][row], labels=spec.has_labels)
                 if placement
                 else maps[task][row]
                 for task, spec in specs.items()

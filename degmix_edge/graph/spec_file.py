@@ -1,0 +1,131 @@
+"""A network described by its user: `spec.yaml`, what flags add to it, and its contents as a model.
+
+Every field may be missing where the ONNX file or the task says it. What neither says is asked for,
+and never assumed: how the input is normalised, and the order of its colours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from degmix_edge import config
+from degmix_edge.network import Finite, Positive
+from degmix_edge.preprocess import MEAN_COLOUR, Byte, Color, Fit
+from degmix_edge.tasks._decodes import DecodeName
+
+Layout = Literal["nchw", "nhwc"]
+SPEC_KEY = "degmix.spec"
+"""Key of an ONNX file's metadata that holds a spec."""
+
+
+class InputEntry(config.Settings):
+    """The image input.
+
+    Attributes:
+        tensor: Its name in the ONNX file.
+        layout: `nchw` or `nhwc`; missing is what the shape says.
+        height, width: Pixels; missing is what the file says, and needed where it is dynamic.
+        color: Order of the channels: `rgb`, `bgr`, or `grey` for a single one.
+        mean, std: By channel of the network, in the scale of `scale`.
+        scale: The value of white before the mean is subtracted: 1, or 255.
+        fit: How images of another aspect ratio are fitted: `letterbox` or `stretch`.
+        pad: RGB colour of the padding of `letterbox`.
+    """
+
+    tensor: str | None = None
+    layout: Layout | None = None
+    height: Annotated[int, Field(gt=0)] | None = None
+    width: Annotated[int, Field(gt=0)] | None = None
+    color: Color | None = None
+    mean: tuple[Finite, ...] | None = None
+    std: tuple[Positive, ...] | None = None
+    scale: Literal[1, 255] | None = None
+    fit: Literal["letterbox", "stretch"] | None = None
+    pad: tuple[Byte, Byte, Byte] | None = None
+
+
+class TaskEntry(config.Settings):
+    """One map. What is missing is as the kind of task says.
+
+    Attributes:
+        output: The tensor's name in the ONNX file; missing is the name of the map.
+        kind: Entry of `degmix_edge.tasks`; missing is the name of the map.
+        channels: First channel of the tensor, and the one behind the last; missing is all.
+        channels_last: The tensor is `(N, H, W, C)`.
+        decode: How the tensor becomes the map.
+        unit: Unit of the map's values.
+        metric: Entry of `degmix_edge.metrics`.
+        classes: Names, or how many there are.
+        palette: RGB colour of each class.
+        scale: The values are multiplied by it.
+        stride: Pixels of the input for one of the map; at 1, smaller tensors are resized.
+    """
+
+    output: str | None = None
+    kind: str | None = None
+    channels: tuple[int, int] | None = None
+    channels_last: bool = False
+    decode: DecodeName | None = None
+    unit: str | None = None
+    metric: str | None = None
+    classes: tuple[str, ...] | Annotated[int, Field(ge=2)] | None = None
+    palette: tuple[tuple[Byte, Byte, Byte], ...] | None = None
+    scale: Positive | None = None
+    stride: Annotated[int, Field(ge=1, le=256)] = 1
+
+
+class SpecFile(config.Settings):
+    """What a `spec.yaml` holds.
+
+    Attributes:
+        model: Name of the network; missing is the name of the file.
+        input: The image.
+        tasks: The maps, by name; empty takes every output of the file.
+        outputs: The kind of task of each output that is not called after it, where nothing else
+            needs saying.
+    """
+
+    model: str | None = None
+    input: InputEntry = InputEntry()
+    tasks: dict[str, TaskEntry] = {}
+    outputs: dict[str, str] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is said that a network of ours says itself."""
+        image = self.input.model_dump(exclude={"fit", "pad"}, exclude_none=True)
+        return not (image or self.tasks or self.outputs or self.model)
+
+    def fit(self, height: int, width: int) -> Fit:
+        """Return how images become an input of this size."""
+        mode, pad = self.input.fit or "letterbox", self.input.pad or MEAN_COLOUR
+        return Fit(height=height, width=width, mode=mode, pad=pad)
+
+    def with_input(self, **values: object) -> SpecFile:
+        """Return the same with fields of the input; those that are None stay as they are."""
+        said = {name: value for name, value in values.items() if value is not None}
+        merged = self.input.model_dump() | said
+        return self.model_copy(update={"input": config.parse(InputEntry, merged, "input")})
+
+
+def embedded_spec(metadata: Mapping[str, str], where: str) -> SpecFile | None:
+    """Return the spec in an ONNX file's metadata, or None if there is none.
+
+    Raises:
+        ConfigError: It is no spec that this version reads.
+    """
+    text = metadata.get(SPEC_KEY)
+    return None if text is None else config.parse_text(SpecFile, text, f"{where}: {SPEC_KEY}")
+
+
+def read_spec(path: Path) -> SpecFile:
+    """Read a spec.
+
+    Raises:
+        ConfigError: The file is missing, is no YAML, or a field is unknown or does not fit.
+    """
+    return config.load(SpecFile, path)
