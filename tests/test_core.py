@@ -19,13 +19,8 @@ class Outer(config.Settings):
 
 
 def test_registry_names_are_files_without_underscore():
-    assert registry.names("degmix_edge.tasks") == [
-        "depth",
-        "edge",
-        "human_parts",
-        "normals",
-        "saliency",
-        "semseg",
+    assert registry.names("degmix_edge.metrics") == [
+        *("edge_f", "epe", "max_f", "mean_angle", "mean_error", "miou", "ods_f", "rmse")
     ]
 
 

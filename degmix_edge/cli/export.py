@@ -71,7 +71,8 @@ def _export(checkpoint: str | None, out: Path, options: dict[str, Any]) -> Expor
     from degmix_edge.workflows.export import export, export_random
     from degmix_edge.workflows.networks import task_names
 
-    model, tasks = options["model"], task_names(options["tasks"])
+    model = options["model"]
+    tasks = task_names(options["tasks"], checkpoint or model)
     if (checkpoint is None) == (model is None):
         raise click.UsageError("give a CHECKPOINT, or --model NAME with --size")
     common = {"report": options["report"], "force": options["force"]}
@@ -85,5 +86,5 @@ def _export(checkpoint: str | None, out: Path, options: dict[str, Any]) -> Expor
         raise click.UsageError("--model needs --size, as in --size 448x672")
     names = ("backbone", "size", "data", "overrides", "seed")
     given = {name: options[name] for name in names}
-    keep = task_names(options["keep"])
+    keep = task_names(options["keep"], model)
     return export_random(model, out, tasks=tasks, keep=keep, **given, **common)

@@ -59,7 +59,7 @@ def _model(output: Output, model: str, options: dict[str, Any]) -> None:
     from degmix_edge.workflows.models import cost_table, cost_values, model_cost
     from degmix_edge.workflows.networks import task_names
 
-    options["tasks"] = task_names(options["tasks"])
+    options["tasks"] = task_names(options["tasks"], model)
     cost = model_cost(model, options.pop("size"), **options)
     output.table(*cost_table(cost))
     output.say("GMAC: billions of multiply-adds an image, attention and deformable ones included")

@@ -126,12 +126,18 @@ def task_spec(
     # An argmax that is inside the graph already shows in the dtype.
     inside = "labels" if kind.decode == "argmax" and is_integer else kind.decode
     decode = entry.decode or inside
-    values: dict[str, Any] = {"name": name, "decode": decode, "unit": entry.unit or kind.unit}
-    values["metric"] = metrics.find(entry.metric or kind.metric).name
-    values["output"] = "" if tensor.name == name else tensor.name
+    said: dict[str, Any] = {
+        **{"unit": entry.unit, "metric": entry.metric, "scale": entry.scale},
+        **{"palette": entry.palette, "channels": entry.channels},
+    }
+    values = {key: value for key, value in said.items() if value is not None}
+    values |= {"name": name, "decode": decode, "output": "" if tensor.name == name else tensor.name}
+    values |= {"stride": entry.stride, "channels_last": entry.channels_last}
+    metrics.find(entry.metric or kind.metric)  # an unknown one raises its own error
     if decode == "raw":
-        values |= {"num_channels": 1, "shape": tensor.shape, "dtype": tensor.dtype}
-        return parse(TaskSpec, values, where)
+        raw = {"num_channels": 1, "shape": tensor.shape, "dtype": tensor.dtype}
+        base = {"unit": kind.unit, "metric": kind.metric}
+        return parse(TaskSpec, {**base, **values, **raw}, where)
     found = _channels(tensor, entry, image, where)
     classes = _classes(entry, kind.classes, decode, found)
     expected = len(classes) if decode == "argmax" and classes else DECODES[decode].channels
@@ -141,12 +147,9 @@ def task_spec(
         )
     if decode == "labels" and not classes:
         raise ConfigError(f"{where}: output {tensor} has class indices; say how many (classes: 19)")
-    colours = entry.palette or tasks.palette(classes)
-    values |= {"num_channels": len(classes) if decode == "labels" else found}
-    values |= {"classes": classes, "palette": colours, "scale": entry.scale or 1.0}
-    values |= {"stride": entry.stride, "channels": entry.channels}
-    values["channels_last"] = entry.channels_last
-    return parse(TaskSpec, values, where)
+    values["num_channels"] = len(classes) if decode == "labels" else found
+    own = kind.spec(classes, channels=found)  # a package's task may have colours of its own
+    return parse(TaskSpec, {**own.model_dump(), **values}, where)
 
 
 def _channels(tensor: TensorSpec, entry: TaskEntry, image: TensorSpec, where: str) -> int:

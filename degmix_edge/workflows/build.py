@@ -130,7 +130,7 @@ class Build:
             CheckpointError, GraphError, InputError: The network or the images are not there.
         """
         options = self.options
-        task_names(options.tasks)
+        task_names(options.tasks, self._network)
         check_network(self._network)
         if options.precision == "int8":
             from degmix_calibration import observers
@@ -165,7 +165,7 @@ class Build:
         return self
 
     def _export(self) -> None:
-        tasks = task_names(self.options.tasks)
+        tasks = task_names(self.options.tasks, self._network)
         read = read_network(
             self._network,
             tasks=tasks,
@@ -350,7 +350,7 @@ def build(
             network, settings, Path(target), calibration=calibration, examples=examples
         )
         pipeline.describe(size=size, classes=classes, golden_image=golden_image)
-        _check_end(settings)
+        _check_end(network, settings)
         pipeline.claim(force=force)
         pipeline.check()
         return pipeline.run(force=force).bundle
@@ -383,13 +383,13 @@ def check_build(network: Network, target: Path, options: Options, *, force: bool
         DegmixError: As `build` before its long work.
     """
     if not _is_bundle(network):
-        _check_end(options)
+        _check_end(network, options)
         claim(target, force=force)
         Build(network, options, target).check()
 
 
-def _check_end(options: Options) -> None:
-    task_names(options.tasks)
+def _check_end(network: Network, options: Options) -> None:
+    task_names(options.tasks, network)
     backends.choose(options.backend, to_build=True).refuse_options(options.engine)
 
 

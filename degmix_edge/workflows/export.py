@@ -71,7 +71,7 @@ def export(
     path = None if out is None else Path(out)
     if path is not None:
         check_file(path, force=force)
-    asked = task_names(tasks)
+    asked = task_names(tasks, network)
     steps = None
     with listening(progress):
         _advise(network)

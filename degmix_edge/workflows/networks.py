@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from degmix_edge import tasks as all_tasks
 from degmix_edge.errors import ConfigError, GraphError
 from degmix_edge.graph.outputs import select_outputs
 from degmix_edge.graph.spec import BYTES_FLAGS, IMAGENET_FLAGS, network_spec, normalisation
@@ -192,14 +193,21 @@ def read_checkpoint(name: str | Path | Checkpoint) -> Checkpoint:
     return name if isinstance(name, Checkpoint) else load(locate(str(name)))
 
 
-def task_names(text: str | Sequence[str] | None) -> tuple[str, ...]:
-    """`semseg,depth`, or a sequence, as checked names of tasks.
+def task_names(text: str | Sequence[str] | None, network: Network = None) -> tuple[str, ...]:
+    """`semseg,depth`, or a sequence, as names of tasks.
+
+    Of a checkpoint's network the names are checked before it is read. Other programs' networks
+    have names of their own.
 
     Raises:
         ConfigError: A name is no task; the message has the nearest one.
     """
     parts = text.split(",") if isinstance(text, str) else (text or ())
-    return tuple(part.strip() for part in parts if part.strip())
+    names = tuple(part.strip() for part in parts if part.strip())
+    if isinstance(network, str | Path) and Path(network).suffix != ".onnx":
+        for name in names:
+            all_tasks.find(name)
+    return names
 
 
 def _exported(checkpoint: Checkpoint, tasks: Sequence[str], describe: Describe) -> FloatNetwork:

@@ -172,7 +172,7 @@ def test_decode_is_the_numpy_reference(name, channels, scale):
         torch.from_numpy(logits), (12, 20), mode="bilinear", align_corners=False
     ).numpy()
     np.testing.assert_allclose(got[f"{name}_logits"], large, atol=1e-5)
-    want = tasks.decode(got[f"{name}_logits"], spec.tasks[0].decode)
+    want = tasks.decode(got[f"{name}_logits"], spec.tasks[0])
     assert got[name].dtype == spec.tasks[0].map_spec(12, 20).dtype
     np.testing.assert_allclose(got[name], want, atol=1e-6)
 

@@ -127,11 +127,13 @@ def test_yaml_that_is_refused(tmp_path, text):
         config.load(TrainConfig, path)
 
 
-def test_a_class_map_has_at_most_256_classes():
-    names = tuple(f"class {i}" for i in range(257))
-    with pytest.raises(ValidationError, match="257 classes, expected at most 256: a class map is"):
+def test_a_class_map_has_at_most_65536_classes():
+    names = tuple(f"class {i}" for i in range(65537))
+    with pytest.raises(ValidationError, match="65537 classes, expected at most 65536"):
         tasks.find("semseg").spec(names)
-    assert tasks.find("semseg").spec(names[:256]).num_channels == 256
+    widths = {count: tasks.find("semseg").spec(names[:count]) for count in (256, 257, 65536)}
+    dtypes = [spec.map_spec(4, 6).dtype for spec in widths.values()]
+    assert dtypes == ["uint8", "uint16", "uint16"]
 
 
 def test_weights_in_other_files_are_part_of_the_source(tmp_path, exported):

@@ -1,0 +1,90 @@
+"""`degmix-edge spec`: describe a network of another program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from degmix_edge.cli import _build_options
+from degmix_edge.cli._input_options import INPUT
+from degmix_edge.cli._output import Output
+from degmix_edge.cli._types import PATH
+from degmix_edge.cli._verb import Group, example, verb
+
+GROUP = "Build"
+EXAMPLE = example("spec init mine.onnx", "spec check mine.onnx --spec mine.spec.yaml photo.jpg")
+
+
+@click.group(cls=Group)
+def command() -> None:
+    """Describe an ONNX file of another program: its input, its tasks, its classes."""
+
+
+@command.command("init", epilog=example("spec init mine.onnx"))
+@click.argument("model", type=PATH)
+@click.option("--out", type=PATH, help="The spec. [default: MODEL.spec.yaml beside MODEL]")
+@click.option("--force", is_flag=True, help="Replace --out.")
+@verb
+def init(output: Output, model: Path, out: Path | None, force: bool) -> None:
+    """Write a first draft of MODEL's spec, from the names and shapes of its tensors.
+
+    What was guessed is marked in the file. What nothing in MODEL tells, such as how its input is
+    normalised, is left for you to say.
+    """
+    from degmix_edge.files import write_file
+    from degmix_edge.workflows.spec_draft import draft_spec
+
+    draft = draft_spec(model)
+    out = out or model.with_suffix(".spec.yaml")
+    write_file(out, draft.text.encode(), force=force)
+    output.say(f"{out}: guessed {', '.join(draft.guessed) or 'nothing'}")
+    output.say(f"to be said by you: {', '.join(draft.missing) or 'nothing'}")
+    output.result({"out": out, "guessed": draft.guessed, "missing": draft.missing})
+
+
+@command.command("check", epilog=example("spec check mine.onnx --spec mine.spec.yaml photo.jpg"))
+@click.argument("model", type=PATH)
+@click.argument("image", type=PATH)
+@_build_options.options(INPUT)
+@click.option("--out", type=PATH, default=Path("spec.png"), show_default=True)
+@click.option("--force", is_flag=True, help="Replace --out.")
+@verb
+def check(
+    output: Output, model: Path, image: Path, *, out: Path, force: bool, **options: Any
+) -> None:
+    """Run MODEL on IMAGE as its spec says, and draw what the network sees and what it says."""
+    import io
+
+    from degmix_edge.files import check_file, write_file
+    from degmix_edge.report.spec_sheet import spec_sheet
+    from degmix_edge.workflows.spec_check import check_spec
+
+    check_file(out, force=force)
+    found = check_spec(model, image, **_build_options.given(options))
+    picture = io.BytesIO()
+    spec_sheet(found.sees, found.maps, found.numbers).save(picture, "PNG")
+    write_file(out, picture.getvalue(), force=force)
+    output.say(found.network)
+    output.table("maps", ["task", "values"], [[n, text] for n, text in found.numbers.items()])
+    for doubt in found.doubts:
+        output.warn(doubt)
+    output.say(f"{out}: what the network sees and says")
+    values = {"network": found.network, "maps": found.numbers, "doubts": found.doubts, "out": out}
+    output.result(values)
+
+
+@command.command("embed", epilog=example("spec embed mine.onnx mine.spec.yaml --out new.onnx"))
+@click.argument("model", type=PATH)
+@click.argument("spec", type=PATH)
+@click.option("--out", type=PATH, required=True, help="The ONNX file with the spec inside.")
+@click.option("--force", is_flag=True, help="Replace --out.")
+@verb
+def embed(output: Output, model: Path, spec: Path, out: Path, force: bool) -> None:
+    """Write MODEL with SPEC inside, so that it describes itself."""
+    from degmix_edge.workflows.spec_check import embed_spec
+
+    embed_spec(model, spec, out, force=force)
+    output.say(f"{out}: {model} with {spec} inside")
+    output.result({"out": out})

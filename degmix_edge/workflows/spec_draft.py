@@ -1,0 +1,179 @@
+"""A first draft of the spec of another program's network, from the names and shapes of its file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from degmix_edge import tasks as all_tasks
+from degmix_edge.errors import ConfigError
+from degmix_edge.graph.spec import tensor_of
+from degmix_edge.graph.spec_file import SPEC_KEY
+from degmix_edge.network import METADATA_KEY
+from degmix_edge.tensors import TensorSpec
+
+GUESSED = "# guessed: check it"
+_WORDS = {
+    "uncertainty": ("var", "uncert", "sigma"),
+    "confidence": ("conf", "trust"),
+    "inverse_depth": ("disp", "inv"),
+    "depth": ("depth", "dist"),
+    "normals": ("normal",),
+    "flow": ("flow", "motion"),
+    "heatmap": ("heat", "cent", "keypoint"),
+    "embedding": ("embed", "feat"),
+    "edge": ("edge", "bound"),
+    "saliency": ("sal",),
+    "human_parts": ("part",),
+    "raw": ("box", "score", "anchor"),
+    "mask": ("lane", "mask", "drivable", "road", "free"),
+    "semseg": ("seg", "class", "label", "logit"),
+}
+"""Parts of names that say a kind; the first that fits in channels too counts."""
+_OWN_NAMES = ("raw", "mask", "multi_label", "heatmap", "embedding", "confidence", "uncertainty")
+"""Kinds of which a network may have several, so that maps are called after their outputs."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A spec to be completed.
+
+    Attributes:
+        text: YAML with comments; what was guessed is marked, and what has to be said is empty.
+        guessed: The fields that were guessed.
+        missing: The fields that nothing tells.
+    """
+
+    text: str
+    guessed: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def draft_spec(path: str | Path) -> Draft:
+    """Draft the spec of an ONNX file from its names and shapes.
+
+    Raises:
+        GraphError: The file cannot be read.
+        ConfigError: It describes itself, as networks of ours do, or has no input.
+    """
+    from degmix_edge.graph.model import read_model
+
+    path = Path(path)
+    model = read_model(path)
+    if any(prop.key in (METADATA_KEY, SPEC_KEY) for prop in model.metadata_props):
+        raise ConfigError(f"{path}: describes itself; `degmix-edge inspect {path}` shows how")
+    weights = {weight.name for weight in model.graph.initializer}
+    inputs = [tensor_of(value) for value in model.graph.input if value.name not in weights]
+    images = [tensor for tensor in inputs if len(tensor.shape) == 4] or inputs
+    if not images:
+        raise ConfigError(f"{path}: has no input")
+    writer = _Writer()
+    writer.input(images[0], [tensor for tensor in inputs if tensor is not images[0]])
+    writer.line("tasks:")
+    for value in model.graph.output:
+        writer.task(tensor_of(value))
+    opsets = ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in model.opset_import)
+    head = [
+        f"# How degmix-edge is to read {path.name}: opset {opsets}.",
+        f"# Build with: degmix-edge build engine {path.name} --spec THIS_FILE --calib photos/",
+        "# Look first: degmix-edge spec check (what the network sees, and what it says).",
+        "version: 1",
+        f"model: {path.stem}",
+    ]
+    text = "\n".join([*head, *writer.lines]) + "\n"
+    return Draft(text, tuple(writer.guessed), tuple(writer.missing))
+
+
+class _Writer:
+    """Lines of YAML, and what had to be guessed for them."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.guessed: list[str] = []
+        self.missing: list[str] = []
+        self._names: set[str] = set()
+
+    def line(self, text: str, note: str = "") -> None:
+        self.lines.append(f"{text}  {note}" if note else text)
+
+    def _guess(self, field: str, text: str, note: str = "") -> None:
+        self.guessed.append(field)
+        self.line(text, f"{GUESSED}{'; ' + note if note else ''}")
+
+    def _ask(self, field: str, text: str) -> None:
+        self.missing.append(field)
+        self.line(text)
+
+    def input(self, image: TensorSpec, others: Sequence[TensorSpec]) -> None:
+        for other in others:
+            self.line(
+                f"# Input {other} is not described here; make it a constant and export again."
+            )
+        shape = (*image.shape, None, None, None, None)[:4]
+        is_last = shape[3] in (1, 3) and shape[1] not in (1, 3)
+        channels, sides = (shape[3], shape[1:3]) if is_last else (shape[1], shape[2:])
+        self.line("input:")
+        self.line(f"  tensor: {image.name!r}")
+        self.line(f"  layout: {'nhwc' if is_last else 'nchw'}", f"# {image.dtype} {image.shape}")
+        for name, side in zip(("height", "width"), sides, strict=True):
+            if side is None:
+                self._ask(f"input.{name}", f"  # {name}: 480  # the file leaves it open")
+            else:
+                self.line(f"  {name}: {side}")
+        if channels == 1:
+            self._guess("input.color", "  color: grey")
+        else:
+            self._ask("input.color", "  # color: rgb  # rgb or bgr (OpenCV): nothing tells")
+        self.line("  # How its training code prepares an image; nothing in the file tells.")
+        self.line("  # As on ImageNet: mean 0.485 0.456 0.406, std 0.229 0.224 0.225, scale 1.")
+        self.line("  # Plain 0..255: mean 0, std 1, scale 255.")
+        for name in ("mean", "std", "scale"):
+            example = {"mean": "[0.485, 0.456, 0.406]", "std": "[0.229, 0.224, 0.225]"}
+            self._ask(f"input.{name}", f"  # {name}: {example.get(name, '1')}")
+        self._guess("input.fit", "  fit: letterbox", "stretch changes proportions, letterbox pads")
+
+    def task(self, tensor: TensorSpec) -> None:
+        is_last = _is_channels_last(tensor)
+        channels = None
+        if len(tensor.shape) in (3, 4):
+            channels = 1 if len(tensor.shape) == 3 else tensor.shape[3 if is_last else 1]
+        kind = _kind(tensor, channels)
+        own = "".join(c if c.isalnum() else "_" for c in tensor.name).strip("_") or "output"
+        name = own if kind in self._names or kind in _OWN_NAMES else kind
+        self._names.add(name)
+        task, place = all_tasks.find(kind), f"tasks.{name}"
+        self.line(f"  {name}:", f"# {tensor.dtype} {tensor.shape}")
+        self.line(f"    output: {tensor.name!r}")
+        self._guess(f"{place}.kind", f"    kind: {kind}")
+        if is_last:
+            self._guess(f"{place}.channels_last", "    channels_last: true")
+        if kind == "raw":
+            return
+        integer = not tensor.dtype.startswith("float")
+        if task.decode == "argmax" and integer and not task.classes:
+            self._ask(f"{place}.classes", "    # classes: 19  # class indices: names, or how many")
+        elif kind in ("semseg", "human_parts", "multi_label", "heatmap") and not integer:
+            self.line(f"    classes: {channels}", "# or names: [road, sidewalk]")
+        self._guess(f"{place}.unit", f"    unit: {task.unit!r}")
+
+
+def _is_channels_last(tensor: TensorSpec) -> bool:
+    """Whether the last side of four is the small one."""
+    sides = [side or 0 for side in tensor.shape]
+    return len(sides) == 4 and 0 < sides[3] < min(sides[1:3]) and sides[1] > 3
+
+
+def _kind(tensor: TensorSpec, channels: int | None) -> str:
+    """The kind of task whose name and channels fit an output best."""
+    if channels is None:
+        return "raw"
+    name = tensor.name.lower()
+    if not tensor.dtype.startswith("float"):
+        return "human_parts" if "part" in name else "semseg"
+    for kind, words in _WORDS.items():
+        own = all_tasks.find(kind).num_channels
+        fits = channels > 1 if kind in ("semseg", "human_parts") else own in (None, channels)
+        if fits and any(word in name for word in words):
+            return kind
+    return {1: "mask", 2: "saliency"}.get(channels, "semseg")
