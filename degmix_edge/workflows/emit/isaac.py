@@ -57,8 +57,8 @@ def _plugin(source: Emission) -> list[str]:
     if not source.has_plugin:
         return []
     return [
-        "    # The plan was built where our plugin was. If TensorRT misses an operator, set the path",
-        "    # of the library that `make plugin` compiles.",
+        "    # The plan was built where our plugin was. If TensorRT misses an operator, set the",
+        "    # path of the library that `make plugin` compiles.",
         '    # custom_plugin_lib: "/path/to/libdegmix_trtN.so"',
     ]
 
