@@ -91,7 +91,8 @@ def photo(tmp_path_factory) -> Path:
     import skimage.data
 
     path = tmp_path_factory.mktemp("photo") / "coffee.png"
-    PIL.Image.fromarray(skimage.data.coffee()).save(path)
+    wide = skimage.data.coffee()[60:297]  # padded above and below, and turned, on both sides
+    PIL.Image.fromarray(wide).save(path)
     return path
 
 
@@ -331,6 +332,7 @@ def test_the_script_gives_the_maps_of_the_model(full, photo, mode, tmp_path):
     assert done.returncode == 0, done.stderr
     arrays, _ = expected(opened, photo)
     _, placement = fit_image(photo, fit)
+    assert (placement.top > 0) is (mode == "letterbox")
     found = dict(np.load(tmp_path / "maps" / "coffee.npz"))
     assert list(found) == list(arrays)
     for name, array in arrays.items():
