@@ -95,7 +95,7 @@ def _input_notes(source: Emission) -> list[str]:
     notes = [
         "The input is uint8, and Gst-nvinfer cannot fill it by itself: its pre-processing writes",
         "float32 into the input, in NCHW and in NHWC. So does the library that Gst-nvdspreprocess",
-        "comes with. What works:",
+        "comes with. By their documentation, two ways remain:",
         "  1. Gst-nvdspreprocess with a custom library that writes the resized RGB bytes, with",
         "     tensor-data-type=1 (UINT8), network-input-order=1 (NHWC), network-color-format=0,",
         f"     network-input-shape={';'.join(map(str, image.shape))}, tensor-name={image.name}.",
