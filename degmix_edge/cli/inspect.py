@@ -67,12 +67,13 @@ def _model(output: Output, model: str, options: dict[str, Any]) -> None:
 
 
 def _bundle(output: Output, found: BundleContents, nodes: bool) -> None:
+    from degmix_edge.bundle.contract import contract_lines
+
     manifest, recipe, spec = found.manifest, found.recipe, found.manifest.network
     output.say(f"{found.path}: {spec.model}, {manifest.precision}, built {manifest.created}")
     output.say(f"source: {spec.source.name} ({spec.source.sha256[:12]})")
-    output.say(f"input: {manifest.inputs[0]}, {manifest.fit.mode}")
-    for tensor in manifest.outputs:
-        output.say(f"output: {tensor}")
+    for line in contract_lines(found.contract):
+        output.say(line)
     for engine in manifest.engines:
         output.say(f"engine: {engine.backend} {engine.version} on {engine.device}")
     output.say(f"weighted nodes in {recipe.precision}: {len(recipe.nodes(recipe.precision))}")
@@ -84,7 +85,8 @@ def _bundle(output: Output, found: BundleContents, nodes: bool) -> None:
         output.table("recipe", ["node", "operator", "precision", "reason"], rows)
     sizes = found.size_bytes
     output.table("files", ["file", "bytes"], [[n, f"{s:,}"] for n, s in sizes.items()])
-    output.result({"manifest": manifest, "recipe": recipe, "size_bytes": sizes})
+    values = {"manifest": manifest, "contract": found.contract, "recipe": recipe}
+    output.result({**values, "size_bytes": sizes})
 
 
 def _onnx(output: Output, found: OnnxContents) -> None:

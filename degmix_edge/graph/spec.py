@@ -148,7 +148,7 @@ def task_spec(
     if decode == "labels" and not classes:
         raise ConfigError(f"{where}: output {tensor} has class indices; say how many (classes: 19)")
     values["num_channels"] = len(classes) if decode == "labels" else found
-    own = kind.spec(classes, channels=found)  # a package's task may have colours of its own
+    own = kind.spec(classes)  # a package's task may have colours of its own
     return parse(TaskSpec, {**own.model_dump(), **values}, where)
 
 

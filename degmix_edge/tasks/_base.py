@@ -42,12 +42,8 @@ class Task:
     metric: str
     classes: tuple[str, ...] = ()
 
-    def spec(self, classes: Sequence[str] = (), *, channels: int | None = None) -> TaskSpec:
+    def spec(self, classes: Sequence[str] = ()) -> TaskSpec:
         """Return this task with the class names on which a network was trained.
-
-        Args:
-            classes: The names, by channel or label.
-            channels: The network's own number of channels, where there are no class names.
 
         Raises:
             ConfigError: The task needs class names, and fewer than two are given.
@@ -62,7 +58,7 @@ class Task:
         return TaskSpec(
             name=self.name,
             decode=self.decode,
-            num_channels=self.num_channels or len(classes) or channels or 1,
+            num_channels=self.num_channels or len(classes) or 1,
             unit=self.unit,
             metric=self.metric,
             classes=classes,

@@ -38,17 +38,21 @@ class Decode:
 
     Attributes:
         run: The conversion, before a task's `scale`.
+        meaning: What a value of the map is, in a sentence.
         channels: How many channels it takes; None is any number.
         values: What a pixel of the map has.
         keeps_channels: The map has channels last even where there is only one.
         is_regression: The values are quantities, which the last layer must not round to INT8.
+        range: Lowest and highest value before the scale; None is unbounded.
     """
 
     run: Callable[[np.ndarray], np.ndarray]
+    meaning: str
     channels: int | None = 1
     values: Values = "numbers"
     keeps_channels: bool = False
     is_regression: bool = True
+    range: tuple[float | None, float | None] = (None, None)
 
 
 def _argmax(logits: np.ndarray) -> np.ndarray:
@@ -94,26 +98,52 @@ def _unit_vector(logits: np.ndarray) -> np.ndarray:
 
 
 DECODES: dict[DecodeName, Decode] = {
-    # The index of the largest channel and, of equal ones, the first.
-    "argmax": Decode(_argmax, None, "labels", is_regression=False),
-    # Class indices that the network gives itself.
-    "labels": Decode(_first, 1, "labels", is_regression=False),
-    # The second channel's probability by a softmax over two.
-    "foreground": Decode(_foreground, 2, is_regression=False),
-    # The probability of each channel by itself.
-    "sigmoid": Decode(_sigmoid, None),
-    # The values as they are.
-    "identity": Decode(_last, None),
-    # Negative values become zero.
-    "clamp": Decode(_clamp),
-    # Inverse depth becomes depth.
-    "reciprocal": Decode(_reciprocal),
-    # The logarithm of depth becomes depth.
-    "exp": Decode(_exp),
-    # The logarithm of a variance becomes a standard deviation.
-    "standard_deviation": Decode(_standard_deviation),
-    # Divided by its length.
-    "unit_vector": Decode(_unit_vector, None, keeps_channels=True),
-    # Any tensor, untouched.
-    "raw": Decode(lambda tensor: tensor, None, "raw", is_regression=False),
+    "argmax": Decode(
+        _argmax,
+        "The index of the class with the highest score; of equal scores, the lowest index.",
+        channels=None,
+        values="labels",
+        is_regression=False,
+    ),
+    "labels": Decode(
+        _first,
+        "The index of the class, as the network gives it.",
+        values="labels",
+        is_regression=False,
+    ),
+    "foreground": Decode(
+        _foreground,
+        "A probability: the softmax of two scores, for background and foreground.",
+        channels=2,
+        is_regression=False,
+        range=(0, 1),
+    ),
+    "sigmoid": Decode(
+        _sigmoid, "A probability: the sigmoid of one score.", channels=None, range=(0, 1)
+    ),
+    "identity": Decode(_last, "The value as the network gives it.", channels=None),
+    "clamp": Decode(
+        _clamp, "Where the network gives less than zero, the value is zero.", range=(0, None)
+    ),
+    "reciprocal": Decode(_reciprocal, "One divided by what the network gives.", range=(0, None)),
+    "exp": Decode(_exp, "The exponential of what the network gives.", range=(0, None)),
+    "standard_deviation": Decode(
+        _standard_deviation,
+        "A standard deviation, from the logarithm of the variance.",
+        range=(0, None),
+    ),
+    "unit_vector": Decode(
+        _unit_vector,
+        "A vector of length 1, with its components last.",
+        channels=None,
+        keeps_channels=True,
+        range=(-1, 1),
+    ),
+    "raw": Decode(
+        lambda tensor: tensor,
+        "A tensor as the network gives it.",
+        channels=None,
+        values="raw",
+        is_regression=False,
+    ),
 }

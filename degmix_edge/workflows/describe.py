@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from degmix_edge.bundle.contents import open_bundle, recipe_and_ranges
+from degmix_edge.bundle.contract import Contract, contract
 from degmix_edge.bundle.manifest import Manifest
 from degmix_edge.quant.recipe import Recipe
 
@@ -17,10 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BundleContents:
-    """A verified bundle: its manifest, its recipe, and the size of every file in bytes."""
+    """A verified bundle.
+
+    Attributes:
+        path: The folder.
+        manifest: What the bundle says of itself.
+        contract: What its model takes and gives, with layouts, ranges, meanings and classes.
+        recipe: The precision of every weighted node.
+        size_bytes: Of every file.
+    """
 
     path: Path
     manifest: Manifest
+    contract: Contract
     recipe: Recipe
     size_bytes: dict[str, int]
 
@@ -75,6 +85,7 @@ def _bundle(path: Path) -> BundleContents:
     return BundleContents(
         path,
         opened.manifest,
+        contract(opened.manifest),
         recipe_and_ranges(opened)[0],
         {name: len(opened.read(name)) for name in opened.manifest.files},
     )

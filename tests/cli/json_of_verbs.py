@@ -34,6 +34,7 @@ VERBS = {
     "build": ["build", "engine", "degmix_tiny", "--calib", "synthetic:8"],
     "build fp16": ["build", "engine", "a.onnx", "--precision", "fp16", "--out", "half.degmix"],
     "rebuild": ["build", "engine", "robot.degmix"],
+    "emit": ["emit", "triton", "robot.degmix", "--out", "repository"],
     "run": ["run", "robot.degmix", "photo.png", "--out", "maps"],
     "compare": ["compare", "robot.degmix", "--data", "synthetic:4"],
     "save": ["compare", "robot.degmix", "--data", "synthetic:2", "--save-results", "r.json"],

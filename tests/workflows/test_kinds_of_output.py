@@ -1,6 +1,8 @@
 """Every kind of output, described in a spec.yaml: built, proved against the file, and shown."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -229,3 +231,28 @@ def test_an_input_that_contradicts_the_graph(here, image, message):
     write_spec({**SPEC, "input": {**SPEC["input"], **image}}, here)
     with pytest.raises(degmix_edge.errors.DegmixError, match=message):
         degmix_edge.build("eyes.onnx", "x.degmix", precision="fp32", spec="spec.yaml")
+
+
+def test_the_contract_and_the_emitted_script_know_every_kind(here, bundle, cli):
+    code, out, err = cli("inspect", "eyes.degmix", "--json")
+    assert code == 0, err
+    kinds = {o["name"]: o["kind"] for o in json.loads(out)["contract"]["outputs"]}
+    assert kinds == {
+        **{"semseg": "class", "parts": "class", "lanes": "probability", "trust": "numbers"},
+        **{"terrain": "numbers", "depth": "measure", "depth_deviation": "measure"},
+        **{"stereo": "numbers", "flow": "numbers", "centres": "numbers", "embedding": "numbers"},
+        **{"boxes": "numbers", "best": "numbers"},
+    }
+    code, _, err = cli("emit", "python", "eyes.degmix", "--out", "script")
+    assert code == 0, err
+    command = [sys.executable, "-I", "script/run.py", "photos/0.png", "--out", "theirs"]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    theirs = np.load("theirs/0.npz")
+    with degmix_edge.load(bundle) as session:
+        ours = session("photos/0.png")
+    assert set(theirs) == set(ours)
+    for name, array in ours.items():
+        np.testing.assert_allclose(theirs[name], np.asarray(array), rtol=1e-3, atol=1e-4)
+    for target in ("triton", "isaac", "deepstream", "cpp"):
+        code, _, err = cli("emit", target, "eyes.degmix", "--out", target)
+        assert code == 0, err

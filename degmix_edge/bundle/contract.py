@@ -1,0 +1,200 @@
+"""What a bundle's model takes and gives, in words that need no other page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from degmix_edge import registry, tasks
+from degmix_edge.bundle.manifest import Manifest
+from degmix_edge.preprocess import Fit
+from degmix_edge.tasks import DECODES, TaskSpec, look
+from degmix_edge.tensors import TensorSpec
+
+LOGITS = "The raw scores behind the map, one channel for each class or component."
+KINDS = {"classes": "class", "grey": "probability", "ramp": "measure", "normal": "vector"}
+"""What an output's numbers are, by the look of its map; others are plain `numbers`."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of model.onnx.
+
+    Attributes:
+        name, dtype, shape: The tensor.
+        layout: A letter for each dimension.
+        color: Order of the channels.
+        range: Lowest and highest value.
+        fit: How an image of any size becomes the input.
+        meaning: The same in sentences.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    layout: str
+    color: str
+    range: tuple[int, int]
+    fit: Fit
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of model.onnx.
+
+    Attributes:
+        name, dtype, shape, unit: The tensor.
+        layout: A letter for each dimension.
+        range: Lowest and highest value; None is unbounded.
+        task: The task that it belongs to.
+        kind: `class` for indices, `probability`, `measure` for what is not below zero, `vector` for
+            unit vectors of three components, `logits`, or `numbers` of any other meaning.
+        stride: Pixels of the input for one of the map.
+        meaning: What a value is, in sentences.
+        classes: Class names by index or channel; empty where values are no classes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    unit: str
+    layout: str
+    range: tuple[float | None, float | None]
+    task: str
+    kind: str
+    stride: int
+    meaning: str
+    classes: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Inputs and outputs of a bundle's model.onnx, and of every engine that is built from it."""
+
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+
+
+def contract(manifest: Manifest) -> Contract:
+    """Return what the model of `manifest` takes and gives."""
+    network = manifest.network
+    count = len(network.tasks)
+    logits = {task.logits_spec(network.height, network.width): task for task in network.tasks}
+    maps = zip(manifest.outputs, network.tasks, strict=False)
+    return Contract(
+        tuple(_input(tensor, manifest.fit) for tensor in manifest.inputs),
+        (
+            *(_map(tensor, task) for tensor, task in maps),
+            *(_logits(tensor, logits[tensor]) for tensor in manifest.outputs[count:]),
+        ),
+    )
+
+
+def contract_lines(agreed: Contract) -> list[str]:
+    """Return the contract as lines of text for people: tensors, and indented what they hold."""
+    lines = []
+    for taken in agreed.inputs:
+        lines += [
+            f"input: {taken.name} {taken.dtype} {tuple(taken.shape)}",
+            f"  layout {taken.layout}, colours {taken.color}, values {range_text(taken.range)}",
+            f"  {taken.meaning}",
+        ]
+    for given in agreed.outputs:
+        unit = f" [{given.unit}]" if given.unit else ""
+        lines += [
+            f"output: {given.name} {given.dtype} {tuple(given.shape)}{unit}",
+            f"  layout {given.layout}, values {range_text(given.range)}",
+            f"  {given.meaning}",
+        ]
+        if given.classes:
+            lines.append("  " + ", ".join(f"{i} {name}" for i, name in given.classes.items()))
+    return [one_line(line) for line in lines]
+
+
+def one_line(text: str) -> str:
+    """Return `text` with spaces in place of line breaks and of all that cannot be printed."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def fit_text(fit: Fit) -> str:
+    """Return the rule by which an image becomes the input, in sentences."""
+    size = f"{fit.width} x {fit.height} pixels (width x height)"
+    resize = "Pillow's bilinear filter, which averages where the image shrinks"
+    if fit.mode == "stretch":
+        return f"Resize the image to {size} with {resize}. The aspect ratio may change."
+    red, green, blue = fit.pad
+    return (
+        f"Resize the image to fit inside {size}, aspect ratio kept, with {resize}. Centre it and "
+        f"fill the rest with RGB ({red}, {green}, {blue}). Maps cover the filled input: cut the "
+        "same area out of them."
+    )
+
+
+def range_text(bounds: tuple[float | None, float | None]) -> str:
+    """Return bounds as `0 to 255`, `0 or more` or `any`."""
+    low, high = bounds
+    if low is None:
+        return "any"
+    return f"{low} or more" if high is None else f"{low} to {high}"
+
+
+def _input(tensor: TensorSpec, fit: Fit) -> Input:
+    meaning = f"One image. Normalisation is inside the graph: give plain bytes. {fit_text(fit)}"
+    return Input(tensor.name, tensor.dtype, tensor.shape, "NHWC", "RGB", (0, 255), fit, meaning)
+
+
+def _map(tensor: TensorSpec, task: TaskSpec) -> Output:
+    decode = DECODES[task.decode]
+    bounds: tuple[float | None, float | None] = (0, task.num_channels - 1)
+    if not task.has_labels:
+        bounds = low, high = decode.range
+        if task.scale != 1 and high is not None:
+            bounds = low, high * task.scale
+    meaning = decode.meaning
+    if about := _description(task):
+        meaning = f"{about} {meaning}"
+    layout = "NHWC" if task.components else "NHW"
+    is_scaled = task.scale != 1
+    return _output(
+        tensor,
+        task,
+        layout="" if task.is_raw else layout,
+        range=bounds,
+        kind="numbers" if task.is_raw or is_scaled else KINDS.get(look(task), "numbers"),
+        meaning=meaning + (f" It is multiplied by {task.scale:g}." if is_scaled else ""),
+        classes=dict(enumerate(task.classes)),
+    )
+
+
+def _logits(tensor: TensorSpec, task: TaskSpec) -> Output:
+    classes = dict(enumerate(task.classes)) if DECODES[task.decode].values == "labels" else {}
+    bounds = (None, None)
+    return _output(
+        tensor, task, layout="NCHW", range=bounds, kind="logits", meaning=LOGITS, classes=classes
+    )
+
+
+def _output(tensor: TensorSpec, task: TaskSpec, **values: Any) -> Output:
+    return Output(
+        name=tensor.name,
+        dtype=tensor.dtype,
+        shape=tensor.shape,
+        unit=tensor.unit,
+        task=task.name,
+        stride=task.stride,
+        **values,
+    )
+
+
+def _description(task: TaskSpec) -> str:
+    """The first line of the file that defines the task; empty where this machine has no such file.
+
+    A network may decode a task in another way than the file says; then the line does not apply.
+    """
+    if task.name not in tasks.names():
+        return ""
+    module = registry.find(tasks.__name__, task.name)
+    if module.TASK.decode != task.decode or module.TASK.unit != task.unit:
+        return ""
+    return (module.__doc__ or "").strip().partition("\n")[0]

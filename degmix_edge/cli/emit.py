@@ -1,0 +1,35 @@
+"""`degmix-edge emit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from degmix_edge.cli._output import Output
+from degmix_edge.cli._types import PATH, TARGET
+from degmix_edge.cli._verb import example, verb
+
+GROUP = "Build"
+EXAMPLE = example("emit triton robot.degmix --out repository", "emit cpp robot.degmix --out app")
+
+
+@click.command(epilog=EXAMPLE)
+@click.argument("target", type=TARGET)
+@click.argument("bundle", type=PATH)
+@click.option("--out", type=PATH, required=True, help="The folder to write.")
+@click.option("--force", is_flag=True, help="Replace OUT, if it holds nothing else.")
+@verb
+def command(output: Output, target: str, bundle: Path, out: Path, force: bool) -> None:
+    """Write files with which another program runs a bundle: triton, isaac, deepstream, python, cpp.
+
+    The folder holds the model and what the target reads besides it, with the names, shapes, units
+    and classes of the bundle. It needs neither degmix-edge nor the bundle.
+    """
+    from degmix_edge.workflows.emit import emit
+
+    emitted = emit(target, bundle, out, force=force)
+    for name in emitted.files:
+        output.say(f"{out}/{name}: written")
+    values = {"target": target, "bundle": bundle, "out": out, "name": emitted.name}
+    output.result({**values, "files": emitted.files})
