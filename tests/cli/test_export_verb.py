@@ -14,7 +14,7 @@ from onnx import helper
 
 from degmix_edge.passes.forms import simplify_model
 
-pytestmark = pytest.mark.slow(file_seconds=90)
+pytestmark = pytest.mark.slow(file_seconds=60)
 
 SMALL = ["--backbone", "mobilenetv4_conv_small_050", "--size", "64x96", "--set", "dim=32"]
 

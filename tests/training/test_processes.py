@@ -23,7 +23,7 @@ from degmix_edge import config
 from degmix_edge.errors import ConfigError, OutputError, TrainingError
 from degmix_edge.progress import listening
 
-pytestmark = pytest.mark.slow(file_seconds=120)
+pytestmark = pytest.mark.slow(file_seconds=105)
 
 SETTINGS = {
     "network": NETWORK,
