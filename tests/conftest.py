@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import hashlib
 import os
 from pathlib import Path
@@ -12,13 +13,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from degmix_training import checkpoint, models
+from degmix_training import checkpoint, export, models
 from degmix_training.config import TrainConfig, network_config
 from degmix_training.data import synthetic
+from degmix_training.export import export_checkpoint
 from filelock import FileLock
 from native_build import emulated, kernels  # noqa: F401
 
 from degmix_edge import tasks
+from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.files import whole_file
 from degmix_edge.preprocess import Fit, fit_image
 from degmix_edge.workflows.build import build
@@ -61,6 +64,13 @@ def pytest_collection_modifyitems(items):
         for mark in item.iter_markers("slow"):
             seconds[item.path] = max(seconds[item.path], mark.kwargs.get("file_seconds", 10))
     items.sort(key=lambda item: -seconds[item.path])
+
+
+def pytest_collection_finish():
+    """Collect rarely, and never look at the packages' own objects: that took a seventh of a run."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -119,16 +129,12 @@ TASKS = ("semseg", "depth", "normals")
 
 
 def lively_network(model: str, **settings):
-    """A checkpoint of the small `model` with `TASKS`, and its float ONNX.
-
-    PyTorch's exporter takes seconds: each is exported once a test run.
-    """
+    """A checkpoint of the small `model` with `TASKS`, and its float ONNX."""
     return _lively_network(model, tuple(sorted(settings.items())))
 
 
 @functools.cache
 def _lively_network(model: str, settings: tuple):
-    from degmix_training.export import export_checkpoint
     from degmix_training.untrained import untrained
 
     values = small(model) | {k: dict(v) if isinstance(v, tuple) else v for k, v in settings}
@@ -137,22 +143,58 @@ def _lively_network(model: str, settings: tuple):
     config = network_config(model, values, (HEIGHT, WIDTH))
     made = lively(models.find(model).Model(config, task_specs(TASKS)))
     loaded = dataclasses.replace(loaded, network=made.requires_grad_(False))
-    name = hashlib.sha256(repr((model, settings)).encode()).hexdigest()
-    return loaded, shared_model(f"{name}.onnx", lambda: export_checkpoint(loaded))
+    return loaded, shared_export(loaded)
 
 
-def shared_model(name: str, make) -> onnx.ModelProto:
-    """The model that `make` gives, made by the first worker that needs it."""
-    return onnx.load(shared_file(name, lambda path: onnx.save(make(), path)))
+def shared_export(loaded, folds=None, tasks=()) -> onnx.ModelProto:
+    """What `export_checkpoint` gives: PyTorch's exporter takes seconds, so once a test run.
+
+    The name of the shared file holds everything that decides the result.
+    """
+    folds = tuple(loaded.network.folds if folds is None else folds)
+    tasks = export.network_spec(loaded, tasks).task_names
+    card = loaded.card.model_dump_json()
+    parts = (loaded.network, card, loaded.path.name, loaded.sha256, folds, tasks)
+    digest = hashlib.sha256(repr(parts).encode())
+    for key, value in loaded.network.state_dict().items():
+        digest.update(key.encode() + value.detach().numpy().tobytes())
+
+    def write(path: Path) -> None:
+        onnx.save(export_checkpoint(loaded, folds, tasks), path)
+
+    return onnx.load(shared_file(f"{digest.hexdigest()}.onnx", write))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_exports(_cache):
+    """Verbs and workflows export each network once a test run; `real_exports` undoes this."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "export_checkpoint", shared_export)
+        yield
+
+
+@pytest.fixture
+def real_exports(monkeypatch):
+    """Every export of this test is one by PyTorch."""
+    monkeypatch.setattr(export, "export_checkpoint", export_checkpoint)
 
 
 def shared_file(name: str, write) -> Path:
     """A file that `write(path)` makes: written by the first worker that needs it, read by all."""
+
+    def write_whole(path: Path) -> None:
+        with whole_file(path) as part:
+            write(part)
+
+    return shared(name, write_whole)
+
+
+def shared(name: str, make) -> Path:
+    """What `make(path)` makes whole or not at all: by the first worker that needs it, for all."""
     path = SHARED[0] / name
     with FileLock(f"{path}.lock"):
         if not path.exists():
-            with whole_file(path) as part:
-                write(part)
+            make(path)
     return path
 
 
@@ -181,9 +223,7 @@ def loaded(checkpoint_path: Path) -> checkpoint.Checkpoint:
 @pytest.fixture(scope="session")
 def exported(loaded):
     """Float ONNX and its spec."""
-    from degmix_training.export import export_checkpoint, network_spec
-
-    return shared_model("small.onnx", lambda: export_checkpoint(loaded)), network_spec(loaded)
+    return shared_export(loaded), export.network_spec(loaded)
 
 
 @pytest.fixture(scope="session")
@@ -214,19 +254,17 @@ def calibrate(pictures):
 
 
 @pytest.fixture(scope="session")
-def bundles(exported, pictures, tmp_path_factory: pytest.TempPathFactory):
+def bundles(exported, pictures):
     """One bundle a precision, by precision."""
-    folder = tmp_path_factory.mktemp("bundles")
-    return {
-        precision: build(
-            exported[0],
-            folder / f"{precision}.degmix",
-            precision=precision,
-            calibration=pictures,
-            observer="min_max",
-        )
-        for precision in ("fp32", "fp16", "int8")
-    }
+    values = {"calibration": pictures, "observer": "min_max"}
+
+    def bundle(precision: str):
+        def make(path: Path) -> None:
+            build(exported[0], path, precision=precision, **values)
+
+        return open_bundle(shared(f"{precision}.degmix", make))
+
+    return {precision: bundle(precision) for precision in ("fp32", "fp16", "int8")}
 
 
 @pytest.fixture

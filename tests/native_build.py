@@ -21,18 +21,25 @@ def configure(folder: Path, *options: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def emulated(tmp_path_factory) -> Path:
+def emulated() -> Path:
     """The folder of a build for the processor, against our own TensorRT interface."""
+    from conftest import shared_file
+
     if shutil.which("cmake") is None or shutil.which("c++") is None:
         pytest.skip("no cmake or no C++ compiler")
-    folder = tmp_path_factory.mktemp("emulated")
+    return shared_file("emulated.built", build_emulated).with_name("emulated")
+
+
+def build_emulated(built: Path) -> None:
+    """Build beside the file `built`, which says that all went well."""
+    folder = built.with_name("emulated")
     options = ("-DDEGMIX_EMULATION=ON", "-DDEGMIX_CUDA=OFF", "-DDEGMIX_CPU_OPS=OFF")
     configure(folder, *options, f"-DTENSORRT_ROOT={INTERFACE}")
     command = ["cmake", "--build", str(folder), "--parallel", "2"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "warning" not in done.stdout + done.stderr, done.stdout
-    return folder
+    built.touch()
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,18 @@
 """The checkpoint that ships: what its card says, and that INT8 costs it next to nothing."""
 
+import contextlib
+import io
+import json
+import shutil
+
 import pytest
 from degmix_training import checkpoint, data
-from degmix_training.export import export_checkpoint
 
 from degmix_edge import metrics
-from degmix_edge.backends.torch_eager import Backend
-from degmix_edge.runtime import Session, load
-from degmix_edge.workflows.bench import bench_sessions
-from degmix_edge.workflows.build import build
-from degmix_edge.workflows.comparison import compare_sessions, tensor_differences
+from degmix_edge.bundle.contents import open_bundle
+from degmix_edge.cli import invoke
 
-pytestmark = pytest.mark.slow(file_seconds=60)
+pytestmark = pytest.mark.slow(file_seconds=70)
 
 
 @pytest.fixture(scope="module")
@@ -20,20 +21,19 @@ def shipped():
 
 
 @pytest.fixture(scope="module")
-def held_out(shipped):
-    return data.open_split("synthetic", "test", 64, shipped.card.height, shipped.card.width)
+def demo(tmp_path_factory):
+    """The folder of the demo as people type it, which compares on 64 held-out scenes."""
+    folder = tmp_path_factory.mktemp("shipped") / "demo"
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err):
+        code = invoke(["demo", "--out", str(folder), "--calls", "30"])
+    assert code == 0, err.getvalue()
+    return folder
 
 
 @pytest.fixture(scope="module")
-def built(shipped, tmp_path_factory):
-    train = data.open_split("synthetic", "train", 64, shipped.card.height, shipped.card.width)
-    named = [(sample.name, sample.image) for sample in train]
-    folder = tmp_path_factory.mktemp("shipped")
-    exported = export_checkpoint(shipped)
-    return {
-        precision: build(exported, folder / precision, precision=precision, calibration=named)
-        for precision in ("fp32", "int8")
-    }
+def results(demo):
+    return json.loads((demo / "results.json").read_text())
 
 
 def test_it_is_small_and_knows_where_it_comes_from(shipped):
@@ -65,27 +65,41 @@ def test_the_card_is_what_the_network_scores(shipped):
         assert value == pytest.approx(shipped.card.scores[task].value, rel=2e-3), task
 
 
-def test_int8_and_fp32_against_pytorch(shipped, built, held_out, capsys):
-    manifest = built["fp32"].manifest
-    torch_backend = Backend(manifest.network, shipped.network, raw_logits=True)
-    samples = [(sample.image, sample.labels) for sample in held_out]
-    with Session(torch_backend, manifest.fit) as reference:
-        tensors = tensor_differences(
-            built["fp32"], torch_backend, [image for image, _ in samples[:4]]
-        )
-        for tensor in tensors:
-            assert tensor.equal is None or tensor.equal >= 0.999
-            assert tensor.relative <= 1e-4 or not tensor.name.endswith("_logits"), tensor
-        with load(built["int8"]) as int8:
-            found = compare_sessions(int8, reference, samples, max_drop=0.02)
-            assert found.passed, found.verdict
-            results = bench_sessions({"int8": int8, "torch": reference}, [samples[0][0]], calls=30)
-    ratio = results["torch"].median_net_ms / results["int8"].median_net_ms
+def test_the_demo_writes_its_report(demo):
+    names = sorted(path.name for path in demo.iterdir())
+    assert names == [
+        "degmix_tiny.fp32.degmix",
+        "degmix_tiny.int8.degmix",
+        "report.html",
+        "results.json",
+        "sheet.png",
+    ]
+    page = (demo / "report.html").read_text()
+    assert page.count("<img") == 5 * 13 + 3 * 19
+
+
+def test_int8_and_fp32_against_pytorch(results, capsys):
+    fp32, int8 = (results["comparisons"][precision] for precision in ("fp32", "int8"))
+    assert len(fp32["tensors"]) == 2 * len(fp32["tasks"]) == 12
+    for tensor in fp32["tensors"]:
+        assert tensor["equal"] is None or tensor["equal"] >= 0.999
+        assert tensor["relative"] <= 1e-4 or not tensor["name"].endswith("_logits"), tensor
+    assert int8["images"] == 64
+    assert int8["passed"], int8["verdict"]
+    assert all(task["drop"] <= 0.02 for task in int8["tasks"])
     with capsys.disabled():
-        drops = ", ".join(f"{t.task} {100 * t.drop:+.2f} %" for t in found.tasks.values())
+        drops = ", ".join(f"{t['task']} {100 * t['drop']:+.2f} %" for t in int8["tasks"])
+        ratio = results["speedup_net"]["int8"]
         print(f"\ndegmix_tiny int8, worse by: {drops}; engine call {ratio:.1f} x PyTorch eager")
 
 
-def test_the_int8_bundle_is_a_third_of_the_fp32_one(built):
-    ratio = built["int8"].size_bytes / built["fp32"].size_bytes
-    assert ratio <= 0.35
+def test_the_int8_bundle_is_a_third_of_the_fp32_one(demo):
+    sizes = {p: open_bundle(demo / f"degmix_tiny.{p}.degmix").size_bytes for p in ("fp32", "int8")}
+    assert sizes["int8"] / sizes["fp32"] <= 0.35
+
+
+def test_another_demo_takes_the_bundles_of_the_first(demo, tmp_path, capfd):
+    shutil.copytree(demo, tmp_path / "demo")
+    again = ["demo", "--out", str(tmp_path / "demo"), "--scenes", "1", "--calls", "1"]
+    assert invoke(again) == 0
+    assert capfd.readouterr().err.count("from an earlier demo") == 2

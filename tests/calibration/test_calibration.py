@@ -11,7 +11,7 @@ from degmix_edge.errors import BuildError, ConfigError, InputError
 from degmix_edge.passes.forms import deploy_model
 from degmix_edge.quant.qparams import LEVELS
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(file_seconds=30)
 
 RNG = np.random.default_rng(0)
 

@@ -14,7 +14,7 @@ from degmix_edge.graph import roofline as devices
 from degmix_edge.graph.cost import NodeCost, by_part, costs, total_macs
 from degmix_edge.graph.model import constant
 
-pytestmark = pytest.mark.slow(file_seconds=60)
+pytestmark = pytest.mark.slow(file_seconds=75)
 
 SIZE = (64, 96)
 

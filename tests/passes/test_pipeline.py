@@ -22,7 +22,7 @@ from degmix_edge.passes.lower_deform_to_plugin import LowerDeformToPlugin
 from degmix_edge.passes.pipeline import FORMS
 from degmix_edge.quant.rules import choose
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(file_seconds=20)
 
 CASES = {
     "published": {"dim": 64, "depth": 2},

@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from degmix_edge import tasks
 from degmix_edge.errors import ConfigError, ShapeError
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(file_seconds=20)
 
 NYUD = {"semseg": 40, "depth": 1, "normals": 3, "edge": 1}
 PASCAL = {"semseg": 21, "human_parts": 7, "saliency": 2, "normals": 3, "edge": 1}

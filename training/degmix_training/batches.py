@@ -69,11 +69,6 @@ class Batches(lightning.LightningDataModule):
         """Return the loader of the training batches, starting at the trainer's current step."""
         config, trainer = self.config, self.trainer
         world = trainer.world_size if trainer else 1
-        if config.batch_size % world:
-            raise ConfigError(
-                f"batch_size {config.batch_size}: expected a multiple of the {world} processes "
-                f"that share it"
-            )
         draws = Draws(
             length=len(self.train),
             batch_size=config.batch_size,

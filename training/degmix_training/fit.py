@@ -67,6 +67,7 @@ def fit(
     """
     machine = machine or Machine()
     _check_losses(settings)
+    _check_batch(settings, machine.devices * machine.nodes)
     if resume:
         _check_resumable(settings, out)
     with first_listening(progress):
@@ -102,6 +103,14 @@ def _check_losses(settings: TrainConfig) -> None:
     if unused := sorted(own - set(learned)):
         raise ConfigError(
             f"loss_weights: {unused[0]!r} is no task of this run: {', '.join(learned)}"
+        )
+
+
+def _check_batch(settings: TrainConfig, processes: int) -> None:
+    if settings.batch_size % processes:
+        raise ConfigError(
+            f"batch_size {settings.batch_size}: expected a multiple of the {processes} processes "
+            f"that share it"
         )
 
 
