@@ -15,6 +15,13 @@ def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 
 
 INPUT = [
+    click.option(
+        "--size",
+        type=(int, int),
+        default=None,
+        metavar="HEIGHT WIDTH",
+        help="Of an ONNX file's input, where its axes are dynamic.",
+    ),
     click.option("--mean", type=TRIPLE, default=None, help="Of an ONNX file's input, by channel."),
     click.option("--std", type=TRIPLE, default=None, help="Of an ONNX file's input, by channel."),
     click.option("--scale", type=int, default=1, help="Its value of white: 1 or 255."),

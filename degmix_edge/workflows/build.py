@@ -102,18 +102,16 @@ class Build:
     def describe(
         self,
         *,
-        size: tuple[int, int] | None = None,
         classes: Mapping[str, Sequence[str]] | None = None,
         golden_image: Any = None,
     ) -> None:
         """Say what a network of the user's does not say itself.
 
         Args:
-            size: Height and width in pixels of a torch module's input.
             classes: Class names by task, of a torch module.
             golden_image: The image whose maps every machine must give.
         """
-        self._size, self._classes, self._golden_source = size, classes, golden_image
+        self._classes, self._golden_source = classes, golden_image
 
     def claim(self, *, force: bool) -> None:
         """Claim the place of the bundle, so that two builds do not both write there.
@@ -170,13 +168,13 @@ class Build:
         read = read_network(
             self._network,
             tasks=tasks,
-            size=self._size,
+            size=self.options.size,
             classes=self._classes,
             normalisation=self.options.normalisation,
             outputs=self.options.outputs,
         )
         self._float, self.spec = read.model, read.spec.keep(tasks or read.spec.task_names)
-        self._is_foreign = read.is_foreign
+        self._original = read.original or (read.model if read.is_foreign else None)
         if self._asked:
             self._asked.check(self.spec)
         if read.detail:
@@ -278,9 +276,9 @@ class Build:
 
     def _golden(self) -> None:
         self._maps = golden_maps(self.product, self._files, self._golden_image, self.clock)
-        if self._is_foreign:
+        if self._original is not None:
             check_source(
-                self._float, self.product, self._maps, self._golden_image, clock=self.clock
+                self._original, self.product, self._maps, self._golden_image, clock=self.clock
             )
 
     def _write(self) -> None:
@@ -301,7 +299,6 @@ def build(
     options: Options | None = None,
     calibration: Source = None,
     examples: Source = None,
-    size: tuple[int, int] | None = None,
     classes: Mapping[str, Sequence[str]] | None = None,
     golden_image: Any = None,
     force: bool = False,
@@ -322,13 +319,12 @@ def build(
         calibration: A source string, or an iterable of images: paths, Pillow images or uint8 RGB
             arrays `(H, W, 3)`. An INT8 build needs it, or `ranges`.
         examples: The same for what a budget is measured on.
-        size: Height and width in pixels of a torch module's input.
         classes: Class names by task, of a torch module.
         golden_image: The image whose maps every machine must give; None takes the first calibration
             image, or a synthetic scene.
         force: Replace a bundle that is at `target`.
         progress: Called with an `Event` as the build goes on. What it raises ends the build.
-        **changes: Fields of `Options`, as in `precision="fp16"`.
+        **changes: Fields of `Options`, as in `precision="fp16"`. A torch module needs `size`.
 
     Raises:
         ConfigError: A setting, task or backend that does not exist; `network` is nothing known.
@@ -345,7 +341,7 @@ def build(
         pipeline = Build(
             network, settings, Path(target), calibration=calibration, examples=examples
         )
-        pipeline.describe(size=size, classes=classes, golden_image=golden_image)
+        pipeline.describe(classes=classes, golden_image=golden_image)
         _check_end(settings)
         pipeline.claim(force=force)
         pipeline.check()

@@ -29,12 +29,14 @@ class FloatNetwork:
         spec: Size, normalisation, tasks and source.
         detail: In words: what was exported; empty for a network that was ONNX already.
         is_foreign: Another program made it, so that it does not say how it wants its input.
+        original: The ONNX model as its file has it, where `model` was adopted from it.
     """
 
     model: onnx.ModelProto
     spec: NetworkSpec
     detail: str
     is_foreign: bool = False
+    original: onnx.ModelProto | None = None
 
 
 def read_network(
@@ -52,15 +54,16 @@ def read_network(
         network: See `Network`.
         tasks: Of a checkpoint, only these are exported; none is all. Passes drop the others from an
             ONNX model.
-        size: Height and width of a torch module's input, in pixels.
+        size: Height and width in pixels of the input of a torch module, or of an ONNX file of
+            another program whose axes are dynamic.
         classes: Class names by task, of a torch module; unnamed classes are numbered.
         normalisation: How an ONNX file of another program wants its input, which it does not say;
-            of a torch module, None is ImageNet's.
+            of a torch module, None is ImageNet's. A network that takes bytes needs none.
         outputs: The task of each output of an ONNX file that is not called after it.
 
     Raises:
         ConfigError: It is none of these, a torch module without `size`, an ONNX file of another
-            program without `normalisation`, or a network of ours with one.
+            program without `normalisation`, or a network of ours with one or with `size`.
         CheckpointError, GraphError: The file is missing or damaged, or cannot be exported.
     """
     read = _read(network, tasks, size, classes, outputs)
@@ -72,7 +75,14 @@ def read_network(
                 f"{read.spec.source.name}: says itself how its input is normalised; leave out "
                 "mean, std, scale and color"
             )
+        if size is not None and size != (read.spec.height, read.spec.width):
+            raise ConfigError(
+                f"{read.spec.source.name}: takes {read.spec.height} x {read.spec.width}, and size "
+                f"is {size[0]} x {size[1]}; leave out size, or export the network again"
+            )
         return read
+    if read.original is not None and _takes_bytes(read.original):
+        return replace(read, spec=_bytes_normalisation(read.spec, normalisation).apply(read.spec))
     if normalisation is not None:
         return replace(read, spec=normalisation.apply(read.spec))
     if hasattr(network, "forward"):
@@ -84,6 +94,25 @@ def read_network(
     )
 
 
+def _takes_bytes(original: onnx.ModelProto) -> bool:
+    from degmix_edge.graph.adopt import takes_bytes
+
+    return takes_bytes(original)
+
+
+def _bytes_normalisation(spec: NetworkSpec, said: Normalisation | None) -> Normalisation:
+    """The normalisation of a network that takes bytes as they are."""
+    plain = Normalisation(mean=(0, 0, 0), std=(1, 1, 1), scale=255)
+    if said is None:
+        return plain
+    if said.model_copy(update={"color": plain.color}) != plain:
+        raise ConfigError(
+            f"{spec.source.name}: its input is uint8, so that it normalises the image itself; "
+            "leave out mean, std and scale, or give 0 0 0, 1 1 1 and 255"
+        )
+    return said
+
+
 def _read(
     network: Network,
     tasks: Sequence[str],
@@ -92,9 +121,9 @@ def _read(
     outputs: Mapping[str, str] | None,
 ) -> FloatNetwork:
     if isinstance(network, str | Path):
-        return _from_file(str(network), tasks, outputs)
+        return _from_file(str(network), tasks, size, outputs)
     if hasattr(network, "graph") and hasattr(network, "opset_import"):
-        return _from_model(network, Path("model.onnx"), network.SerializeToString(), outputs)
+        return _from_model(network, Path("model.onnx"), network.SerializeToString(), size, outputs)
     if hasattr(network, "card") and hasattr(network, "network"):
         return _exported(network, tasks)
     if hasattr(network, "state_dict") and hasattr(network, "forward"):
@@ -153,27 +182,45 @@ def task_names(text: str | Sequence[str] | None) -> tuple[str, ...]:
     return names
 
 
-def _from_file(name: str, tasks: Sequence[str], outputs: Mapping[str, str] | None) -> FloatNetwork:
+def _from_file(
+    name: str,
+    tasks: Sequence[str],
+    size: tuple[int, int] | None,
+    outputs: Mapping[str, str] | None,
+) -> FloatNetwork:
     if not name.endswith(".onnx"):
         return _exported(read_checkpoint(name), tasks)
     from degmix_edge.graph.model import read_model
 
-    return _from_model(read_model(Path(name)), Path(name), None, outputs)
+    return _from_model(read_model(Path(name)), Path(name), None, size, outputs)
 
 
 def _from_model(
-    model: onnx.ModelProto, path: Path, data: bytes | None, outputs: Mapping[str, str] | None
+    model: onnx.ModelProto,
+    path: Path,
+    data: bytes | None,
+    size: tuple[int, int] | None,
+    outputs: Mapping[str, str] | None,
 ) -> FloatNetwork:
     """The network of an ONNX model, with its outputs called after their tasks."""
+    from degmix_edge.graph.adopt import adopt
     from degmix_edge.graph.spec import network_spec, rename_outputs
 
     is_foreign = all(prop.key != METADATA_KEY for prop in model.metadata_props)
-    spec = network_spec(model, path, data, outputs)
-    if is_foreign and spec.outputs:
-        own, model = model, type(model)()
-        model.CopyFrom(own)  # the user's object stays as it is
-        rename_outputs(model, spec.outputs)
-    return FloatNetwork(model, spec, "", is_foreign)
+    if not is_foreign:
+        return FloatNetwork(model, network_spec(model, path, data, outputs), "")
+    adopted = adopt(model, str(path), size=size)
+    spec = network_spec(adopted, path, data, outputs)
+    rename_outputs(adopted, spec.outputs)
+    return FloatNetwork(adopted, spec, _adoption(model, adopted), True, model)
+
+
+def _adoption(original: onnx.ModelProto, adopted: onnx.ModelProto) -> str:
+    """What was adopted, in words."""
+    from degmix_edge.graph.opset import OPSET, version_of
+
+    before, after = len(original.graph.node), len(adopted.graph.node)
+    return f"opset {version_of(original)} -> {OPSET}, {before} -> {after} nodes"
 
 
 def _exported(checkpoint: Checkpoint, tasks: Sequence[str]) -> FloatNetwork:

@@ -11,6 +11,7 @@ from pydantic import Field
 from degmix_edge import config
 from degmix_edge.backends import EngineOptions
 from degmix_edge.errors import ConfigError
+from degmix_edge.limits import Side
 from degmix_edge.network import Normalisation
 from degmix_edge.preprocess import Color
 from degmix_edge.quant.recipe import Precision
@@ -35,6 +36,8 @@ class Options(config.Settings):
         keep_float: Names of nodes that stay fp32 besides those that the rules keep.
         raw_logits: Keep the logits as outputs beside the maps.
         mode: How images of another aspect ratio are fitted.
+        size: Height and width in pixels of the input of a torch module, or of a foreign ONNX file
+            whose axes are dynamic.
         mean, std: How a foreign ONNX file or torch module wants its input, by channel.
         scale: The value of white before the mean is subtracted: 1 or 255.
         color: Order of its channels: rgb or bgr.
@@ -62,6 +65,7 @@ class Options(config.Settings):
     keep_float: tuple[str, ...] = ()
     raw_logits: bool = False
     mode: Literal["letterbox", "stretch"] = "letterbox"
+    size: tuple[Side, Side] | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     scale: Literal[1, 255] = 1
