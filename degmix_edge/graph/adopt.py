@@ -62,7 +62,7 @@ def adopt(
     """
     try:
         return _adopted(model, where, size, batch)
-    except DegmixError:
+    except (DegmixError, MemoryError):
         raise
     except Exception as error:  # onnx raises nearly anything on a graph that nobody exported
         raise GraphError(

@@ -12,8 +12,9 @@ from degmix_edge.errors import GraphError
 OPSET = 20
 """The version that every graph has from the first pass on.
 
-It is the first with both DeformConv (19) and Gelu (20), so that our own exports have it. It is also
-the newest that the parser of TensorRT 10.3 reads, which JetPack 6.2 has.
+It is the first with both DeformConv (19) and Gelu (20), so that our own exports have it, and every
+pass and backend is tested with it. Parsers on robots are older than exporters: TensorRT 10.3, which
+JetPack 6.2 has, does not read the newest opsets.
 """
 OLDEST = 7
 """ONNX Runtime runs no older file, so that nothing could check what became of one."""

@@ -51,9 +51,11 @@ def network():
     return module.eval()
 
 
-def export(path: Path, *, dynamo: bool, opset: int, dynamic: bool) -> None:
-    """Write the network's file as torch's old or new exporter does."""
-    names = {"input_names": [INPUT], "output_names": list(OUTPUTS)}
+def export(
+    path: Path, *, dynamo: bool, opset: int, dynamic: bool, module=None, outputs=OUTPUTS
+) -> None:
+    """Write a network's file as torch's old or new exporter does."""
+    names = {"input_names": [INPUT], "output_names": list(outputs)}
     axes: dict = {}
     if dynamic and dynamo:
         axis = torch.export.Dim.DYNAMIC
@@ -66,9 +68,9 @@ def export(path: Path, *, dynamo: bool, opset: int, dynamic: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = torch.randn(*size)
-        kind = {"dynamo": dynamo, "opset_version": opset}
+        kind = {"dynamo": dynamo, "opset_version": opset, "verbose": False}
         target = None if dynamo else path
-        program = torch.onnx.export(network(), (image,), target, **kind, **names, **axes)
+        program = torch.onnx.export(module or network(), (image,), target, **kind, **names, **axes)
     if dynamo:
         onnx.save(program.model_proto, path)
 

@@ -6,8 +6,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torchvision
 from foreign_networks import (
     HEIGHT,
+    INPUT,
     OUTPUTS,
     WIDTH,
     Bytes,
@@ -17,13 +19,18 @@ from foreign_networks import (
     network,
 )
 from PIL import Image
+from torch import nn
 
 import degmix_edge
 from degmix_edge.errors import ConfigError
+from degmix_edge.graph.adopt import adopt
+from degmix_edge.ort import cpu_session
+from degmix_edge.passes.forms import simplify_model
 from degmix_edge.workflows.compare import compare
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 SIZE = (HEIGHT, WIDTH)
+pytestmark = pytest.mark.slow(file_seconds=90)
 
 
 @pytest.fixture
@@ -59,27 +66,33 @@ def is_the_same(file: str, *, size=None, relative: float = 1e-4, **wants) -> Non
     ("dynamo", "opset", "dynamic"),
     [
         *((False, 11, True), (False, 13, False), (False, 17, True)),
-        *((True, 18, False), (True, 21, True), (True, 23, True)),
+        *((True, 18, False), (True, 21, True), (True, 23, False)),
     ],
 )
-@pytest.mark.slow(file_seconds=60)
 def test_exporters(here, dynamo, opset, dynamic):
     export(here / "mine.onnx", dynamo=dynamo, opset=opset, dynamic=dynamic)
     assert onnx.load("mine.onnx").opset_import[0].version == opset
     is_the_same("mine.onnx", size=SIZE if dynamic else None, **IMAGENET)
 
 
-def test_half_floats_in_another_file(here):
-    """FP16 weights in a file beside the model."""
-    half = copy.deepcopy(network()).half()
-    export_module(here / "whole.onnx", half, torch.randn(1, 3, *SIZE).half())
+@pytest.mark.parametrize(
+    ("dtype", "kind", "relative"),
+    [
+        (torch.float16, onnx.TensorProto.FLOAT16, 1e-2),
+        (torch.bfloat16, onnx.TensorProto.BFLOAT16, 1e-4),  # both in float32: no CPU has it
+    ],
+)
+def test_half_floats_in_another_file(here, dtype, kind, relative):
+    """Narrow weights in a file beside the model."""
+    half = copy.deepcopy(network()).to(dtype)
+    export_module(here / "whole.onnx", half, torch.randn(1, 3, *SIZE).to(dtype))
     model = onnx.load("whole.onnx")
-    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+    assert model.graph.input[0].type.tensor_type.elem_type == kind
     onnx.save(model, "mine.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     assert (here / "w.bin").stat().st_size > 100_000
-    is_the_same("mine.onnx", relative=1e-2, **IMAGENET)
+    is_the_same("mine.onnx", relative=relative, **IMAGENET)
     weights = onnx.load("x.degmix/model.onnx").graph.initializer
-    assert onnx.TensorProto.FLOAT16 not in {weight.data_type for weight in weights}
+    assert kind not in {weight.data_type for weight in weights}
 
 
 def test_channels_last(here):
@@ -106,3 +119,72 @@ def test_bytes(here, color):
         degmix_edge.build(
             "mine.onnx", "y.degmix", precision="fp32", outputs=OUTPUTS, size=SIZE, **IMAGENET
         )
+
+
+def test_the_command_line(here, cli):
+    """INT8 of a file with dynamic axes; what is missing or contradicts it is said."""
+    export(here / "mine.onnx", dynamo=False, opset=11, dynamic=True)
+    build = ["build", "engine", here / "mine.onnx", "--calib", here / "photos"]
+    build += ["--mean", 0, 0, 0, "--std", 1, 1, 1, "--scale", 255, "--backend", "onnxruntime"]
+    build += [part for own, task in OUTPUTS.items() for part in ("--map", f"{own}={task}")]
+    code, _, err = cli(*build)
+    assert code == 6
+    assert "dynamic axes height ('h') and width ('w')" in " ".join(err.split())
+    assert "--size HEIGHT WIDTH" in " ".join(err.split())
+    assert cli(*build, "--size", 64)[0] == 2
+    assert cli(*build, "--size", 64, -96)[0] == 3
+    code, _, err = cli(*build, "--size", *SIZE)
+    assert code == 0, err
+    photos = ("--data", here / "photos", "--max-disagreement", 30)
+    code, _, err = cli("compare", "robot.degmix", here / "mine.onnx", *photos)
+    assert code == 0, err
+
+
+def swin():
+    """Shifted windows: rolls, masks and grids that depend on the size."""
+    made = torchvision.models.SwinTransformer([4, 4], 12, [1, 2], [1, 2], [4, 4])
+    return made.features
+
+
+def convnext():
+    setting = torchvision.models.convnext.CNBlockConfig
+    blocks = [setting(8, 16, 1), setting(16, None, 1)]
+    return torchvision.models.ConvNeXt(blocks, layer_scale=1.0).features
+
+
+def lraspp():
+    made = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None
+    )
+    return nn.Sequential(made.backbone, made.classifier)
+
+
+@pytest.mark.parametrize(
+    ("make", "dynamo", "opset"),
+    [
+        *((swin, False, 11), (swin, False, 17), (convnext, False, 11), (convnext, True, 21)),
+        *((lraspp, False, 11), (lraspp, False, 17)),
+    ],
+)
+def test_families_of_torchvision(tmp_path, make, dynamo, opset):
+    """What adopting and the passes leave is the same function, without arithmetic on shapes."""
+    torch.manual_seed(0)
+    module = make()
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = 1.0
+    module.train()(torch.randn(2, 3, *SIZE))
+    file = tmp_path / "mine.onnx"
+    export(file, dynamo=dynamo, opset=opset, dynamic=True, module=module.eval(), outputs=["y"])
+    model = onnx.load(file)
+    simple = simplify_model(adopt(model, "mine.onnx", size=SIZE), ["y"])
+    image = torch.randn(1, 3, *SIZE).numpy()
+    feeds = {INPUT: image}
+    want, got = (
+        cpu_session(m.SerializeToString(), optimization="basic", num_threads=1).run(None, feeds)[0]
+        for m in (model, simple)
+    )
+    assert want.std() > 1e-3
+    assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
+    operators = {node.op_type for node in simple.graph.node}
+    assert not operators & {"Shape", "Range", "ConstantOfShape", "Where", "Equal", "If", "Cast"}

@@ -194,6 +194,11 @@ def test_a_network_of_ours_says_it_itself(exported, tmp_path):
         degmix_edge.build(exported[0], tmp_path / "x.degmix", precision="fp32", **IMAGENET)
 
 
+def test_a_network_of_ours_has_its_size(exported, tmp_path):
+    with pytest.raises(ConfigError, match="takes 64 x 96, and size is 32 x 32; leave out size"):
+        degmix_edge.build(exported[0], tmp_path / "x.degmix", precision="fp32", size=(32, 32))
+
+
 def test_another_file_is_no_reference(here, cli):
     degmix_edge.build("mine.onnx", "x.degmix", precision="fp32", **PLAIN)
     onnx.save(foreign(seed=1), "other.onnx")
