@@ -159,6 +159,8 @@ def _problems(model: type[BaseModel], error: ValidationError) -> list[dict[str, 
 
 def _one(problem: dict[str, Any]) -> str:
     where = ".".join(map(str, problem["loc"]))
+    if not where:  # several settings together
+        return str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         return unknown("setting", where, problem["fields"])
     got = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"

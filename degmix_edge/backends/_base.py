@@ -28,12 +28,14 @@ class Backend(ABC):
         title: What tables call it.
         spec: The network that it runs.
         is_concurrent: Several threads may infer at once.
+        rounds: The network itself rounds to a type narrower than float32 between its nodes.
         stages: Milliseconds by part of this thread's last call, of a backend that measures them.
     """
 
     name: ClassVar[str]
     title: ClassVar[str] = ""
     is_concurrent: ClassVar[bool] = False
+    rounds: bool = False
 
     def __init__(self, spec: NetworkSpec) -> None:
         self.spec = spec

@@ -9,6 +9,7 @@ import numpy as np
 from degmix_edge import ort
 from degmix_edge.backends._base import Backend as Base
 from degmix_edge.errors import BackendError
+from degmix_edge.graph.layout import TO_FIRST, TO_LAST, is_channels_last
 from degmix_edge.graph.outputs import select_array
 from degmix_edge.network import NetworkSpec
 from degmix_edge.preprocess import normalise
@@ -22,7 +23,8 @@ class Backend(Base):
 
     Args:
         spec: The network's promises.
-        model: ONNX bytes: normalised `(1, 3, H, W)` to one output of logits per task.
+        model: ONNX bytes: an image to one output of logits per task. The image is normalised
+            float32 or float16, or uint8 as it is; `(1, 3, H, W)` or `(1, H, W, 3)`.
         raw_logits: Return the logits too, as `<task>_logits`.
     """
 
@@ -41,7 +43,10 @@ class Backend(Base):
         return None
 
     def _activate(self) -> None:
-        self._running = ort.cpu_session(self.model, optimization="basic")
+        model, self.rounds = _runnable(self.model)
+        self._running = ort.cpu_session(model, optimization="basic")
+        self._input = self._running.get_inputs()[0]
+        self._is_last = is_channels_last(self._input.shape)
         self._outputs = [output.name for output in self._running.get_outputs()]
         needed = [task.output or task.name for task in self.spec.tasks]
         missing = [name for name in needed if name not in self._outputs]
@@ -51,11 +56,9 @@ class Backend(Base):
             )
 
     def _infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        planes = normalise(image, self.spec.mean, self.spec.std, self.spec.color)
-        name = self._running.get_inputs()[0].name
         with ort.errors():
-            outputs = self._running.run(None, {name: planes})
-        arrays = dict(zip(self._outputs, outputs, strict=True))
+            outputs = self._running.run(None, {self._input.name: self._own_input(image)})
+        arrays = dict(zip(self._outputs, map(_single, outputs), strict=True))
         maps = {}
         for task in self.spec.tasks:
             logits = select_array(arrays[task.output or task.name], task)
@@ -66,8 +69,40 @@ class Backend(Base):
                 maps[logits_name(task.name)] = logits
         return maps
 
+    def _own_input(self, image: np.ndarray) -> np.ndarray:
+        """The image in the type and the layout of the file's own input."""
+        if self._input.type == "tensor(uint8)":
+            own = image.transpose(TO_FIRST)
+            own = own[:, ::-1] if self.spec.color == "bgr" else own
+        else:
+            own = normalise(image, self.spec.mean, self.spec.std, self.spec.color)
+            own = own.astype(np.float16) if self._input.type == "tensor(float16)" else own
+        return np.ascontiguousarray(own.transpose(TO_LAST) if self._is_last else own)
+
     def _deactivate(self) -> None:
         del self._running
+
+
+def _runnable(model: bytes) -> tuple[bytes, bool]:
+    """The model, and whether it rounds to float16.
+
+    One with bfloat16 becomes float32, because ONNX Runtime has no CPU kernels for it.
+    """
+    import onnx
+
+    from degmix_edge.graph.float32 import narrow_types, widen
+
+    proto = onnx.load_from_string(model)
+    kinds = narrow_types(proto)
+    if onnx.TensorProto.BFLOAT16 not in kinds:
+        return model, bool(kinds)
+    widen(proto)
+    return bytes(proto.SerializeToString()), False
+
+
+def _single(array: np.ndarray) -> np.ndarray:
+    """Float32 in place of float16."""
+    return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def _at_size(logits: np.ndarray, height: int, width: int, task: TaskSpec) -> np.ndarray:

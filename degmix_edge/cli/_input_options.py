@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from degmix_edge.cli._types import PATH
+from degmix_edge.cli._types import PATH, SIZE
 
 TRIPLE = (float, float, float)
 
@@ -18,6 +18,7 @@ def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 
 INPUT = [
     click.option("--spec", type=PATH, help="A spec.yaml that describes an ONNX file."),
+    click.option("--size", type=SIZE, help="Of an ONNX file with dynamic axes, as in 448x672."),
     click.option("--mean", type=TRIPLE, default=None, help="Of an ONNX file's input, by channel."),
     click.option("--std", type=TRIPLE, default=None, help="Of an ONNX file's input, by channel."),
     click.option("--scale", type=int, default=1, help="Its value of white: 1 or 255."),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx
 
 from degmix_edge.errors import GraphError
@@ -36,7 +38,20 @@ def check_graph(model: onnx.ModelProto) -> None:
                 f"[1, 3, 448, 672]: an engine is made for one size. Export again without dynamic "
                 f"axes, once for each size"
             )
-    problems = [problem for node in model.graph.node if (problem := _problem(node))]
+    _complain(model.graph.node)
+
+
+def check_domains(model: onnx.ModelProto) -> None:
+    """Check that every operator is of standard ONNX or ours.
+
+    Raises:
+        GraphError: Some are not; as `check_graph`.
+    """
+    _complain(node for node in model.graph.node if node.domain not in DOMAINS)
+
+
+def _complain(nodes: Iterable[onnx.NodeProto]) -> None:
+    problems = [problem for node in nodes if (problem := _problem(node))]
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise GraphError(f"unsupported operators: {'; '.join(problems[:SHOWN])}{more}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from degmix_edge.graph.layout import TO_FIRST, TO_LAST
 from degmix_edge.network import NetworkSpec
 
 if TYPE_CHECKING:
@@ -55,13 +56,25 @@ def _selected(graph: gs.Graph, tensor: gs.Variable, task: TaskSpec) -> gs.Variab
     if len(tensor.shape) == 3:
         axis = constant(f"{name}/channel_axis", [1], np.int64)
         tensor = append(graph, "Unsqueeze", [tensor, axis], f"{name}/channel", dtype)
+    elif task.channels_last and (first := _before_transpose(graph, tensor)) is not None:
+        tensor = first
     elif task.channels_last:
-        tensor = append(graph, "Transpose", [tensor], f"{name}/first", dtype, perm=[0, 3, 1, 2])
+        tensor = append(graph, "Transpose", [tensor], f"{name}/first", dtype, perm=TO_FIRST)
     if task.channels is not None:
         bounds = zip(("begin", "end", "slice_axis"), (*task.channels, 1), strict=True)
         ends = [constant(f"{name}/{word}", [value], np.int64) for word, value in bounds]
         tensor = append(graph, "Slice", [tensor, *ends], f"{name}/slice", dtype)
     return tensor
+
+
+def _before_transpose(graph: gs.Graph, output: gs.Variable) -> gs.Variable | None:
+    """The inner tensor that the last node only put into the order `(N, H, W, C)`."""
+    maker = output.inputs[0] if output.inputs else None
+    if maker is None or maker.op != "Transpose" or maker.attrs.get("perm") != TO_LAST:
+        return None
+    first: gs.Variable = maker.inputs[0]
+    is_output = any(other is first for other in graph.outputs)
+    return first if first.inputs and not is_output else None
 
 
 def select_array(array: np.ndarray, task: TaskSpec) -> np.ndarray:

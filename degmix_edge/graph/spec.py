@@ -14,6 +14,7 @@ from degmix_edge import metrics, tasks
 from degmix_edge.config import parse
 from degmix_edge.errors import ConfigError, GraphError
 from degmix_edge.files import sha256
+from degmix_edge.graph.layout import has_last_channels, is_channels_last
 from degmix_edge.graph.spec_file import SpecFile, TaskEntry
 from degmix_edge.network import NetworkSpec, Normalisation, Source, from_metadata
 from degmix_edge.registry import unknown
@@ -32,6 +33,8 @@ def network_spec(
     path: Path,
     data: bytes | None = None,
     said: SpecFile | None = None,
+    *,
+    original: onnx.ModelProto | None = None,
 ) -> NetworkSpec:
     """Return the spec of an ONNX model: its own, or what its graph and `said` say together.
 
@@ -42,6 +45,7 @@ def network_spec(
         path: Its file, or a name for a model that has no file.
         data: The bytes of a model that has no file.
         said: What its user says.
+        original: The file as it came, before its input had channels first.
 
     Raises:
         ConfigError: `said` does not fit the graph: it names a tensor that does not exist, or a
@@ -53,6 +57,7 @@ def network_spec(
         return own_spec
     said = said or SpecFile()
     image = _image(model, path, said)
+    is_last = is_channels_last(_image(original or model, path, said, is_adopted=False).shape)
     outputs = {value.name: tensor_of(value) for value in model.graph.output}
     entries = _entries(said, outputs, path)
     specs = []
@@ -60,7 +65,11 @@ def network_spec(
         own = entry.output or name
         if own not in outputs:
             raise ConfigError(f"{path}: task {name!r}: " + unknown("output", own, list(outputs)))
-        specs.append(task_spec(name, entry, outputs[own], image, f"{path}: task {name!r}"))
+        tensor = outputs[own]
+        if entry.channels_last is None:
+            last = is_last and has_last_channels(tensor.shape, image.shape[2:])
+            entry = entry.model_copy(update={"channels_last": last})
+        specs.append(task_spec(name, entry, tensor, image, f"{path}: task {name!r}"))
     color = said.input.color or "rgb"
     values: dict[str, Any] = {"color": color}
     if color == "grey":
@@ -81,15 +90,22 @@ def network_spec(
     )
 
 
-def normalisation(said: SpecFile, where: str) -> Normalisation | None:
+def normalisation(said: SpecFile, where: str, *, takes_bytes: bool = False) -> Normalisation | None:
     """Return how the network wants its input; None where nothing was said.
 
+    Args:
+        said: What its user says.
+        where: The beginning of messages.
+        takes_bytes: The input is uint8, so that only the order of the colours is not known.
+
     Raises:
-        ConfigError: Only a part of it was said, or the parts contradict each other.
+        ConfigError: Only a part of it was said, or the parts contradict each other or the input.
     """
     names = ("mean", "std", "scale", "color")
     values = {name: getattr(said.input, name) for name in names}
     given = [name for name, value in values.items() if value is not None]
+    if takes_bytes:
+        return _of_bytes(said, where)
     if not given:
         return None
     missing = [name for name in ("mean", "std", "color") if name not in given]
@@ -99,6 +115,22 @@ def normalisation(said: SpecFile, where: str) -> Normalisation | None:
             f"({', '.join(f'--{name}' for name in missing)}); colours are rgb, bgr or grey"
         )
     return parse(Normalisation, {k: v for k, v in values.items() if v is not None}, where)
+
+
+def _of_bytes(said: SpecFile, where: str) -> Normalisation:
+    """The normalisation of a network that takes bytes as they are."""
+    image = said.input
+    if {*(image.mean or ())} - {0} or {*(image.std or ())} - {1} or image.scale == 1:
+        raise ConfigError(
+            f"{where}: its input is uint8, so that it normalises the image itself; leave out mean, "
+            "std and scale, or give 0 0 0, 1 1 1 and 255"
+        )
+    if image.color is None:
+        raise ConfigError(
+            f"{where}: its input is uint8, and only the order of its colours is not known; give "
+            "color (--color rgb, bgr or grey)"
+        )
+    return Normalisation(mean=(0,), std=(1,), scale=255, color=image.color)
 
 
 def task_spec(
@@ -132,7 +164,7 @@ def task_spec(
     }
     values = {key: value for key, value in said.items() if value is not None}
     values |= {"name": name, "decode": decode, "output": "" if tensor.name == name else tensor.name}
-    values |= {"stride": entry.stride, "channels_last": entry.channels_last}
+    values |= {"stride": entry.stride, "channels_last": bool(entry.channels_last)}
     metrics.find(entry.metric or kind.metric)  # an unknown one raises its own error
     if decode == "raw":
         raw = {"num_channels": 1, "shape": tensor.shape, "dtype": tensor.dtype}
@@ -232,8 +264,10 @@ def _entries(said: SpecFile, outputs: Mapping[str, TensorSpec], path: Path) -> d
     return entries
 
 
-def _image(model: onnx.ModelProto, path: Path, said: SpecFile) -> TensorSpec:
-    """The image input `(N, C, H, W)`.
+def _image(
+    model: onnx.ModelProto, path: Path, said: SpecFile, *, is_adopted: bool = True
+) -> TensorSpec:
+    """The image input; `(N, C, H, W)` once it is adopted.
 
     Raises:
         ConfigError: It contradicts what was said.
@@ -252,6 +286,8 @@ def _image(model: onnx.ModelProto, path: Path, said: SpecFile) -> TensorSpec:
             "inputs has to get them as constants before its export"
         )
     (image,) = inputs
+    if not is_adopted:
+        return image
     channels = 1 if said.input.color == "grey" else 3
     shape = image.shape
     if len(shape) != 4 or not all(shape) or shape[1] not in (1, 3):

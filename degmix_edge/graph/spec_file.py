@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from degmix_edge import config
 from degmix_edge.network import Finite, Positive
 from degmix_edge.preprocess import MEAN_COLOUR, Byte, Color, Fit
 from degmix_edge.tasks._decodes import DecodeName
 
-Layout = Literal["nchw", "nhwc"]
 SPEC_KEY = "degmix.spec"
 """Key of an ONNX file's metadata that holds a spec."""
 
@@ -27,7 +26,6 @@ class InputEntry(config.Settings):
 
     Attributes:
         tensor: Its name in the ONNX file.
-        layout: `nchw` or `nhwc`; missing is what the shape says.
         height, width: Pixels; missing is what the file says, and needed where it is dynamic.
         color: Order of the channels: `rgb`, `bgr`, or `grey` for a single one.
         mean, std: By channel of the network, in the scale of `scale`.
@@ -37,15 +35,25 @@ class InputEntry(config.Settings):
     """
 
     tensor: str | None = None
-    layout: Layout | None = None
     height: Annotated[int, Field(gt=0)] | None = None
     width: Annotated[int, Field(gt=0)] | None = None
     color: Color | None = None
     mean: tuple[Finite, ...] | None = None
     std: tuple[Positive, ...] | None = None
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _one_for_all(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int | float) else value
+
     scale: Literal[1, 255] | None = None
     fit: Literal["letterbox", "stretch"] | None = None
     pad: tuple[Byte, Byte, Byte] | None = None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width, where both are said."""
+        return (self.height, self.width) if self.height and self.width else None
 
 
 class TaskEntry(config.Settings):
@@ -55,7 +63,8 @@ class TaskEntry(config.Settings):
         output: The tensor's name in the ONNX file; missing is the name of the map.
         kind: Entry of `degmix_edge.tasks`; missing is the name of the map.
         channels: First channel of the tensor, and the one behind the last; missing is all.
-        channels_last: The tensor is `(N, H, W, C)`.
+        channels_last: The tensor is `(N, H, W, C)`; missing is what the shapes say where the input
+            has its channels last too, and else false.
         decode: How the tensor becomes the map.
         unit: Unit of the map's values.
         metric: Entry of `degmix_edge.metrics`.
@@ -68,7 +77,7 @@ class TaskEntry(config.Settings):
     output: str | None = None
     kind: str | None = None
     channels: tuple[int, int] | None = None
-    channels_last: bool = False
+    channels_last: bool | None = None
     decode: DecodeName | None = None
     unit: str | None = None
     metric: str | None = None

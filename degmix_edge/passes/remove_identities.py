@@ -1,4 +1,4 @@
-"""Remove nodes that give back what they get: identities, empty pads, reshapes to the same shape."""
+"""Remove nodes that give back what they get: identities, empty pads, pairs of transposes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,27 @@ class RemoveIdentities(Pass):
 
 
 def _same(node: gs.Node) -> gs.Tensor | None:
-    """The input that the node's one output equals, where it is known to."""
+    """The tensor that the node's one output equals, where it is known to."""
+    inverse = _before_inverse(node)
+    if inverse is not None:
+        return inverse
     rule = _RULES.get(node.op)
     if rule is None or not node.inputs or len(node.outputs) != 1:
         return None
     index = rule(node)
     return None if index is None else node.inputs[index]
+
+
+def _before_inverse(node: gs.Node) -> gs.Tensor | None:
+    """The input of a Transpose that this one takes back."""
+    maker = node.inputs[0].inputs[0] if node.inputs and node.inputs[0].inputs else None
+    if node.op != "Transpose" or maker is None or maker.op != "Transpose":
+        return None
+    first, second = (list(n.attrs.get("perm", ())) for n in (maker, node))
+    if not first or [first[axis] for axis in second] != sorted(first):
+        return None
+    source: gs.Tensor = maker.inputs[0]
+    return source
 
 
 def _first(node: gs.Node) -> int:

@@ -101,18 +101,16 @@ class Build:
     def describe(
         self,
         *,
-        size: tuple[int, int] | None = None,
         classes: Mapping[str, Sequence[str]] | None = None,
         golden_image: Any = None,
     ) -> None:
         """Say what a network of the user's does not say itself.
 
         Args:
-            size: Height and width in pixels of a torch module's input.
             classes: Class names by task, of a torch module.
             golden_image: The image whose maps every machine must give.
         """
-        self._size, self._classes, self._golden_source = size, classes, golden_image
+        self._classes, self._golden_source = classes, golden_image
 
     def claim(self, *, force: bool) -> None:
         """Claim the place of the bundle, so that two builds do not both write there.
@@ -169,7 +167,7 @@ class Build:
         read = read_network(
             self._network,
             tasks=tasks,
-            size=self._size,
+            size=self.options.size,
             classes=self._classes,
             describe=self.options.describe,
         )
@@ -305,7 +303,6 @@ def build(
     options: Options | None = None,
     calibration: Source = None,
     examples: Source = None,
-    size: tuple[int, int] | None = None,
     classes: Mapping[str, Sequence[str]] | None = None,
     golden_image: Any = None,
     force: bool = False,
@@ -326,13 +323,12 @@ def build(
         calibration: A source string, or an iterable of images: paths, Pillow images or uint8 RGB
             arrays `(H, W, 3)`. An INT8 build needs it, or `ranges`.
         examples: The same for what a budget is measured on.
-        size: Height and width in pixels of a torch module's input.
         classes: Class names by task, of a torch module.
         golden_image: The image whose maps every machine must give; None takes the first calibration
             image, or a synthetic scene.
         force: Replace a bundle that is at `target`.
         progress: Called with an `Event` as the build goes on. What it raises ends the build.
-        **changes: Fields of `Options`, as in `precision="fp16"`.
+        **changes: Fields of `Options`, as in `precision="fp16"`. A torch module needs `size`.
 
     Raises:
         ConfigError: A setting, task or backend that does not exist; `network` is nothing known.
@@ -349,7 +345,7 @@ def build(
         pipeline = Build(
             network, settings, Path(target), calibration=calibration, examples=examples
         )
-        pipeline.describe(size=size, classes=classes, golden_image=golden_image)
+        pipeline.describe(classes=classes, golden_image=golden_image)
         _check_end(network, settings)
         pipeline.claim(force=force)
         pipeline.check()

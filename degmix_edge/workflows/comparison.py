@@ -223,7 +223,7 @@ def compare_sessions(
         samples: Image and labels by task, of one size; labels may be empty.
         metrics: By task, metrics in place of the tasks' own.
         tensors: What `tensor_differences` gave. An FP32 bundle must also keep within its
-            tolerances.
+            tolerances, unless the reference itself rounds to a narrower type.
         max_drop: With labels, how much worse a task may be, as a fraction of PyTorch's value.
         max_disagreement: Without labels, how much a task's map may differ.
         advance: Called with 1 after each image.
@@ -248,7 +248,7 @@ def compare_sessions(
         for problem in _task_problem(t, against, max_drop, max_disagreement)
     ]
     precision = "" if session.bundle is None else session.bundle.manifest.precision
-    if precision == "fp32":
+    if precision == "fp32" and not reference.backend.rounds:
         exceeded += [problem for t in tensors for problem in _fp32_problems(t)]
     worst = max(tasks.values(), key=lambda t: _badness(t) if _badness(t) == _badness(t) else np.inf)
     verdict = "; ".join(exceeded) or f"every task is inside its tolerance; worst: {worst.task}"

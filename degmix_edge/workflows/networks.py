@@ -67,27 +67,30 @@ def read_network(
         network: See `Network`.
         tasks: Of a checkpoint, only these are exported; none is all. Passes drop the others from an
             ONNX model.
-        size: Height and width of a torch module's input, in pixels.
+        size: Height and width in pixels of the input of a torch module, or of an ONNX file of
+            another program whose axes are dynamic.
         classes: Class names by task, of a torch module; unnamed classes are numbered.
         describe: What the user says of a network of another program. An ONNX file has to be
             described; a torch module is normalised as ImageNet's where nothing is said.
 
     Raises:
         ConfigError: It is none of these, a torch module without `size`, an ONNX file of another
-            program whose normalisation is not said, or a network of ours with a description.
+            program whose normalisation is not said, or a network of ours with a description or with
+            another size.
         CheckpointError, GraphError: The file is missing or damaged, or cannot be exported.
     """
     if isinstance(network, str | Path):
         path = Path(network)
         if path.suffix != ".onnx":
-            return _exported(read_checkpoint(str(network)), tasks, describe)
+            return _exported(read_checkpoint(str(network)), tasks, size, describe)
         from degmix_edge.graph.model import read_model
 
-        return _from_model(read_model(path), path, None, describe)
+        return _from_model(read_model(path), path, None, size, describe)
     if hasattr(network, "graph") and hasattr(network, "opset_import"):
-        return _from_model(network, Path("model.onnx"), network.SerializeToString(), describe)
+        data = network.SerializeToString()
+        return _from_model(network, Path("model.onnx"), data, size, describe)
     if hasattr(network, "card") and hasattr(network, "network"):
-        return _exported(network, tasks, describe)
+        return _exported(network, tasks, size, describe)
     if hasattr(network, "state_dict") and hasattr(network, "forward"):
         return _from_module(network, size, classes or {}, describe)
     raise ConfigError(
@@ -117,29 +120,45 @@ def _from_module(
 
 
 def _from_model(
-    model: onnx.ModelProto, path: Path, data: bytes | None, describe: Describe
+    model: onnx.ModelProto,
+    path: Path,
+    data: bytes | None,
+    size: tuple[int, int] | None,
+    describe: Describe,
 ) -> FloatNetwork:
     """The network of an ONNX model, with its outputs called after their tasks.
 
     Raises:
         ConfigError: It is not described, or the description does not fit.
     """
+    from degmix_edge.graph.adopt import adopt, takes_bytes
+
     metadata = {prop.key: prop.value for prop in model.metadata_props}
     said = describe(embedded_spec(metadata, str(path)))
-    spec = network_spec(model, path, data, said)
-    fit = said.fit(spec.height, spec.width)
     if METADATA_KEY in metadata:
-        _refuse(said, spec)
-        return FloatNetwork(model, spec, fit, "")
-    wanted = normalisation(said, str(path))
+        spec = network_spec(model, path, data)
+        _refuse(said, spec, size)
+        return FloatNetwork(model, spec, said.fit(spec.height, spec.width), "")
+    wanted = normalisation(said, str(path), takes_bytes=takes_bytes(model))
     if wanted is None:
         raise ConfigError(
             f"{path}: an ONNX file does not say how its input is normalised; give mean, std and "
             f"color. Networks trained as on ImageNet have {IMAGENET_FLAGS}; one that takes 0..255 "
             f"as it is has {BYTES_FLAGS}"
         )
-    spec = wanted.apply(spec)
-    return FloatNetwork(select_outputs(model, spec), spec, fit, in_words(spec, fit), original=model)
+    adopted = adopt(model, str(path), size=size or said.input.size)
+    spec = wanted.apply(network_spec(adopted, path, data, said, original=model))
+    fit = said.fit(spec.height, spec.width)
+    detail = f"{_adoption(model, adopted)}; {in_words(spec, fit)}"
+    return FloatNetwork(select_outputs(adopted, spec), spec, fit, detail, original=model)
+
+
+def _adoption(original: onnx.ModelProto, adopted: onnx.ModelProto) -> str:
+    """What was adopted, in words."""
+    from degmix_edge.graph.opset import OPSET, version_of
+
+    before, after = len(original.graph.node), len(adopted.graph.node)
+    return f"opset {version_of(original)} -> {OPSET}, {before} -> {after} nodes"
 
 
 def in_words(spec: NetworkSpec, fit: Fit) -> str:
@@ -153,16 +172,21 @@ def in_words(spec: NetworkSpec, fit: Fit) -> str:
     return "; ".join(parts)
 
 
-def _refuse(said: SpecFile, spec: NetworkSpec) -> None:
+def _refuse(said: SpecFile, spec: NetworkSpec, size: tuple[int, int] | None) -> None:
     """Refuse a description of a network that describes itself.
 
     Raises:
-        ConfigError: There is one.
+        ConfigError: There is one, or another size.
     """
     if not said.is_empty:
         raise ConfigError(
             f"{spec.source.name}: says itself how its input is normalised and which task each "
             "output is; leave out spec, mean, std, scale, color and outputs"
+        )
+    if size not in (None, (spec.height, spec.width)):
+        raise ConfigError(
+            f"{spec.source.name}: takes {spec.height}x{spec.width}, and size is "
+            f"{size[0]}x{size[1]}; leave out size, or export the network again"
         )
 
 
@@ -210,11 +234,16 @@ def task_names(text: str | Sequence[str] | None, network: Network = None) -> tup
     return names
 
 
-def _exported(checkpoint: Checkpoint, tasks: Sequence[str], describe: Describe) -> FloatNetwork:
+def _exported(
+    checkpoint: Checkpoint,
+    tasks: Sequence[str],
+    size: tuple[int, int] | None,
+    describe: Describe,
+) -> FloatNetwork:
     from degmix_training.export import export_checkpoint, network_spec
 
     said, spec = describe(None), network_spec(checkpoint, tasks)
-    _refuse(said, spec)
+    _refuse(said, spec, size)
     model = export_checkpoint(checkpoint, tasks=tasks)
     detail = _size_of(model, checkpoint.path.name)
     return FloatNetwork(model, spec, said.fit(spec.height, spec.width), detail)

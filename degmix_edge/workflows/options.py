@@ -11,6 +11,7 @@ from pydantic import Field
 from degmix_edge import config
 from degmix_edge.backends import EngineOptions
 from degmix_edge.graph.spec_file import SpecFile, read_spec
+from degmix_edge.limits import Side
 from degmix_edge.preprocess import Byte, Color
 from degmix_edge.quant.recipe import Precision
 from degmix_edge.workflows.budget import EXAMPLES
@@ -36,6 +37,8 @@ class Options(config.Settings):
         mode: How images of another aspect ratio are fitted.
         pad: RGB colour around images of another aspect ratio; None is the mean of ImageNet.
         spec: A spec.yaml that describes a foreign network; the following fields replace its own.
+        size: Height and width in pixels of the input of a torch module, or of a foreign ONNX file
+            whose axes are dynamic.
         mean, std: How a foreign ONNX file or torch module wants its input, by channel.
         scale: The value of white before the mean is subtracted: 1 or 255.
         color: Order of its channels: rgb, bgr or grey.
@@ -65,6 +68,7 @@ class Options(config.Settings):
     mode: Literal["letterbox", "stretch"] = "letterbox"
     pad: tuple[Byte, Byte, Byte] | None = None
     spec: Path | None = None
+    size: tuple[Side, Side] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     scale: Literal[1, 255] | None = None

@@ -53,7 +53,6 @@ def quantize(
     options: Options | None = None,
     calibration: Source = None,
     examples: Source = None,
-    size: tuple[int, int] | None = None,
     classes: Mapping[str, Sequence[str]] | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -70,7 +69,6 @@ def quantize(
         options: What to build; `changes` override its fields.
         calibration: As for `build`.
         examples: As for `build`.
-        size: As for `build`.
         classes: As for `build`.
         force: Replace files that exist.
         progress: Called with an `Event` as the work goes on.
@@ -85,7 +83,7 @@ def quantize(
         check_file(path, force=force)
     with listening(progress):
         pipeline = Build(network, settings, path, calibration=calibration, examples=examples)
-        pipeline.describe(size=size, classes=classes)
+        pipeline.describe(classes=classes)
         pipeline.check()
         pipeline.run(until="quantize")
     product = pipeline.product

@@ -114,8 +114,7 @@ class _Writer:
         is_last = shape[3] in (1, 3) and shape[1] not in (1, 3)
         channels, sides = (shape[3], shape[1:3]) if is_last else (shape[1], shape[2:])
         self.line("input:")
-        self.line(f"  tensor: {image.name!r}")
-        self.line(f"  layout: {'nhwc' if is_last else 'nchw'}", f"# {image.dtype} {image.shape}")
+        self.line(f"  tensor: {image.name!r}", f"# {image.dtype} {image.shape}")
         for name, side in zip(("height", "width"), sides, strict=True):
             if side is None:
                 self._ask(f"input.{name}", f"  # {name}: 480  # the file leaves it open")

@@ -97,3 +97,24 @@ def test_an_output_keeps_its_name():
     graph = gs.Graph([gs.Node("Identity", "i", {}, [x], [y])], [x], [y], opset=20)
     assert apply(graph, [RemoveIdentities()])[0].rewrites == 0
     assert [t.name for t in graph.outputs] == ["y"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "removed"),
+    [([0, 3, 1, 2], [0, 2, 3, 1], True), ([0, 3, 1, 2], [0, 3, 1, 2], False)],
+)
+def test_a_transpose_and_its_inverse(first, second, removed):
+    x, y = gs.Variable("x", np.float32, list(X.shape)), gs.Variable("y", np.float32)
+    inner = [gs.Variable(name, np.float32) for name in ("a", "b", "c")]
+    nodes = [
+        gs.Node("Relu", "relu", {}, [x], [inner[0]]),
+        gs.Node("Transpose", "first", {"perm": first}, [inner[0]], [inner[1]]),
+        gs.Node("Transpose", "second", {"perm": second}, [inner[1]], [inner[2]]),
+        gs.Node("Neg", "neg", {}, [inner[2]], [y]),
+    ]
+    graph = to_graph(to_model(gs.Graph(nodes, [x], [y], opset=20), {}))
+    want = run(to_model(graph.copy(), {}), X, "x")["y"]
+    rewrites = [o.rewrites for o in apply(graph, [RemoveIdentities(), RemoveIdentities()])]
+    assert rewrites == [int(removed), 0]
+    assert len(graph.nodes) == (2 if removed else 4)
+    np.testing.assert_array_equal(run(to_model(graph, {}), X, "x")["y"], want)

@@ -132,7 +132,7 @@ def test_nothing_is_guessed(here, cli):
         ({**IMAGENET, "std": (0, 1, 1)}, "std.0"),
         ({**IMAGENET, "mean": (0, 0, float("nan"))}, "mean.2"),
         ({**IMAGENET, "mean": (0, 0)}, "2 numbers, expected one, or one for each of 3 channels"),
-        ({**IMAGENET, "color": "grey"}, r"has 3 channels, color grey has 1"),
+        ({**IMAGENET, "color": "grey"}, "differ, and grey is one channel"),
         ({**PLAIN, "scale": 128}, "scale"),
         ({**PLAIN, "color": "gbr"}, "color"),
     ],
@@ -200,6 +200,11 @@ def test_the_names_of_outputs_on_the_command_line(here, cli):
 def test_a_network_of_ours_says_it_itself(exported, tmp_path):
     with pytest.raises(ConfigError, match="says itself how its input is normalised .* leave out"):
         degmix_edge.build(exported[0], tmp_path / "x.degmix", precision="fp32", **IMAGENET)
+
+
+def test_a_network_of_ours_has_its_size(exported, tmp_path):
+    with pytest.raises(ConfigError, match="takes 64x96, and size is 32x32; leave out size"):
+        degmix_edge.build(exported[0], tmp_path / "x.degmix", precision="fp32", size=(32, 32))
 
 
 def test_another_file_is_no_reference(here, cli):

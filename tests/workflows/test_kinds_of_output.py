@@ -220,7 +220,7 @@ def test_a_spec_that_contradicts_the_graph(here, task, entry, message):
     [
         ({"tensor": "image"}, "no input 'image'"),
         ({"height": 64}, "height 64, the input .* has 48"),
-        ({"color": "grey"}, "has 3 channels, color grey has 1"),
+        ({"color": "grey", "mean": 0, "std": 1}, "has 3 channels, color grey has 1"),
         ({"color": None}, "give color too"),
         ({"scale": 1}, "look like 0..255, and scale is 1"),
         ({"fit": "crop"}, "fit"),

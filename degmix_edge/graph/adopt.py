@@ -1,0 +1,272 @@
+"""Bring an ONNX file of another program into the form that the passes take.
+
+    inline functions -> freeze axes -> float32 -> fold shapes -> opset -> channels first
+
+The function of the graph stays the same; `workflows.engine.check_source` compares both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import TensorProto, ValueInfoProto, inliner
+
+from degmix_edge.errors import DegmixError, GraphError
+from degmix_edge.graph.check import DOMAINS, check_domains, check_graph
+from degmix_edge.graph.float32 import widen
+from degmix_edge.graph.layout import (
+    CHANNELS,
+    TO_LAST,
+    is_channels_last,
+)
+from degmix_edge.graph.model import IR_VERSION, append, replace_uses, to_graph, to_model
+from degmix_edge.graph.opset import to_opset, without_newer
+from degmix_edge.graph.settle import settle, static_shape
+
+INPUT_TYPES = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.BFLOAT16: "bfloat16",
+    TensorProto.UINT8: "uint8",
+}
+_MOVES = {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Gather"}
+"""Operators that move the values of their first input and compute nothing."""
+_AXES = ("batch", "channels", "height", "width")
+
+
+def adopt(
+    model: onnx.ModelProto, where: str, *, size: tuple[int, int] | None = None, batch: int = 1
+) -> onnx.ModelProto:
+    """Return the ONNX model of another program in the form that the passes take.
+
+    The result has one input, float32 `(batch, C, H, W)` under the name that it had, with three
+    channels or one, static shapes and opset `opset.OPSET`. Its weights lie inside, and no value is
+    float16 or bfloat16. An input `[N, H, W, C]` or of uint8 becomes that form too; bytes are taken
+    as floats from 0 to 255. The outputs keep their names, their order and their layout.
+
+    Args:
+        model: The model, with its weights loaded; it stays as it is.
+        where: The name of the file, for error messages.
+        size: Height and width in pixels, where the input's axes are dynamic.
+        batch: Number of images, where the first axis is dynamic.
+
+    Raises:
+        GraphError: The input is no single RGB image, `size` is missing or contradicts the file, an
+            operator cannot be converted, or the shape of an output depends on the image.
+    """
+    try:
+        return _adopted(model, where, size, batch)
+    except (DegmixError, MemoryError):
+        raise
+    except Exception as error:  # onnx raises nearly anything on a graph that nobody exported
+        raise GraphError(
+            f"{where}: cannot be read as a graph ({type(error).__name__}: {error}); export it again"
+        ) from error
+
+
+def _adopted(
+    model: onnx.ModelProto, where: str, size: tuple[int, int] | None, batch: int
+) -> onnx.ModelProto:
+    adopted = _own_copy(model, where)
+    image = _freeze(adopted, where, size, batch)
+    pixels = _pixels(image)
+    is_bytes = image.type.tensor_type.elem_type == TensorProto.UINT8
+    widen(adopted)
+    adopted = without_newer(adopted, where)
+    if problem := settle(adopted):
+        hint = "; most networks need sides that are multiples of 32" if size else ""
+        raise GraphError(
+            f"{where}: does not take an image of {pixels[0]} x {pixels[1]}: {problem}{hint}"
+        )
+    _refuse_dynamic(adopted, where)
+    adopted = to_opset(adopted, where)
+    _name_nodes(adopted.graph)
+    settle(adopted)
+    graph = to_graph(adopted)
+    if is_bytes:
+        _take_floats(graph)
+    if is_channels_last(graph.inputs[0].shape):
+        _put_channels_first(graph)
+    return to_model(graph, {prop.key: prop.value for prop in model.metadata_props})
+
+
+def takes_bytes(model: onnx.ModelProto) -> bool:
+    """Whether the image input of a file of another program is uint8."""
+    images = list(_inputs(model.graph))
+    return len(images) == 1 and images[0].type.tensor_type.elem_type == TensorProto.UINT8
+
+
+def _inputs(graph: onnx.GraphProto) -> Iterator[ValueInfoProto]:
+    """The inputs without the weights, which old files list among them."""
+    weights = {weight.name for weight in graph.initializer}
+    return (value for value in graph.input if value.name not in weights)
+
+
+def _own_copy(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
+    """A copy whose nodes are all operators, without what is stale after a change of shapes."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(inliner.inline_local_functions(model) if model.functions else model)
+    del copy.functions[:]
+    copy.ir_version = IR_VERSION
+    images = list(_inputs(copy.graph))
+    del copy.graph.input[:]
+    copy.graph.input.extend(images)
+    for node in copy.graph.node:
+        if node.domain == "ai.onnx":
+            node.domain = ""
+    _name_nodes(copy.graph)
+    try:
+        check_domains(copy)
+    except GraphError as error:
+        raise GraphError(f"{where}: {error}") from error
+    versions = {o.domain.replace("ai.onnx", ""): o for o in copy.opset_import}
+    opsets = [onnx.helper.make_opsetid(d, o.version) for d, o in versions.items() if d in DOMAINS]
+    del copy.opset_import[:]
+    copy.opset_import.extend(opsets)
+    del copy.graph.value_info[:]
+    for output in copy.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    return copy
+
+
+def _freeze(
+    model: onnx.ModelProto, where: str, size: tuple[int, int] | None, batch: int
+) -> ValueInfoProto:
+    """Give the image input static axes and return it."""
+    images = list(model.graph.input)
+    if len(images) != 1:
+        names = ", ".join(repr(image.name) for image in images)
+        raise GraphError(f"{where}: {len(images)} inputs ({names}), expected the one image")
+    image: ValueInfoProto = images[0]
+    kind, shape = image.type.tensor_type.elem_type, _shape(image)
+    what = f"{where}: input {image.name!r}"
+    if len(shape) != 4:
+        raise GraphError(
+            f"{what} has shape {shape}, expected an image [N, 3, H, W] or [N, H, W, 3]"
+        )
+    if kind not in INPUT_TYPES:
+        name = TensorProto.DataType.Name(kind).lower()
+        raise GraphError(f"{what} is {name}, expected one of {', '.join(INPUT_TYPES.values())}")
+    order = [0, 2, 3, 1] if is_channels_last(shape) else [0, 1, 2, 3]
+    axes = dict(zip([_AXES[axis] for axis in order], shape, strict=True))
+    wanted = {"batch": batch, "channels": 1 if axes["channels"] == 1 else 3}
+    if size is not None:
+        wanted |= {"height": size[0], "width": size[1]}
+    _check_axes(what, axes, wanted)
+    for dim, name in zip(image.type.tensor_type.shape.dim, axes, strict=True):
+        dim.dim_value = wanted[name] if name in wanted else dim.dim_value
+    return image
+
+
+def _check_axes(what: str, axes: dict[str, int | str], wanted: dict[str, int]) -> None:
+    shape = list(axes.values())
+    if isinstance(axes["channels"], int) and axes["channels"] not in CHANNELS:
+        raise GraphError(
+            f"{what} has shape {shape}, expected an RGB image [N, 3, H, W] or [N, H, W, 3], or a "
+            "grey one of one channel"
+        )
+    if isinstance(axes["batch"], int) and axes["batch"] != wanted["batch"]:
+        raise GraphError(
+            f"{what} has shape {shape} with a batch of {axes['batch']}, expected "
+            f"{wanted['batch']}; export it with a batch of {wanted['batch']} or a dynamic one"
+        )
+    sides = {name: axes[name] for name in ("height", "width")}
+    dynamic = [name for name, side in sides.items() if not isinstance(side, int)]
+    if dynamic and "height" not in wanted:
+        names = " and ".join(f"{name} ({axes[name]!r})" for name in dynamic)
+        raise GraphError(
+            f"{what} has shape {shape} with the dynamic axes {names}, and an engine is made for "
+            "one size; give --size HEIGHTxWIDTH (size=(height, width))"
+        )
+    other = [n for n, s in sides.items() if isinstance(s, int) and s != wanted.get(n, s)]
+    if other:
+        raise GraphError(
+            f"{what} has the {other[0]} {axes[other[0]]} in its file, and --size is "
+            f"{wanted['height']}x{wanted['width']}; leave --size out, or export it again with a "
+            f"dynamic {other[0]}"
+        )
+
+
+def _refuse_dynamic(model: onnx.ModelProto, where: str) -> None:
+    """Refuse operators and outputs whose shape depends on what is in the image."""
+    try:
+        check_graph(model)
+    except GraphError as error:
+        raise GraphError(f"{where}: {error}") from error
+    for output in model.graph.output:
+        if static_shape(output.type) is None:
+            raise GraphError(
+                f"{where}: output {output.name!r} has shape {_shape(output)}, because it depends "
+                "on what is in the image; cut the network before it, and do that step in the "
+                "code that runs after the network"
+            )
+
+
+def _take_floats(graph: gs.Graph) -> None:
+    """Take floats from 0 to 255 in place of bytes.
+
+    TensorRT has uint8 as a type of inputs only, so that casts back to bytes are made for those
+    nodes alone that compute with bytes.
+    """
+    old = graph.inputs[0]
+    image = gs.Variable(old.name, np.float32, old.shape)
+    old.name = f"{image.name}/bytes"
+    # The deployed graph multiplies by 1 / std, which may miss a whole number by a bit.
+    rounded = append(graph, "Round", [image], f"{image.name}/rounded", np.float32)
+    rounded.shape = old.shape
+    replace_uses(old, rounded)
+    graph.inputs = [image]
+    pending = [rounded]
+    while pending:
+        floats = pending.pop()
+        moves = [node for node in floats.outputs if _moves(node, floats, graph)]
+        kept = [*moves, *(node for node in floats.outputs if node.op == "Cast")]
+        if len(kept) < len(floats.outputs):
+            name = f"{floats.name}/bytes"
+            as_bytes = append(graph, "Cast", [floats], name, np.uint8, to=TensorProto.UINT8)
+            replace_uses(floats, as_bytes, keep=[*kept, *as_bytes.inputs])
+        for node in moves:
+            node.outputs[0].dtype = np.dtype(np.float32)
+            pending.append(node.outputs[0])
+
+
+def _moves(node: gs.Node, tensor: gs.Variable, graph: gs.Graph) -> bool:
+    """Whether `node` moves the values of `tensor` to an inner tensor and computes nothing."""
+    others = any(other is tensor for other in node.inputs[1:])
+    is_output = any(output is node.outputs[0] for output in graph.outputs)
+    return node.op in _MOVES and not others and not is_output
+
+
+def _put_channels_first(graph: gs.Graph) -> None:
+    """Take `(N, C, H, W)` in place of `(N, H, W, C)`."""
+    old = graph.inputs[0]
+    batch, height, width, channels = old.shape
+    image = gs.Variable(old.name, old.dtype, [batch, channels, height, width])
+    old.name = f"{image.name}/channels_last"
+    graph.nodes.append(gs.Node("Transpose", old.name, {"perm": TO_LAST}, [image], [old]))
+    graph.inputs = [image]
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """Give every node a name of its own, because recipes and messages name nodes."""
+    names: set[str] = set()
+    for node in graph.node:
+        node.name = node.name or node.output[0]
+        while node.name in names:
+            node.name += "/again"
+        names.add(node.name)
+
+
+def _pixels(image: ValueInfoProto) -> tuple[int, int]:
+    shape = [int(side) for side in _shape(image)]
+    height, width = shape[1:3] if is_channels_last(shape) else shape[2:4]
+    return height, width
+
+
+def _shape(value: ValueInfoProto) -> list[int | str]:
+    """The sides of a tensor; a dynamic one is its name, or `?`."""
+    dims = value.type.tensor_type.shape.dim
+    return [dim.dim_value if dim.dim_value > 0 else dim.dim_param or "?" for dim in dims]
