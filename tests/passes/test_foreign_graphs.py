@@ -8,13 +8,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from degmix_edge.graph.cost import costs
 from degmix_edge.graph.model import constant, to_graph, to_model
+from degmix_edge.network import NetworkSpec, Source
 from degmix_edge.ort import cpu_session
 from degmix_edge.passes._base import apply
+from degmix_edge.passes.decode_tasks import DecodeTasks
 from degmix_edge.passes.fold_batchnorm import FoldBatchnorm
 from degmix_edge.passes.fold_constants import FoldConstants
 from degmix_edge.passes.fold_conv_mixture import FoldConvMixture
 from degmix_edge.passes.fuse_integer_matmul import FuseIntegerMatmul
 from degmix_edge.passes.hoist_pointwise import HoistPointwise
+from degmix_edge.passes.insert_fp16 import InsertFp16
 from degmix_edge.passes.lower_moe import LowerMoe
 from degmix_edge.passes.lower_qdq_for_cpu import LowerQdqForCpu
 from degmix_edge.passes.merge_convs import MergeConvs
@@ -22,6 +25,8 @@ from degmix_edge.passes.pipeline import other_forms, simplify
 from degmix_edge.passes.remove_identities import RemoveIdentities
 from degmix_edge.passes.share_constants import ShareConstants
 from degmix_edge.quant.ranges import Ranges
+from degmix_edge.quant.recipe import Placement, Recipe
+from degmix_edge.tasks import find
 
 NO_RANGES = Ranges(graph_sha256="0", observer="min_max", images=(), tensors={})
 
@@ -246,7 +251,8 @@ class TestRemoveIdentities:
 
 
 HOISTED = """(float[1,3,8,8] a, float[1,6,4,4] b) => (float[1,2,8,8] y)
-    {{r = Resize<mode = "linear"{more}>(b, , {how}) c = Concat<axis = 1>(a, r) y = Conv(c, w, k)}}"""
+    {{r = Resize<mode = "linear"{more}>(b, , {how}) c = Concat<axis = 1>(a, r)
+      y = Conv(c, w, k)}}"""
 SCALES = np.float32([1, 1, 2, 2])
 
 
@@ -443,14 +449,13 @@ class TestQuantizedGraphs:
 
 def moe(expert_axis=-1):
     """The masked form of a mixture of 3 experts of width 2 for 4 tokens."""
-    order = [0, 1, 2, 3] if expert_axis == -1 else [0, 1, 3, 2]
     sides = [1, 1, 4, 3, 2] if expert_axis == -1 else [1, 1, 4, 2, 3]
     unsqueezed = -1 if expert_axis == -1 else 3
     return parse(
-        f"""(float[1,1,4,5] x, float[1,1,4,3] r) => (float[1,1,4,6] y)
-        {{v, i = TopK<axis = -1>(r, two) e = ScatterElements<axis = -1>(zeros, i, v)
+        """(float[1,1,4,5] x, float[1,1,4,3] r) => (float[1,1,4,6] y)
+        {v, i = TopK<axis = -1>(r, two) e = ScatterElements<axis = -1>(zeros, i, v)
           m = Unsqueeze(e, at) f = MatMul(x, w) a = Add(f, k) g = Gelu(a)
-          h = Reshape(g, sides) o = Mul(h, m) l = Reshape(o, flat) y = MatMul(l, u)}}""",
+          h = Reshape(g, sides) o = Mul(h, m) l = Reshape(o, flat) y = MatMul(l, u)}""",
         20,
         two=np.int64([2]),
         zeros=np.zeros((1, 1, 4, 3), np.float32),
@@ -460,7 +465,6 @@ def moe(expert_axis=-1):
         u=normal(6, 6),
         sides=np.int64(sides),
         flat=np.int64([1, 1, 4, 6]),
-        order=np.int64(order),
     )
 
 
@@ -470,6 +474,44 @@ class TestLowerMoe:
 
     def test_units_in_front_of_experts(self):
         check(moe(expert_axis=3), LowerMoe(0), 0)
+
+
+def test_another_tensor_is_called_like_the_logits():
+    model = parse(
+        """(float[1,3,8,8] x) => (float[1,2,8,8] semseg)
+        {semseg_logits = Relu(x) semseg = Conv(semseg_logits, w)}""",
+        w=normal(2, 3, 1, 1),
+    )
+    source = Source(name="theirs.onnx", sha256="0")
+    tasks = (find("semseg").spec(("a", "b")),)
+    spec = NetworkSpec(model="theirs", height=8, width=8, tasks=tasks, source=source)
+    wanted = outputs(model)["semseg"]
+    graph = to_graph(model)
+    apply(graph, [DecodeTasks(spec, raw_logits=True)])
+    assert [tensor.name for tensor in graph.outputs] == ["semseg", "semseg_logits"]
+    found = outputs(to_model(graph, {}))
+    np.testing.assert_array_equal(found["semseg_logits"], wanted)
+    np.testing.assert_array_equal(found["semseg"], wanted.argmax(1))
+
+
+@pytest.mark.parametrize("lowest", [np.finfo(np.float32).min, -np.inf])
+def test_half_floats_leave_a_mask_that_they_cannot_hold(lowest):
+    """Attention masks hold the lowest float of all."""
+    mask = np.where(np.tri(4) > 0, 0, lowest).astype(np.float32)
+    model = parse(
+        """(float[4,4] x) => (float[4,4] y)
+        {p = MatMul(x, w) m = Add(p, mask) a = Softmax(m) y = MatMul(a, u)}""",
+        w=normal(4, 4),
+        u=normal(4, 4, seed=8),
+        mask=mask,
+    )
+    wanted = outputs(model)["y"]
+    graph = to_graph(model)
+    places = (
+        Placement(node=node, op="MatMul", precision="fp16", reason="test") for node in ("p", "y")
+    )
+    apply(graph, [InsertFp16(Recipe(precision="fp16", placements=tuple(places)))])
+    np.testing.assert_allclose(outputs(to_model(graph, {}))["y"], wanted, atol=1e-2)
 
 
 def test_a_whole_graph_with_everything_that_is_optional():
@@ -485,7 +527,7 @@ def test_a_whole_graph_with_everything_that_is_optional():
     for tensor in model.graph.initializer:
         value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
         model.graph.input.append(value)
-    wanted = {name: value for name, value in _with_image(model).items()}
+    wanted = _with_image(model)
     graph = to_graph(model)
     apply(graph, simplify(["c", "y", "same"]))
     assert [tensor.name for tensor in graph.inputs] == ["x"]
