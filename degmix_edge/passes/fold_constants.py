@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import onnxruntime
 
-from degmix_edge.graph.model import infer_shapes
+from degmix_edge.graph.model import infer_shapes, name_apart
 from degmix_edge.passes._base import Pass
 
 KEPT = {"DequantizeLinear", "Bernoulli", "Multinomial"}
@@ -17,7 +17,8 @@ KEPT |= {f"Random{kind}{like}" for kind in ("Normal", "Uniform") for like in (""
 class FoldConstants(Pass):
     """Nodes whose inputs are all constant become constants, and so do shapes that are static.
 
-    A folded shape makes others known, so both are done until nothing changes.
+    An `If` becomes the branch that its constant condition takes. A folded shape makes others known,
+    so all this is done until nothing changes.
     """
 
     def run(self, graph: gs.Graph) -> int:
@@ -25,29 +26,48 @@ class FoldConstants(Pass):
         onnxruntime.set_default_logger_severity(3)
         rewrites = 0
         while True:
-            before = len(graph.nodes)
-            for node in graph.nodes:
+            before = list(graph.nodes)
+            for node in before:
                 _fold_shape(node)
-            _fold(graph.cleanup())
-            graph.cleanup()
-            if len(graph.nodes) == before:
+                _take_branch(graph, node)
+            name_apart(graph)
+            _fold(graph.cleanup().toposort())
+            left = {id(node) for node in graph.cleanup().nodes}
+            folded = sum(id(node) not in left for node in before)
+            if not folded:
                 return rewrites
-            rewrites += before - len(graph.nodes)
+            rewrites += folded
             infer_shapes(graph)
 
 
 def _fold(graph: gs.Graph) -> None:
-    # graph-surgeon's own folding of shapes is left out. It ignores `start` and `end`, and rounds
-    # float factors that stand between two casts.
+    # graph-surgeon's own folding of shapes is left out, which ignores `start` and `end` and rounds
+    # float factors between two casts; so is that of choices, which loses tensors of a branch.
     def fold(**settings: object) -> None:
         graph.fold_constants(
-            fold_shapes=False, should_exclude_node=lambda node: node.op in KEPT, **settings
+            fold_shapes=False,
+            recurse_subgraphs=False,
+            flatten_subgraphs=False,
+            should_exclude_node=lambda node: node.op in KEPT,
+            **settings,
         )
 
     try:
         fold(error_ok=False)
     except Exception:  # ONNX Runtime refuses one node, which shall not keep the others
         fold(partitioning="recursive")
+
+
+def _take_branch(graph: gs.Graph, node: gs.Node) -> None:
+    """Replace a choice that is known by the nodes of its branch."""
+    if node.op != "If" or not isinstance(node.inputs[0], gs.Constant):
+        return
+    branch = node.attrs["then_branch" if node.inputs[0].values.item() else "else_branch"]
+    outputs = list(node.outputs)
+    node.outputs.clear()
+    graph.nodes.extend(branch.nodes)
+    for inner, outer in zip(branch.outputs, outputs, strict=True):
+        graph.nodes.append(gs.Node("Identity", outer.name, {}, [inner], [outer]))
 
 
 def _fold_shape(node: gs.Node) -> None:

@@ -107,10 +107,14 @@ def measure(row: Row, path: Path, *, quick: bool, compared: bool = True) -> Iter
     images = _images(model)
     row.stage = "reference"
     yield
-    wanted = run(model, images)
-    row.nodes_before = len(model.graph.node)
-    row.macs_before = _macs(model)
-    row.noise = difference(wanted[:1], run(model, images[:1], optimization="all"))
+    wanted = None
+    with _problems(row):
+        wanted = run(model, images)
+        row.nodes_before = len(model.graph.node)
+        row.macs_before = _macs(model)
+        row.noise = difference(wanted[:1], run(model, images[:1], optimization="all"))
+    if wanted is None:
+        return
     row.stage = "simplify"
     yield
     simplified = None

@@ -209,6 +209,34 @@ class TestFoldConstants:
         assert [node.op for node in graph.nodes] == ["Reshape", "Reshape"]
         assert graph.outputs[0].shape == [4, 6]
 
+    @pytest.mark.parametrize("taken", [True, False])
+    def test_a_choice_that_is_known_becomes_its_branch(self, taken):
+        """One branch gives a constant and an outer tensor, the other computes with both."""
+        model = parse(
+            """(float[4] x) => (float[4] y, float[4] z)
+            {a = Relu(x)
+             p, q = If (taken) <
+               then_branch = t () => (float[4] c, float[4] i)
+                 {c = Constant<value = float[4] {1, 2, 3, 4}>() i = Identity(a)},
+               else_branch = e () => (float[4] m, float[4] n) {m = Mul(a, k) n = Neg(m)}>
+             y = Add(p, x) z = Mul(q, p)}""",
+            taken=np.bool_(taken),
+            k=normal(4),
+        )
+        graph = check(model, FoldConstants(), 1)
+        assert "If" not in {node.op for node in graph.nodes}
+
+    def test_a_choice_of_the_image_stays(self):
+        model = parse(
+            """(float[4] x) => (float[4] y)
+            {s = ReduceSum<keepdims = 0>(x) g = Greater(s, zero)
+             y = If (g) <then_branch = t () => (float[4] c) {k = Add(two, two) c = Mul(x, k)},
+                         else_branch = e () => (float[4] n) {n = Neg(x)}>}""",
+            zero=np.float32(0),
+            two=np.float32(2),
+        )
+        check(model, FoldConstants(), 0)
+
     def test_stored_weights_stay_small(self):
         model = parse(
             """(float[1,4] x) => (float[1,4] y)
