@@ -4,7 +4,7 @@ BIN := .venv/bin
 CPP_FILES := find plugins -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' | xargs
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo campaign test lint format fast coverage docs lock weights cpu-ops plugin zoo-smoke
+.PHONY: demo campaign corpus test lint format fast coverage docs lock weights cpu-ops plugin zoo-smoke
 
 demo: .venv/installed
 	$(BIN)/degmix-edge demo --out demo
@@ -32,6 +32,11 @@ fast: .venv/installed
 # Bad input, faults and races by the thousand: a table, in about fifteen minutes.
 campaign: .venv/installed
 	cd tests/campaigns && OMP_NUM_THREADS=1 ../../$(BIN)/python campaign.py
+
+# The exact passes on public architectures, compared by ONNX Runtime: a table in build/corpus, in
+# about an hour. Finished rows are kept.
+corpus: .venv/corpus
+	cd tests/corpus && HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 ../../$(BIN)/python corpus.py
 
 # The fast tests again, with the share of lines that they run: 61 % when the floor was set.
 coverage: .venv/installed
@@ -67,6 +72,11 @@ plugin:
 weights: .venv/installed
 	$(BIN)/degmix-edge train degmix_tiny --out runs/degmix_tiny --force
 	$(BIN)/python training/ship.py runs/degmix_tiny degmix_tiny
+
+# Not in the lock file: nothing but the corpus needs these.
+.venv/corpus: .venv/installed
+	$(BIN)/pip install --quiet --editable ".[corpus]"
+	touch $@
 
 # The lock file has setuptools, so that the package itself is built with a pinned one too.
 .venv/installed: pyproject.toml requirements.lock

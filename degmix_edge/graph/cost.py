@@ -78,7 +78,8 @@ def _macs(node: gs.Node) -> int:
     count = _COUNTS.get(node.op)
     if count is None:
         return 0
-    shapes = [node.outputs[0].shape, *(tensor.shape for tensor in node.inputs[:2])]
+    factors = node.inputs if node.op == "Einsum" else node.inputs[:2]
+    shapes = [node.outputs[0].shape, *(tensor.shape for tensor in factors)]
     for shape in shapes:
         if shape is None or not all(isinstance(side, int) for side in shape):
             raise GraphError(
@@ -108,11 +109,16 @@ def _gemm(node: gs.Node) -> int:
 
 
 def _einsum(node: gs.Node) -> int:
-    """Multiply the sides of all letters of an equation without an ellipsis."""
+    """Multiply the sides of all letters of an equation, and those that an ellipsis stands for."""
     terms = node.attrs["equation"].replace(" ", "").split("->")[0].split(",")
-    sides: dict[str, int] = {}
+    sides: dict[str | int, int] = {}
     for term, tensor in zip(terms, node.inputs, strict=True):
-        sides.update(zip(term, tensor.shape, strict=True))
+        first, ellipsis, last = term.partition("...")
+        others = len(tensor.shape) - len(first) - len(last)
+        # Numbered from the last: dimensions of an ellipsis are broadcast.
+        letters = [*first, *(range(-others, 0) if ellipsis else ()), *last]
+        for letter, side in zip(letters, tensor.shape, strict=True):
+            sides[letter] = max(sides.get(letter, 1), side)
     return prod(sides.values())
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,13 @@ def to_graph(model: onnx.ModelProto) -> gs.Graph:
         GraphError: It has a type or a shape that no graph can have.
     """
     try:
-        return gs.import_onnx(onnx.shape_inference.infer_shapes(model))
+        graph = gs.import_onnx(onnx.shape_inference.infer_shapes(model))
     except Exception as error:  # whatever the two libraries stumble over
         raise GraphError(
             f"an ONNX graph that cannot be read ({type(error).__name__}: {error})"
         ) from error
+    name_apart(graph)
+    return graph
 
 
 def to_model(graph: gs.Graph, metadata: dict[str, str]) -> onnx.ModelProto:
@@ -67,6 +70,39 @@ def to_model(graph: gs.Graph, metadata: dict[str, str]) -> onnx.ModelProto:
     model = onnx.shape_inference.infer_shapes(model)
     onnx.checker.check_model(model)
     return model
+
+
+def name_apart(graph: gs.Graph) -> None:
+    """Give every node and every tensor a name that no other one has.
+
+    ONNX lets nodes have no name or share one, but recipes tell them apart by it. A pass may call a
+    new tensor like one of the network's; graph-surgeon would then write one of the two only.
+    """
+    tensors = {tensor.name: tensor for tensor in (*graph.inputs, *graph.outputs)}
+    nodes = dict[str, gs.Node]()
+    for node in graph.nodes:
+        for tensor in (*node.outputs, *node.inputs):
+            if tensor.name and tensors.setdefault(tensor.name, tensor) is not tensor:
+                tensor.name = _free(tensor.name, tensors)
+                tensors[tensor.name] = tensor
+        own = node.name or next((tensor.name for tensor in node.outputs if tensor.name), node.op)
+        node.name = _free(own, nodes)
+        nodes[node.name] = node
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    numbered = (f"{name}.{number}" for number in itertools.count(1))
+    return next(free for free in itertools.chain([name], numbered) if free not in taken)
+
+
+def infer_shapes(graph: gs.Graph) -> None:
+    """Give every tensor of `graph` the type and the shape that follow from its inputs."""
+    inferred = onnx.shape_inference.infer_shapes(gs.export_onnx(graph, do_type_check=False))
+    known = gs.import_onnx(inferred).tensors()
+    for name, tensor in graph.tensors().items():
+        if isinstance(tensor, gs.Variable) and isinstance(known.get(name), gs.Variable):
+            tensor.dtype = tensor.dtype or known[name].dtype
+            tensor.shape = known[name].shape
 
 
 def constant(name: str, values: Any, dtype: Any = np.float32) -> gs.Constant:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
+from degmix_edge.graph.model import name_apart
+
 
 class Pass(ABC):
     """One rewrite of a graph. Its name is its file's name."""
@@ -42,11 +44,12 @@ class Outcome:
 
 
 def apply(graph: gs.Graph, passes: Iterable[Pass]) -> list[Outcome]:
-    """Run `passes` in order; drop what nothing uses any more after each."""
+    """Run `passes` in order; after each, drop what nothing uses and tell names apart."""
     outcomes = []
     for step in passes:
         start = time.perf_counter()
         rewrites = step.run(graph)
+        name_apart(graph)
         graph.cleanup().toposort()
         seconds = time.perf_counter() - start
         outcomes.append(Outcome(step.name, rewrites, len(graph.nodes), seconds))

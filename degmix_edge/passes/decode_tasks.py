@@ -38,7 +38,11 @@ class DecodeTasks(Pass):
         pending = [t for t in graph.outputs if f"{t.name}/decoded" not in made]
         pending = [t for t in pending if not t.name.endswith("_logits")]
         pending = [t for t in pending if not self.spec.task(t.name).is_raw]
+        tensors = graph.tensors()
         for logits in pending:
+            # Recipes and checks look for logits by name: another tensor must not have it.
+            if (other := tensors.get(logits_name(logits.name))) is not None:
+                other.name = f"{other.name}.inner"
             self._decode(graph, logits, self.spec.task(logits.name))
         return len(pending)
 

@@ -13,12 +13,12 @@ class FoldBatchnorm(Pass):
 
     def run(self, graph: gs.Graph) -> int:
         rewrites = 0
-        for norm in [n for n in graph.nodes if n.op == "BatchNormalization"]:
+        for norm in [n for n in graph.nodes if is_static_norm(n)]:
             source = norm.inputs[0]
             conv = source.inputs[0] if source.inputs else None
             if conv is None or conv.op != "Conv" or len(source.outputs) != 1:
                 continue
-            if source in graph.outputs or not isinstance(conv.inputs[1], gs.Constant):
+            if source in graph.outputs or not _is_constant(conv.inputs[1:]):
                 continue
             self._fold(conv, norm)
             rewrites += 1
@@ -26,14 +26,37 @@ class FoldBatchnorm(Pass):
 
     @staticmethod
     def _fold(conv: gs.Node, norm: gs.Node) -> None:
-        weight = conv.inputs[1]
-        scale, shift, mean, variance = (tensor.values for tensor in norm.inputs[1:5])
-        factor = scale / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
-        bias = conv.inputs[2].values if len(conv.inputs) > 2 else np.zeros_like(shift)
-        shape = (-1,) + (1,) * (weight.values.ndim - 1)
+        weight = conv.inputs[1].values
+        factor, shift = norm_line(norm)
+        bias = conv.inputs[2].values if len(conv.inputs) > 2 else 0
+        shape = (-1,) + (1,) * (weight.ndim - 1)
+        values = (weight * factor.reshape(shape), bias * factor + shift)
         # New constants: another node may share the old ones.
-        folded = gs.Constant(f"{conv.name}.weight", weight.values * factor.reshape(shape))
-        shifted = gs.Constant(f"{conv.name}.bias", (bias - mean) * factor + shift)
-        conv.inputs = [conv.inputs[0], folded, shifted]
+        conv.inputs = [conv.inputs[0]] + [
+            gs.Constant(f"{conv.name}.{name}", value.astype(weight.dtype))
+            for name, value in zip(("weight", "bias"), values, strict=True)
+        ]
         conv.outputs = [norm.outputs[0]]
         norm.outputs.clear()
+
+
+def is_static_norm(node: gs.Node) -> bool:
+    """Whether a node is a batch norm with stored statistics, a factor and an offset a channel."""
+    return (
+        node.op == "BatchNormalization"
+        and len(node.outputs) == 1
+        and not node.attrs.get("training_mode", 0)
+        and node.attrs.get("spatial", 1) == 1
+        and _is_constant(node.inputs[1:])
+    )
+
+
+def norm_line(norm: gs.Node) -> tuple[np.ndarray, np.ndarray]:
+    """The factor and the offset of each channel that a static norm applies, in float64."""
+    scale, shift, mean, variance = (t.values.astype(np.float64) for t in norm.inputs[1:5])
+    factor = scale / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
+    return factor, shift - mean * factor
+
+
+def _is_constant(tensors: list[gs.Tensor]) -> bool:
+    return all(isinstance(tensor, gs.Constant) for tensor in tensors)

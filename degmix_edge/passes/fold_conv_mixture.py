@@ -17,8 +17,7 @@ import onnx_graphsurgeon as gs
 
 from degmix_edge.graph.model import append, constant
 from degmix_edge.passes._base import Pass
-
-EPSILON = 1e-5
+from degmix_edge.passes.fold_batchnorm import is_static_norm, norm_line
 
 
 class FoldConvMixture(Pass):
@@ -64,6 +63,7 @@ class _Mixture:
         self.pointwise_macs = 0
         self.constants = 0
         self.prefix = ""
+        self.dtype = out.dtype
         self.understood = self._reads(out, top=True)
 
     def is_worth_it(self) -> bool:
@@ -119,6 +119,8 @@ class _Mixture:
         shape = tensor.shape
         if shape is None or len(shape) != 4 or not all(isinstance(s, int) for s in shape):
             return False
+        if self.dtype is None or tensor.dtype != self.dtype or len(node.outputs) != 1:
+            return False
         self.inside.add(id(node))
         if node.op == "Conv" and isinstance(node.inputs[1], gs.Constant):
             if _is_pointwise(node):
@@ -134,17 +136,20 @@ class _Mixture:
                 return False
             self.bases.append(node)
             return True
-        if node.op == "Add":
-            if any(_is_gate(t) for t in node.inputs):
-                return any(self._reads(t) for t in node.inputs if not _is_gate(t))
-            return all(self._reads(t) for t in node.inputs)
+        if node.op == "BatchNormalization":
+            return is_static_norm(node) and self._reads(node.inputs[0])
+        if node.op not in ("Add", "Mul"):
+            return False
+        gates = [t for t in node.inputs if _is_gate(t)]
+        maps = [t for t in node.inputs if not _is_gate(t)]
+        if len(gates) > 1 or (node.op == "Mul" and not gates):
+            return False
+        # A map of one channel that meets many channels would have one row of many.
+        if any(t.shape is None or list(t.shape) != list(shape) for t in maps):
+            return False
         if node.op == "Mul":
-            gates = [t for t in node.inputs if _is_gate(t)]
-            self.num_gates += sum(isinstance(t, gs.Variable) for t in gates)
-            return len(gates) == 1 and all(self._reads(t) for t in node.inputs if not _is_gate(t))
-        if node.op == "BatchNormalization" and _is_constant(node.inputs[1:]):
-            return self._reads(node.inputs[0])
-        return False
+            self.num_gates += isinstance(gates[0], gs.Variable)
+        return all(map(self._reads, maps))
 
     def _affine(self, tensor: gs.Variable) -> _Affine:
         node = tensor.inputs[0]
@@ -157,16 +162,15 @@ class _Mixture:
         if node.op == "Conv":
             return self._behind_pointwise(node)
         if node.op == "BatchNormalization":
-            scale, shift, mean, variance = (t.values for t in node.inputs[1:5])
-            factor = scale / np.sqrt(variance + node.attrs.get("epsilon", EPSILON))
+            factor, shift = norm_line(node)
             found = self._scaled(self._affine(node.inputs[0]), self._constant(factor[:, None]))
-            return self._biased(found, self._constant((shift - mean * factor)[:, None]))
+            return self._biased(found, self._constant(shift[:, None]))
         gates = [t for t in node.inputs if _is_gate(t)]
         rest = [self._affine(t) for t in node.inputs if not _is_gate(t)]
         if node.op == "Mul":
-            return self._scaled(rest[0], self._gate(gates[0]))
+            return self._scaled(rest[0], self._gate(gates[0], rest[0].rows))
         if gates:
-            return self._biased(rest[0], self._gate(gates[0]))
+            return self._biased(rest[0], self._gate(gates[0], rest[0].rows))
         left, right = (self._materialised(part) for part in rest)
         shape = list(left.kernel.shape)
         kernel = self._op("Add", [left.kernel, right.kernel], shape)
@@ -206,8 +210,12 @@ class _Mixture:
         kernel = self._op("Mul", [found.kernel, found.scale], list(found.kernel.shape))
         return _Affine(kernel, found.rows, None, found.bias)
 
-    def _gate(self, gate: gs.Tensor) -> gs.Tensor:
-        return self._column(gate, [-1, 1])
+    def _gate(self, gate: gs.Tensor, rows: int) -> gs.Tensor:
+        """The gate of each row, as a column."""
+        column = self._column(gate, [-1, 1])
+        if column.shape[0] == rows:
+            return column
+        return self._op("Mul", [column, self._constant(np.ones((rows, 1)))], [rows, 1])
 
     def _column(self, tensor: gs.Tensor, shape: list[int]) -> gs.Tensor:
         if isinstance(tensor, gs.Constant):
@@ -219,24 +227,28 @@ class _Mixture:
 
     def _constant(self, values: np.ndarray) -> gs.Constant:
         self.constants += 1
-        return constant(f"{self.prefix}/constant{self.constants}", np.ascontiguousarray(values))
+        return constant(
+            f"{self.prefix}/constant{self.constants}", np.ascontiguousarray(values), self.dtype
+        )
 
     def _op(
         self, op: str, inputs: list[gs.Tensor], shape: list[int], **attrs: object
     ) -> gs.Variable:
         name = f"{self.prefix}/{op}.{len(self.graph.nodes)}"
-        made = append(self.graph, op, inputs, name, np.float32, **attrs)
+        made = append(self.graph, op, inputs, name, self.dtype, **attrs)
         made.shape = shape
         return made
 
 
 def _settings(conv: gs.Node) -> tuple[object, ...]:
-    plain = {"strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1]}
+    plain = {"strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1], "auto_pad": "NOTSET"}
     return tuple(tuple(conv.attrs.get(key, value)) for key, value in plain.items())
 
 
 def _is_pointwise(conv: gs.Node) -> bool:
-    plain = _settings(conv) == ((1, 1), (0, 0, 0, 0), (1, 1)) and conv.attrs.get("group", 1) == 1
+    plain = (
+        _settings(conv)[:3] == ((1, 1), (0, 0, 0, 0), (1, 1)) and conv.attrs.get("group", 1) == 1
+    )
     return plain and list(conv.inputs[1].shape[2:]) == [1, 1] and _is_constant(conv.inputs[2:])
 
 

@@ -28,11 +28,14 @@ class FuseIntegerMatmul(Pass):
 
 def _fuse(graph: gs.Graph, node: gs.Node) -> bool:
     left, right = (_dequantize(tensor) for tensor in node.inputs[:2])
-    if left is None or right is None or not isinstance(right.inputs[0], gs.Constant):
+    if left is None or right is None or not _is_plain_pair(left, right):
         return False
     if node.op == "Gemm" and {**_PLAIN, **node.attrs} not in (_PLAIN, {**_PLAIN, "transB": 1}):
         return False
     weight, scale = right.inputs[0], right.inputs[1]
+    columns = 0 if node.attrs.get("transB") else 1
+    if scale.values.ndim and right.attrs.get("axis", 1) % 2 != columns:
+        return False
     if node.attrs.get("transB"):
         weight = gs.Constant(f"{node.name}/weight_columns", np.ascontiguousarray(weight.values.T))
     out, bias = _bias(node, weight.shape[-1])
@@ -48,6 +51,21 @@ def _fuse(graph: gs.Graph, node: gs.Node) -> bool:
     fused = gs.Node("MatMulIntegerToFloat", node.name, {}, inputs, [out], domain=DOMAIN)
     graph.nodes.append(fused)
     return True
+
+
+def _is_plain_pair(left: gs.Node, right: gs.Node) -> bool:
+    """Whether one grid holds the map, and symmetric ones hold a matrix of INT8 weights."""
+    weight, zero = right.inputs[0], right.inputs[2] if len(right.inputs) > 2 else None
+    return (
+        isinstance(weight, gs.Constant)
+        and isinstance(right.inputs[1], gs.Constant)
+        and weight.dtype == np.int8
+        and len(weight.shape) == 2
+        and right.inputs[1].values.ndim < 2
+        and (zero is None or (isinstance(zero, gs.Constant) and not np.any(zero.values)))
+        and len(left.inputs) > 2
+        and all(isinstance(t, gs.Constant) and t.values.size == 1 for t in left.inputs[1:3])
+    )
 
 
 _PLAIN = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}

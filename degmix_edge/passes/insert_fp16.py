@@ -85,7 +85,7 @@ class InsertFp16(Pass):
             return {}
         graph.toposort()
         for node in graph.nodes:
-            if id(node) in fixed or id(node) in half:
+            if id(node) in fixed or id(node) in half or not _constants_fit(node):
                 continue
             if node.op in SPREADS or _is_half_product(node):
                 makers = [m for t in _values(node) for m in t.inputs]
@@ -134,13 +134,23 @@ class _Casts:
     def constant(node: gs.Node, tensor: gs.Constant) -> gs.Constant:
         if tensor.dtype != np.float32:
             return tensor
-        largest = float(np.abs(tensor.values).max(initial=0))
+        finite = tensor.values[np.isfinite(tensor.values)]
+        largest = float(np.abs(finite).max(initial=0))
         if largest > float(np.finfo(np.float16).max):
             raise GraphError(
                 f"{node.name}: a weight of {largest:.3g} does not fit FP16; keep it float with "
                 f"--keep-float {node.name}"
             )
         return gs.Constant(f"{tensor.name}/fp16/{node.name}", tensor.values.astype(np.float16))
+
+
+def _constants_fit(node: gs.Node) -> bool:
+    """Whether FP16 can hold a node's constants; a mask of attention may be the lowest FP32."""
+    indices = HALF_INPUTS.get(node.op, range(len(node.inputs)))
+    constants = (node.inputs[i] for i in indices if isinstance(node.inputs[i], gs.Constant))
+    values = [tensor.values for tensor in constants if tensor.dtype == np.float32]
+    limit = np.finfo(np.float16).max
+    return all(np.all((np.abs(array) <= limit) | np.isinf(array)) for array in values)
 
 
 def _prefix(name: str) -> str:

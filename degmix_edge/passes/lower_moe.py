@@ -89,10 +89,11 @@ def _read(scatter: gs.Node) -> MoeMixture | None:
     masks = [reader for reader in gates.outputs if reader.op == "Unsqueeze"]
     if len(masks) != 1 or gates.shape is None:
         return None
-    mul = _reader(masks[0].outputs[0], "Mul")
+    mask = masks[0].outputs[0]
+    mul = _reader(mask, "Mul")
     if mul is None:
         return None
-    hidden = next(t for t in mul.inputs if t is not masks[0].outputs[0])
+    hidden = next((t for t in mul.inputs if t is not mask), None)
     activation = _maker(_maker(hidden, "Reshape"), "Gelu")
     bias = _maker(activation, "Add")
     first = next((m for t in bias.inputs if (m := _maker(t, "MatMul"))), None) if bias else None
@@ -104,9 +105,39 @@ def _read(scatter: gs.Node) -> MoeMixture | None:
         tensor = dequantize.outputs[0] if dequantize else None
     second = _reader(tensor, "MatMul") if tensor is not None else None
     kept = scatter.inputs[1].shape
-    if not (activation and bias and first and second and kept):
+    if not (activation and bias and first and flat and second and kept and hidden):
         return None
-    return MoeMixture(gates, first, bias, activation, second, int(kept[-1]))
+    mixture = MoeMixture(gates, first, bias, activation, second, int(kept[-1]))
+    return mixture if _is_masked(mixture, mask, hidden, flat.outputs[0]) else None
+
+
+def _is_masked(
+    mixture: MoeMixture, mask: gs.Variable, hidden: gs.Variable, flat: gs.Variable
+) -> bool:
+    """Whether experts lie side by side in both matrices, and each is masked by its own gate."""
+    first, bias, second = mixture.first, mixture.bias, mixture.second
+    matrices = [_stored(node.inputs[1]) for node in (first, second)]
+    biases = [tensor for tensor in bias.inputs if isinstance(tensor, gs.Constant)]
+    tensors = (mixture.gates, mask, hidden, flat, first.inputs[0], *second.outputs)
+    if len(biases) != 1 or not all(isinstance(m, gs.Constant) for m in matrices):
+        return False
+    if not all(t.shape and all(isinstance(side, int) for side in t.shape) for t in tensors):
+        return False
+    gates, masks, units, rows, tokens, _ = (list(tensor.shape) for tensor in tensors)
+    width = units[-1]
+    own = tokens[:-1]
+    while own and own[0] == 1:  # tasks share their tokens
+        own = own[1:]
+    return (
+        masks == [*gates, 1]
+        and units == [*tokens[:-1], gates[-1], width]
+        and rows == [*gates[:-1], gates[-1] * width]
+        and own == gates[len(gates) - 1 - len(own) : -1]
+        and biases[0].values.shape == (gates[-1] * width,)
+        and list(matrices[0].shape) == [tokens[-1], gates[-1] * width]
+        and list(matrices[1].shape[:1]) == [gates[-1] * width]
+        and len(matrices[1].shape) == 2
+    )
 
 
 class _Gather:

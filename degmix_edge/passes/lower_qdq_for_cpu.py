@@ -37,7 +37,7 @@ class LowerQdqForCpu(Pass):
         for conv in [n for n in graph.nodes if n.op == "Conv" and _dequantized(n.inputs[1])]:
             rewrites += self._quantize_output(graph, conv)
         for node in list(graph.nodes):
-            if node.op == "QuantizeLinear" and node.outputs[0].dtype == np.int8:
+            if node.op == "QuantizeLinear" and _is_symmetric_pair(node):
                 _to_uint8(node)
                 rewrites += 1
         return rewrites
@@ -48,12 +48,11 @@ class LowerQdqForCpu(Pass):
         if len(readers) == 1 and readers[0].op == "Relu":
             out = readers[0].outputs[0]
             readers = out.outputs
-        if any(reader.op == "QuantizeLinear" for reader in readers):
-            pair = next(reader for reader in readers if reader.op == "QuantizeLinear")
-            if (
-                len(readers) > 1
-            ):  # the others read the dequantized value, or there is no INT8 kernel
-                replace_uses(out, pair.outputs[0].outputs[0].outputs[0], keep=[pair])
+        pairs = [reader for reader in readers if reader.op == "QuantizeLinear"]
+        if pairs:
+            if len(readers) > 1 and _is_symmetric_pair(pairs[0]):
+                # The others read the dequantized value, or there is no INT8 kernel.
+                replace_uses(out, pairs[0].outputs[0].outputs[0].outputs[0], keep=[pairs[0]])
                 return 1
             return 0
         measured = self.ranges.tensors.get(out.name)
@@ -67,6 +66,19 @@ class LowerQdqForCpu(Pass):
         return 1
 
 
+def _is_symmetric_pair(quantize: gs.Node) -> bool:
+    """Whether a tensor becomes INT8 around zero, and what reads it are DQs on that grid alone."""
+    nodes = (quantize, *quantize.outputs[0].outputs)
+    return quantize.outputs[0].dtype == np.int8 and all(
+        node.op == ("QuantizeLinear" if node is quantize else "DequantizeLinear")
+        and len(node.inputs) == 3
+        and isinstance(node.inputs[2], gs.Constant)
+        and node.inputs[2].values.shape == ()
+        and not node.inputs[2].values
+        for node in nodes
+    )
+
+
 def _dequantized(tensor: gs.Variable | gs.Constant) -> bool:
     return bool(tensor.inputs) and tensor.inputs[0].op == "DequantizeLinear"
 
@@ -74,7 +86,10 @@ def _dequantized(tensor: gs.Variable | gs.Constant) -> bool:
 def _float_samples(node: gs.Node) -> bool:
     if not _dequantized(node.inputs[0]):
         return False
-    quantize = node.inputs[0].inputs[0].inputs[0].inputs[0]
+    stored = node.inputs[0].inputs[0].inputs[0]
+    if not stored.inputs or stored.inputs[0].op != "QuantizeLinear":
+        return False
+    quantize = stored.inputs[0]
     node.inputs[0] = quantize.inputs[0]
     return True
 

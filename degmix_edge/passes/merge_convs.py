@@ -12,6 +12,9 @@ import onnx_graphsurgeon as gs
 from degmix_edge.graph.model import append, constant
 from degmix_edge.passes._base import Pass
 
+SIZES_AS_INPUT = 13
+"""The opset since which Split takes its sizes as an input."""
+
 
 class MergeConvs(Pass):
     """Merges convolutions of one map into one.
@@ -22,7 +25,7 @@ class MergeConvs(Pass):
     def run(self, graph: gs.Graph) -> int:
         groups: dict[tuple[object, ...], list[gs.Node]] = {}
         for node in graph.nodes:
-            if node.op == "Conv" and _is_own(node):
+            if node.op == "Conv" and _is_own(node) and node.outputs[0].shape:
                 attrs = tuple(sorted((k, str(v)) for k, v in node.attrs.items()))
                 key = (id(node.inputs[0]), list(node.inputs[1].shape[2:]).__repr__(), attrs)
                 groups.setdefault(key, []).append(node)
@@ -37,20 +40,24 @@ class MergeConvs(Pass):
         widths = [conv.inputs[1].shape[0] for conv in group]
         outs = [conv.outputs[0] for conv in group]
         weight = np.concatenate([conv.inputs[1].values for conv in group])
-        inputs = [first.inputs[0], constant(f"{first.name}.weight/merged", weight)]
+        dtype = weight.dtype
+        inputs = [first.inputs[0], constant(f"{first.name}.weight/merged", weight, dtype)]
         if any(len(conv.inputs) > 2 for conv in group):
             biases = [
                 conv.inputs[2].values if len(conv.inputs) > 2 else np.zeros(width)
                 for conv, width in zip(group, widths, strict=True)
             ]
-            inputs.append(constant(f"{first.name}.bias/merged", np.concatenate(biases)))
+            inputs.append(constant(f"{first.name}.bias/merged", np.concatenate(biases), dtype))
         name = f"{first.name}/merged"
-        made = append(graph, "Conv", inputs, name, np.float32, **dict(first.attrs))
+        made = append(graph, "Conv", inputs, name, dtype, **dict(first.attrs))
         made.shape = [outs[0].shape[0], sum(widths), *outs[0].shape[2:]]
         for conv in group:
             conv.outputs.clear()
-        sizes = constant(f"{name}/widths", widths, np.int64)
-        split = gs.Node("Split", f"{name}/Split", {"axis": 1}, [made, sizes], outs)
+        split = gs.Node("Split", f"{name}/Split", {"axis": 1}, [made], outs)
+        if graph.opset < SIZES_AS_INPUT:
+            split.attrs["split"] = widths
+        else:
+            split.inputs.append(constant(f"{name}/widths", widths, np.int64))
         graph.nodes.append(split)
 
 

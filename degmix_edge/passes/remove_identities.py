@@ -10,6 +10,9 @@ import onnx_graphsurgeon as gs
 from degmix_edge.graph.model import replace_uses
 from degmix_edge.passes._base import Pass
 
+MOVING = ("tf_crop_and_resize", "tf_half_pixel_for_nn")
+"""Modes of Resize that read other places than the pixels' own where no side changes."""
+
 
 class RemoveIdentities(Pass):
     """Removes nodes that return their input, except those that make an output of the graph."""
@@ -62,11 +65,11 @@ def _if_same_shape(node: gs.Node) -> int | None:
 
 def _resize(node: gs.Node) -> int | None:
     """To the same sides, by scales of one: 1.04 of 24 pixels is 24 pixels too, but others."""
-    cropped = node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
-    scales = node.inputs[2] if len(node.inputs) > 2 else None
-    given = isinstance(scales, gs.Tensor) and bool(scales.name)
+    moved = node.attrs.get("coordinate_transformation_mode") in MOVING
+    scales = node.inputs[-1 if len(node.inputs) < 3 else 2]  # opset 10 has no region before them
+    given = bool(scales.name)
     whole = not given or (isinstance(scales, gs.Constant) and np.all(scales.values == 1))
-    return _if_same_shape(node) if whole and not cropped else None
+    return _if_same_shape(node) if whole and not moved else None
 
 
 def _dropout(node: gs.Node) -> int | None:
@@ -110,8 +113,10 @@ def _neutral(value: float, *, both: bool) -> Callable[[gs.Node], int | None]:
         for index in (0, 1) if both else (0,):
             other = node.inputs[1 - index]
             if isinstance(other, gs.Constant) and np.all(other.values == value):
-                same = list(node.inputs[index].shape or ()) == list(node.outputs[0].shape or ())
-                if same and node.outputs[0].shape is not None:
+                before, after = node.inputs[index].shape, node.outputs[0].shape
+                # A side that is not known may be one that the constant enlarges.
+                known = before is not None and (None not in before or other.values.size == 1)
+                if known and after is not None and list(before) == list(after):
                     return index
         return None
 

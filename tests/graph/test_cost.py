@@ -57,6 +57,11 @@ def test_by_hand():
     t = gs.Variable("t", np.float32, [7, 3])
     assert node("Gemm", [t, constant("w", np.zeros((7, 5)))], [3, 5], transA=1).macs == 105
     assert node("Einsum", [a, b], [2, 3, 5], equation="bij,bjk->bik").macs == 210
+    equation = "... i j, ... j k -> ... i k"
+    c = gs.Variable("c", np.float32, [4, 1, 3, 7])
+    assert node("Einsum", [c, b], [4, 2, 3, 5], equation=equation).macs == 4 * 210
+    d = gs.Variable("d", np.float32, [5, 6])
+    assert node("Einsum", [a, b, d], [2, 3, 6], equation="bij,bjk,kl->bil").macs == 6 * 210
     assert node("Relu", [x], [1, 8, 5, 6]).macs == 0
 
 

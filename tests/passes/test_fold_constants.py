@@ -1,10 +1,12 @@
 """Shapes of static tensors are constants."""
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 from onnx import helper, numpy_helper
 from test_passes import run
 
+from degmix_edge import ort
 from degmix_edge.graph.model import to_graph, to_model
 from degmix_edge.passes._base import apply
 from degmix_edge.passes.fold_constants import FoldConstants
@@ -34,3 +36,17 @@ def test_a_part_of_a_shape(ends, rest):
     result = to_model(folded, {})
     assert [node.op_type for node in result.graph.node] == ["Neg", "Reshape"]
     np.testing.assert_array_equal(run(result, X, "x")["y"], run(model, X, "x")["y"])
+
+
+def test_an_output_that_is_constant_is_still_given_by_a_node():
+    shape = [1, 3, 4, 6]
+    image = gs.Variable("x", np.float32, shape)
+    sides, same = gs.Variable("sides", np.int64, [4]), gs.Variable("same", np.float32, shape)
+    nodes = [gs.Node("Shape", "s", {}, [image], [sides]), gs.Node("Relu", "r", {}, [image], [same])]
+    graph = gs.Graph(nodes, [image], [sides, same], opset=20)
+    FoldConstants().run(graph)
+    model = to_model(graph, {})
+    assert sorted(node.op_type for node in model.graph.node) == ["Identity", "Relu"]
+    feeds = {"x": np.ones(shape, np.float32)}
+    got = ort.cpu_session(model.SerializeToString()).run(None, feeds)
+    assert got[0].tolist() == shape
