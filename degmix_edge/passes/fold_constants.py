@@ -71,7 +71,8 @@ def _keep_outputs(graph: gs.Graph) -> None:
 
 def _gives_constant(graph: gs.Graph, node: gs.Node) -> bool:
     """Whether it is one of the nodes that `_keep_outputs` made."""
-    return node.op == "Identity" and any(output is node.outputs[0] for output in graph.outputs)
+    # graph-surgeon asks about nodes of a copy.
+    return node.op == "Identity" and node.outputs[0].name in {o.name for o in graph.outputs}
 
 
 def _take_branch(graph: gs.Graph, node: gs.Node) -> None:
