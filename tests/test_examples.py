@@ -60,4 +60,7 @@ def test_a_task_in_a_package_of_ones_own(folder):
     assert done.returncode == 0, done.stderr
     assert "lane" in done.stdout
     assert "classes: background, left, right" in done.stdout
+    agreement = re.search(r"engine on network: lane_f (\d+\.\d+) %", done.stdout)
+    assert agreement
+    assert 99 < float(agreement[1]) <= 100
     assert (folder / "lane.png").stat().st_size > 1000

@@ -108,7 +108,7 @@ def task_rows(findings: Findings) -> list[tuple[str, ...]]:
         rows.append(
             (
                 task.name,
-                f"{task.metric} [{limit.metric.unit}]",
+                f"{task.metric} [{limit.metric.unit or task.unit}]",
                 f"{trials.value(task):.3f}",
                 "-" if damage.loss is None else f"{damage.loss:+.3f}",
                 f"{damage.distance:.3f}",

@@ -30,6 +30,7 @@ from degmix_edge.passes._base import apply
 from degmix_edge.preprocess import Fit, Placement, fit_image
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.recipe import Recipe
+from degmix_edge.runtime import Maps as TaskMaps
 from degmix_edge.tasks import TaskSpec
 
 Maps = dict[str, np.ndarray]
@@ -115,8 +116,8 @@ class Trials:
             return [self._cut(e, running.infer(e.pixels[None])) for e in self.examples]
 
     def _cut(self, example: Example, maps: Maps) -> Maps:
-        names = self.spec.task_names
-        return {name: np.array(example.placement.crop(maps[name][0])) for name in names}
+        cut = TaskMaps.of(maps, self.spec.tasks, example.placement)
+        return {name: np.array(array) for name, array in cut.items()}
 
     def score(self, recipe: Recipe) -> dict[str, Damage]:
         """Run `recipe` and return what each task loses."""

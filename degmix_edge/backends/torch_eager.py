@@ -61,14 +61,26 @@ class Backend(Base):
                 pixels = pixels.flip(1)
             if self.spec.color == "grey":
                 pixels = (pixels * torch.tensor(GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
-            logits = self.network((pixels - self._mean) / self._std)
+            outputs = self.network((pixels - self._mean) / self._std)
+            logits = {t.name: _at_size(outputs[t.name], t, self.spec) for t in self.spec.tasks}
             maps = {t.name: _decode(logits[t.name], t).numpy() for t in self.spec.tasks}
             if self.raw_logits:
-                maps |= {logits_name(t): logits[t].numpy() for t in self.spec.task_names}
+                scored = [task.name for task in self.spec.tasks if task.has_logits]
+                maps |= {logits_name(name): logits[name].numpy() for name in scored}
         return maps
 
     def _deactivate(self) -> None:
         del self._mean, self._std
+
+
+def _at_size(logits: torch.Tensor, task: TaskSpec, spec: NetworkSpec) -> torch.Tensor:
+    """Logits at the map's size, as the deployed graph resizes them."""
+    import torch
+
+    sides = task.sides(spec.height, spec.width)
+    if not task.has_logits or tuple(logits.shape[2:]) == sides:
+        return logits
+    return torch.nn.functional.interpolate(logits, sides, mode="bilinear", align_corners=False)
 
 
 def _decode(logits: torch.Tensor, task: TaskSpec) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.metrics import Metric
@@ -20,6 +21,9 @@ from degmix_edge.workflows.recorded import Recorded, save_results
 from degmix_edge.workflows.reference import reference_session
 from degmix_edge.workflows.sources import images
 
+if TYPE_CHECKING:
+    from torch import nn
+
 DATA = "synthetic:64"
 MAX_DROP = 0.02
 MAX_DISAGREEMENT = 0.10
@@ -29,7 +33,7 @@ TENSOR_IMAGES = 4
 
 def compare(
     bundle: str | Path | Bundle,
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path | nn.Module | None = None,
     *,
     data: str = DATA,
     backend: str = "auto",
@@ -45,8 +49,9 @@ def compare(
 
     Args:
         bundle: The bundle, or its folder.
-        checkpoint: What it was built from, a checkpoint or an ONNX file; None looks among the
-            shipped checkpoints.
+        checkpoint: What it was built from, a checkpoint, an ONNX file, a torch module, or
+            `FILE.py:NAME`, a function that makes the module; None looks among the shipped
+            checkpoints.
         data: A labelled data set (`nyud:DIR`, `synthetic:64`), a folder of images, or `photos`.
         backend: `auto`, or a backend's name.
         max_drop: With labels, how much worse a task may be, as a fraction of the network's value.
@@ -79,7 +84,7 @@ def compare(
 
 def compare_engines(
     bundle: str | Path | Bundle,
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path | nn.Module | None = None,
     *,
     data: str = DATA,
     backends: tuple[str, ...] = ("auto",),
@@ -94,8 +99,9 @@ def compare_engines(
 
     Args:
         bundle: The bundle, or its folder.
-        checkpoint: What it was built from, a checkpoint or an ONNX file; None looks among the
-            shipped checkpoints.
+        checkpoint: What it was built from, a checkpoint, an ONNX file, a torch module, or
+            `FILE.py:NAME`, a function that makes the module; None looks among the shipped
+            checkpoints.
         data: A labelled data set, a folder of images, or `photos`.
         backends: Names of backends.
         results: What `record` wrote on a robot; then no engine runs here.

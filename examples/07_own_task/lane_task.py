@@ -24,6 +24,6 @@ TASK = LaneTask(
     decode="argmax",
     num_channels=len(CLASSES),
     unit="class",
-    metric="miou",
+    metric="lane_f",
     classes=CLASSES,
 )

@@ -256,3 +256,17 @@ def test_the_contract_and_the_emitted_script_know_every_kind(here, bundle, cli):
     for target in ("triton", "isaac", "deepstream", "cpp"):
         code, _, err = cli("emit", target, "eyes.degmix", "--out", target)
         assert code == 0, err
+
+
+def test_a_budget_holds_for_every_kind(here):
+    found = degmix_edge.quantize(
+        "eyes.onnx",
+        spec="spec.yaml",
+        calibration="photos",
+        budget="5%",
+        examples="photos",
+        device="orin-agx",
+    )
+    used = {name: task["used"] for name, task in found.budget.values()["tasks"].items()}
+    assert set(used) == set(SPEC["tasks"])
+    assert 0 < max(used.values()) <= 1

@@ -125,19 +125,24 @@ def export_module(
                 f"{name}: task {task!r} has {channels} channels, expected {spec.num_channels}"
             )
         specs.append(spec)
-    digest = hashlib.sha256()
-    for value in module.state_dict().values():
-        digest.update(value.detach().cpu().numpy().tobytes())
     spec = NetworkSpec(
         model=name,
         height=size[0],
         width=size[1],
         tasks=tuple(specs),
-        source=Source(name=name, sha256=digest.hexdigest()),
+        source=Source(name=name, sha256=module_hash(module)),
     )
     model = _exported(module, spec, name)
     _describe(model, spec, {})
     return _checked(model), spec
+
+
+def module_hash(module: nn.Module) -> str:
+    """Return the SHA-256 of a module's weights, by which a bundle knows what it was built from."""
+    digest = hashlib.sha256()
+    for value in module.state_dict().values():
+        digest.update(value.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _exported(network: nn.Module, spec: NetworkSpec, where: str) -> onnx.ModelProto:
