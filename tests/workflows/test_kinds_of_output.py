@@ -203,7 +203,7 @@ def test_a_spec_inside_the_file(here):
             r"class indices; say how many \(classes: 19",
         ),
         ("trust", {"metric": "iou"}, "no metric 'iou'"),
-        ("trust", {"palete": 3}, "no setting '.*palete'"),
+        ("trust", {"colours": 3}, "no setting '.*colours'"),
         ("boxes", {"kind": "depth"}, r"is a map of 48x4, other proportions .* `kind: raw`"),
     ],
 )
