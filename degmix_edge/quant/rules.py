@@ -21,6 +21,8 @@ from degmix_edge.tasks import DECODES, logits_name
 WEIGHTED = ("Conv", "MatMul", "Gemm")
 DEFORMABLE = {"DeformConv": (2, 4), "DegmixDeformSample": (1,), "DegmixDeformConv2d": (2, 4)}
 """Inputs that hold offsets and modulation, by operator."""
+BEFORE_LAYERS = {"Cast", "Transpose", "Gather", "Sub", "Add", "Mul", "Div"}
+"""What normalises an image, and puts its channels in another order."""
 
 
 def choose(
@@ -193,9 +195,11 @@ def _reads_image(node: gs.Node) -> bool:
     tensor = node.inputs[0]
     while tensor.inputs:
         maker = tensor.inputs[0]
-        if maker.op not in ("Transpose", "Cast", "Sub", "Mul", "Div", "Add"):
+        # Exporters put a bias on either side of an addition.
+        variables = [other for other in maker.inputs if isinstance(other, gs.Variable)]
+        if maker.op not in BEFORE_LAYERS or len(variables) != 1:
             return False
-        tensor = maker.inputs[0]
+        tensor = variables[0]
     return True
 
 

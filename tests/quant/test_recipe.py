@@ -1,10 +1,11 @@
 """Which nodes stay float, and why; quantization parameters."""
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from degmix_edge.errors import ConfigError, GraphError
-from degmix_edge.graph.model import to_graph
+from degmix_edge.graph.model import append, constant, to_graph
 from degmix_edge.passes.forms import deploy_model
 from degmix_edge.quant import ranges as reading
 from degmix_edge.quant.qparams import per_channel_scale, quantize, scale_of
@@ -33,6 +34,23 @@ def test_what_stays_float_in_int8(deployed):
     }
     lasts = {n for n, r in kept.items() if "last layer" in r}
     assert lasts == {f"heads.{task}.3/Conv" for task in ("normals", "edge", "depth")}
+
+
+@pytest.mark.parametrize("bias_first", [True, False])
+def test_only_the_first_layer_of_a_foreign_graph_reads_the_image(deployed, bias_first):
+    """TorchScript adds the bias of a linear layer from the left; BGR is a Gather of channels."""
+    image = gs.Variable("image", np.uint8, [1, 8, 8, 3])
+    graph = gs.Graph([], [image], [], opset=18)
+    tensor = append(graph, "Cast", [image], "float", np.float32, to=1)
+    order = constant("order", [2, 1, 0], np.int64)
+    tensor = append(graph, "Gather", [tensor, order], "bgr", np.float32, axis=3)
+    for name in ("first", "second"):
+        tensor = append(graph, "MatMul", [tensor, constant(f"{name}.w", np.eye(3))], name, "f4")
+        operands = [tensor, constant(f"{name}.b", [1.0] * 3)]
+        operands = operands[::-1] if bias_first else operands
+        tensor = append(graph, "Add", operands, f"{name}/bias", "f4")
+    spec = deployed[1].keep(["semseg"])
+    assert list(reasons(choose(graph, spec, "int8"))) == ["first"]
 
 
 def test_fp16_keeps_only_the_offset_branch(deployed):
