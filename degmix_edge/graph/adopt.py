@@ -139,7 +139,10 @@ def _freeze(
     images = list(model.graph.input)
     if len(images) != 1:
         names = ", ".join(repr(image.name) for image in images)
-        raise GraphError(f"{where}: {len(images)} inputs ({names}), expected the one image")
+        raise GraphError(
+            f"{where}: {len(images)} inputs ({names}), expected the one image; a bundle takes no "
+            "second image, depth or state yet: export the network with them as constants"
+        )
     image: ValueInfoProto = images[0]
     kind, shape = image.type.tensor_type.elem_type, _shape(image)
     what = f"{where}: input {image.name!r}"
@@ -201,7 +204,7 @@ def _refuse_dynamic(model: onnx.ModelProto, where: str) -> None:
             raise GraphError(
                 f"{where}: output {output.name!r} has shape {_shape(output)}, because it depends "
                 "on what is in the image; cut the network before it, and do that step in the "
-                "code that runs after the network"
+                "code that runs after the network (a `raw` output passes on what comes before)"
             )
 
 
