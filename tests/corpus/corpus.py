@@ -152,6 +152,13 @@ def summary(rows: Sequence[Row]) -> str:
         f"INT8 built for {sum(row.int8.startswith('yes') for row in rows)}, "
         f"TensorRT-RTX for {sum(row.tensorrt.startswith('yes') for row in rows)}."
     ]
+    causes = {
+        "export": "Refused by the exporter",
+        "reference": "Exported as a file that ONNX Runtime refuses",
+    }
+    for stage, cause in causes.items():
+        count = sum(any(p.startswith(f"{stage}:") for p in row.problems) for row in rows)
+        lines[0] += f" {cause}: {count}."
     lines += [
         f"- {row.network}, {row.exporter}, opset {row.opset}: {problem}"
         for row in rows

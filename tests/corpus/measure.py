@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import traceback
 import warnings
@@ -32,6 +33,8 @@ IMAGES = 3
 CALIBRATION = 8
 DEPLOYED_OPSET = 18
 """INT8 and engines take this opset at least."""
+FUSED_ATTENTION = 14
+"""The first opset that TorchScript writes PyTorch's fused attention for."""
 NOT_YET = "raw output, not yet"
 
 
@@ -145,6 +148,10 @@ def export(row: Row, path: Path) -> None:
     from networks import NETWORKS
 
     network = NETWORKS[row.network]
+    if row.opset < FUSED_ATTENTION:
+        from timm.layers import set_fused_attn
+
+        set_fused_attn(False)
     module = network.build()
     image = torch.randn(1, 3, network.size, network.size)
     settings: dict[str, Any] = {"dynamo": row.exporter == "dynamo", "opset_version": row.opset}
@@ -395,5 +402,6 @@ def _problems(row: Row) -> Iterator[None]:
 
 
 def _in_words(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()] or ["?"]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # PyTorch's exporter writes in colours
+    lines = [line for line in plain.splitlines() if line.strip()] or ["?"]
     return f"{type(error).__name__}: {lines[0][:200]}"

@@ -264,7 +264,7 @@ def _dpt() -> Any:
 
 def _beit() -> Any:
     values = {"num_labels": CLASSES, "out_indices": [0, 1, 2, 3], "out_features": None}
-    return _beit_body(**values, pool_scales=[1, 2, 4])
+    return _beit_body(**values, pool_scales=[1, 2])
 
 
 def _upernet(body: Callable[[], Any]) -> Any:
