@@ -25,7 +25,7 @@ names = {"input_names": ["image"], "output_names": ["depth"]}
 example = torch.zeros(1, 3, 96, 128)
 torch.onnx.export(Depth().eval(), (example,), "mine.onnx", dynamo=True, verbose=False, **names)
 
-imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "color": "rgb"}
 degmix_edge.build("mine.onnx", "depth.degmix", precision="fp16", **imagenet, force=True)
 with degmix_edge.load("depth.degmix") as session:
     depth = session(skimage.data.coffee())["depth"]

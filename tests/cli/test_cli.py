@@ -346,7 +346,8 @@ def test_an_onnx_of_other_outputs(cli, onnx_path, tmp_path):
         node.output[:] = ["seg" if name == "semseg" else name for name in node.output]
     model.graph.output[0].name = "seg"
     (tmp_path / "other.onnx").write_bytes(model.SerializeToString())
-    code, _, err = cli("build", "engine", "other.onnx", "--precision", "fp32")
+    wants = ("--mean", 0, 0, 0, "--std", 1, 1, 1, "--color", "rgb")
+    code, _, err = cli("build", "engine", "other.onnx", "--precision", "fp32", *wants)
     assert code == 6
     assert "first unknown: 'seg'" in err
 

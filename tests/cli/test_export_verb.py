@@ -153,7 +153,7 @@ def test_unsupported_operators_are_listed_with_their_nodes(cli, tmp_path):
     nonzero = helper.make_node("NonZero", ["a"], ["b"], name="heads.depth/NonZero")
     last = helper.make_node("Cast", ["b"], ["depth"], name="cast", to=1)
     onnx.save(graph_of(foo, nonzero, last), tmp_path / "odd.onnx")
-    plain = ("--precision", "fp16", "--mean", 0, 0, 0, "--std", 1, 1, 1)
+    plain = ("--precision", "fp16", "--mean", 0, 0, 0, "--std", 1, 1, 1, "--color", "rgb")
     code, _, err = cli("quantize", "odd.onnx", *plain)
     assert code == 6
     assert "com.example::Foo at node 'neck.foo/Foo': not of standard ONNX" in err
