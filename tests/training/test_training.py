@@ -156,8 +156,8 @@ def test_presets_and_settings(tmp_path):
     assert settings.task_specs()["semseg"].num_channels == 10
     with pytest.raises(ConfigError, match="Did you mean 'degmix_tiny'"):
         preset("degmix_tine")
-    with pytest.raises(ConfigError, match="no task 'flow'"):
-        config.load(TrainConfig, preset("degmix_tiny"), ["tasks=[flow]"]).task_specs()
+    with pytest.raises(ConfigError, match="no task 'smell'"):
+        config.load(TrainConfig, preset("degmix_tiny"), ["tasks=[smell]"]).task_specs()
 
 
 SMALL = TrainConfig.model_validate(

@@ -4,7 +4,7 @@
 ROOT/classes.yaml                 semseg: [road, car, ...]     (tasks with classes)
 ROOT/train/images/NAME.png        or .jpg
 ROOT/train/semseg/NAME.png        class indices, 255 ignored; human_parts the same
-ROOT/train/saliency/NAME.png      0 and 255, or 0 and 1 (then 255 is ignored); edge the same
+ROOT/train/saliency/NAME.png      0 and 255, or 0 and 1 (then 255 is ignored); edge, mask the same
 ROOT/train/depth/NAME.npy         metres; or NAME.png, 16 bits, millimetres; 0 is invalid
 ROOT/train/normals/NAME.npy       (H, W, 3), x right, y down, z forward; or NAME.png, 2 v / 255 - 1
 ROOT/val/...                      the same
@@ -52,7 +52,9 @@ def _classes(path: Path) -> np.ndarray:
     return values.astype(np.uint8)
 
 
-READERS = {"depth": _depth, "normals": _normals, "saliency": _binary, "edge": _binary}
+READERS = {"depth": _depth, "inverse_depth": _depth, "log_depth": _depth, "normals": _normals}
+READERS |= dict.fromkeys(("saliency", "edge", "mask"), _binary)
+"""How labels of tasks without classes are read; other tasks have class indices, or no labels."""
 
 
 class DataSet(DiskDataSet):
@@ -78,8 +80,9 @@ class DataSet(DiskDataSet):
             if task.is_dir() and task.name != "images"
         }
         for name in sorted(found | set(own)):
-            if name not in tasks.names():
-                raise ConfigError(f"{root}: " + unknown("task", name, tasks.names()))
+            known = [n for n in tasks.names() if n in READERS or tasks.find(n).decode == "argmax"]
+            if name not in known:
+                raise ConfigError(f"{root}: " + unknown("task", name, known))
         self.classes = {
             name: own.get(name, tasks.find(name).classes) for name in tasks.names() if name in found
         }
