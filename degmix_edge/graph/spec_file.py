@@ -106,7 +106,8 @@ class SpecFile(config.Settings):
     @property
     def is_empty(self) -> bool:
         """Whether nothing is said that a network of ours says itself."""
-        image = self.input.model_dump(exclude={"fit", "pad"}, exclude_none=True)
+        of_all = {"fit", "pad", "height", "width"}
+        image = self.input.model_dump(exclude=of_all, exclude_none=True)
         return not (image or self.tasks or self.outputs or self.model)
 
     def fit(self, height: int, width: int) -> Fit:

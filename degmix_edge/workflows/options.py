@@ -98,6 +98,7 @@ class Options(config.Settings):
         base = read_spec(self.spec) if self.spec else embedded or SpecFile()
         names = ("mean", "std", "scale", "color", "pad")
         fields = {name: getattr(self, name) for name in names}
+        fields["height"], fields["width"] = self.size or (None, None)
         fit = self.mode if "mode" in self.model_fields_set else None
         outputs = {"outputs": base.outputs | self.outputs}
         return base.with_input(**fields, fit=fit).model_copy(update=outputs)

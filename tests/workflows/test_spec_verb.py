@@ -12,6 +12,7 @@ from test_kinds_of_output import SPEC, network, write_spec
 
 import degmix_edge
 from degmix_edge.graph.spec_file import SpecFile
+from degmix_edge.workflows.options import Options
 from degmix_edge.workflows.spec_draft import draft_spec
 
 PLAIN = ("--mean", 0, 0, 0, "--std", 1, 1, 1, "--scale", 255, "--color", "rgb")
@@ -126,3 +127,9 @@ def test_dynamic_sizes_are_asked_for(here):
     onnx.save(model, "open.onnx")
     draft = draft_spec("open.onnx")
     assert {"input.height", "input.width"} <= set(draft.missing)
+
+
+def test_a_typed_size_overrides_that_of_the_spec():
+    options = Options(size=(64, 96))
+    said = options.describe(SpecFile(input={"height": 48, "width": 64}))
+    assert said.input.size == (64, 96)
