@@ -51,6 +51,8 @@ def to_opset(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     nearest = _nearest_modes(model, version, where)
     try:
         converted: onnx.ModelProto = version_converter.convert_version(model, OPSET)
+    except MemoryError:
+        raise
     except Exception as error:  # the converter's own errors share no base class
         raise _cannot_convert(model, version, where, str(error)) from error
     for node in converted.graph.node:

@@ -107,6 +107,8 @@ class Settled:
                 {name: self.values[name] for name in names if name in self.values},
                 opset_imports=self.opsets,
             )
+        except MemoryError:
+            raise
         except Exception as error:  # its errors share no base class
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             reason = lines[0] if lines else type(error).__name__
