@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -26,6 +26,7 @@ Image: TypeAlias = np.ndarray | str | os.PathLike[str] | PIL.Image.Image
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 Color: TypeAlias = Literal["rgb", "bgr", "grey"]
+FitMode: TypeAlias = Literal["letterbox", "stretch", "crop"]
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """`MEAN` and `STD` are those of ImageNet's RGB, as fractions of 255."""
@@ -42,6 +43,8 @@ _SIXTEEN_BIT = (
 Byte = Annotated[int, Field(ge=0, le=255)]
 GREY = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey value: ITU-R BT.601, as in OpenCV and Pillow."""
+Window: TypeAlias = tuple[int, int, int, int]
+"""Top, left, height and width of a part of a picture, in its pixels."""
 
 
 class Fit(BaseModel):
@@ -51,7 +54,8 @@ class Fit(BaseModel):
         height: Rows of the network's input.
         width: Columns of the network's input.
         mode: `letterbox` keeps the aspect ratio and pads both sides equally; `stretch` fills the
-            input and changes the aspect ratio.
+            input and changes the aspect ratio; `crop` keeps the aspect ratio and fills the input
+            with the largest window in the middle of the picture, so that its borders are not seen.
         pad: RGB colour of the padding.
     """
 
@@ -59,7 +63,7 @@ class Fit(BaseModel):
 
     height: Side
     width: Side
-    mode: Literal["letterbox", "stretch"] = "letterbox"
+    mode: FitMode = "letterbox"
     pad: tuple[Byte, Byte, Byte] = MEAN_COLOUR
 
     @property
@@ -67,10 +71,31 @@ class Fit(BaseModel):
         """The height and width of the network's input in pixels."""
         return self.height, self.width
 
+    def window(self, height: int, width: int) -> Window | None:
+        """Return the part of a picture of this size that the network sees; None is all of it.
+
+        The window of `crop` has the input's proportions, to within half a pixel of the picture.
+        """
+        if self.mode != "crop":
+            return None
+        scale = max(self.height / height, self.width / width)
+        rows = min(height, max(1, round(self.height / scale)))
+        columns = min(width, max(1, round(self.width / scale)))
+        if (rows, columns) == (height, width):
+            return None
+        return (height - rows) // 2, (width - columns) // 2, rows, columns
+
 
 @dataclass(frozen=True)
 class Placement:
-    """The picture's area in the network's input and its original size, in pixels."""
+    """The picture's area in the network's input and its original size, in pixels.
+
+    Attributes:
+        top, left, height, width: The area of the input that shows the picture.
+        image_height, image_width: The picture's own size.
+        window: The part of the picture that the network sees, in the picture's own pixels; None is
+            the whole picture.
+    """
 
     top: int
     left: int
@@ -78,6 +103,7 @@ class Placement:
     width: int
     image_height: int
     image_width: int
+    window: Window | None = None
 
     def at_stride(self, stride: int) -> Placement:
         """Return the placement in a map that has one pixel for `stride` x `stride` of the input."""
@@ -86,8 +112,14 @@ class Placement:
         top, left = self.top // stride, self.left // stride
         bottom = -(-(self.top + self.height) // stride)
         right = -(-(self.left + self.width) // stride)
-        height, width = bottom - top, right - left
-        return Placement(top, left, height, width, self.image_height, self.image_width)
+        return replace(self, top=top, left=left, height=bottom - top, width=right - left)
+
+    def seen(self, array: np.ndarray) -> np.ndarray:
+        """Return the part of an array of the picture's size that the network saw, as a view."""
+        if self.window is None:
+            return array
+        top, left, height, width = self.window
+        return array[top : top + height, left : left + width]
 
     def crop(self, array: np.ndarray) -> np.ndarray:
         """Return the picture's area of one map `(H, W)` or `(H, W, C)` at input size, as a view.
@@ -103,28 +135,41 @@ class Placement:
             )
         return array[self.top : bottom, self.left : right]
 
-    def to_image_size(self, array: np.ndarray, labels: bool) -> np.ndarray:
+    def to_image_size(self, array: np.ndarray, labels: bool, unseen: int = 255) -> np.ndarray:
         """Resize one map `(H, W)` or `(H, W, C)` from input size to the picture's own size.
+
+        Pixels outside `window` have no value: they are `unseen` in a map of labels, and NaN in any
+        other map.
 
         Args:
             array: The map, including the padding.
-            labels: True takes the nearest pixel and keeps the dtype. False interpolates bilinearly
-                and returns float32; interpolated unit vectors become shorter than 1.
+            labels: True takes the nearest pixel and keeps the dtype, unless `unseen` does not fit
+                into it. False interpolates bilinearly and returns float32; interpolated unit
+                vectors become shorter than 1.
+            unseen: The label of pixels that the network did not see.
 
         Raises:
             ShapeError: `crop` refuses the map.
         """
         content = self.crop(array)
+        _, _, *size = self.window or (0, 0, self.image_height, self.image_width)
         if labels:
-            rows = _nearest(self.image_height, self.height)
-            columns = _nearest(self.image_width, self.width)
-            nearest: np.ndarray = content[rows[:, None], columns]
-            return nearest
-        # Pillow resizes float32 one channel at a time.
-        planes = content.astype(np.float32).reshape(*content.shape[:2], -1)
-        size = self.image_height, self.image_width
-        resized = [_resize(planes[..., c], *size) for c in range(planes.shape[2])]
-        return np.stack(resized, axis=-1).reshape(*size, *content.shape[2:])
+            rows, columns = (_nearest(*pair) for pair in zip(size, content.shape, strict=False))
+            resized: np.ndarray = content[rows[:, None], columns]
+        else:
+            # Pillow resizes float32 one channel at a time.
+            planes = content.astype(np.float32).reshape(*content.shape[:2], -1)
+            stacked = np.stack(
+                [_resize(planes[..., c], *size) for c in range(planes.shape[2])], axis=-1
+            )
+            resized = stacked.reshape(*size, *content.shape[2:])
+        if self.window is None:
+            return resized
+        value = unseen if labels else np.nan
+        dtype = np.promote_types(resized.dtype, np.min_scalar_type(value))
+        whole = np.full((self.image_height, self.image_width, *resized.shape[2:]), value, dtype)
+        self.seen(whole)[:] = resized
+        return whole
 
 
 def fit_image(image: Image, fit: Fit) -> tuple[np.ndarray, Placement]:
@@ -145,12 +190,17 @@ def fit_image(image: Image, fit: Fit) -> tuple[np.ndarray, Placement]:
         pixels = read_image(image)
         image_height, image_width = pixels.shape[:2]
     height, width = fit.height, fit.width
+    window = fit.window(image_height, image_width)
+    if window is not None:
+        # A large JPEG is smaller by now than it is as a file.
+        top, left, rows, columns = fit.window(*pixels.shape[:2]) or (0, 0, *pixels.shape[:2])
+        pixels = pixels[top : top + rows, left : left + columns]
     if fit.mode == "letterbox":
         scale = min(fit.height / image_height, fit.width / image_width)
         height = min(fit.height, max(1, round(image_height * scale)))
         width = min(fit.width, max(1, round(image_width * scale)))
     top, left = (fit.height - height) // 2, (fit.width - width) // 2
-    placement = Placement(top, left, height, width, image_height, image_width)
+    placement = Placement(top, left, height, width, image_height, image_width, window)
     pixels = np.ascontiguousarray(_resize(pixels, height, width))
     if (height, width) == (fit.height, fit.width):
         return pixels, placement

@@ -51,8 +51,11 @@ class Example:
     ) -> Example:
         """Fit an image of any size to the network; each pixel gets the nearest label."""
         pixels, placed = fit_image(image, fit)
-        whole = Placement(0, 0, *image.shape[:2], placed.height, placed.width)
-        fitted = {task: whole.to_image_size(v, labels=True) for task, v in labels.items()}
+        fitted = {}
+        for task, label in labels.items():
+            seen = placed.seen(label)
+            whole = Placement(0, 0, *seen.shape[:2], placed.height, placed.width)
+            fitted[task] = whole.to_image_size(seen, labels=True)
         return cls(name, pixels, placed, fitted)
 
 
