@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from degmix_edge.backends._base import Backend as Base
+from degmix_edge.backends.onnx_reference import nearest
+from degmix_edge.graph.outputs import named_outputs
 from degmix_edge.network import NetworkSpec
 from degmix_edge.preprocess import GREY
 from degmix_edge.tasks import TaskSpec, logits_name
@@ -23,7 +25,8 @@ class Backend(Base):
 
     Args:
         spec: The network's promises.
-        network: The module: normalised `(N, 3, H, W)` to `{task: logits}`.
+        network: The module: normalised `(N, 3, H, W)` to `{task: logits}`, or to whatever the
+            tasks of `spec` say.
         raw_logits: Return the logits too, as `<task>_logits`.
     """
 
@@ -61,8 +64,11 @@ class Backend(Base):
                 pixels = pixels.flip(1)
             if self.spec.color == "grey":
                 pixels = (pixels * torch.tensor(GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
-            outputs = self.network((pixels - self._mean) / self._std)
-            logits = {t.name: _at_size(outputs[t.name], t, self.spec) for t in self.spec.tasks}
+            outputs = named_outputs(self.network((pixels - self._mean) / self._std))
+            logits = {
+                task.name: _at_size(_selected(outputs, task), task, self.spec)
+                for task in self.spec.tasks
+            }
             maps = {t.name: _decode(logits[t.name], t).numpy() for t in self.spec.tasks}
             if self.raw_logits:
                 scored = [task.name for task in self.spec.tasks if task.has_logits]
@@ -73,13 +79,30 @@ class Backend(Base):
         del self._mean, self._std
 
 
+def _selected(outputs: Mapping[str, torch.Tensor], task: TaskSpec) -> torch.Tensor:
+    """The logits `(N, C, h, w)` of a task; a raw output as it is."""
+    tensor = outputs[task.output or task.name]
+    if task.is_raw:
+        return tensor
+    if tensor.ndim == 3:
+        tensor = tensor[:, None]
+    elif task.channels_last:
+        tensor = tensor.movedim(-1, 1)
+    return tensor if task.channels is None else tensor[:, slice(*task.channels)]
+
+
 def _at_size(logits: torch.Tensor, task: TaskSpec, spec: NetworkSpec) -> torch.Tensor:
     """Logits at the map's size, as the deployed graph resizes them."""
     import torch
 
     sides = task.sides(spec.height, spec.width)
-    if not task.has_logits or tuple(logits.shape[2:]) == sides:
+    if task.is_raw or tuple(logits.shape[2:]) == sides:
         return logits
+    if not task.has_logits:
+        rows, columns = (
+            torch.from_numpy(nearest(*pair)) for pair in zip(logits.shape[2:], sides, strict=True)
+        )
+        return logits[:, :, rows[:, None], columns]
     return torch.nn.functional.interpolate(logits, sides, mode="bilinear", align_corners=False)
 
 
