@@ -144,13 +144,8 @@ def fit_image(image: Image, fit: Fit) -> tuple[np.ndarray, Placement]:
     else:
         pixels = read_image(image)
         image_height, image_width = pixels.shape[:2]
-    height, width = fit.height, fit.width
-    if fit.mode == "letterbox":
-        scale = min(fit.height / image_height, fit.width / image_width)
-        height = min(fit.height, max(1, round(image_height * scale)))
-        width = min(fit.width, max(1, round(image_width * scale)))
-    top, left = (fit.height - height) // 2, (fit.width - width) // 2
-    placement = Placement(top, left, height, width, image_height, image_width)
+    placement = place(image_height, image_width, fit)
+    top, left, height, width = placement.top, placement.left, placement.height, placement.width
     pixels = np.ascontiguousarray(_resize(pixels, height, width))
     if (height, width) == (fit.height, fit.width):
         return pixels, placement
@@ -160,6 +155,58 @@ def fit_image(image: Image, fit: Fit) -> tuple[np.ndarray, Placement]:
     canvas[:, :left] = canvas[:, left + width :] = fit.pad
     canvas[top : top + height, left : left + width] = pixels
     return canvas, placement
+
+
+def place(height: int, width: int, fit: Fit) -> Placement:
+    """Return where a picture of this height and width lies in the network's input."""
+    rows, columns = fit.height, fit.width
+    if fit.mode == "letterbox":
+        scale = min(fit.height / height, fit.width / width)
+        rows = min(fit.height, max(1, round(height * scale)))
+        columns = min(fit.width, max(1, round(width * scale)))
+    top, left = (fit.height - rows) // 2, (fit.width - columns) // 2
+    return Placement(top, left, rows, columns, height, width)
+
+
+def fit_map(values: np.ndarray, fit: Fit, pad: float = 0.0) -> np.ndarray:
+    """Return a map of a picture at the network's size, where its pixels lie under the picture's.
+
+    A value is that of the nearest pixel, because the mean of two depths is on neither surface.
+
+    Args:
+        values: `(H, W)` or `(H, W, C)` of the picture's size, of any numbers.
+        fit: How the picture becomes the network's input.
+        pad: The value outside the picture, and in place of NaN and infinity.
+
+    Returns:
+        float32 `(fit.height, fit.width)`, or with C as the last axis.
+    """
+    height, width = values.shape[:2]
+    placed = place(height, width, fit)
+    rows = _nearest(placed.height, placed.image_height)
+    columns = _nearest(placed.width, placed.image_width)
+    inside = values[rows[:, None], columns].astype(np.float32)
+    canvas = np.full((fit.height, fit.width, *values.shape[2:]), pad, np.float32)
+    bottom, right = placed.top + placed.height, placed.left + placed.width
+    canvas[placed.top : bottom, placed.left : right] = np.where(np.isfinite(inside), inside, pad)
+    return canvas
+
+
+def fit_intrinsics(matrix: np.ndarray, placement: Placement) -> np.ndarray:
+    """Return the camera matrix `(3, 3)` of the network's input, given that of the picture.
+
+    Pixel centres have whole coordinates, as in OpenCV and ROS.
+    """
+    across = placement.width / placement.image_width
+    down = placement.height / placement.image_height
+    moved = np.array(
+        [
+            [across, 0, placement.left + (across - 1) / 2],
+            [0, down, placement.top + (down - 1) / 2],
+            [0, 0, 1],
+        ]
+    )
+    return np.asarray(moved @ np.asarray(matrix, np.float64))
 
 
 def normalise(

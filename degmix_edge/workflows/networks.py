@@ -44,6 +44,8 @@ class FloatNetwork:
     original: onnx.ModelProto | None = None
 
 
+Wanted = tuple[tuple[int, int] | None, int | None]
+"""Size and batch that were asked for."""
 Describe = Callable[[SpecFile | None], SpecFile]
 """What the user says of a foreign network, given the spec that is inside its file."""
 
@@ -58,6 +60,7 @@ def read_network(
     *,
     tasks: Sequence[str] = (),
     size: tuple[int, int] | None = None,
+    batch: int | None = None,
     classes: Mapping[str, Sequence[str]] | None = None,
     describe: Describe = as_embedded,
 ) -> FloatNetwork:
@@ -69,6 +72,7 @@ def read_network(
             ONNX model.
         size: Height and width in pixels of the input of a torch module, or of an ONNX file of
             another program whose axes are dynamic.
+        batch: How many images one call computes; None is what an ONNX file says, and 1 elsewhere.
         classes: Class names by task, of a torch module; unnamed classes are numbered.
         describe: What the user says of a network of another program. An ONNX file has to be
             described; a torch module is normalised as ImageNet's where nothing is said.
@@ -82,17 +86,17 @@ def read_network(
     if isinstance(network, str | Path):
         path = Path(network)
         if path.suffix != ".onnx":
-            return _exported(read_checkpoint(str(network)), tasks, size, describe)
+            return _exported(read_checkpoint(str(network)), tasks, size, batch, describe)
         from degmix_edge.graph.model import read_model
 
-        return _from_model(read_model(path), path, None, size, describe)
+        return _from_model(read_model(path), path, None, (size, batch), describe)
     if hasattr(network, "graph") and hasattr(network, "opset_import"):
         data = network.SerializeToString()
-        return _from_model(network, Path("model.onnx"), data, size, describe)
+        return _from_model(network, Path("model.onnx"), data, (size, batch), describe)
     if hasattr(network, "card") and hasattr(network, "network"):
-        return _exported(network, tasks, size, describe)
+        return _exported(network, tasks, size, batch, describe)
     if hasattr(network, "state_dict") and hasattr(network, "forward"):
-        return _from_module(network, size, classes or {}, describe)
+        return _from_module(network, (size, batch), classes or {}, describe)
     raise ConfigError(
         f"network: got {type(network).__name__}, expected a short name such as 'degmix_tiny', a "
         "path of a checkpoint or .onnx file, a Checkpoint, an onnx.ModelProto or a torch.nn.Module"
@@ -101,21 +105,21 @@ def read_network(
 
 def _from_module(
     module: torch.nn.Module,
-    size: tuple[int, int] | None,
+    wanted: Wanted,
     classes: Mapping[str, Sequence[str]],
     describe: Describe,
 ) -> FloatNetwork:
     from degmix_training.export import export_module
 
-    name = type(module).__name__
+    name, (size, batch) = type(module).__name__, wanted
     if size is None:
         raise ConfigError(
             f"{name}: a torch module does not say the size of its input; give size=(height, width)"
         )
     said = describe(None)
-    wanted = normalisation(said, name)
-    model, spec = export_module(module, size, classes)
-    spec = wanted.apply(spec) if wanted else spec
+    normalised = normalisation(said, name)
+    model, spec = export_module(module, size, classes, batch=batch or said.batch or 1)
+    spec = normalised.apply(spec) if normalised else spec
     return FloatNetwork(model, spec, said.fit(*size), _size_of(model, name), original=model)
 
 
@@ -123,7 +127,7 @@ def _from_model(
     model: onnx.ModelProto,
     path: Path,
     data: bytes | None,
-    size: tuple[int, int] | None,
+    wanted: Wanted,
     describe: Describe,
 ) -> FloatNetwork:
     """The network of an ONNX model, with its outputs called after their tasks.
@@ -137,17 +141,18 @@ def _from_model(
     said = describe(embedded_spec(metadata, str(path)))
     if METADATA_KEY in metadata:
         spec = network_spec(model, path, data)
-        _refuse(said, spec, size)
+        _refuse(said, spec, wanted)
         return FloatNetwork(model, spec, said.fit(spec.height, spec.width), "")
-    wanted = normalisation(said, str(path), takes_bytes=takes_bytes(model))
-    if wanted is None:
+    normalised = normalisation(said, str(path), takes_bytes=takes_bytes(model, said))
+    if normalised is None:
         raise ConfigError(
             f"{path}: an ONNX file does not say how its input is normalised; give mean, std and "
             f"color. Networks trained as on ImageNet have {IMAGENET_FLAGS}; one that takes 0..255 "
             f"as it is has {BYTES_FLAGS}"
         )
-    adopted = adopt(model, str(path), size=size or said.input.size)
-    spec = wanted.apply(network_spec(adopted, path, data, said, original=model))
+    size, batch = wanted[0] or said.input.size, wanted[1] or said.batch
+    adopted = adopt(model, str(path), size=size, batch=batch, said=said)
+    spec = normalised.apply(network_spec(adopted, path, data, said, original=model))
     fit = said.fit(spec.height, spec.width)
     detail = f"{_adoption(model, adopted)}; {in_words(spec, fit)}"
     return FloatNetwork(select_outputs(adopted, spec), spec, fit, detail, original=model)
@@ -165,6 +170,13 @@ def in_words(spec: NetworkSpec, fit: Fit) -> str:
     """Return what a build takes a foreign network to be, for people to check."""
     mean, std = (" ".join(f"{255 * v:.4g}" for v in values) for values in (spec.mean, spec.std))
     parts = [f"{spec.color} {spec.height}x{spec.width}, 0..255 minus {mean} by {std}, {fit.mode}"]
+    if spec.batch > 1:
+        parts.append(f"{spec.batch} images a call")
+    for one in spec.inputs:
+        means = f", minus {one.mean} by {one.std}" if one.mean else ""
+        comes = f", from task {one.output}" if one.output else ""
+        unit = f" [{one.unit}]" if one.unit else ""
+        parts.append(f"{one.name}: {one.kind} {one.dtype} {one.shape}{unit}{means}{comes}")
     for task in spec.tasks:
         of = f" of {task.output}" if task.output else ""
         classes = f", {len(task.classes)} classes" if task.classes else ""
@@ -172,12 +184,13 @@ def in_words(spec: NetworkSpec, fit: Fit) -> str:
     return "; ".join(parts)
 
 
-def _refuse(said: SpecFile, spec: NetworkSpec, size: tuple[int, int] | None) -> None:
+def _refuse(said: SpecFile, spec: NetworkSpec, wanted: Wanted) -> None:
     """Refuse a description of a network that describes itself.
 
     Raises:
-        ConfigError: There is one, or another size.
+        ConfigError: There is one, or another size or batch.
     """
+    size, batch = wanted
     if not said.is_empty:
         raise ConfigError(
             f"{spec.source.name}: says itself how its input is normalised and which task each "
@@ -187,6 +200,11 @@ def _refuse(said: SpecFile, spec: NetworkSpec, size: tuple[int, int] | None) -> 
         raise ConfigError(
             f"{spec.source.name}: takes {spec.height}x{spec.width}, and size is "
             f"{size[0]}x{size[1]}; leave out size, or export the network again"
+        )
+    if batch not in (None, spec.batch):
+        raise ConfigError(
+            f"{spec.source.name}: takes {spec.batch} images a call, and batch is {batch}; leave "
+            "out batch, or build from the checkpoint"
         )
 
 
@@ -238,13 +256,14 @@ def _exported(
     checkpoint: Checkpoint,
     tasks: Sequence[str],
     size: tuple[int, int] | None,
+    batch: int | None,
     describe: Describe,
 ) -> FloatNetwork:
     from degmix_training.export import export_checkpoint, network_spec
 
-    said, spec = describe(None), network_spec(checkpoint, tasks)
-    _refuse(said, spec, size)
-    model = export_checkpoint(checkpoint, tasks=tasks)
+    said, spec = describe(None), network_spec(checkpoint, tasks, batch=batch or 1)
+    _refuse(said, spec, (size, batch))
+    model = export_checkpoint(checkpoint, tasks=tasks, batch=spec.batch)
     detail = _size_of(model, checkpoint.path.name)
     return FloatNetwork(model, spec, said.fit(spec.height, spec.width), detail)
 

@@ -7,6 +7,7 @@ from degmix_training.data import synthetic
 
 from degmix_edge.backends.torch_eager import Backend
 from degmix_edge.errors import InputError
+from degmix_edge.network import IMAGE
 from degmix_edge.runtime import Session, load
 from degmix_edge.workflows.bench import bench_sessions, machine
 from degmix_edge.workflows.comparison import compare_sessions, tensor_differences
@@ -29,7 +30,9 @@ def scenes():
 
 
 def test_fp32_is_pytorch(bundles, reference, scenes):
-    tensors = tensor_differences(bundles["fp32"], reference.backend, [image for image, _ in scenes])
+    tensors = tensor_differences(
+        bundles["fp32"], reference.backend, [{IMAGE: image[None]} for image, _ in scenes]
+    )
     assert {t.name for t in tensors} >= {"semseg", "semseg_logits", "depth_logits"}
     for tensor in tensors:
         assert tensor.relative < 1e-4 or tensor.name in ("edge", "normals") or tensor.equal

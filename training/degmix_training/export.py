@@ -44,7 +44,9 @@ class _Outputs(nn.Module):
         return tuple(logits[task] for task in self.tasks)
 
 
-def network_spec(checkpoint: Checkpoint, tasks: Sequence[str] = ()) -> NetworkSpec:
+def network_spec(
+    checkpoint: Checkpoint, tasks: Sequence[str] = (), *, batch: int = 1
+) -> NetworkSpec:
     """Return the spec of the exported network, with only `tasks` or, if that is empty, with all."""
     card = checkpoint.card
     spec = NetworkSpec(
@@ -54,17 +56,22 @@ def network_spec(checkpoint: Checkpoint, tasks: Sequence[str] = ()) -> NetworkSp
         tasks=card.tasks,
         mean=card.config.mean,
         std=card.config.std,
+        batch=batch,
         source=Source(name=checkpoint.path.name, sha256=checkpoint.sha256),
     )
     return spec.keep(tasks or spec.task_names)
 
 
 def export_checkpoint(
-    checkpoint: Checkpoint, folds: Iterable[str] | None = None, tasks: Sequence[str] = ()
+    checkpoint: Checkpoint,
+    folds: Iterable[str] | None = None,
+    tasks: Sequence[str] = (),
+    *,
+    batch: int = 1,
 ) -> onnx.ModelProto:
     """Export the network as float ONNX.
 
-    The input is the normalised `image` `(1, 3, H, W)`; each task has one output of logits. Shapes
+    The input is the normalised `image` `(N, 3, H, W)`; each task has one output of logits. Shapes
     are static, the opset is 20, and the file holds the shape of every value.
 
     Nodes and their outputs are called `<module path>/<operator>`, so recipes and ranges survive a
@@ -74,12 +81,13 @@ def export_checkpoint(
         checkpoint: The network.
         folds: The model's own folds to apply; None applies all.
         tasks: Tasks to keep; empty keeps all.
+        batch: How many images one call computes.
 
     Raises:
         ConfigError: The network has no such task.
         GraphError: PyTorch's exporter refused the network.
     """
-    spec = network_spec(checkpoint, tasks)
+    spec = network_spec(checkpoint, tasks, batch=batch)
     network: Any = checkpoint.network
     if len(spec.tasks) < len(checkpoint.card.tasks):
         network = network.keep(spec.task_names)
@@ -90,15 +98,20 @@ def export_checkpoint(
 
 
 def export_module(
-    module: nn.Module, size: tuple[int, int], classes: Mapping[str, Sequence[str]]
+    module: nn.Module,
+    size: tuple[int, int],
+    classes: Mapping[str, Sequence[str]],
+    *,
+    batch: int = 1,
 ) -> tuple[onnx.ModelProto, NetworkSpec]:
     """Export a user's torch module as float ONNX, and return it with its spec.
 
     Args:
-        module: Takes `(1, 3, H, W)` float32, RGB normalised by ImageNet's mean and standard
-            deviation, and returns `{task: logits (1, C, H, W)}`.
+        module: Takes `(N, 3, H, W)` float32, RGB normalised by ImageNet's mean and standard
+            deviation, and returns `{task: logits (N, C, H, W)}`.
         size: H and W in pixels.
         classes: Class names by task; the classes of a task that is missing here are numbered.
+        batch: How many images one call computes.
 
     Raises:
         ConfigError: An output is not a known task, or the class names do not fit its channels.
@@ -107,7 +120,7 @@ def export_module(
     module = module.eval()
     name = type(module).__name__
     with torch.no_grad():
-        outputs = module(torch.zeros(1, 3, *size))
+        outputs = module(torch.zeros(batch, 3, *size))
     if not isinstance(outputs, Mapping) or not all(
         isinstance(value, Tensor) and value.ndim == 4 for value in outputs.values()
     ):
@@ -129,6 +142,7 @@ def export_module(
         model=name,
         height=size[0],
         width=size[1],
+        batch=batch,
         tasks=tuple(specs),
         source=Source(name=name, sha256=module_hash(module)),
     )
@@ -148,7 +162,7 @@ def module_hash(module: nn.Module) -> str:
 def _exported(network: nn.Module, spec: NetworkSpec, where: str) -> onnx.ModelProto:
     """Export a network without metadata, with names by module path."""
     module = _Outputs(network, spec.task_names).eval()
-    example = torch.zeros(1, 3, spec.height, spec.width)
+    example = torch.zeros(spec.batch, 3, spec.height, spec.width)
     noise = io.StringIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
