@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -26,6 +26,7 @@ Image: TypeAlias = np.ndarray | str | os.PathLike[str] | PIL.Image.Image
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 Color: TypeAlias = Literal["rgb", "bgr", "grey"]
+FitMode: TypeAlias = Literal["letterbox", "stretch", "crop"]
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """`MEAN` and `STD` are those of ImageNet's RGB, as fractions of 255."""
@@ -42,6 +43,8 @@ _SIXTEEN_BIT = (
 Byte = Annotated[int, Field(ge=0, le=255)]
 GREY = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey value: ITU-R BT.601, as in OpenCV and Pillow."""
+Window: TypeAlias = tuple[int, int, int, int]
+"""Top, left, height and width of a part of a picture, in its pixels."""
 
 
 class Fit(BaseModel):
@@ -51,7 +54,8 @@ class Fit(BaseModel):
         height: Rows of the network's input.
         width: Columns of the network's input.
         mode: `letterbox` keeps the aspect ratio and pads both sides equally; `stretch` fills the
-            input and changes the aspect ratio.
+            input and changes the aspect ratio; `crop` keeps the aspect ratio and fills the input
+            with the largest window in the middle of the picture, so that its borders are not seen.
         pad: RGB colour of the padding.
     """
 
@@ -59,7 +63,7 @@ class Fit(BaseModel):
 
     height: Side
     width: Side
-    mode: Literal["letterbox", "stretch"] = "letterbox"
+    mode: FitMode = "letterbox"
     pad: tuple[Byte, Byte, Byte] = MEAN_COLOUR
 
     @property
@@ -67,10 +71,31 @@ class Fit(BaseModel):
         """The height and width of the network's input in pixels."""
         return self.height, self.width
 
+    def window(self, height: int, width: int) -> Window | None:
+        """Return the part of a picture of this size that the network sees; None is all of it.
+
+        The window of `crop` has the input's proportions, to within half a pixel of the picture.
+        """
+        if self.mode != "crop":
+            return None
+        scale = max(self.height / height, self.width / width)
+        rows = min(height, max(1, round(self.height / scale)))
+        columns = min(width, max(1, round(self.width / scale)))
+        if (rows, columns) == (height, width):
+            return None
+        return (height - rows) // 2, (width - columns) // 2, rows, columns
+
 
 @dataclass(frozen=True)
 class Placement:
-    """The picture's area in the network's input and its original size, in pixels."""
+    """The picture's area in the network's input and its original size, in pixels.
+
+    Attributes:
+        top, left, height, width: The area of the input that shows the picture.
+        image_height, image_width: The picture's own size.
+        window: The part of the picture that the network sees, in the picture's own pixels; None is
+            the whole picture.
+    """
 
     top: int
     left: int
@@ -78,6 +103,7 @@ class Placement:
     width: int
     image_height: int
     image_width: int
+    window: Window | None = None
 
     def at_stride(self, stride: int) -> Placement:
         """Return the placement in a map that has one pixel for `stride` x `stride` of the input."""
@@ -86,8 +112,14 @@ class Placement:
         top, left = self.top // stride, self.left // stride
         bottom = -(-(self.top + self.height) // stride)
         right = -(-(self.left + self.width) // stride)
-        height, width = bottom - top, right - left
-        return Placement(top, left, height, width, self.image_height, self.image_width)
+        return replace(self, top=top, left=left, height=bottom - top, width=right - left)
+
+    def seen(self, array: np.ndarray) -> np.ndarray:
+        """Return the part of an array of the picture's size that the network saw, as a view."""
+        if self.window is None:
+            return array
+        top, left, height, width = self.window
+        return array[top : top + height, left : left + width]
 
     def crop(self, array: np.ndarray) -> np.ndarray:
         """Return the picture's area of one map `(H, W)` or `(H, W, C)` at input size, as a view.
@@ -103,28 +135,41 @@ class Placement:
             )
         return array[self.top : bottom, self.left : right]
 
-    def to_image_size(self, array: np.ndarray, labels: bool) -> np.ndarray:
+    def to_image_size(self, array: np.ndarray, labels: bool, unseen: int = 255) -> np.ndarray:
         """Resize one map `(H, W)` or `(H, W, C)` from input size to the picture's own size.
+
+        Pixels outside `window` have no value: they are `unseen` in a map of labels, and NaN in any
+        other map.
 
         Args:
             array: The map, including the padding.
-            labels: True takes the nearest pixel and keeps the dtype. False interpolates bilinearly
-                and returns float32; interpolated unit vectors become shorter than 1.
+            labels: True takes the nearest pixel and keeps the dtype, unless `unseen` does not fit
+                into it. False interpolates bilinearly and returns float32; interpolated unit
+                vectors become shorter than 1.
+            unseen: The label of pixels that the network did not see.
 
         Raises:
             ShapeError: `crop` refuses the map.
         """
         content = self.crop(array)
+        _, _, *size = self.window or (0, 0, self.image_height, self.image_width)
         if labels:
-            rows = _nearest(self.image_height, self.height)
-            columns = _nearest(self.image_width, self.width)
-            nearest: np.ndarray = content[rows[:, None], columns]
-            return nearest
-        # Pillow resizes float32 one channel at a time.
-        planes = content.astype(np.float32).reshape(*content.shape[:2], -1)
-        size = self.image_height, self.image_width
-        resized = [_resize(planes[..., c], *size) for c in range(planes.shape[2])]
-        return np.stack(resized, axis=-1).reshape(*size, *content.shape[2:])
+            rows, columns = (_nearest(*pair) for pair in zip(size, content.shape, strict=False))
+            resized: np.ndarray = content[rows[:, None], columns]
+        else:
+            # Pillow resizes float32 one channel at a time.
+            planes = content.astype(np.float32).reshape(*content.shape[:2], -1)
+            stacked = np.stack(
+                [_resize(planes[..., c], *size) for c in range(planes.shape[2])], axis=-1
+            )
+            resized = stacked.reshape(*size, *content.shape[2:])
+        if self.window is None:
+            return resized
+        value = unseen if labels else np.nan
+        dtype = np.promote_types(resized.dtype, np.min_scalar_type(value))
+        whole = np.full((self.image_height, self.image_width, *resized.shape[2:]), value, dtype)
+        self.seen(whole)[:] = resized
+        return whole
 
 
 def fit_image(image: Image, fit: Fit) -> tuple[np.ndarray, Placement]:
@@ -146,6 +191,10 @@ def fit_image(image: Image, fit: Fit) -> tuple[np.ndarray, Placement]:
         image_height, image_width = pixels.shape[:2]
     placement = place(image_height, image_width, fit)
     top, left, height, width = placement.top, placement.left, placement.height, placement.width
+    if placement.window is not None:
+        # A large JPEG is smaller by now than it is as a file.
+        y, x, rows, columns = fit.window(*pixels.shape[:2]) or (0, 0, *pixels.shape[:2])
+        pixels = pixels[y : y + rows, x : x + columns]
     pixels = np.ascontiguousarray(_resize(pixels, height, width))
     if (height, width) == (fit.height, fit.width):
         return pixels, placement
@@ -165,7 +214,7 @@ def place(height: int, width: int, fit: Fit) -> Placement:
         rows = min(fit.height, max(1, round(height * scale)))
         columns = min(fit.width, max(1, round(width * scale)))
     top, left = (fit.height - rows) // 2, (fit.width - columns) // 2
-    return Placement(top, left, rows, columns, height, width)
+    return Placement(top, left, rows, columns, height, width, fit.window(height, width))
 
 
 def fit_map(values: np.ndarray, fit: Fit, pad: float = 0.0) -> np.ndarray:
@@ -183,9 +232,9 @@ def fit_map(values: np.ndarray, fit: Fit, pad: float = 0.0) -> np.ndarray:
     """
     height, width = values.shape[:2]
     placed = place(height, width, fit)
-    rows = _nearest(placed.height, placed.image_height)
-    columns = _nearest(placed.width, placed.image_width)
-    inside = values[rows[:, None], columns].astype(np.float32)
+    seen = placed.seen(values)
+    rows, columns = (_nearest(placed.height, len(seen)), _nearest(placed.width, seen.shape[1]))
+    inside = seen[rows[:, None], columns].astype(np.float32)
     canvas = np.full((fit.height, fit.width, *values.shape[2:]), pad, np.float32)
     bottom, right = placed.top + placed.height, placed.left + placed.width
     canvas[placed.top : bottom, placed.left : right] = np.where(np.isfinite(inside), inside, pad)
@@ -197,15 +246,12 @@ def fit_intrinsics(matrix: np.ndarray, placement: Placement) -> np.ndarray:
 
     Pixel centres have whole coordinates, as in OpenCV and ROS.
     """
-    across = placement.width / placement.image_width
-    down = placement.height / placement.image_height
-    moved = np.array(
-        [
-            [across, 0, placement.left + (across - 1) / 2],
-            [0, down, placement.top + (down - 1) / 2],
-            [0, 0, 1],
-        ]
-    )
+    whole = (0, 0, placement.image_height, placement.image_width)
+    top, left, height, width = placement.window or whole
+    across, down = placement.width / width, placement.height / height
+    x = placement.left - left * across + (across - 1) / 2
+    y = placement.top - top * down + (down - 1) / 2
+    moved = np.array([[across, 0, x], [0, down, y], [0, 0, 1]])
     return np.asarray(moved @ np.asarray(matrix, np.float64))
 
 

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import timeit
 import tracemalloc
+from fractions import Fraction
 
 import numpy as np
 import PIL.Image
@@ -21,6 +22,8 @@ from degmix_edge.preprocess import (
     Fit,
     Placement,
     fit_image,
+    fit_intrinsics,
+    fit_map,
     list_images,
     normalise,
     read_image,
@@ -294,7 +297,7 @@ def test_folders_that_cannot_be_listed(tmp_path):
 def test_fit_checks_its_settings():
     fit = Fit(height=4, width=6)
     assert (fit.mode, fit.pad) == ("letterbox", MEAN_COLOUR)
-    for wrong in ({"height": 0}, {"mode": "crop"}, {"pad": (0, 0, 256)}, {"size": 3}):
+    for wrong in ({"height": 0}, {"mode": "tile"}, {"pad": (0, 0, 256)}, {"size": 3}):
         with pytest.raises(ValidationError):
             Fit(**{"height": 4, "width": 6, **wrong})
     with pytest.raises(ValidationError):
@@ -331,7 +334,50 @@ def test_stretch_fills_the_input():
     assert pixels.shape == (20, 10, 3)
 
 
-@pytest.mark.parametrize("mode", ["letterbox", "stretch"])
+def middle(height, width, fit):
+    """The largest centred window of the input's proportions, by exact fractions."""
+    columns = Fraction(height * fit.width, fit.height)
+    if columns <= width:
+        rows, columns = height, max(1, round(columns))
+    else:
+        rows, columns = max(1, round(Fraction(width * fit.height, fit.width))), width
+    return (height - rows) // 2, (width - columns) // 2, rows, columns
+
+
+@pytest.mark.parametrize("size", [(6, 9), (9, 6), (7, 31), (30, 8), (1, 17), (20, 20), (40, 61)])
+@pytest.mark.parametrize("fit", [(12, 18), (5, 4), (3, 9), (8, 8)])
+def test_crop_is_the_middle_of_the_picture_resized(size, fit):
+    fit = Fit(height=fit[0], width=fit[1], mode="crop")
+    image = RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
+    pixels, placement = fit_image(image, fit)
+    top, left, rows, columns = window = middle(*size, fit)
+    assert (placement.window or (0, 0, *size)) == window
+    cut = PIL.Image.fromarray(image).crop((left, top, left + columns, top + rows))
+    cut = cut.resize((fit.width, fit.height), PIL.Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(pixels, np.asarray(cut))
+    assert pixels.flags.c_contiguous
+    np.testing.assert_array_equal(placement.crop(pixels), pixels)
+    np.testing.assert_array_equal(
+        placement.seen(image), image[top : top + rows, left : left + columns]
+    )
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_cropped_like_a_small_one(tmp_path, orientation, monkeypatch):
+    ramp = np.linspace(0, 255, 800)[:, None] * 0.5 + np.linspace(0, 255, 1201) * 0.5
+    exif = PIL.Image.Exif()
+    exif[ORIENTATION] = orientation
+    path = save(tmp_path / "a.jpg", np.repeat(ramp[..., None], 3, 2).astype(np.uint8), exif=exif)
+    fit = Fit(height=40, width=30, mode="crop")
+    whole, placement = fit_image(path, fit)
+    monkeypatch.setattr("degmix_edge.preprocess._LARGE_PIXELS", 1000)
+    fast, same = fit_image(path, fit)
+    assert same == placement
+    assert placement.window == {1: (0, 300, 800, 600), 6: (67, 0, 1067, 800)}[orientation]
+    assert np.abs(fast.astype(int) - whole).max() <= 2
+
+
+@pytest.mark.parametrize("mode", ["letterbox", "stretch", "crop"])
 def test_no_copy_at_the_right_size(mode):
     fit = Fit(height=6, width=9, mode=mode)
     pixels, placement = fit_image(PICTURE, fit)
@@ -408,6 +454,38 @@ def test_nearest_takes_the_pixel_under_the_centre():
     assert placement.to_image_size(np.arange(9).reshape(3, 3), labels=True).tolist() == [[4]]
 
 
+@pytest.mark.parametrize("size", [(10, 30), (31, 12), (16, 24)])
+@pytest.mark.parametrize("stride", [1, 4])
+def test_what_was_not_seen_has_no_value(size, stride):
+    fit = Fit(height=16, width=24, mode="crop")
+    _, placement = fit_image(np.zeros((*size, 3), np.uint8), fit)
+    placement = placement.at_stride(stride)
+    sides = 16 // stride, 24 // stride
+    labels = RNG.integers(0, 19, sides, dtype=np.uint8)
+    top, left, rows, columns = middle(*size, fit)
+    expected = np.full(size, 255, np.uint8)
+    for row in range(rows):
+        for column in range(columns):
+            source = (row + 0.5) * sides[0] / rows, (column + 0.5) * sides[1] / columns
+            expected[top + row, left + column] = labels[int(source[0]), int(source[1])]
+    back = placement.to_image_size(labels, labels=True)
+    assert back.dtype == np.uint8
+    np.testing.assert_array_equal(back, expected)
+    wide = placement.to_image_size(labels, labels=True, unseen=65535)
+    unseen = np.full(size, True)
+    unseen[top : top + rows, left : left + columns] = False
+    assert wide.dtype == (np.uint16 if unseen.any() else np.uint8)
+    assert (wide[unseen] == 65535).all()
+    np.testing.assert_array_equal(wide[~unseen], expected[~unseen])
+    metres = RNG.random(sides, dtype=np.float32)
+    vectors = placement.to_image_size(np.stack([metres, metres], -1), labels=False)
+    resized = PIL.Image.fromarray(metres).resize((columns, rows), PIL.Image.Resampling.BILINEAR)
+    assert vectors.shape == (*size, 2)
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(placement.seen(vectors)[..., 1], np.asarray(resized))
+    np.testing.assert_array_equal(np.isnan(vectors), np.stack([unseen, unseen], -1))
+
+
 def test_crop_is_a_view_of_the_content():
     placement = Placement(1, 2, 3, 4, 30, 40)
     array = np.arange(5 * 8).reshape(5, 8)
@@ -475,3 +553,26 @@ def test_a_large_jpeg_is_decoded_smaller_and_keeps_its_size(tmp_path, orientatio
     difference = np.abs(small.astype(int) - expected)
     assert difference.mean() < 1
     assert np.percentile(difference, 99) <= 6
+
+
+@pytest.mark.parametrize("mode", ["letterbox", "stretch", "crop"])
+@pytest.mark.parametrize("size", [(120, 160), (40, 150), (333, 111)])
+def test_maps_and_cameras_move_with_the_picture(mode, size):
+    """A map of coordinates says where each pixel came from, and the camera has to agree."""
+    fit = Fit(height=64, width=96, mode=mode)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    came = fit_map(np.stack([columns, rows], -1).astype(np.uint16), fit, pad=-1)
+    placement = fit_image(np.zeros((*size, 3), np.uint8), fit)[1]
+    inside = placement.crop(came)
+    assert inside.min() >= 0
+    assert (came < 0).sum() == 2 * (64 * 96 - inside[..., 0].size)
+    camera = np.array([[200.0, 0, 70.5], [0, 190.0, 33.25], [0, 0, 1]])
+    moved = fit_intrinsics(camera, placement)
+    here = np.stack(np.meshgrid(np.arange(96), np.arange(64)), -1)[came[..., 0] >= 0]
+    x, y = came[came[..., 0] >= 0].T
+    rays = np.linalg.inv(camera) @ np.stack([x, y, np.ones_like(x)])
+    seen = (moved @ rays)[:2].T
+    # The nearest pixel is at most half a pixel of the picture away, and on average it is not.
+    scale = max(1.0, moved[0, 0] / camera[0, 0], moved[1, 1] / camera[1, 1])
+    assert np.abs(seen - here).max() <= 0.5 * scale + 0.01
+    assert np.abs((seen - here).mean(0)).max() < 0.1

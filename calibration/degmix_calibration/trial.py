@@ -57,9 +57,11 @@ class Example:
     ) -> Example:
         """Fit a frame of any size to the network; each pixel gets the nearest label."""
         feed, placed = fit_frame(frame, fit, spec)
-        size = placed.image_height, placed.image_width
-        whole = Placement(0, 0, *size, placed.height, placed.width)
-        fitted = {task: whole.to_image_size(v, labels=True) for task, v in labels.items()}
+        fitted = {}
+        for task, label in labels.items():
+            seen = placed.seen(label)
+            whole = Placement(0, 0, *seen.shape[:2], placed.height, placed.width)
+            fitted[task] = whole.to_image_size(seen, labels=True)
         return cls(name, feed, placed, fitted)
 
     @property

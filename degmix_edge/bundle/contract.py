@@ -132,6 +132,11 @@ def fit_text(fit: Fit) -> str:
     resize = "Pillow's bilinear filter, which averages where the image shrinks"
     if fit.mode == "stretch":
         return f"Resize the image to {size} with {resize}. The aspect ratio may change."
+    if fit.mode == "crop":
+        return (
+            f"Cut the largest window of the proportions {fit.width}:{fit.height} out of the middle "
+            f"of the image, and resize it to {size} with {resize}. Maps cover this window only."
+        )
     red, green, blue = fit.pad
     return (
         f"Resize the image to fit inside {size}, aspect ratio kept, with {resize}. Centre it and "

@@ -27,7 +27,7 @@ INPUT = [
     click.option(
         "--fit",
         "mode",
-        type=click.Choice(["letterbox", "stretch"]),
+        type=click.Choice(["letterbox", "stretch", "crop"]),
         default="letterbox",
         show_default=True,
         help="How images of another shape are fitted.",

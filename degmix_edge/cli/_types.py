@@ -88,3 +88,9 @@ DATA_SET = Name(_registered("degmix_training.data"))
 TARGET = Name(_registered("degmix_edge.workflows.emit"))
 DEVICE = Name(_devices, ("cpu",))
 SIZE = Size()
+LABEL_MAP = click.option(
+    "--label-map",
+    type=PATH,
+    metavar="FILE",
+    help="Of folder:DIR: which class each id of its label files is, as in `semseg: {7: road}`.",
+)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH
+from degmix_edge.cli._types import BACKEND, LABEL_MAP, NAME_OR_FILE, PATH
 from degmix_edge.cli._verb import example, verb
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ EXAMPLE = example("compare robot.degmix --data nyud:NYUDv2")
     help="Labelled data set (held-out split): nyud:DIR, folder:DIR, synthetic:64; a folder of "
     "images; or photos.",
 )
+@LABEL_MAP
 @click.option(
     "--max-drop", default=2.0, show_default=True, help="With labels: percent of its own value."
 )
@@ -73,6 +74,7 @@ def command(
     target, data = options.pop("save_results"), options["data"]
     results, backend = options.pop("load_results"), options.pop("backend")
     if target is not None:
+        options.pop("label_map")
         count, name = record(bundle, target, backend=backend, **options)
         output.say(
             f"{target}: {count} images through {name}. On a desktop: degmix-edge compare {bundle} "

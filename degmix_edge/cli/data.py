@@ -34,6 +34,7 @@ def check(output: Output, root: Path) -> None:
     \b
     Layout of your own data (see degmix_training/data/folder.py):
       DIR/classes.yaml          semseg: [road, car, ...]
+      DIR/label_map.yaml        semseg: {7: road, 0: ignored}, where labels have other ids
       DIR/train/images/NAME.png     also .jpg
       DIR/train/TASK/NAME.png       classes, 0/255 masks, 16-bit millimetres, normals as colours
       DIR/train/TASK/NAME.npy       depth in metres, normals (H, W, 3)

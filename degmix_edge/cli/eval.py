@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._types import NAME_OR_FILE, PATH
+from degmix_edge.cli._types import LABEL_MAP, NAME_OR_FILE, PATH
 from degmix_edge.cli._verb import example, verb
 
 GROUP = "Judge"
@@ -24,6 +24,7 @@ EXAMPLE = example("eval runs/mine/best.safetensors --data nyud:NYUDv2 --ods")
     metavar="NAME:DIR",
     help="Labelled data set and its folder, as in nyud:NYUDv2; synthetic:COUNT needs none.",
 )
+@LABEL_MAP
 @click.option("--split", help="Split; default: val, of synthetic test.")
 @click.option("--count", type=click.IntRange(min=1), help="Only the first images.")
 @click.option(

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 from degmix_edge import config
 from degmix_edge.network import MOST_IMAGES, Finite, InputKind, Positive
-from degmix_edge.preprocess import MEAN_COLOUR, Byte, Color, Fit
+from degmix_edge.preprocess import MEAN_COLOUR, Byte, Color, Fit, FitMode
 from degmix_edge.tasks._decodes import DecodeName
 
 SPEC_KEY = "degmix.spec"
@@ -30,7 +30,7 @@ class InputEntry(config.Settings):
         color: Order of the channels: `rgb`, `bgr`, or `grey` for a single one.
         mean, std: By channel of the network, in the scale of `scale`.
         scale: The value of white before the mean is subtracted: 1, or 255.
-        fit: How images of another aspect ratio are fitted: `letterbox` or `stretch`.
+        fit: How images of another aspect ratio are fitted: `letterbox`, `stretch` or `crop`.
         pad: RGB colour of the padding of `letterbox`.
     """
 
@@ -47,7 +47,7 @@ class InputEntry(config.Settings):
         return (value,) if isinstance(value, int | float) else value
 
     scale: Literal[1, 255] | None = None
-    fit: Literal["letterbox", "stretch"] | None = None
+    fit: FitMode | None = None
     pad: tuple[Byte, Byte, Byte] | None = None
 
     @property

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import cast
 
 from degmix_edge import registry
-from degmix_edge.metrics._base import Metric, relative_drop
+from degmix_edge.metrics._base import Metric, ignored, relative_drop
 
-__all__ = ["Metric", "find", "names", "relative_drop"]
+__all__ = ["Metric", "find", "ignored", "names", "relative_drop"]
 
 
 def names() -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from degmix_edge.errors import ConfigError, InputError, ShapeError
+from degmix_edge.metrics import ignored
 from degmix_edge.preprocess import Image, Placement, read_image
 from degmix_edge.runtime.latency import Latency
 from degmix_edge.runtime.legend import bar_legend, class_legend, vector_legend
@@ -88,6 +89,8 @@ class TaskMap(np.ndarray):
     ) -> np.ndarray:
         """The coloured map over its image, uint8 RGB `(H, W, 3)` of the image's own size.
 
+        Pixels that the network did not see show the image alone.
+
         Args:
             image: The image that the map is of: a path, a Pillow image, or a uint8 RGB array.
             alpha: Weight of the map's colours. 0 shows the image alone, and 1 the map alone.
@@ -111,8 +114,10 @@ class TaskMap(np.ndarray):
                 f"give the image that the session was given"
             )
         colours = colour(self.at_image_size(), self.spec, self._limit(limit))
-        mixed = pixels * np.float32(1 - alpha) + colours * np.float32(alpha)
-        return np.asarray(np.rint(mixed), np.uint8)
+        mixed = np.rint(pixels * np.float32(1 - alpha) + colours * np.float32(alpha))
+        picture = pixels.copy()
+        placed.seen(picture)[:] = placed.seen(mixed)
+        return picture
 
     def legend(self, limit: float | None = None) -> np.ndarray:
         """What the map's colours mean, as a picture, uint8 RGB `(H, W, 3)` of its own size.
@@ -136,14 +141,16 @@ class TaskMap(np.ndarray):
         """The map on the image's own pixels, `(H, W)` or `(H, W, C)`.
 
         Class indices are taken from the nearest pixel. Other values are interpolated bilinearly,
-        and vectors have unit length again.
+        and vectors have unit length again. Pixels that the network did not see, because the bundle
+        crops images, have no value. They are NaN or, in a map of class indices, the label that no
+        metric scores: 255, or 65535 where there are more than 255 classes.
 
         Raises:
             ShapeError: This is a part of a map, such as a slice, whose place on the image is not
                 known.
         """
         placed = self.placement
-        if self.shape[:2] == (placed.image_height, placed.image_width):
+        if placed.window is None and self.shape[:2] == (placed.image_height, placed.image_width):
             return np.asarray(self)
         last = (self.spec.components,) if self.spec.components else ()
         whole = (placed.height, placed.width, *last)
@@ -153,7 +160,9 @@ class TaskMap(np.ndarray):
                 f"take the part from the result of at_image_size()"
             )
         inside = dataclasses.replace(placed, top=0, left=0)
-        resized = inside.to_image_size(np.asarray(self), labels=self.spec.has_labels)
+        resized = inside.to_image_size(
+            np.asarray(self), labels=self.spec.has_labels, unseen=ignored(self.spec.num_channels)
+        )
         if self.spec.decode == "unit_vector":
             resized /= np.maximum(np.linalg.norm(resized, axis=-1, keepdims=True), 1e-6)
         return resized

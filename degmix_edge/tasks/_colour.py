@@ -60,19 +60,27 @@ def colour(array: np.ndarray, spec: TaskSpec, limit: float | None = None) -> np.
 
     Args:
         array: The map as `TaskSpec.map_spec` describes it, without the batch dimension.
-        spec: The map's task. Class maps use the colours of its palette; 255, which marks pixels
-            without a label, is black.
+        spec: The map's task. Class maps use the colours of its palette. Pixels without a value
+            are black: labels that are no class, such as 255, and NaN.
         limit: The value at the far end of the colours, as in `farthest`: metres of depth, pixels
             of flow. Use the same limit for pictures that are compared.
 
     Raises:
         ConfigError: The task's output is no map.
     """
-    return np.asarray(_LOOKS[look(spec)](array, spec, limit), np.uint8)
+    draw = _LOOKS[look(spec)]
+    empty = np.isnan(array) if array.dtype.kind == "f" else np.zeros(array.shape, bool)
+    empty = empty.any(-1) if array.ndim == 3 else empty
+    if not empty.any():
+        return np.asarray(draw(array, spec, limit), np.uint8)
+    picture = np.zeros((*empty.shape, 3), np.uint8)
+    if not empty.all():
+        picture[~empty] = draw(array[~empty][:, None], spec, limit)[:, 0]
+    return picture
 
 
 def _classes(array: np.ndarray, spec: TaskSpec, limit: float | None) -> np.ndarray:
-    size = BYTE_LABELS if spec.num_channels <= BYTE_LABELS else MOST_LABELS
+    size = BYTE_LABELS if spec.num_channels < BYTE_LABELS else MOST_LABELS
     table = np.zeros((size, 3), np.uint8)
     table[: spec.num_channels] = _colours(spec)
     return np.asarray(table[array])

@@ -40,6 +40,7 @@ def compare(
     max_drop: float = MAX_DROP,
     max_disagreement: float = MAX_DISAGREEMENT,
     metrics: Mapping[str, type[Metric]] | None = None,
+    label_map: str | Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -57,6 +58,8 @@ def compare(
         max_drop: With labels, how much worse a task may be, as a fraction of the network's value.
         max_disagreement: Without labels, the fraction that a task's map may differ.
         metrics: By task, metrics in place of the tasks' own.
+        label_map: A file that says which class each id of the label files of `folder:DIR` is; None
+            takes `label_map.yaml` of the folder, if there is one.
         threads: CPU threads; None takes all cores.
         progress: Called with an `Event` after each image.
 
@@ -76,6 +79,7 @@ def compare(
         max_drop=max_drop,
         max_disagreement=max_disagreement,
         metrics=metrics,
+        label_map=label_map,
         threads=threads,
         progress=progress,
     )
@@ -92,6 +96,7 @@ def compare_engines(
     max_drop: float = MAX_DROP,
     max_disagreement: float = MAX_DISAGREEMENT,
     metrics: Mapping[str, type[Metric]] | None = None,
+    label_map: str | Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Comparison]:
@@ -99,15 +104,14 @@ def compare_engines(
 
     Args:
         bundle: The bundle, or its folder.
-        checkpoint: What it was built from, a checkpoint, an ONNX file, a torch module, or
-            `FILE.py:NAME`, a function that makes the module; None looks among the shipped
-            checkpoints.
+        checkpoint: What it was built from, as in `compare`.
         data: A labelled data set, a folder of images, or `photos`.
         backends: Names of backends.
         results: What `record` wrote on a robot; then no engine runs here.
         max_drop: With labels, how much worse a task may be, as a fraction of the network's value.
         max_disagreement: Without labels, the fraction that a task's map may differ.
         metrics: By task, metrics in place of the tasks' own.
+        label_map: The classes of the ids in the label files of `folder:DIR`, as in `compare`.
         threads: CPU threads; None takes all cores.
         progress: Called with an `Event` after each image.
 
@@ -122,10 +126,10 @@ def compare_engines(
         stack.enter_context(listening(progress))
         reference = stack.enter_context(reference_session(opened, checkpoint, threads))
         specs = {task.name: task for task in opened.manifest.network.tasks}
-        found = images(data, opened.manifest.fit, specs=specs, network=opened.manifest.network)
+        network = opened.manifest.network
+        found = images(data, opened.manifest.fit, specs=specs, label_map=label_map, network=network)
         engines = _engines(opened, results, backends, threads, stack=stack)
         # After all engines are open: a backend that is not there is said before any work.
-        network = opened.manifest.network
         few = [item.feed(opened.manifest.fit, network) for item in found[:TENSOR_IMAGES]]
         tensors = tensor_differences(opened, reference.backend, few)
         compared = {}

@@ -294,13 +294,14 @@ class _Scores:
         self.labelled, self.extents = False, []  # type: tuple[bool, list[float]]
 
     def update(self, want: TaskMap, got: TaskMap, label: np.ndarray | None) -> None:
-        """One image; its label is met on the image's own pixels."""
+        """One image; its label is met on the image's own pixels that the network saw."""
         self.agreement.update(np.asarray(got), np.asarray(want))
         self.extents.append(float(np.mean(np.abs(want))))
         if label is not None:
             self.labelled = True
-            self.reference.update(want.at_image_size(), label)
-            self.value.update(got.at_image_size(), label)
+            seen = want.placement.seen
+            self.reference.update(seen(want.at_image_size()), seen(label))
+            self.value.update(seen(got.at_image_size()), seen(label))
 
     def result(self) -> TaskResult:
         """The result over all images so far."""

@@ -123,6 +123,7 @@ def evaluate(
     data: str = DATA,
     split: str | None = None,
     count: int | None = None,
+    label_map: str | Path | None = None,
     baselines: Sequence[str | Path | Checkpoint] = (),
     ods: bool = False,
     cache: Path | None = None,
@@ -135,6 +136,8 @@ def evaluate(
         data: A labelled data set: `nyud:DIR`, `folder:DIR`, `synthetic:64`.
         split: Its split; None is val, of synthetic scenes test.
         count: Only the first images.
+        label_map: A file that says which class each id of the label files of `folder:DIR` is; None
+            takes `label_map.yaml` of the folder, if there is one.
         baselines: Single-task checkpoints to measure delta_m against, one for each task.
         ods: Score boundaries by odsF, as the papers do; slow.
         cache: A folder that makes odsF resumable.
@@ -150,7 +153,7 @@ def evaluate(
 
     loaded = read_checkpoint(checkpoint)
     size = (loaded.card.height, loaded.card.width)
-    source, samples = labelled_samples(data, size, loaded.tasks, split, count)
+    source, samples = labelled_samples(data, size, loaded.tasks, split, count, label_map=label_map)
     known = published.columns(source.name)
     order = [t for t in known if t in loaded.tasks] + [t for t in loaded.tasks if t not in known]
     gains = None

@@ -13,7 +13,7 @@ from degmix_edge.backends import EngineOptions
 from degmix_edge.graph.spec_file import OtherEntry, SpecFile, read_spec
 from degmix_edge.limits import Side
 from degmix_edge.network import MOST_IMAGES, InputKind
-from degmix_edge.preprocess import Byte, Color
+from degmix_edge.preprocess import Byte, Color, FitMode
 from degmix_edge.quant.recipe import Precision
 from degmix_edge.workflows.budget import EXAMPLES
 from degmix_edge.workflows.calibration import COUNT, OBSERVER
@@ -69,7 +69,7 @@ class Options(config.Settings):
     tasks: tuple[str, ...] = ()
     keep_float: tuple[str, ...] = ()
     raw_logits: bool = False
-    mode: Literal["letterbox", "stretch"] = "letterbox"
+    mode: FitMode = "letterbox"
     pad: tuple[Byte, Byte, Byte] | None = None
     spec: Path | None = None
     size: tuple[Side, Side] | None = None

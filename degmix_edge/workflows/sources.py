@@ -63,6 +63,7 @@ def images(
     specs: Mapping[str, TaskSpec] | None = None,
     *,
     network: NetworkSpec | None = None,
+    label_map: str | Path | None = None,
 ) -> list[NamedImage]:
     """Images of a folder, of a data set (`synthetic:64`, `nyud:DIR`), or photographs (`photos`).
 
@@ -74,14 +75,20 @@ def images(
         fit: The network's input.
         split: Which split of a data set.
         specs: Tasks whose labels are wanted.
+        label_map: A file that says which class each id of the label files is.
         network: What the images are for: one that takes more than an image needs a folder of
             frames, as `frame_folders.frame_paths` says.
 
     Raises:
         InputError: No folder, no images, or one that cannot be read; or no frames where the network
             needs them.
-        ConfigError: No such data set, or a count that is no number.
+        ConfigError: No such data set, a count that is no number, or a label map without labels.
     """
+    if label_map is not None and not _is_data_set(source):
+        raise ConfigError(
+            f"label map {label_map}: {source} has no labels; give a folder that has them as "
+            "folder:DIR"
+        )
     if network is not None and needed_inputs(network):
         frames = frame_paths(Path(source), network)
         return [NamedImage(name, partial(_frame, files)) for name, files in frames.items()]
@@ -89,7 +96,7 @@ def images(
         return photographs()
     if not _is_data_set(source):
         return [NamedImage(path.name, partial(_unlabelled, path)) for path in list_images(source)]
-    data, count = data_set(source, fit.size)
+    data, count = data_set(source, fit.size, label_map)
     tasks, problems = labelled(data, specs or {})
     for problem in problems:
         progress.warn(f"{problem}; those labels are left out")
@@ -143,7 +150,9 @@ def is_rendered(source: str) -> bool:
     return _is_data_set(source) and data.is_rendered(source.partition(":")[0])
 
 
-def data_set(text: str, size: tuple[int, int]) -> tuple[DataSet, int | None]:
+def data_set(
+    text: str, size: tuple[int, int], label_map: str | Path | None = None
+) -> tuple[DataSet, int | None]:
     """`synthetic:64`, `nyud:DIR` or `nyud:DIR:64` as a data set, and how many samples; None is all.
 
     Raises:
@@ -152,6 +161,7 @@ def data_set(text: str, size: tuple[int, int]) -> tuple[DataSet, int | None]:
     """
     from degmix_training import data
 
+    ids = None if label_map is None else Path(label_map)
     name, _, rest = text.partition(":")
     if name not in data.names():
         raise ConfigError(
@@ -160,11 +170,12 @@ def data_set(text: str, size: tuple[int, int]) -> tuple[DataSet, int | None]:
     if data.is_rendered(name):
         if rest and (not rest.isdigit() or int(rest) < 1):
             raise ConfigError(f"{text}: expected a count of images, as in synthetic:64")
-        return data.open_data(name, None, size), int(rest or SCENES)
+        return data.open_data(name, None, size, ids), int(rest or SCENES)
     folder, _, count = rest.rpartition(":")
     if not (folder and count.isdigit() and int(count)) or Path(rest).exists():
         folder, count = rest, ""
-    return data.open_data(name, Path(folder) if folder else None, size), int(count or 0) or None
+    root = Path(folder) if folder else None
+    return data.open_data(name, root, size, ids), int(count or 0) or None
 
 
 def labelled(data: DataSet, specs: Mapping[str, TaskSpec]) -> tuple[list[str], list[str]]:
@@ -188,6 +199,8 @@ def samples(
     specs: Mapping[str, TaskSpec],
     split: str | None = None,
     count: int | None = None,
+    *,
+    label_map: str | Path | None = None,
 ) -> tuple[DataSet, Samples]:
     """Labelled samples to score a network on; default split: val, of synthetic test.
 
@@ -200,7 +213,7 @@ def samples(
             f"{text}: a folder has no labels by itself; give its kind, as in folder:{text} "
             f"(`degmix-edge data check {text}` says which it is)"
         )
-    data, first = data_set(text, size)
+    data, first = data_set(text, size, label_map)
     tasks, problems = labelled(data, specs)
     if problems:
         raise ConfigError(f"{problems[0]}; expected a network trained on it")

@@ -159,7 +159,8 @@ class _Writer:
         for name in ("mean", "std", "scale"):
             example = {"mean": "[0.485, 0.456, 0.406]", "std": "[0.229, 0.224, 0.225]"}
             self._ask(f"input.{name}", f"  # {name}: {example.get(name, '1')}")
-        self._guess("input.fit", "  fit: letterbox", "stretch changes proportions, letterbox pads")
+        note = "letterbox pads, stretch changes proportions, crop cuts off borders"
+        self._guess("input.fit", "  fit: letterbox", note)
 
     def task(self, tensor: TensorSpec) -> None:
         is_last = _is_channels_last(tensor)

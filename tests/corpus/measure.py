@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import traceback
@@ -14,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import version_converter
 
 from degmix_edge.errors import DegmixError, GraphError
+from degmix_edge.graph.adopt import adopt
 from degmix_edge.graph.check import check_graph
 from degmix_edge.graph.cost import costs, total_macs
 from degmix_edge.graph.model import read_model, to_graph, to_model
@@ -32,11 +33,8 @@ LIMIT = 1e-5
 """Largest difference of an exact rewrite, of each tensor's largest magnitude."""
 IMAGES = 3
 CALIBRATION = 8
-DEPLOYED_OPSET = 18
-"""INT8 and engines take this opset at least."""
 FUSED_ATTENTION = 14
 """The first opset that TorchScript writes PyTorch's fused attention for."""
-NOT_YET = "raw output, not yet"
 
 
 @dataclass
@@ -52,6 +50,7 @@ class Row:
         rewrites: By pass of `simplify`.
         difference: Of the simplified graph, relative to each tensor's largest magnitude.
         forms: Rewrites and difference by pass of `other_forms`.
+        adopted: Of the graph as a build takes it, relative to each tensor's largest magnitude.
         others: Nodes, difference, seconds and problem by optimizer.
         int8, tensorrt: `yes` with facts, or the reason why not.
         problems: What went wrong, each with its stage.
@@ -70,6 +69,7 @@ class Row:
     rewrites: dict[str, int] = field(default_factory=dict)
     difference: float | None = None
     forms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    adopted: float | None = None
     others: dict[str, dict[str, Any]] = field(default_factory=dict)
     int8: str = ""
     tensorrt: str = ""
@@ -79,7 +79,11 @@ class Row:
     @property
     def worst(self) -> float | None:
         """The largest difference of any rewrite."""
-        gaps = [self.difference, *(form["difference"] for form in self.forms.values())]
+        gaps = [
+            self.difference,
+            self.adopted,
+            *(form["difference"] for form in self.forms.values()),
+        ]
         known = [gap for gap in gaps if gap is not None]
         return max(known) if known else None
 
@@ -135,10 +139,17 @@ def measure(row: Row, path: Path, *, quick: bool, compared: bool = True) -> Iter
         row.stage = "other optimizers"
         yield
         row.others = {name: _other(f, model, images, wanted) for name, f in OPTIMIZERS.items()}
-    if not quick:
+    row.stage = "adopt"
+    yield
+    taken = None
+    with _problems(row):
+        taken = adopt(model, path.name)
+        row.adopted = difference(wanted, run(taken, images))
+        _judge(row, row.adopted)
+    if not quick and taken is not None:
         row.stage = "INT8 and TensorRT-RTX"
         yield
-        _build(row, model, path)
+        _build(row, taken, path)
     row.stage = "end"
     yield
 
@@ -165,16 +176,6 @@ def export(row: Row, path: Path) -> None:
     with torch.no_grad():
         torch.onnx.export(module, (image,), str(partial), input_names=["image"], **settings)
     partial.rename(path)
-
-
-def adopted(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model as the product takes it: newer opset, weights as no inputs, static outputs."""
-    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    if opset < DEPLOYED_OPSET:
-        model = version_converter.convert_version(model, DEPLOYED_OPSET)
-    graph = to_graph(model)
-    apply(graph, [FoldConstants()])
-    return to_model(graph, {})
 
 
 def _images(model: onnx.ModelProto) -> list[dict[str, np.ndarray]]:
@@ -305,7 +306,13 @@ def _other(
 
 
 def _build(row: Row, model: onnx.ModelProto, path: Path) -> None:
-    """Quantize where the outputs are maps, and build an engine of that or of the float graph."""
+    """Quantize the file, and build an engine of that or, where it has no INT8, of the float graph.
+
+    Args:
+        row: Gets what came out.
+        model: The file as it is adopted.
+        path: The file.
+    """
     from degmix_edge import backends
     from degmix_edge.nvidia.trt import build as trt_build
     from degmix_edge.nvidia.trt import load as trt_load
@@ -314,22 +321,14 @@ def _build(row: Row, model: onnx.ModelProto, path: Path) -> None:
     from degmix_edge.passes.lower_deform_to_gridsample import LowerDeformToGridsample
 
     quantized = None
-    row.int8 = NOT_YET
     try:
-        model = adopted(model)
+        quantized = quantize_and_run(model, path)
+        counts = quantized.nodes
+        row.int8 = f"yes, {counts['int8']} of {sum(counts.values())} nodes"
     except Exception as error:
-        row.int8 = row.tensorrt = f"opset {row.opset}: {_in_words(error)}"
-        return
-    outputs = tasks_of(model)
-    if outputs:
-        try:
-            quantized = quantize_and_run(model, path, outputs)
-            counts = quantized.nodes
-            row.int8 = f"yes, {counts['int8']} of {sum(counts.values())} nodes"
-        except Exception as error:
-            row.int8 = _in_words(error)
-            if not isinstance(error, DegmixError):
-                row.problems.append(f"INT8: {row.int8}")
+        row.int8 = _in_words(error)
+        if not isinstance(error, DegmixError):
+            row.problems.append(f"INT8: {row.int8}")
     if why := trt_load.unavailable("tensorrt-rtx"):
         row.tensorrt = why
         return
@@ -352,44 +351,42 @@ def _build(row: Row, model: onnx.ModelProto, path: Path) -> None:
             row.problems.append(f"TensorRT-RTX: {row.tensorrt}")
 
 
-def tasks_of(model: onnx.ModelProto) -> dict[str, str]:
-    """A task for each output, where all of them are maps `(1, C, h, w)`; else nothing."""
-    free = ["semseg", "human_parts"], ["saliency", "edge"]
+def tasks_of(model: onnx.ModelProto) -> dict[str, dict[str, str]]:
+    """A task for each output, by its name in the spec: a map `(1, C, h, w)`, or a raw tensor."""
+    (image,) = model.graph.input
+    height, width = _sides(image)[2:]
     found = {}
-    for output in model.graph.output:
-        sides = [dim.dim_value for dim in output.type.tensor_type.shape.dim]
-        if len(sides) != 4 or sides[0] != 1 or 0 in sides:
-            return {}
-        names = free[0] if sides[1] > 1 else free[1]
-        if not names:
-            return {}
-        found[output.name] = names.pop(0)
+    for index, output in enumerate(model.graph.output):
+        sides, kind = _sides(output), "raw"
+        if len(sides) == 4 and sides[0] == 1 and sides[2] * width == sides[3] * height:
+            kind = "semseg" if sides[1] > 1 else "edge"
+        found[f"output_{index}"] = {"output": output.name, "kind": kind}
     return found
 
 
-def quantize_and_run(model: onnx.ModelProto, path: Path, outputs: dict[str, str]) -> Any:
-    """Quantize through the product, and run the result on one image."""
+def _sides(value: onnx.ValueInfoProto) -> list[int]:
+    return [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+def quantize_and_run(model: onnx.ModelProto, path: Path) -> Any:
+    """Quantize the file through the product, and run the result on one image."""
     from degmix_edge import backends
     from degmix_edge.workflows.quantize import quantize
 
-    value = model.graph.input[0].type.tensor_type.shape
-    height, width = (dim.dim_value for dim in value.dim[2:])
+    height, width = _sides(model.graph.input[0])[2:]
     random = np.random.default_rng(0)
     photos = random.integers(0, 256, (CALIBRATION, height, width, 3), dtype=np.uint8)
-    converted = path.with_suffix(".adopted.part.onnx")
-    onnx.save(model, converted)
-    quantized = quantize(
-        converted,
-        **{"precision": "int8", "calibration": list(photos), "observer": "min_max"},
-        **{"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "outputs": outputs},
-    )
-    converted.unlink()
+    image = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "color": "rgb"}
+    spec = path.with_suffix(".spec.yaml")
+    spec.write_text(json.dumps({"version": 1, "input": image, "tasks": tasks_of(model)}))
+    settings = {"precision": "int8", "calibration": list(photos), "observer": "min_max"}
+    quantized = quantize(path, spec=spec, **settings)
     backend = backends.find("onnxruntime")
     files = backend.build(quantized.model, quantized.recipe, quantized.ranges)
     with backend(quantized.spec, files[backend.engine_file]) as engine:
         maps = engine.infer({IMAGE: photos[:1]})
     if not all(np.isfinite(m).all() for m in maps.values()):
-        raise ValueError("a map of the INT8 model is not finite")
+        raise ValueError("an output of the INT8 model is not finite")
     return quantized
 
 

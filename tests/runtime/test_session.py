@@ -11,6 +11,8 @@ import degmix_edge
 from degmix_edge.errors import BackendError, BundleError, InputError
 from degmix_edge.network import IMAGE
 from degmix_edge.runtime import Maps, Session, TaskMap
+from degmix_edge.workflows.build import build
+from degmix_edge.workflows.run import run_images
 
 
 @pytest.fixture
@@ -43,6 +45,39 @@ def test_letterbox_is_cut_off_and_maps_fit_the_image(session):
     lengths = np.linalg.norm(maps["normals"].at_image_size(), axis=-1)
     np.testing.assert_allclose(lengths, 1, atol=1e-3)
     assert maps["semseg"].at_image_size().dtype == np.uint8
+
+
+def test_a_cropping_bundle_sees_the_middle_and_says_what_it_did_not_see(exported, tmp_path):
+    tall = np.random.default_rng(0).integers(0, 256, (200, 100, 3), np.uint8)
+    bundle = build(exported[0], tmp_path / "crop.degmix", precision="fp32", mode="crop")
+    with degmix_edge.load(bundle.path) as session:
+        maps, middle = session(tall), session(tall[66:133])  # 67 rows: 100 columns of 96 x 64
+    for name, array in maps.items():
+        assert array.placement.window == (66, 0, 67, 100), name
+        np.testing.assert_array_equal(array, middle[name])
+        whole = array.at_image_size()
+        assert whole.shape[:2] == (200, 100), name
+        seen, unseen = whole[66:133], np.concatenate([whole[:66], whole[133:]])
+        np.testing.assert_array_equal(seen, middle[name].at_image_size())
+        assert (unseen == 255 if name in ("semseg", "human_parts") else np.isnan(unseen)).all()
+        over = array.overlay(tall, 0.5)
+        np.testing.assert_array_equal(over[:66], tall[:66])
+        np.testing.assert_array_equal(over[66:133], middle[name].overlay(tall[66:133], 0.5))
+    files = maps.save(tmp_path, native=True)
+    assert all(
+        (np.asarray(Image.open(path))[:66] == 0).all() for path in files if "depth" in path.name
+    )
+    run = run_images(bundle, [save_image(tall, tmp_path)], tmp_path / "maps", native=True)
+    pictures = [path for path in run.images[0].files if path.suffix == ".png"]
+    assert len(pictures) == 6
+    for path in pictures:
+        assert (np.asarray(Image.open(path))[:66] == 0).all(), path
+        assert (np.asarray(Image.open(path))[66:133] > 0).any(), path
+
+
+def save_image(pixels, folder):
+    Image.fromarray(pixels).save(folder / "tall.png")
+    return folder / "tall.png"
 
 
 def test_latency_adds_up(session, pictures):

@@ -202,3 +202,24 @@ def test_depth_colours_share_a_limit():
 def test_ignored_labels_are_black():
     spec = task_specs()["semseg"]
     assert (colour(np.full((1, 1), 255, np.uint8), spec) == 0).all()
+
+
+@pytest.mark.parametrize("spec", [s for s in EVERY if not (s.is_raw or s.has_labels)], ids=repr)
+def test_pixels_without_a_value_are_black_and_change_no_other(spec):
+    values = RNG.random((6, 8, *([spec.components] if spec.components else [])), np.float32)
+    holed = np.pad(values, [(2, 0), (0, 3), (0, 0)][: values.ndim], constant_values=np.nan)
+    picture = colour(holed, spec)
+    np.testing.assert_array_equal(
+        picture[2:, :-3].reshape(-1, 3), colour(values, spec).reshape(-1, 3)
+    )
+    assert not picture[:2].any()
+    assert not picture[:, -3:].any()
+    assert not colour(np.full_like(values, np.nan), spec).any()
+
+
+@pytest.mark.parametrize(("classes", "unseen"), [(255, 255), (256, 65535), (300, 65535)])
+def test_labels_without_a_class_are_black(classes, unseen):
+    spec = spec_of("argmax", classes)
+    picture = colour(np.array([[0, classes - 1, unseen]]), spec)
+    assert picture[0, :2].any(-1).all()
+    assert not picture[0, 2].any()

@@ -1,17 +1,20 @@
 """Readers give back what was written; what cannot be a label is refused by name."""
 
+import json
 import tarfile
 import zipfile
 
 import numpy as np
 import pytest
 from degmix_training import data
-from degmix_training.data import _augment
+from degmix_training.data import _augment, synthetic
 from degmix_training.data._check import check, check_archive, detect
 from degmix_training.data._sample import Sample
 from layouts import IDS, LAYOUTS, PART_NAMES, SIZE, nyud, save, scene, semseg_of
 
 from degmix_edge.errors import ConfigError, InputError
+from degmix_edge.preprocess import Fit
+from degmix_edge.workflows.sources import images
 
 pytestmark = pytest.mark.slow
 
@@ -190,6 +193,120 @@ def test_folders_of_ones_own(roots, tmp_path):
         detect(root)
     (root / "classes.yaml").write_text("semseg: [a, b]\n")
     refuse("folder", root, ("semseg",), r"0001\.png: label value \d, expected 0 to 1, or 255")
+
+
+RAW_IDS = np.array([7, 8, 11, 12, 13, 17, 19, 20, 21, 24007])
+"""Ids in the place of classes 0 to 9; the last is one of 16 bits."""
+
+
+def with_ids(root):
+    """The same folder with other ids, and its label map, which names classes in every way."""
+    for path in root.glob("*/semseg/*.png"):
+        label = data.find("folder")._classes(path)
+        ids = RAW_IDS[np.minimum(label, 9)]
+        ids[label == 255] = -1
+        if path.stem == "0001":  # of a file with a negative id
+            save(path.with_suffix(".npy"), ids.astype(np.int32))
+            path.unlink()
+        else:
+            save(path, np.where(ids < 0, 4, ids).astype(np.uint16))
+    for path in root.glob("*/edge/*.png"):
+        save(path, np.where(data.find("folder")._binary(path), 24, 0).astype(np.uint8))
+    names = synthetic.CLASSES["semseg"]
+    lines = [f"  {key}: {names[i] if i % 2 else i}" for i, key in enumerate(RAW_IDS)]
+    lines += ["  4: ignored", "  -1: 255", "edge: {0: 0, 24: 1}"]
+    return "\n".join(["semseg:", *lines]) + "\n"
+
+
+@pytest.mark.parametrize("place", ["folder", "option"])
+def test_label_ids_are_mapped_to_classes(roots, tmp_path, place):
+    root = copy(roots, "folder", tmp_path)
+    path = (root if place == "folder" else tmp_path) / "label_map.yaml"
+    path.write_text(with_ids(root))
+    source = data.open_data("folder", root, SIZE, None if place == "folder" else path)
+    for split, ids in IDS.items():
+        for sample, name in zip(source.open_split(split, ("semseg", "edge")), ids, strict=True):
+            want = semseg_of(scene(name))
+            np.testing.assert_array_equal(sample.labels["semseg"], want)
+            assert sample.labels["semseg"].dtype == np.uint8
+            np.testing.assert_array_equal(sample.labels["edge"], scene(name).edge)
+    if place == "folder":
+        assert check(detect(root)).findings == []
+
+
+def test_ids_that_are_not_listed_are_refused_with_their_counts(roots, tmp_path):
+    root = copy(roots, "folder", tmp_path)
+    text = with_ids(root)
+    path = root / "label_map.yaml"
+    path.write_text(text.replace("  4: ignored\n", "").replace("  24007: person\n", ""))
+    people = int((semseg_of(scene("0002"))[2:] == 9).sum())
+    ignored = 2 * SIZE[1]
+    words = f"semseg has the ids 4 ({ignored} pixels)"
+    words += f", 24007 ({people} pixels)" if people else ""
+    samples = data.open_data("folder", root, SIZE).open_split("train", ("semseg",))
+    with pytest.raises(InputError) as caught:
+        samples[1]
+    assert str(caught.value) == (
+        f"{root}/train/semseg/0002.png: {words}, which {path} does not list; add each with its "
+        "class, or as `4: ignored`"
+    )
+    many = np.arange(SIZE[0] * SIZE[1]).reshape(SIZE) + 100
+    save(root / "train/semseg/0001.npy", many)
+    with pytest.raises(InputError, match=r"107 \(1 pixel\) and \d+ more, which"):
+        samples[0]
+    save(root / "train/semseg/0001.npy", many + 0.5)
+    with pytest.raises(InputError, match="float64 values, expected the integer ids"):
+        samples[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("semseg: 3", "expected a task, and below it lines `ID: CLASS`"),
+        ("semsegg: {7: 0}", "no task with classes 'semsegg'.*Did you mean 'semseg'"),
+        ("depth: {7: 0}", "no task with classes 'depth'"),
+        ("semseg: {}", "task 'semseg' lists no ids"),
+        ("semseg: {7: walll}", "no class 'walll'.*Did you mean 'wall'"),
+        ("semseg: {7: 10}", "got the class 10, expected 0 to 9, a class name, or 'ignored'"),
+        ("semseg: {7: true}", "got the class True"),
+        ("semseg: {road: 0}", "semseg has the id 'road', expected an integer"),
+        ("edge: {7: 2}", "got the class 2, expected 0 to 1"),
+    ],
+)
+def test_label_maps_that_do_not_fit(roots, tmp_path, text, message):
+    path = tmp_path / "map.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        data.open_data("folder", roots["folder"], SIZE, path)
+    assert str(path) in str(caught.value)
+
+
+def test_label_maps_of_what_has_none(roots, tmp_path):
+    with pytest.raises(ConfigError, match="no such label map"):
+        data.open_data("folder", roots["folder"], SIZE, tmp_path / "none.yaml")
+    for name, root in (("cityscapes", roots["cityscapes"]), ("synthetic", None)):
+        with pytest.raises(ConfigError, match=f"data set '{name}' has ids of its own"):
+            data.open_data(name, root, SIZE, tmp_path / "map.yaml")
+    for source in ("photos", str(tmp_path)):
+        with pytest.raises(ConfigError, match="has no labels; give a folder that has them as"):
+            images(source, Fit(height=48, width=64), label_map=tmp_path / "map.yaml")
+
+
+def test_eval_and_compare_score_mapped_ids(roots, tmp_path, checkpoint_path, bundles, cli):
+    plain, mapped = roots["folder"], copy(roots, "folder", tmp_path)
+    (tmp_path / "ids.yaml").write_text(with_ids(mapped))
+    compare = ("compare", bundles["fp32"].path, checkpoint_path, "--max-drop", "1000")
+    for verb, key in ((("eval", checkpoint_path), "scores"), (compare, "comparison")):
+        found = []
+        for more in (["--data", f"folder:{plain}"], ["--data", f"folder:{mapped}"]):
+            more += ["--label-map", "ids.yaml"] * (len(found) == 1)
+            code, out, err = cli(*verb, *more, "--json")
+            assert code == 0, err
+            found.append(json.loads(out)[key])
+        assert found[0] == found[1]
+    code, _, err = cli("eval", checkpoint_path, "--data", f"folder:{mapped}")
+    assert code == 4
+    assert "0005.png: label value 24007, expected at most 255" in err
 
 
 def test_places_that_are_no_data_set(roots, tmp_path):

@@ -3,15 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from degmix_calibration.trial import Example
 from degmix_training.data import synthetic
 
+from degmix_edge.backends import find
 from degmix_edge.backends.torch_eager import Backend
+from degmix_edge.bundle.manifest import MODEL
 from degmix_edge.errors import InputError
 from degmix_edge.network import IMAGE
+from degmix_edge.preprocess import Fit
 from degmix_edge.runtime import Session, load
 from degmix_edge.workflows.bench import bench_sessions, machine
 from degmix_edge.workflows.comparison import compare_sessions, tensor_differences
 from degmix_edge.workflows.doctor import examine
+from degmix_edge.workflows.sources import as_images, images
 
 
 @pytest.fixture
@@ -43,6 +48,47 @@ def test_fp32_is_pytorch(bundles, reference, scenes):
     assert found.passed
     assert found.images == 4
     assert all(abs(task.drop) < 1e-3 for task in found.tasks.values())
+
+
+def test_labels_that_a_cropping_network_does_not_see_do_not_count(bundles, loaded):
+    manifest = bundles["fp32"].manifest
+    fit, seen = Fit(height=64, width=96, mode="crop"), slice(16, 112)
+    wide, middle = [], []
+    for seed in range(3):
+        sample = synthetic.sample(seed, 64, 128)
+        labels = {task: label.copy() for task, label in sample.labels.items()}
+        for label in labels.values():  # nonsense, but valid, where the network does not look
+            label[:, :16] = label[0, 0]
+            label[:, 112:] = label[-1, -1]
+        wide.append((sample.image, labels))
+        middle.append((sample.image[:, seen], {t: v[:, seen] for t, v in labels.items()}))
+    found = []
+    for samples in (wide, middle):
+        engine = find("onnxruntime")(manifest.network, bundles["int8"].read(MODEL))
+        network = Backend(manifest.network, loaded.network)
+        with Session(engine, fit) as session, Session(network, fit) as reference:
+            found.append(compare_sessions(session, reference, samples))
+    for name, task in found[0].tasks.items():
+        other = found[1].tasks[name]
+        assert (task.agreement, task.reference, task.value) == pytest.approx(
+            (other.agreement, other.reference, other.value), rel=1e-7
+        )
+    for cropped, whole in zip(wide, middle, strict=True):
+        example, same = (Example.of("", *sample, fit) for sample in (cropped, whole))
+        np.testing.assert_array_equal(example.pixels, same.pixels)
+        for task, label in example.labels.items():
+            np.testing.assert_array_equal(label, same.labels[task])
+
+
+def test_labelled_images_are_not_padded_for_a_network_that_crops():
+    fit = Fit(height=128, width=96)
+    (padded,) = images("synthetic:1", fit)
+    assert padded.image.shape == (128, 96, 3)
+    samples = synthetic.DataSet((64, 80)).open_split("test", ("depth",), 1)
+    (padded,) = as_images(samples, fit, ("depth",))
+    (whole,) = as_images(samples, fit.model_copy(update={"mode": "crop"}), ("depth",))
+    assert [item.image.shape for item in (padded, whole)] == [(128, 96, 3), (64, 80, 3)]
+    assert whole.load()[1]["depth"].shape == (64, 80)
 
 
 def test_the_worst_task_decides(bundles, loaded, scenes):

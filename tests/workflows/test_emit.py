@@ -274,7 +274,41 @@ def test_isaac_gets_parameters_that_its_node_has(request, name, tmp_path):
     assert ("trtexec --onnx=model.onnx" in flat) is (name != "with_plan")
 
 
+ENCODER = {
+    "letterbox": (
+        "enable_padding: true",
+        "keep_aspect_ratio: true",
+        "the encoder fills with black",
+    ),
+    "stretch": ("enable_padding: true", "keep_aspect_ratio: false"),
+    "crop": ("enable_padding: true", "keep_aspect_ratio: false", "proportions 96:64"),
+}
+
+
+@pytest.mark.parametrize("mode", ENCODER)
+def test_isaac_says_how_an_image_is_fitted(full, mode, tmp_path):
+    fit = Fit(height=HEIGHT, width=WIDTH, mode=mode)
+    out = emit("isaac", changed(full, tmp_path / "robot.degmix", fit=fit), tmp_path / "isaac").out
+    flat = " ".join((out / "robot.yaml").read_text().replace("#", " ").split())
+    for words in ENCODER[mode]:
+        assert words in flat
+    assert ("the encoder fills with black" in flat) is (mode == "letterbox")
+    assert ("A CropNode" in flat) is (mode == "crop")
+
+
 # DeepStream
+
+
+@pytest.mark.parametrize("mode", ENCODER)
+def test_deepstream_says_how_an_image_is_fitted(full, mode, tmp_path):
+    fit = Fit(height=HEIGHT, width=WIDTH, mode=mode)
+    opened = changed(full, tmp_path / "robot.degmix", fit=fit)
+    path = emit("deepstream", opened, tmp_path / "out").out / "config_infer_primary_robot.txt"
+    values = properties(path)
+    assert values["maintain-aspect-ratio"] == str(int(mode == "letterbox"))
+    flat = " ".join(path.read_text().replace("#", " ").split())
+    assert ("Gst-nvinfer cannot crop" in flat) is (mode == "crop")
+    assert ("src-crop=LEFT:TOP:WIDTH:HEIGHT" in flat) is (mode == "crop")
 
 
 def properties(path: Path) -> dict[str, str]:
@@ -322,7 +356,7 @@ def written_contract(path: Path) -> dict:
 
 
 @pytest.mark.slow(file_seconds=40)
-@pytest.mark.parametrize("mode", ["letterbox", "stretch"])
+@pytest.mark.parametrize("mode", ["letterbox", "stretch", "crop"])
 def test_the_script_gives_the_maps_of_the_model(full, photo, mode, tmp_path):
     fit = Fit(height=HEIGHT, width=WIDTH, mode=mode)
     opened = changed(full, tmp_path / "robot.degmix", fit=fit)

@@ -223,7 +223,7 @@ def test_a_spec_that_contradicts_the_graph(here, task, entry, message):
         ({"color": "grey", "mean": 0, "std": 1}, "has 3 channels, color grey has 1"),
         ({"color": None}, "give color too"),
         ({"scale": 1}, "look like 0..255, and scale is 1"),
-        ({"fit": "crop"}, "fit"),
+        ({"fit": "tile"}, "fit"),
         ({"pad": [300, 0, 0]}, "pad"),
     ],
 )

@@ -106,6 +106,12 @@ def _input_notes(source: Emission) -> list[str]:
     ]
     if fit.mode == "letterbox":
         notes.append(f"DeepStream pads with black; the bundle's own sessions, with RGB {fit.pad}.")
+    if fit.mode == "crop":
+        notes += [
+            "Gst-nvinfer cannot crop. Cut the middle of the image out upstream: the largest window",
+            f"of the proportions {fit.width}:{fit.height}, with src-crop=LEFT:TOP:WIDTH:HEIGHT of",
+            "Gst-nvvideoconvert. Without that, the image is stretched, and maps are wrong.",
+        ]
     return notes
 
 

@@ -12,9 +12,17 @@ import yaml
 
 from degmix_edge.bundle.contract import one_line
 from degmix_edge.bundle.manifest import MODEL
+from degmix_edge.preprocess import Fit
 from degmix_edge.workflows.emit._base import PLAN, Emission, commented, heading
 
 FORMAT = "nitros_tensor_list_nhwc"
+_RESIZED = ["  enable_padding: true", "  keep_aspect_ratio: false"]
+_FITS = {
+    "letterbox": ["  enable_padding: true", "  keep_aspect_ratio: true"],
+    "stretch": _RESIZED,
+    "crop": _RESIZED,
+}
+"""The encoder's launch arguments by the fit; without enable_padding it cuts off borders itself."""
 
 
 def render(source: Emission) -> dict[str, bytes]:
@@ -95,12 +103,27 @@ def _encoder_notes(source: Emission) -> list[str]:
         f"  network_image_width: {width}",
         f"  network_image_height: {height}",
         f"  input_encoding: rgb8{swapped}",
-        f"  enable_padding: {'true' if source.manifest.fit.mode == 'letterbox' else 'false'}",
+        *_FITS[source.manifest.fit.mode],
         "What does not fit:",
         "  image_mean, image_stddev: the graph applies them, so pixels would be normalised twice",
-        f"  the colour of padding: the encoder fills with black, this bundle with RGB "
-        f"{source.manifest.fit.pad}",
+        *_what_differs(source.manifest.fit),
     ]
+
+
+def _what_differs(fit: Fit) -> list[str]:
+    """What the encoder cannot do as the bundle's own sessions do it."""
+    if fit.mode == "letterbox":
+        return [
+            f"  the colour of padding: the encoder fills with black, this bundle with RGB {fit.pad}"
+        ]
+    if fit.mode == "crop":
+        return [
+            f"  the crop: without padding, the encoder cuts {fit.width}x{fit.height} pixels out of "
+            "a larger picture. A CropNode of isaac_ros_image_proc in front of it, with crop_mode "
+            f"CENTER, has to cut the camera's largest window of the proportions "
+            f"{fit.width}:{fit.height}"
+        ]
+    return []
 
 
 def _list(names: Sequence[str]) -> str:

@@ -56,21 +56,35 @@ def is_rendered(name: str) -> bool:
     return "size" in inspect.signature(find(name).DataSet).parameters
 
 
-def open_data(name: str, root: Path | None, size: tuple[int, int]) -> DataSet:
+def open_data(
+    name: str, root: Path | None, size: tuple[int, int], label_map: Path | None = None
+) -> DataSet:
     """Data set `name` in folder `root`, or rendered at `size`, height and width in pixels.
 
+    Args:
+        name: The data set.
+        root: Its folder; None where it renders its samples.
+        size: Height and width in pixels of rendered samples.
+        label_map: A file that says which class each id of the label files is.
+
     Raises:
-        ConfigError: There is no such data set, or it needs a folder.
+        ConfigError: There is no such data set, it needs a folder, or its ids cannot be mapped.
         InputError: The folder does not have its layout.
     """
     module = find(name)
+    takes_map = "label_map" in inspect.signature(module.DataSet).parameters
+    if label_map is not None and not takes_map:
+        raise ConfigError(
+            f"label map {label_map}: data set {name!r} has ids of its own; leave the map out, or "
+            "give labels of yours as folder:DIR"
+        )
     if is_rendered(name):
         return cast(DataSet, module.DataSet(size))
     if root is None:
         raise ConfigError(
             f"data set {name!r}: needs its folder; give {name}:DIR, or in a config data.root"
         )
-    return cast(DataSet, module.DataSet(root))
+    return cast(DataSet, module.DataSet(root, label_map) if takes_map else module.DataSet(root))
 
 
 def open_split(name: str, split: str, count: int, height: int, width: int) -> Samples:

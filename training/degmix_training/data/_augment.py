@@ -153,10 +153,13 @@ def at_size(sample: Sample, fit: Fit) -> Sample:
     """A sample as evaluation has it.
 
     One that fits into the input is padded and centred, as the published evaluations do it. A larger
-    one stays as it is: it will be shrunk, and its maps enlarged.
+    one stays as it is: it will be shrunk, and its maps enlarged. So does one of an input without
+    padding, which `crop` fills.
     """
     height, width = sample.image.shape[:2]
-    return sample if height > fit.height or width > fit.width else place(sample, fit.size)
+    if fit.mode == "crop" or height > fit.height or width > fit.width:
+        return sample
+    return place(sample, fit.size)
 
 
 def mark_ignored(sample: Sample) -> Sample:

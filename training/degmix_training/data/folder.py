@@ -2,6 +2,7 @@
 
 ```
 ROOT/classes.yaml                 semseg: [road, car, ...]     (tasks with classes)
+ROOT/label_map.yaml               semseg: {7: road, 0: ignored}   (where files have other ids)
 ROOT/train/images/NAME.png        or .jpg
 ROOT/train/semseg/NAME.png        class indices, 255 ignored; human_parts the same
 ROOT/train/saliency/NAME.png      0 and 255, or 0 and 1 (then 255 is ignored); edge, mask the same
@@ -13,6 +14,7 @@ ROOT/val/...                      the same
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +24,10 @@ from degmix_edge.config import parse_yaml, read_text
 from degmix_edge.errors import ConfigError, InputError
 from degmix_edge.registry import unknown
 from degmix_training.data import _disk
+from degmix_training.data import _label_map as label_maps
 from degmix_training.data._base import SPLITS
 from degmix_training.data._disk import DiskDataSet, LabelFile
+from degmix_training.data._label_map import LabelMap
 
 IMAGES = (".png", ".jpg", ".jpeg")
 LABELS = (".png", ".npy")
@@ -52,6 +56,14 @@ def _classes(path: Path) -> np.ndarray:
     return values.astype(np.uint8)
 
 
+def _ids(path: Path) -> np.ndarray:
+    """Integers of any range, which a label map turns into classes."""
+    values = _disk.png(path) if path.suffix == ".png" else _disk.array(path)
+    if values.dtype.kind not in "uib":
+        raise InputError(f"{path}: {values.dtype} values, expected the integer ids of classes")
+    return values
+
+
 READERS = {"depth": _depth, "inverse_depth": _depth, "log_depth": _depth, "normals": _normals}
 READERS |= dict.fromkeys(("saliency", "edge", "mask"), _binary)
 """How labels of tasks without classes are read; other tasks have class indices, or no labels."""
@@ -64,7 +76,18 @@ class DataSet(DiskDataSet):
     title = "folder data set"
     image = "{id}"
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, label_map: Path | None = None) -> None:
+        """Open the folder.
+
+        Args:
+            root: The folder.
+            label_map: A file that says which class each id of the label files is; None takes
+                `label_map.yaml` of the folder, if there is one.
+
+        Raises:
+            InputError: It does not have this data set's layout.
+            ConfigError: Classes or label maps do not fit.
+        """
         super().__init__(root)
         if not self.splits():
             have = ", ".join(sorted(p.name for p in root.iterdir())[:6]) or "nothing"
@@ -92,10 +115,28 @@ class DataSet(DiskDataSet):
                     f"{root / 'classes.yaml'}: no class names for task {name!r}; expected a line "
                     f"`{name}: [first, second, ...]`"
                 )
+        own_map = root / label_maps.FILE
+        self._maps = self._label_maps(label_map or (own_map if own_map.exists() else None))
         self.labels = {
-            name: LabelFile("{split}/" + name + "/{id}", READERS.get(name, _classes))
+            name: LabelFile("{split}/" + name + "/{id}", self._reader(name))
             for name in self.classes
         }
+
+    def _label_maps(self, path: Path | None) -> dict[str, LabelMap]:
+        if path is None:
+            return {}
+        counts = {
+            name: 2 if reader is _binary else len(self.classes[name])
+            for name in self.classes
+            if (reader := READERS.get(name, _classes)) in (_binary, _classes)
+        }
+        return label_maps.read_label_maps(path, self.classes, counts)
+
+    def _reader(self, task: str) -> Callable[[Path], np.ndarray]:
+        if task not in self._maps:
+            return READERS.get(task, _classes)
+        found = self._maps[task]
+        return lambda path: found.apply(_ids(path), path)
 
     def splits(self) -> list[str]:
         """Folders that hold images."""
