@@ -86,6 +86,8 @@ class InputSpec(Settings):
             with the image when that is fitted. `tensor` is passed on as it is. `state` starts as
             zeros, and then is what the call before gave as the raw task `output`.
         tensor: The network's own name of it; empty where that is `name`.
+        channels: First channel of that tensor, and the one behind the last, where it holds several
+            inputs; None is all.
         dtype, shape: The network's own, batch first.
         mean, std: Of an image by channel, as fractions of 255; of a map in its unit.
         color: Order of an image's channels.
@@ -98,6 +100,7 @@ class InputSpec(Settings):
     name: str = Field(pattern=r"^\w[\w.-]{0,63}$")
     kind: InputKind
     tensor: str = ""
+    channels: tuple[int, int] | None = None
     dtype: str = "float32"
     shape: tuple[int, ...]
     mean: tuple[Finite, ...] = ()
@@ -130,6 +133,11 @@ class InputSpec(Settings):
         return self
 
     @property
+    def graph_tensor(self) -> str:
+        """What the adopted graph calls it, in which every input is a tensor of its own."""
+        return part_name(self.tensor or self.name, self.channels)
+
+    @property
     def size(self) -> tuple[int, int]:
         """Height and width of an image or a map."""
         return self.shape[-2], self.shape[-1]
@@ -141,6 +149,11 @@ class InputSpec(Settings):
             shape = (self.shape[0], *self.size, 3)
             return TensorSpec(name=self.name, dtype="uint8", shape=shape)
         return TensorSpec(name=self.name, dtype=self.dtype, shape=self.shape, unit=self.unit)
+
+
+def part_name(tensor: str, channels: tuple[int, int] | None) -> str:
+    """Return the name of a part of a tensor's channels."""
+    return tensor if channels is None else f"{tensor}[{channels[0]}:{channels[1]}]"
 
 
 def as_network_takes(array: np.ndarray, spec: InputSpec) -> np.ndarray:
@@ -160,6 +173,8 @@ class NetworkSpec(Settings):
         mean, std: Mean and standard deviation of colours in [0, 1], with which the graph
             normalises, by channel of the network.
         color: Order of the network's channels; a bundle's own input is always RGB.
+        tensor: The network's own name of the image; empty where nothing else can be meant.
+        image_channels: Which channels of that tensor are the image; None is all.
         batch: How many images one call computes.
         inputs: What the network takes beside the image, in order.
         tasks: Its outputs, in order.
@@ -172,6 +187,8 @@ class NetworkSpec(Settings):
     mean: tuple[Finite, ...] = MEAN
     std: tuple[Positive, ...] = STD
     color: Color = "rgb"
+    tensor: str = ""
+    image_channels: tuple[int, int] | None = None
     batch: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = 1
     inputs: tuple[InputSpec, ...] = ()
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)

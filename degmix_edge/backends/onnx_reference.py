@@ -11,7 +11,7 @@ import numpy as np
 from degmix_edge import ort
 from degmix_edge.backends._base import Backend as Base
 from degmix_edge.errors import BackendError
-from degmix_edge.graph.layout import TO_FIRST, TO_LAST, is_channels_last
+from degmix_edge.graph.layout import TO_FIRST, TO_LAST
 from degmix_edge.graph.outputs import select_array
 from degmix_edge.network import IMAGE, InputSpec, NetworkSpec, as_network_takes
 from degmix_edge.preprocess import normalise
@@ -57,16 +57,7 @@ class Backend(Base):
             )
 
     def _infer(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        described = {one.tensor or one.name: one for one in self.spec.inputs}
-        own = {}
-        for tensor in self._inputs:
-            one = described.get(tensor.name)
-            if one is None:
-                own[tensor.name] = _picture(feed[IMAGE], self.spec, tensor)
-            elif one.kind == "image":
-                own[tensor.name] = _picture(feed[one.name], one, tensor)
-            else:
-                own[tensor.name] = _in_type(as_network_takes(feed[one.name], one), tensor)
+        own = {tensor.name: self._own_input(tensor, feed) for tensor in self._inputs}
         with ort.errors():
             outputs = self._running.run(None, own)
         arrays = dict(zip(self._outputs, map(_single, outputs), strict=True))
@@ -80,18 +71,37 @@ class Backend(Base):
                 maps[logits_name(task.name)] = logits
         return maps
 
+    def _own_input(self, tensor: Any, feed: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What the file's own input takes, which may be several inputs in one."""
+        spec = self.spec
+        parts = {
+            one.channels: as_network_takes(feed[one.name], one)
+            if one.kind != "image"
+            else _picture(feed[one.name], one, tensor)
+            for one in spec.inputs
+            if (one.tensor or one.name) == tensor.name
+        }
+        if tensor.name == spec.tensor or not (parts or spec.tensor):
+            parts[spec.image_channels] = _picture(feed[IMAGE], spec, tensor)
+        if len(parts) == 1:
+            (whole,) = parts.values()
+        else:
+            order = sorted(parts, key=lambda channels: channels or (0, 0))
+            whole = np.concatenate([parts[channels] for channels in order], axis=1)
+        is_last = whole.ndim == 4 and tensor.shape[3] == whole.shape[1] != tensor.shape[1]
+        whole = _in_type(whole.transpose(TO_LAST) if is_last else whole, tensor)
+        return np.ascontiguousarray(whole)
+
     def _deactivate(self) -> None:
         del self._running
 
 
 def _picture(image: np.ndarray, spec: NetworkSpec | InputSpec, tensor: Any) -> np.ndarray:
-    """An image in the type and the layout of the file's own input."""
-    if tensor.type == "tensor(uint8)":
-        own = image.transpose(TO_FIRST)
-        own = own[:, ::-1] if spec.color == "bgr" else own
-    else:
-        own = _in_type(normalise(image, spec.mean, spec.std, spec.color), tensor)
-    return np.ascontiguousarray(own.transpose(TO_LAST) if is_channels_last(tensor.shape) else own)
+    """An image as the file's own input takes it, channels first."""
+    if tensor.type != "tensor(uint8)":
+        return normalise(image, spec.mean, spec.std, spec.color)
+    planes = image.transpose(TO_FIRST)
+    return planes[:, ::-1] if spec.color == "bgr" else planes
 
 
 def _in_type(array: np.ndarray, tensor: Any) -> np.ndarray:

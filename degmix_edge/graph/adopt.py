@@ -26,6 +26,7 @@ from degmix_edge.graph.model import IR_VERSION, append, replace_uses, to_graph, 
 from degmix_edge.graph.opset import to_opset, without_newer
 from degmix_edge.graph.settle import settle, static_shape
 from degmix_edge.graph.spec_file import OtherEntry, SpecFile
+from degmix_edge.graph.split_inputs import split_inputs
 from degmix_edge.registry import unknown
 
 INPUT_TYPES = {
@@ -84,10 +85,11 @@ def _adopted(
     batch: int | None,
     said: SpecFile,
 ) -> onnx.ModelProto:
-    adopted = _own_copy(model, where)
+    adopted, said = split_inputs(_own_copy(model, where), said, where)
     image = _freeze(adopted, where, size, batch, said)
     pixels = _pixels(image)
-    pictures = [image.name, *(n for n, e in said.other_tensors.items() if e.kind == "image")]
+    kinds = {name: entry.kind for name, entry in said.other_tensors.items()}
+    fitted = [image.name, *(name for name in kinds if kinds[name] in ("image", "map"))]
     of_bytes = [v.name for v in adopted.graph.input if _elem(v) == TensorProto.UINT8]
     widen(adopted)
     adopted = without_newer(adopted, where)
@@ -102,7 +104,7 @@ def _adopted(
     settle(adopted)
     graph = to_graph(adopted)
     for index, tensor in enumerate(list(graph.inputs)):
-        if tensor.name not in pictures:
+        if tensor.name not in fitted:
             continue
         if tensor.name in of_bytes:
             graph.inputs[index] = _take_floats(graph, tensor)
@@ -205,7 +207,8 @@ def _freeze_other(
         if sides and not sides[0]:
             sides[0] = batch
         if entry.kind == "map" and len(sides) > 2:
-            sides[-2:] = [have or side for have, side in zip(sides[-2:], pixels, strict=True)]
+            place = slice(1, 3) if is_channels_last(shape) else slice(-2, None)
+            sides[place] = [have or side for have, side in zip(sides[place], pixels, strict=True)]
     contradicts = any(isinstance(s, int) and s != w for s, w in zip(shape, sides, strict=False))
     if not all(sides) or len(sides) != len(shape) or contradicts:
         raise GraphError(

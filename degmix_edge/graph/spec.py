@@ -16,7 +16,7 @@ from degmix_edge.errors import ConfigError, GraphError
 from degmix_edge.files import sha256
 from degmix_edge.graph.layout import has_last_channels, is_channels_last
 from degmix_edge.graph.spec_file import OtherEntry, SpecFile, TaskEntry
-from degmix_edge.network import NetworkSpec, Normalisation, Source, from_metadata
+from degmix_edge.network import NetworkSpec, Normalisation, Source, from_metadata, part_name
 from degmix_edge.registry import unknown
 from degmix_edge.tasks import DECODES, TaskSpec
 from degmix_edge.tensors import TensorSpec
@@ -78,6 +78,8 @@ def network_spec(
             **values,
             "model": said.model or path.stem,
             "batch": image.shape[0],
+            "tensor": said.input.tensor or "",
+            "image_channels": said.input.channels,
             "inputs": _others(model, said),
             "height": image.shape[2],
             "width": image.shape[3],
@@ -280,6 +282,8 @@ def _image(
     """
     inputs = _inputs(model)
     wanted = said.image_among([*inputs])
+    if is_adopted and wanted is not None:
+        wanted = part_name(wanted, said.input.channels)
     if wanted is None or wanted not in inputs:
         raise ConfigError(f"{path}: " + unknown("input", wanted or "image", [*inputs]))
     image = inputs[wanted]
@@ -311,9 +315,11 @@ def _others(model: onnx.ModelProto, said: SpecFile) -> list[dict[str, Any]]:
     """What the network takes beside the image, without the normalisation of images."""
     inputs, specs = _inputs(model), []
     for name, entry in said.inputs.items():
-        own = inputs[entry.tensor or name]
+        tensor = entry.tensor or name
+        own = inputs[part_name(tensor, entry.channels)]
         values: dict[str, Any] = {"name": name, "kind": entry.kind, "shape": own.shape}
-        values |= {"dtype": own.dtype, "tensor": "" if own.name == name else own.name}
+        values |= {"dtype": own.dtype, "tensor": "" if tensor == name else tensor}
+        values |= {"channels": entry.channels}
         values |= {"output": entry.output or "", "unit": entry.unit, "pad": entry.pad}
         if entry.kind == "image":
             values |= {"color": entry.color or said.input.color or "rgb"}

@@ -26,6 +26,8 @@ class InputEntry(config.Settings):
 
     Attributes:
         tensor: Its name in the ONNX file.
+        channels: First channel of the tensor, and the one behind the last, where it holds more than
+            the image.
         height, width: Pixels; missing is what the file says, and needed where it is dynamic.
         color: Order of the channels: `rgb`, `bgr`, or `grey` for a single one.
         mean, std: By channel of the network, in the scale of `scale`.
@@ -35,6 +37,7 @@ class InputEntry(config.Settings):
     """
 
     tensor: str | None = None
+    channels: tuple[int, int] | None = None
     height: Annotated[int, Field(gt=0)] | None = None
     width: Annotated[int, Field(gt=0)] | None = None
     color: Color | None = None
@@ -61,6 +64,7 @@ class OtherEntry(config.Settings):
 
     Attributes:
         tensor: Its name in the ONNX file; missing is its name in this spec, which frames use.
+        channels: First channel of the tensor, and the one behind the last; missing is all.
         kind: `image` is a second picture, `map` is aligned with the image pixel by pixel,
             `intrinsics` the camera matrix, `tensor` is passed on, `state` is an output of the call
             before.
@@ -74,6 +78,7 @@ class OtherEntry(config.Settings):
     """
 
     tensor: str | None = None
+    channels: tuple[int, int] | None = None
     kind: InputKind
     color: Color | None = None
     mean: tuple[Finite, ...] | None = None
@@ -158,6 +163,11 @@ class SpecFile(config.Settings):
         if self.input.tensor is not None or len(left) != 1:
             return self.input.tensor
         return left[0]
+
+    def parts_of(self, tensor: str) -> dict[str, tuple[int, int] | None]:
+        """Return the channels of each input that a tensor of the file holds; "" is the image."""
+        parts = {n: e.channels for n, e in self.inputs.items() if (e.tensor or n) == tensor}
+        return {"": self.input.channels, **parts} if self.input.tensor == tensor else parts
 
     @property
     def other_tensors(self) -> dict[str, OtherEntry]:

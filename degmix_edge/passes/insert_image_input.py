@@ -23,7 +23,7 @@ class InsertImageInput(Pass):
         self.spec = spec
 
     def run(self, graph: gs.Graph) -> int:
-        own = [one.tensor or one.name for one in self.spec.inputs]
+        own = [one.graph_tensor for one in self.spec.inputs]
         inputs = {tensor.name: tensor for tensor in graph.inputs}
         images = [tensor for name, tensor in inputs.items() if name not in own]
         if len(images) != 1 or not inputs.keys() >= {*own}:

@@ -322,3 +322,41 @@ def test_a_batch_that_the_file_does_not_have_is_refused(folder, pictures):
         five = np.zeros((5, HEIGHT, WIDTH, 3), np.uint8)
         with pytest.raises(ShapeError, match=r"got uint8 \(5, 64, 96, 3\), expected .*\(4, 64"):
             session.backend.infer({IMAGE: five})
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_an_input_may_hold_colours_and_depth(folder, frames, last):
+    """RGB-D in four channels: each part is an input of its own, and the file runs as it came."""
+
+    class FourChannels(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(4)
+            self.stem, self.seg = nn.Conv2d(4, 8, 3, 2, 1), nn.Conv2d(8, 3, 1)
+
+        def forward(self, rgbd):
+            planes = rgbd.permute(0, 3, 1, 2) if last else rgbd
+            return self.seg(self.stem(planes).relu())
+
+    path = folder / f"rgbd_{last}.onnx"
+    example = torch.randn(*((1, HEIGHT, WIDTH, 4) if last else (1, 4, HEIGHT, WIDTH)))
+    names = {"input_names": ["rgbd"], "output_names": ["semseg"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(FourChannels().eval(), (example,), path, dynamo=False, **names)
+    text = """
+input: {tensor: rgbd, channels: [0, 3], color: rgb, mean: 0.45, std: 0.22}
+inputs: {range: {tensor: rgbd, channels: [3, 4], kind: map, unit: mm, scale: 0.001, mean: 3}}
+tasks: {semseg: {classes: 3}}
+"""
+    spec = folder / "rgbd.yaml"
+    spec.write_text(text)
+    bundle = degmix_edge.build(path, folder / f"rgbd_{last}.degmix", precision="fp32", spec=spec)
+    assert [tensor.name for tensor in bundle.manifest.inputs] == ["image", "range"]
+    found = compare(bundle, path, data=str(frames))
+    assert found.passed
+    assert found.tasks["semseg"].agreement > 99.9
+    for wrong in ("[3, 5]", "[2, 4]"):
+        spec.write_text(text.replace("[3, 4]", wrong))
+        with pytest.raises(ConfigError, match="together these have to be all of its channels"):
+            degmix_edge.build(path, folder / "no.degmix", precision="fp32", spec=spec)
