@@ -84,12 +84,15 @@ def network_spec(
             "height": image.shape[2],
             "width": image.shape[3],
             "tasks": tuple(specs),
-            "source": Source(
-                name=path.name, sha256=source_hash(path) if data is None else sha256(data)
-            ),
+            "source": _source(path, data),
         },
         str(path),
     )
+
+
+def _source(path: Path, data: bytes | None) -> Source:
+    digest = source_hash(path) if data is None else sha256(data)
+    return Source(name=path.name, sha256=digest)
 
 
 def normalisation(said: SpecFile, where: str, *, takes_bytes: bool = False) -> Normalisation | None:
