@@ -1,10 +1,11 @@
-"""What a network promises: input size, normalisation, tasks. ONNX files and bundles store it."""
+"""What a network promises: inputs, normalisation, tasks. ONNX files and bundles store it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from degmix_edge.config import Settings
@@ -17,9 +18,12 @@ from degmix_edge.tensors import TensorSpec
 
 METADATA_KEY = "degmix.network"
 IMAGE = "image"
-"""Name of the graph's only input."""
+"""Name of the graph's first input, which is the only one of most networks."""
+InputKind = Literal["image", "map", "intrinsics", "tensor", "state"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+MOST_IMAGES = 64
+"""Images of one call; a robot has fewer cameras."""
 
 
 class Source(Settings):
@@ -71,6 +75,95 @@ class Normalisation(Settings):
         return spec.model_copy(update={"mean": mean, "std": std, "color": self.color})
 
 
+class InputSpec(Settings):
+    """An input beside the image.
+
+    Attributes:
+        name: What frames call it.
+        kind: `image` is another picture, such as the right one of a stereo pair, fitted as the
+            first is. `map` is aligned with the image pixel by pixel, such as depth, and takes the
+            nearest pixel. `intrinsics` is the camera matrix of the image as it came, which moves
+            with the image when that is fitted. `tensor` is passed on as it is. `state` starts as
+            zeros, and then is what the call before gave as the raw task `output`.
+        tensor: The network's own name of it; empty where that is `name`.
+        channels: First channel of that tensor, and the one behind the last, where it holds several
+            inputs; None is all.
+        dtype, shape: The network's own, batch first.
+        mean, std: Of an image by channel, as fractions of 255; of a map in its unit.
+        color: Order of an image's channels.
+        scale: A map's values are multiplied by it before the mean is subtracted.
+        unit: Of a map's values as frames have them.
+        pad: A map's value where the image has none.
+        output: The raw task whose value is the next state.
+    """
+
+    name: str = Field(pattern=r"^\w[\w.-]{0,63}$")
+    kind: InputKind
+    tensor: str = ""
+    channels: tuple[int, int] | None = None
+    dtype: str = "float32"
+    shape: tuple[int, ...]
+    mean: tuple[Finite, ...] = ()
+    std: tuple[Positive, ...] = ()
+    color: Color = "rgb"
+    scale: Positive = 1.0
+    unit: str = ""
+    pad: Finite = 0.0
+    output: str = ""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> InputSpec:
+        if self.name == IMAGE:
+            raise ValueError(f"{IMAGE!r} is what the first input is called")
+        if self.kind == "image":
+            channels = 1 if self.color == "grey" else 3
+            if len(self.shape) != 4 or self.shape[1] != channels:
+                raise ValueError(f"shape {self.shape}, expected {channels} channels of an image")
+            if not len(self.mean) == len(self.std) == channels:
+                raise ValueError(f"mean {self.mean} and std {self.std} of {channels} channels")
+        elif self.kind == "map":
+            if len(self.shape) not in (3, 4) or self.dtype != "float32":
+                raise ValueError(f"{self.dtype} {self.shape}, expected float32 (N, C, H, W)")
+            if not len(self.mean) == len(self.std) == 1:
+                raise ValueError(f"mean {self.mean} and std {self.std}, expected one number each")
+        elif self.kind == "intrinsics" and self.shape[-2:] != (3, 3):
+            raise ValueError(f"shape {self.shape}, expected (N, 3, 3)")
+        if (self.kind == "state") != bool(self.output):
+            raise ValueError("a state has an output, and other inputs have none")
+        return self
+
+    @property
+    def graph_tensor(self) -> str:
+        """What the adopted graph calls it, in which every input is a tensor of its own."""
+        return part_name(self.tensor or self.name, self.channels)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image or a map."""
+        return self.shape[-2], self.shape[-1]
+
+    @property
+    def tensor_spec(self) -> TensorSpec:
+        """The input of a finished graph; an image is uint8 RGB, channels last."""
+        if self.kind == "image":
+            shape = (self.shape[0], *self.size, 3)
+            return TensorSpec(name=self.name, dtype="uint8", shape=shape)
+        return TensorSpec(name=self.name, dtype=self.dtype, shape=self.shape, unit=self.unit)
+
+
+def part_name(tensor: str, channels: tuple[int, int] | None) -> str:
+    """Return the name of a part of a tensor's channels."""
+    return tensor if channels is None else f"{tensor}[{channels[0]}:{channels[1]}]"
+
+
+def as_network_takes(array: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """Return the values of a map as its network takes them; other inputs but images stay."""
+    if spec.kind != "map":
+        return array
+    mean, std = np.float32(spec.mean[0]), np.float32(spec.std[0])
+    return (array * np.float32(spec.scale) - mean) / std
+
+
 class NetworkSpec(Settings):
     """A multi-task network of one fixed input size.
 
@@ -80,6 +173,10 @@ class NetworkSpec(Settings):
         mean, std: Mean and standard deviation of colours in [0, 1], with which the graph
             normalises, by channel of the network.
         color: Order of the network's channels; a bundle's own input is always RGB.
+        tensor: The network's own name of the image; empty where nothing else can be meant.
+        image_channels: Which channels of that tensor are the image; None is all.
+        batch: How many images one call computes.
+        inputs: What the network takes beside the image, in order.
         tasks: Its outputs, in order.
         source: The checkpoint or ONNX file from which it was exported.
     """
@@ -90,6 +187,10 @@ class NetworkSpec(Settings):
     mean: tuple[Finite, ...] = MEAN
     std: tuple[Positive, ...] = STD
     color: Color = "rgb"
+    tensor: str = ""
+    image_channels: tuple[int, int] | None = None
+    batch: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = 1
+    inputs: tuple[InputSpec, ...] = ()
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
     source: Source
 
@@ -106,7 +207,32 @@ class NetworkSpec(Settings):
     def _fits_together(self) -> NetworkSpec:
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(f"mean {self.mean} and std {self.std} of {self.channels} channels")
+        names = [IMAGE, *(one.name for one in self.inputs)]
+        if len({*names}) < len(names):
+            raise ValueError(f"two inputs of {', '.join(names)} have one name")
+        if both := {*names} & {*self.task_names}:
+            raise ValueError(f"an input and a task are called {both.pop()!r}; rename one of them")
+        for one in self.inputs:
+            self._check_state(one)
+        if self.batch > 1:
+            shapes = {one.name: one.shape for one in self.inputs}
+            shapes |= {task.name: task.shape for task in self.tasks if task.is_raw}
+            for name, shape in shapes.items():
+                if shape[:1] != (self.batch,):
+                    raise ValueError(f"{name}: shape {shape} does not begin with {self.batch}")
         return self
+
+    def _check_state(self, one: InputSpec) -> None:
+        if one.kind != "state":
+            return
+        made = [(task.dtype, task.shape) for task in self.tasks if task.name == one.output]
+        if made != [(one.dtype, one.shape)]:
+            raise ValueError(
+                f"state {one.name!r}: {one.dtype} {one.shape} comes from the raw task "
+                f"{one.output!r} of the same type and shape, and there is no such task"
+            )
+        if self.batch > 1:
+            raise ValueError(f"state {one.name!r}: belongs to one camera; build with a batch of 1")
 
     @property
     def channels(self) -> int:
@@ -115,8 +241,29 @@ class NetworkSpec(Settings):
 
     @property
     def image_spec(self) -> TensorSpec:
-        """The input of a finished graph: uint8 RGB, channels last."""
-        return TensorSpec(name=IMAGE, dtype="uint8", shape=(1, self.height, self.width, 3))
+        """The first input of a finished graph: uint8 RGB, channels last."""
+        shape = (self.batch, self.height, self.width, 3)
+        return TensorSpec(name=IMAGE, dtype="uint8", shape=shape)
+
+    @property
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        """The inputs of a finished graph, the image first."""
+        return (self.image_spec, *(one.tensor_spec for one in self.inputs))
+
+    def row_shape(self, tensor: TensorSpec) -> tuple[int, ...]:
+        """The shape of what one image of a batch has of an input or an output."""
+        shape = tuple(side or 0 for side in tensor.shape)
+        return shape if self.batch == 1 else (1, *shape[1:])
+
+    @property
+    def map_specs(self) -> tuple[TensorSpec, ...]:
+        """The maps of a finished graph, in the order of the tasks."""
+        return tuple(task.map_spec(self.height, self.width, self.batch) for task in self.tasks)
+
+    @property
+    def logits_specs(self) -> tuple[TensorSpec, ...]:
+        """The logits behind each map, which a finished graph may have as outputs too."""
+        return tuple(task.logits_spec(self.height, self.width, self.batch) for task in self.tasks)
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -138,10 +285,16 @@ class NetworkSpec(Settings):
         """Return the spec with only the tasks `names`, in the network's order.
 
         Raises:
-            ConfigError: This network does not have one of the tasks.
+            ConfigError: This network does not have one of the tasks, or a state needs another.
         """
         selected = {self.task(name).name for name in names}
         specs = tuple(spec for spec in self.tasks if spec.name in selected)
+        for one in self.inputs:
+            if one.output and one.output not in selected:
+                raise ConfigError(
+                    f"network {self.model!r}: state {one.name!r} comes from task {one.output!r}; "
+                    "keep that task too"
+                )
         return self.model_copy(update={"tasks": specs})
 
 

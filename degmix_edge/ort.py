@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from degmix_edge.errors import BackendError
+from degmix_edge.tensors import fill
 
 Optimization = Literal["none", "basic", "extended", "all"]
 """How far ONNX Runtime rewrites a graph before it runs it.
@@ -70,6 +73,12 @@ def cpu_session(
         options.profile_file_prefix = str(profile_prefix)
     with errors():
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def filled(session: Any, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what the session takes of `feed`; the last image is repeated to fill its batch."""
+    inputs = session.get_inputs()
+    return {i.name: fill(feed[i.name], i.shape[0]) if i.shape else feed[i.name] for i in inputs}
 
 
 @contextlib.contextmanager

@@ -189,18 +189,12 @@ def fit_image(image: Image, fit: Fit) -> tuple[np.ndarray, Placement]:
     else:
         pixels = read_image(image)
         image_height, image_width = pixels.shape[:2]
-    height, width = fit.height, fit.width
-    window = fit.window(image_height, image_width)
-    if window is not None:
+    placement = place(image_height, image_width, fit)
+    top, left, height, width = placement.top, placement.left, placement.height, placement.width
+    if placement.window is not None:
         # A large JPEG is smaller by now than it is as a file.
-        top, left, rows, columns = fit.window(*pixels.shape[:2]) or (0, 0, *pixels.shape[:2])
-        pixels = pixels[top : top + rows, left : left + columns]
-    if fit.mode == "letterbox":
-        scale = min(fit.height / image_height, fit.width / image_width)
-        height = min(fit.height, max(1, round(image_height * scale)))
-        width = min(fit.width, max(1, round(image_width * scale)))
-    top, left = (fit.height - height) // 2, (fit.width - width) // 2
-    placement = Placement(top, left, height, width, image_height, image_width, window)
+        y, x, rows, columns = fit.window(*pixels.shape[:2]) or (0, 0, *pixels.shape[:2])
+        pixels = pixels[y : y + rows, x : x + columns]
     pixels = np.ascontiguousarray(_resize(pixels, height, width))
     if (height, width) == (fit.height, fit.width):
         return pixels, placement
@@ -210,6 +204,55 @@ def fit_image(image: Image, fit: Fit) -> tuple[np.ndarray, Placement]:
     canvas[:, :left] = canvas[:, left + width :] = fit.pad
     canvas[top : top + height, left : left + width] = pixels
     return canvas, placement
+
+
+def place(height: int, width: int, fit: Fit) -> Placement:
+    """Return where a picture of this height and width lies in the network's input."""
+    rows, columns = fit.height, fit.width
+    if fit.mode == "letterbox":
+        scale = min(fit.height / height, fit.width / width)
+        rows = min(fit.height, max(1, round(height * scale)))
+        columns = min(fit.width, max(1, round(width * scale)))
+    top, left = (fit.height - rows) // 2, (fit.width - columns) // 2
+    return Placement(top, left, rows, columns, height, width, fit.window(height, width))
+
+
+def fit_map(values: np.ndarray, fit: Fit, pad: float = 0.0) -> np.ndarray:
+    """Return a map of a picture at the network's size, where its pixels lie under the picture's.
+
+    A value is that of the nearest pixel, because the mean of two depths is on neither surface.
+
+    Args:
+        values: `(H, W)` or `(H, W, C)` of the picture's size, of any numbers.
+        fit: How the picture becomes the network's input.
+        pad: The value outside the picture, and in place of NaN and infinity.
+
+    Returns:
+        float32 `(fit.height, fit.width)`, or with C as the last axis.
+    """
+    height, width = values.shape[:2]
+    placed = place(height, width, fit)
+    seen = placed.seen(values)
+    rows, columns = (_nearest(placed.height, len(seen)), _nearest(placed.width, seen.shape[1]))
+    inside = seen[rows[:, None], columns].astype(np.float32)
+    canvas = np.full((fit.height, fit.width, *values.shape[2:]), pad, np.float32)
+    bottom, right = placed.top + placed.height, placed.left + placed.width
+    canvas[placed.top : bottom, placed.left : right] = np.where(np.isfinite(inside), inside, pad)
+    return canvas
+
+
+def fit_intrinsics(matrix: np.ndarray, placement: Placement) -> np.ndarray:
+    """Return the camera matrix `(3, 3)` of the network's input, given that of the picture.
+
+    Pixel centres have whole coordinates, as in OpenCV and ROS.
+    """
+    whole = (0, 0, placement.image_height, placement.image_width)
+    top, left, height, width = placement.window or whole
+    across, down = placement.width / width, placement.height / height
+    x = placement.left - left * across + (across - 1) / 2
+    y = placement.top - top * down + (down - 1) / 2
+    moved = np.array([[across, 0, x], [0, down, y], [0, 0, 1]])
+    return np.asarray(moved @ np.asarray(matrix, np.float64))
 
 
 def normalise(

@@ -26,6 +26,14 @@ class TensorSpec(BaseModel):
         return f"{self.name} {self.dtype} ({dims})" + (f" [{self.unit}]" if self.unit else "")
 
 
+def fill(array: np.ndarray, rows: int) -> np.ndarray:
+    """Return `array` with `rows` rows: the last one is repeated where it has fewer."""
+    missing = rows - len(array)
+    if missing <= 0:
+        return array
+    return np.concatenate([array, *[array[-1:]] * missing])
+
+
 def check(array: Any, spec: TensorSpec) -> np.ndarray:
     """Return `array` unchanged if it fits `spec`.
 

@@ -23,6 +23,7 @@ from native_build import emulated, kernels  # noqa: F401
 from degmix_edge import tasks
 from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.files import whole_file
+from degmix_edge.network import IMAGE
 from degmix_edge.preprocess import Fit, fit_image
 from degmix_edge.workflows.build import build
 
@@ -146,7 +147,7 @@ def _lively_network(model: str, settings: tuple):
     return loaded, shared_export(loaded)
 
 
-def shared_export(loaded, folds=None, tasks=()) -> onnx.ModelProto:
+def shared_export(loaded, folds=None, tasks=(), *, batch=1) -> onnx.ModelProto:
     """What `export_checkpoint` gives: PyTorch's exporter takes seconds, so once a test run.
 
     The name of the shared file holds everything that decides the result.
@@ -154,13 +155,13 @@ def shared_export(loaded, folds=None, tasks=()) -> onnx.ModelProto:
     folds = tuple(loaded.network.folds if folds is None else folds)
     tasks = export.network_spec(loaded, tasks).task_names
     card = loaded.card.model_dump_json()
-    parts = (loaded.network, card, loaded.path.name, loaded.sha256, folds, tasks)
+    parts = (loaded.network, card, loaded.path.name, loaded.sha256, folds, tasks, batch)
     digest = hashlib.sha256(repr(parts).encode())
     for key, value in loaded.network.state_dict().items():
         digest.update(key.encode() + value.detach().numpy().tobytes())
 
     def write(path: Path) -> None:
-        onnx.save(export_checkpoint(loaded, folds, tasks), path)
+        onnx.save(export_checkpoint(loaded, folds, tasks, batch=batch), path)
 
     return onnx.load(shared_file(f"{digest.hexdigest()}.onnx", write))
 
@@ -249,7 +250,7 @@ def calibrate(pictures):
     """A build's calibration over the pictures."""
     from degmix_calibration.collect import collect
 
-    named = [(f"picture {i}", picture) for i, picture in enumerate(pictures)]
+    named = [(f"picture {i}", {IMAGE: picture[None]}) for i, picture in enumerate(pictures)]
     return lambda model, tensors: collect(model, tensors, named, "min_max")
 
 

@@ -22,6 +22,8 @@ from degmix_edge.preprocess import (
     Fit,
     Placement,
     fit_image,
+    fit_intrinsics,
+    fit_map,
     list_images,
     normalise,
     read_image,
@@ -551,3 +553,26 @@ def test_a_large_jpeg_is_decoded_smaller_and_keeps_its_size(tmp_path, orientatio
     difference = np.abs(small.astype(int) - expected)
     assert difference.mean() < 1
     assert np.percentile(difference, 99) <= 6
+
+
+@pytest.mark.parametrize("mode", ["letterbox", "stretch", "crop"])
+@pytest.mark.parametrize("size", [(120, 160), (40, 150), (333, 111)])
+def test_maps_and_cameras_move_with_the_picture(mode, size):
+    """A map of coordinates says where each pixel came from, and the camera has to agree."""
+    fit = Fit(height=64, width=96, mode=mode)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    came = fit_map(np.stack([columns, rows], -1).astype(np.uint16), fit, pad=-1)
+    placement = fit_image(np.zeros((*size, 3), np.uint8), fit)[1]
+    inside = placement.crop(came)
+    assert inside.min() >= 0
+    assert (came < 0).sum() == 2 * (64 * 96 - inside[..., 0].size)
+    camera = np.array([[200.0, 0, 70.5], [0, 190.0, 33.25], [0, 0, 1]])
+    moved = fit_intrinsics(camera, placement)
+    here = np.stack(np.meshgrid(np.arange(96), np.arange(64)), -1)[came[..., 0] >= 0]
+    x, y = came[came[..., 0] >= 0].T
+    rays = np.linalg.inv(camera) @ np.stack([x, y, np.ones_like(x)])
+    seen = (moved @ rays)[:2].T
+    # The nearest pixel is at most half a pixel of the picture away, and on average it is not.
+    scale = max(1.0, moved[0, 0] / camera[0, 0], moved[1, 1] / camera[1, 1])
+    assert np.abs(seen - here).max() <= 0.5 * scale + 0.01
+    assert np.abs((seen - here).mean(0)).max() < 0.1

@@ -52,7 +52,7 @@ def forms(arguments: argparse.Namespace) -> tuple[dict[str, bytes], Any, Any]:
     recipe = choose(to_graph(folded), spec, "int8")
     rng = np.random.default_rng(0)
     shape = (spec.height, spec.width, 3)
-    images = [(str(i), rng.integers(0, 256, shape, np.uint8)) for i in range(2)]
+    images = [(str(i), {IMAGE: rng.integers(0, 256, (1, *shape), np.uint8)}) for i in range(2)]
     ranges = collect(folded, observed_tensors(to_graph(folded), recipe), images, "min_max")
     int8 = quantize_model(folded, recipe, ranges, spec).SerializeToString()
     found = {
@@ -114,10 +114,10 @@ def main() -> None:
                 backend = Backend(spec, found[name], threads=arguments.threads)
             with backend:
                 for _ in range(WARM):
-                    backend.infer(image)
+                    backend.infer({IMAGE: image})
                 for _ in range(TIMED):
                     start = time.perf_counter()
-                    backend.infer(image)
+                    backend.infer({IMAGE: image})
                     taken.append(1e3 * (time.perf_counter() - start))
     plain = float(np.median(times["plain export"]))
     for name, taken in times.items():

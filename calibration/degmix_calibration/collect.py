@@ -8,7 +8,7 @@ it needs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from degmix_calibration.histogram import Histogram
 from degmix_calibration.image_set import digest
 from degmix_edge.errors import BuildError, InputError, ShapeError
 from degmix_edge.network import IMAGE
-from degmix_edge.ort import cpu_session
+from degmix_edge.ort import cpu_session, filled
 from degmix_edge.quant.ranges import CalibrationImage, Range, Ranges
 
 MEMORY_BYTES = 512 << 20
@@ -33,7 +33,7 @@ MEMORY_BYTES = 512 << 20
 def collect(
     model: onnx.ModelProto,
     tensors: Iterable[str],
-    images: Iterable[tuple[str, np.ndarray]],
+    images: Iterable[tuple[str, Mapping[str, np.ndarray]]],
     observer: str,
     *,
     advance: Callable[[float], None] = lambda n: None,
@@ -43,10 +43,10 @@ def collect(
     """Return the ranges of `tensors` over `images`.
 
     Args:
-        model: A deployed float graph with the input uint8 `(1, H, W, 3)`.
+        model: A deployed float graph.
         tensors: Names of the graph's float tensors to observe.
-        images: Pairs of a name and a uint8 image `(H, W, 3)` of the graph's size; iterated once for
-            each chunk of tensors.
+        images: Pairs of a name and the graph's inputs of one frame, by name; iterated once for each
+            chunk of tensors.
         observer: Entry of `degmix_calibration.observers`.
         advance: Called after each image of a chunk with 1 / number of chunks.
         memory_bytes: Limit for the values that one run returns; tensors are split into chunks that
@@ -56,7 +56,7 @@ def collect(
     Raises:
         ConfigError: There is no such observer.
         InputError: There are no images.
-        ShapeError: An image does not have the graph's size.
+        ShapeError: An input does not have the graph's size.
         BuildError: A tensor is not finite on an image, or a single tensor does not fit into memory.
     """
     choose = observers.find(observer)
@@ -95,7 +95,7 @@ def collect(
 def _everything(
     model: onnx.ModelProto,
     names: Sequence[str],
-    images: Iterable[tuple[str, np.ndarray]],
+    images: Iterable[tuple[str, Mapping[str, np.ndarray]]],
     saved: State,
     *,
     sizes: dict[str, int],
@@ -125,12 +125,12 @@ def _everything(
 
 
 def histograms(
-    model: onnx.ModelProto, tensors: Iterable[str], images: Iterable[np.ndarray]
+    model: onnx.ModelProto, tensors: Iterable[str], feeds: Iterable[Mapping[str, np.ndarray]]
 ) -> dict[str, Histogram]:
-    """Histogram the magnitudes of `tensors` over uint8 images `(H, W, 3)` of the graph's size."""
+    """Histogram the magnitudes of `tensors` over frames, each the graph's inputs by name."""
     names = list(dict.fromkeys(tensors))
     saved = State(None, "")
-    named = [(str(index), image) for index, image in enumerate(images)]
+    named = [(str(index), feed) for index, feed in enumerate(feeds)]
     for chunk in _chunks(names, _bytes(model, names), MEMORY_BYTES):
         saved.finish(chunk, _observe(model, chunk, named, saved, lambda: None))
     return saved.histograms
@@ -139,25 +139,28 @@ def histograms(
 def _observe(
     model: onnx.ModelProto,
     chunk: Sequence[str],
-    images: Iterable[tuple[str, np.ndarray]],
+    images: Iterable[tuple[str, Mapping[str, np.ndarray]]],
     saved: State,
     done: Callable[[], None],
 ) -> list[CalibrationImage]:
     """Histogram `chunk` over all images, and return these images."""
     session = _session(model, chunk)
-    shape = tuple(session.get_inputs()[0].shape[1:])
+    shapes = {tensor.name: tuple(tensor.shape) for tensor in session.get_inputs()}
     observed_images: list[CalibrationImage] = []
-    for name, image in images:
-        if image.shape != shape or image.dtype != np.uint8:
-            raise ShapeError(
-                f"calibration image {name!r}: got {image.dtype} {image.shape}, expected uint8 "
-                f"{shape}; convert it with `fit_image`"
-            )
-        observed_images.append(CalibrationImage(name=name, sha256=digest(image)))
+    for name, feed in images:
+        whole = filled(session, feed)
+        for key, array in whole.items():
+            if array.shape != shapes[key] or (key == IMAGE and array.dtype != np.uint8):
+                raise ShapeError(
+                    f"calibration image {name!r}: {key}: got {array.dtype} {array.shape}, expected "
+                    f"{shapes[key]}; convert it with `fit_frame`"
+                )
+        others = (array for key, array in feed.items() if key != IMAGE)
+        observed_images.append(CalibrationImage(name=name, sha256=digest(feed[IMAGE][0], *others)))
         if not saved.has(chunk, observed_images):
-            for tensor, value in zip(chunk, _run(session, chunk, image), strict=True):
+            for tensor, value in zip(chunk, _run(session, chunk, whole), strict=True):
                 if not np.isfinite(value).all():
-                    raise BuildError(_broken(model, name, image, tensor))
+                    raise BuildError(_broken(model, name, whole, tensor))
                 saved.histograms.setdefault(tensor, Histogram()).update(value)
             saved.step(chunk, observed_images)
         done()
@@ -175,9 +178,9 @@ def _session(model: onnx.ModelProto, names: Sequence[str]) -> Any:
         raise _as_memory_error(error) from None
 
 
-def _run(session: Any, names: Sequence[str], image: np.ndarray) -> list[np.ndarray]:
+def _run(session: Any, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     try:
-        values: list[np.ndarray] = session.run(list(names), {IMAGE: image[None]})
+        values: list[np.ndarray] = session.run(list(names), feed)
     except Exception as error:
         raise _as_memory_error(error) from None
     return values
@@ -213,12 +216,14 @@ def _chunks(names: Sequence[str], sizes: dict[str, int], most: int) -> list[list
     return chunks
 
 
-def _broken(model: onnx.ModelProto, image_name: str, image: np.ndarray, tensor: str) -> str:
-    """Return an error message with the first node that produces NaN or infinity on `image`."""
+def _broken(
+    model: onnx.ModelProto, image_name: str, feed: Mapping[str, np.ndarray], tensor: str
+) -> str:
+    """Return an error message with the first node that produces NaN or infinity."""
     floats = [(node, out) for node in model.graph.node for out in node.output if out]
     for start in range(0, len(floats), 16):  # all of them together would not fit into memory
         part = floats[start : start + 16]
-        values = _run(_session(model, [o for _, o in part]), [o for _, o in part], image)
+        values = _run(_session(model, [o for _, o in part]), [o for _, o in part], feed)
         for (node, _), value in zip(part, values, strict=True):
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 return (

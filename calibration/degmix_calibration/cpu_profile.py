@@ -6,6 +6,7 @@ import json
 import re
 import tempfile
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,7 @@ import numpy as np
 import onnx
 
 from degmix_calibration.trial import Trials
-from degmix_edge.network import IMAGE
-from degmix_edge.ort import cpu_session
+from degmix_edge.ort import cpu_session, filled
 from degmix_edge.quant.recipe import Recipe
 
 RUNS = 5
@@ -26,16 +26,19 @@ def savings_ms(trials: Trials, recipe: Recipe) -> dict[str, float]:
 
     The graph under `recipe` is compared with the float graph.
     """
-    image, owners = trials.examples[0].pixels[None], _owners(trials.model)
+    feed, owners = trials.examples[0].feed, _owners(trials.model)
     before, after = (
-        node_ms(trials.engine(r), image, owners, trials.threads)
+        node_ms(trials.engine(r), feed, owners, trials.threads)
         for r in (Recipe(precision="fp32"), recipe)
     )
     return {name: before.get(name, 0.0) - after.get(name, 0.0) for name in {*before, *after}}
 
 
 def node_ms(
-    model: bytes, image: np.ndarray, owners: dict[str, str], threads: int | None = None
+    model: bytes,
+    feed: Mapping[str, np.ndarray],
+    owners: dict[str, str],
+    threads: int | None = None,
 ) -> dict[str, float]:
     """Return the milliseconds of each node of a graph, by the node's name.
 
@@ -44,12 +47,12 @@ def node_ms(
 
     Args:
         model: ONNX bytes in the form that the backend runs.
-        image: uint8 `(1, H, W, 3)`.
+        feed: Its inputs by name.
         owners: For the name of an activation, the node for which its time is counted.
         threads: Number of threads of the session; None leaves it to ONNX Runtime.
     """
     taken: dict[str, list[float]] = defaultdict(list)
-    for event in _profile(model, image, threads):
+    for event in _profile(model, feed, threads):
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             taken[_plain(event["name"])].append(event["dur"] / 1e3)
     by_node: dict[str, float] = defaultdict(float)
@@ -58,12 +61,14 @@ def node_ms(
     return dict(by_node)
 
 
-def _profile(model: bytes, image: np.ndarray, threads: int | None) -> list[dict[str, Any]]:
+def _profile(
+    model: bytes, feed: Mapping[str, np.ndarray], threads: int | None
+) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         prefix = Path(folder) / "profile"
         session = cpu_session(model, num_threads=threads, profile_prefix=prefix)
         for _ in range(RUNS):
-            session.run(None, {IMAGE: image})
+            session.run(None, filled(session, feed))
         events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text())
         return events
 

@@ -16,10 +16,12 @@ from PIL import Image
 SIDE = 32
 
 
-def digest(image: np.ndarray) -> str:
-    """Return the SHA-256 of the pixels and their shape."""
-    whole = hashlib.sha256(str(image.shape).encode())
-    whole.update(np.ascontiguousarray(image).tobytes())
+def digest(*arrays: np.ndarray) -> str:
+    """Return the SHA-256 of the values and the shapes of one or more arrays."""
+    whole = hashlib.sha256()
+    for array in arrays:
+        whole.update(str(array.shape).encode())
+        whole.update(np.ascontiguousarray(array).tobytes())
     return whole.hexdigest()
 
 

@@ -137,7 +137,7 @@ def _histograms(trials: Trials, layers: Sequence[Layer]) -> list[str]:
     nodes = {node.name: node for node in to_graph(trials.model).nodes}
     inputs = [nodes[layer.nodes[0]].inputs[0].name for layer in layers]
     names = [n for n in dict.fromkeys(inputs) if n in trials.ranges.tensors]
-    by_name = histograms(trials.model, names, (e.pixels for e in trials.examples))
+    by_name = histograms(trials.model, names, (e.feed for e in trials.examples))
     return [
         figures.histogram(
             layer.name,

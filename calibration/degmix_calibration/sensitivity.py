@@ -124,7 +124,8 @@ def _key(trials: Trials, recipe: Recipe) -> str:
     digest.update(recipe.model_dump_json().encode())
     digest.update(str(trials.lowered).encode())
     for example in trials.examples:
-        digest.update(example.pixels.tobytes())
+        for array in example.feed.values():
+            digest.update(array.tobytes())
         for name, label in sorted(example.labels.items()):
             digest.update(name.encode() + label.tobytes())
     return digest.hexdigest()

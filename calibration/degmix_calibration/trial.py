@@ -24,13 +24,14 @@ import onnx
 from degmix_edge import metrics
 from degmix_edge.backends import find
 from degmix_edge.graph.model import to_graph, to_model
-from degmix_edge.network import METADATA_KEY, NetworkSpec
+from degmix_edge.network import IMAGE, METADATA_KEY, NetworkSpec
 from degmix_edge.passes import pipeline
 from degmix_edge.passes._base import apply
-from degmix_edge.preprocess import Fit, Placement, fit_image
+from degmix_edge.preprocess import Fit, Placement
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.recipe import Recipe
 from degmix_edge.runtime import Maps as TaskMaps
+from degmix_edge.runtime.frames import Frame, fit_frame
 from degmix_edge.tasks import TaskSpec
 
 Maps = dict[str, np.ndarray]
@@ -38,25 +39,36 @@ Maps = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Example:
-    """An image uint8 `(H, W, 3)` of the network's size, and the labels of its picture area."""
+    """What a backend takes of one frame, and the labels of its picture area."""
 
     name: str
-    pixels: np.ndarray
+    feed: Mapping[str, np.ndarray]
     placement: Placement
     labels: Mapping[str, np.ndarray]
 
     @classmethod
     def of(
-        cls, name: str, image: np.ndarray, labels: Mapping[str, np.ndarray], fit: Fit
+        cls,
+        name: str,
+        frame: Frame,
+        labels: Mapping[str, np.ndarray],
+        fit: Fit,
+        spec: NetworkSpec,
     ) -> Example:
-        """Fit an image of any size to the network; each pixel gets the nearest label."""
-        pixels, placed = fit_image(image, fit)
+        """Fit a frame of any size to the network; each pixel gets the nearest label."""
+        feed, placed = fit_frame(frame, fit, spec)
         fitted = {}
         for task, label in labels.items():
             seen = placed.seen(label)
             whole = Placement(0, 0, *seen.shape[:2], placed.height, placed.width)
             fitted[task] = whole.to_image_size(seen, labels=True)
-        return cls(name, pixels, placed, fitted)
+        return cls(name, feed, placed, fitted)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The image at the network's size, uint8 `(H, W, 3)`."""
+        pixels: np.ndarray = self.feed[IMAGE][0]
+        return pixels
 
 
 @dataclass(frozen=True)
@@ -116,7 +128,7 @@ class Trials:
         """Return every example's maps under `recipe`, cropped to the picture."""
         backend: Any = find("onnxruntime")
         with backend(self.spec, self.engine(recipe), threads=self.threads) as running:
-            return [self._cut(e, running.infer(e.pixels[None])) for e in self.examples]
+            return [self._cut(e, running.infer(e.feed)) for e in self.examples]
 
     def _cut(self, example: Example, maps: Maps) -> Maps:
         cut = TaskMaps.of(maps, self.spec.tasks, example.placement)

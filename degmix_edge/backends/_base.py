@@ -1,20 +1,20 @@
-"""What a backend is: activate, infer, deactivate; one uint8 image in, named maps out."""
+"""What a backend is: activate, infer, deactivate; a feed in, named maps out."""
 
 from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from degmix_edge.errors import BackendError
-from degmix_edge.network import NetworkSpec
+from degmix_edge.errors import BackendError, ShapeError
+from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.quant.ranges import Ranges
-from degmix_edge.tensors import TensorSpec, check
+from degmix_edge.tensors import TensorSpec, check, fill
 
 if TYPE_CHECKING:
     from degmix_edge.quant.recipe import Recipe
@@ -58,26 +58,35 @@ class Backend(ABC):
         """Load the network."""
 
     @abstractmethod
-    def _infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Run it on a checked image."""
+    def _infer(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run it on checked arrays that fill the batch."""
 
     @abstractmethod
     def _deactivate(self) -> None:
         """Give everything back."""
 
-    def infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def infer(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Maps by task, batch first, as `TaskSpec.map_spec` says. The arrays are the caller's.
 
         Args:
-            image: uint8 RGB `(1, H, W, 3)` at the network's size.
+            feed: An array for each of `spec.input_specs`, by name. It may have fewer images than
+                `spec.batch`: the result has as many, and the call costs as much as a full one.
 
         Raises:
             BackendError: It is not active, or it failed.
-            ShapeError: The image is not what the network takes.
+            ShapeError: An array is not what the network takes, or there is none.
         """
         if not self.active:
             raise BackendError(f"{self.name}: not active; use it inside `with`")
-        return self._infer(check(image, self.spec.image_spec))
+        specs, batch = self.spec.input_specs, self.spec.batch
+        if feed.keys() != {spec.name for spec in specs}:
+            got, wanted = ", ".join(feed), ", ".join(map(str, specs))
+            raise ShapeError(f"{self.name}: got inputs {got or 'none'}, expected {wanted}")
+        images = len(feed[IMAGE]) if batch > 1 else 1
+        if images == batch:
+            return self._infer({spec.name: check(feed[spec.name], spec) for spec in specs})
+        whole = {spec.name: check(fill(feed[spec.name], batch), spec) for spec in specs}
+        return {name: array[:images] for name, array in self._infer(whole).items()}
 
     def __enter__(self) -> Backend:
         """Activate."""

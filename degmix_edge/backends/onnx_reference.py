@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 
 from degmix_edge import ort
 from degmix_edge.backends._base import Backend as Base
 from degmix_edge.errors import BackendError
-from degmix_edge.graph.layout import TO_FIRST, TO_LAST, is_channels_last
+from degmix_edge.graph.layout import TO_FIRST, TO_LAST
 from degmix_edge.graph.outputs import select_array
-from degmix_edge.network import NetworkSpec
+from degmix_edge.network import IMAGE, InputSpec, NetworkSpec, as_network_takes
 from degmix_edge.preprocess import normalise
 from degmix_edge.tasks import TaskSpec, decode, logits_name
 
@@ -45,8 +47,7 @@ class Backend(Base):
     def _activate(self) -> None:
         model, self.rounds = _runnable(self.model)
         self._running = ort.cpu_session(model, optimization="basic")
-        self._input = self._running.get_inputs()[0]
-        self._is_last = is_channels_last(self._input.shape)
+        self._inputs = self._running.get_inputs()
         self._outputs = [output.name for output in self._running.get_outputs()]
         needed = [task.output or task.name for task in self.spec.tasks]
         missing = [name for name in needed if name not in self._outputs]
@@ -55,9 +56,10 @@ class Backend(Base):
                 f"{self.name}: has outputs {', '.join(self._outputs)}, expected {missing[0]!r} too"
             )
 
-    def _infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def _infer(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        own = {tensor.name: self._own_input(tensor, feed) for tensor in self._inputs}
         with ort.errors():
-            outputs = self._running.run(None, {self._input.name: self._own_input(image)})
+            outputs = self._running.run(None, own)
         arrays = dict(zip(self._outputs, map(_single, outputs), strict=True))
         maps = {}
         for task in self.spec.tasks:
@@ -69,18 +71,42 @@ class Backend(Base):
                 maps[logits_name(task.name)] = logits
         return maps
 
-    def _own_input(self, image: np.ndarray) -> np.ndarray:
-        """The image in the type and the layout of the file's own input."""
-        if self._input.type == "tensor(uint8)":
-            own = image.transpose(TO_FIRST)
-            own = own[:, ::-1] if self.spec.color == "bgr" else own
+    def _own_input(self, tensor: Any, feed: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What the file's own input takes, which may be several inputs in one."""
+        spec = self.spec
+        parts = {
+            one.channels: as_network_takes(feed[one.name], one)
+            if one.kind != "image"
+            else _picture(feed[one.name], one, tensor)
+            for one in spec.inputs
+            if (one.tensor or one.name) == tensor.name
+        }
+        if tensor.name == spec.tensor or not (parts or spec.tensor):
+            parts[spec.image_channels] = _picture(feed[IMAGE], spec, tensor)
+        if len(parts) == 1:
+            (whole,) = parts.values()
         else:
-            own = normalise(image, self.spec.mean, self.spec.std, self.spec.color)
-            own = own.astype(np.float16) if self._input.type == "tensor(float16)" else own
-        return np.ascontiguousarray(own.transpose(TO_LAST) if self._is_last else own)
+            order = sorted(parts, key=lambda channels: channels or (0, 0))
+            whole = np.concatenate([parts[channels] for channels in order], axis=1)
+        is_last = whole.ndim == 4 and tensor.shape[3] == whole.shape[1] != tensor.shape[1]
+        whole = _in_type(whole.transpose(TO_LAST) if is_last else whole, tensor)
+        return np.ascontiguousarray(whole)
 
     def _deactivate(self) -> None:
         del self._running
+
+
+def _picture(image: np.ndarray, spec: NetworkSpec | InputSpec, tensor: Any) -> np.ndarray:
+    """An image as the file's own input takes it, channels first."""
+    if tensor.type != "tensor(uint8)":
+        return normalise(image, spec.mean, spec.std, spec.color)
+    planes = image.transpose(TO_FIRST)
+    return planes[:, ::-1] if spec.color == "bgr" else planes
+
+
+def _in_type(array: np.ndarray, tensor: Any) -> np.ndarray:
+    """The array in half precision, where the file's own input has that."""
+    return array.astype(np.float16) if tensor.type == "tensor(float16)" else array
 
 
 def _runnable(model: bytes) -> tuple[bytes, bool]:

@@ -6,7 +6,7 @@ import contextlib
 import platform
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,6 @@ from degmix_edge import ort
 from degmix_edge.backends import _cpu_ops
 from degmix_edge.backends._base import PLAIN, EngineBackend, EngineOptions, Progress
 from degmix_edge.errors import BackendError
-from degmix_edge.network import IMAGE
 from degmix_edge.ort import cpu_session
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.tensors import TensorSpec
@@ -89,11 +88,11 @@ class Backend(EngineBackend):
         tensors = (*self._running.get_inputs(), *self._running.get_outputs())
         return tuple(_tensor_spec(tensor) for tensor in tensors)
 
-    def _infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def _infer(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with _time_limit(self.timeout_s) as options:
             try:
                 with ort.errors():
-                    maps = self._running.run(None, {IMAGE: image}, options)
+                    maps = self._running.run(None, feed, options)
             except BackendError:
                 if options is None or not options.terminate:
                     raise

@@ -11,7 +11,7 @@ import queue
 import re
 import statistics
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -178,10 +178,9 @@ class Backend(EngineBackend):
             if not timed:
                 return 0.0, layers
             lane = Lane(device, engine)
-            image = np.zeros(lane.buffers[IMAGE].host.shape, np.uint8)
             found = []
             for _ in range(WARM_CALLS + TIMED_CALLS):
-                lane.run(image)
+                lane.run(lane.zeros())
                 found.append(lane.stages["gpu_ms"])
             lane.close()
             return statistics.median(found[WARM_CALLS:]), layers
@@ -207,7 +206,7 @@ class Backend(EngineBackend):
                 self._free.put(lane)
             for lane in self._lanes:
                 for _ in range(WARM_CALLS):
-                    lane.run(np.zeros(self.spec.image_spec.shape, np.uint8))  # type: ignore[arg-type]
+                    lane.run(lane.zeros())
         except BaseException:
             self._deactivate()
             raise
@@ -226,9 +225,9 @@ class Backend(EngineBackend):
         finally:
             self._free.put(lane)
 
-    def _infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def _infer(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with self._lane() as lane:
-            maps = lane.run(image)
+            maps = lane.run(feed)
             self._mine.stages = lane.stages
             return {name: maps[name].copy() for name in maps}
 
@@ -238,16 +237,19 @@ class Backend(EngineBackend):
         They are overwritten by the next call on the same lane, so use it with one lane.
 
         Args:
-            image: uint8 RGB `(1, H, W, 3)` at the network's size, contiguous, with
+            image: uint8 RGB `(N, H, W, 3)` at the network's size, contiguous, with
                 `__cuda_array_interface__`. The stream that it names is waited for; without one
                 its writer must be done.
 
         Raises:
             CudaError: It is on another device, or not contiguous.
-            BackendError: It is no such image.
+            BackendError: It is no such image, or the network takes more than an image.
         """
         if not self.active:
             raise BackendError(f"{self.name}: not active; use it inside `with`")
+        if self.spec.inputs:
+            others = ", ".join(one.name for one in self.spec.inputs)
+            raise BackendError(f"{self.name}: takes {others} too; give all from the host (`infer`)")
         found = foreign_image(image, self.device_index)
         want = (tuple(self.spec.image_spec.shape), self.spec.image_spec.dtype)
         if found is None or (found.shape, found.dtype) != want:
@@ -300,6 +302,7 @@ class Lane:
         self.stages: dict[str, float] = {}
         self.graphs: OrderedDict[int, cuda.Graph] = OrderedDict()
         self.buffers: dict[str, cuda.Buffer] = {}
+        self.inputs = [b.name for b in engine.bindings if b.is_input]
         self.outputs = [b.name for b in engine.bindings if not b.is_input]
         with device.current() as driver:
             self.context = engine.context()
@@ -315,13 +318,19 @@ class Lane:
                 self.buffers[binding.name] = cuda.Buffer(device, shape, dtype)
                 self.context.set_address(binding.name, self.buffers[binding.name].pointer)
 
-    def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def zeros(self) -> dict[str, np.ndarray]:
+        """A feed of zeros."""
+        return {name: np.zeros_like(self.buffers[name].host) for name in self.inputs}
+
+    def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Maps in this lane's host buffers, until the next call."""
         with self.device.current():
-            self.buffers[IMAGE].host[...] = image
+            for name, array in feed.items():
+                self.buffers[name].host[...] = array
             start, uploaded, ran, done = self.events
             start.record(self.stream)
-            self.buffers[IMAGE].upload(self.stream)
+            for name in feed:
+                self.buffers[name].upload(self.stream)
             uploaded.record(self.stream)
             self._enqueue(self.buffers[IMAGE].pointer)
             ran.record(self.stream)

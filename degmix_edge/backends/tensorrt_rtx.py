@@ -7,6 +7,7 @@ is loaded. Deformable convolutions are lowered to GridSample, which it has a ker
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,7 @@ class Backend(EngineBackend):
     def _activate(self) -> None:
         raise BackendError(f"{self.name}: {NOT_RUN}")
 
-    def _infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def _infer(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         raise BackendError(f"{self.name}: {NOT_RUN}")
 
     def _deactivate(self) -> None:

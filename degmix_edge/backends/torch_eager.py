@@ -11,7 +11,7 @@ import numpy as np
 from degmix_edge.backends._base import Backend as Base
 from degmix_edge.backends.onnx_reference import nearest
 from degmix_edge.graph.outputs import named_outputs
-from degmix_edge.network import NetworkSpec
+from degmix_edge.network import IMAGE, InputSpec, NetworkSpec, as_network_takes
 from degmix_edge.preprocess import GREY
 from degmix_edge.tasks import TaskSpec, logits_name
 from degmix_edge.tasks._decodes import EPSILON
@@ -26,7 +26,7 @@ class Backend(Base):
     Args:
         spec: The network's promises.
         network: The module: normalised `(N, 3, H, W)` to `{task: logits}`, or to whatever the
-            tasks of `spec` say.
+            tasks of `spec` say; other inputs come by their own names.
         raw_logits: Return the logits too, as `<task>_logits`.
     """
 
@@ -46,25 +46,16 @@ class Backend(Base):
         return None
 
     def _activate(self) -> None:
-        import torch
-
         self.network.eval()
-        mean, std = (
-            torch.tensor(v).view(1, -1, 1, 1) * 255 for v in (self.spec.mean, self.spec.std)
-        )
-        self._mean, self._std = mean, std
 
-    def _infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def _infer(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         import torch
 
         with torch.inference_mode():
-            # A copy: torch warns of arrays that it must not write to, such as a decoded JPEG's.
-            pixels = torch.from_numpy(image.copy()).permute(0, 3, 1, 2).float()
-            if self.spec.color == "bgr":
-                pixels = pixels.flip(1)
-            if self.spec.color == "grey":
-                pixels = (pixels * torch.tensor(GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
-            outputs = named_outputs(self.network((pixels - self._mean) / self._std))
+            others = {
+                one.tensor or one.name: _other(feed[one.name], one) for one in self.spec.inputs
+            }
+            outputs = named_outputs(self.network(_normal(feed[IMAGE], self.spec), **others))
             logits = {
                 task.name: _at_size(_selected(outputs, task), task, self.spec)
                 for task in self.spec.tasks
@@ -76,7 +67,29 @@ class Backend(Base):
         return maps
 
     def _deactivate(self) -> None:
-        del self._mean, self._std
+        pass
+
+
+def _normal(image: np.ndarray, spec: NetworkSpec | InputSpec) -> torch.Tensor:
+    """An image as the network takes it: normalised `(N, C, H, W)`."""
+    import torch
+
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) * 255 for v in (spec.mean, spec.std))
+    # A copy: torch warns of arrays that it must not write to, such as a decoded JPEG's.
+    pixels = torch.from_numpy(image.copy()).permute(0, 3, 1, 2).float()
+    if spec.color == "bgr":
+        pixels = pixels.flip(1)
+    if spec.color == "grey":
+        pixels = (pixels * torch.tensor(GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    return (pixels - mean) / std
+
+
+def _other(array: np.ndarray, one: InputSpec) -> torch.Tensor:
+    import torch
+
+    if one.kind == "image":
+        return _normal(array, one)
+    return torch.from_numpy(as_network_takes(array, one).copy())
 
 
 def _selected(outputs: Mapping[str, torch.Tensor], task: TaskSpec) -> torch.Tensor:

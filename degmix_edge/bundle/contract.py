@@ -7,6 +7,7 @@ from typing import Any
 
 from degmix_edge import registry, tasks
 from degmix_edge.bundle.manifest import Manifest
+from degmix_edge.network import InputSpec
 from degmix_edge.preprocess import Fit
 from degmix_edge.tasks import DECODES, TaskSpec, look
 from degmix_edge.tensors import TensorSpec
@@ -22,20 +23,23 @@ class Input:
 
     Attributes:
         name, dtype, shape: The tensor.
-        layout: A letter for each dimension.
-        color: Order of the channels.
-        range: Lowest and highest value.
-        fit: How an image of any size becomes the input.
+        kind: `image`, `map`, `intrinsics`, `tensor` or `state`.
+        layout: A letter for each dimension; empty where it is no image.
+        color: Order of an image's channels; empty of other inputs.
+        range: Lowest and highest value; None is unbounded.
+        fit: How an image of any size becomes the input, and what is aligned with it; None of other
+            inputs.
         meaning: The same in sentences.
     """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+    kind: str
     layout: str
     color: str
-    range: tuple[int, int]
-    fit: Fit
+    range: tuple[int | None, int | None]
+    fit: Fit | None
     meaning: str
 
 
@@ -80,10 +84,10 @@ def contract(manifest: Manifest) -> Contract:
     """Return what the model of `manifest` takes and gives."""
     network = manifest.network
     count = len(network.tasks)
-    logits = {task.logits_spec(network.height, network.width): task for task in network.tasks}
+    logits = dict(zip(network.logits_specs, network.tasks, strict=True))
     maps = zip(manifest.outputs, network.tasks, strict=False)
     return Contract(
-        tuple(_input(tensor, manifest.fit) for tensor in manifest.inputs),
+        _inputs(manifest),
         (
             *(_map(tensor, task) for tensor, task in maps),
             *(_logits(tensor, logits[tensor]) for tensor in manifest.outputs[count:]),
@@ -97,7 +101,7 @@ def contract_lines(agreed: Contract) -> list[str]:
     for taken in agreed.inputs:
         lines += [
             f"input: {taken.name} {taken.dtype} {tuple(taken.shape)}",
-            f"  layout {taken.layout}, colours {taken.color}, values {range_text(taken.range)}",
+            _layout_line(taken),
             f"  {taken.meaning}",
         ]
     for given in agreed.outputs:
@@ -110,6 +114,11 @@ def contract_lines(agreed: Contract) -> list[str]:
         if given.classes:
             lines.append("  " + ", ".join(f"{i} {name}" for i, name in given.classes.items()))
     return [one_line(line) for line in lines]
+
+
+def _layout_line(taken: Input) -> str:
+    layout = f"layout {taken.layout}, colours {taken.color}, " if taken.layout else ""
+    return f"  {layout}values {range_text(taken.range)}"
 
 
 def one_line(text: str) -> str:
@@ -144,9 +153,38 @@ def range_text(bounds: tuple[float | None, float | None]) -> str:
     return f"{low} or more" if high is None else f"{low} to {high}"
 
 
-def _input(tensor: TensorSpec, fit: Fit) -> Input:
-    meaning = f"One image. Normalisation is inside the graph: give plain bytes. {fit_text(fit)}"
-    return Input(tensor.name, tensor.dtype, tensor.shape, "NHWC", "RGB", (0, 255), fit, meaning)
+def _inputs(manifest: Manifest) -> tuple[Input, ...]:
+    first, *others = manifest.inputs
+    batch, fit = manifest.network.batch, manifest.fit
+    images = "One image" if batch == 1 else f"{batch} images, each with maps of its own"
+    meaning = f"{images}. Normalisation is inside the graph: give plain bytes. {fit_text(fit)}"
+    described = [_image(first, fit, meaning)]
+    for tensor, spec in zip(others, manifest.network.inputs, strict=True):
+        described.append(_other(tensor, spec, fit))
+    return tuple(described)
+
+
+def _image(tensor: TensorSpec, fit: Fit, meaning: str) -> Input:
+    parts = (tensor.name, tensor.dtype, tensor.shape, "image", "NHWC", "RGB")
+    return Input(*parts, (0, 255), fit, meaning)
+
+
+def _other(tensor: TensorSpec, spec: InputSpec, fit: Fit) -> Input:
+    if spec.kind == "image":
+        meaning = "A further image of the same moment, fitted as the first. Give plain bytes."
+        return _image(tensor, fit, meaning)
+    unit = f" in {spec.unit}" if spec.unit else ""
+    meaning = {
+        "map": f"Values{unit} that lie under the image's pixels: the nearest of the map as it "
+        f"came, and {spec.pad:g} where the image has none.",
+        "intrinsics": "The camera matrix of the fitted image. Pixel centres have whole "
+        "coordinates, as in OpenCV.",
+        "tensor": "Passed on to the network as it is.",
+        "state": f"Zeros at first, and then what the call before gave as {spec.output}.",
+    }[spec.kind]
+    aligned = fit if spec.kind == "map" else None
+    parts = (tensor.name, tensor.dtype, tensor.shape, spec.kind, "", "")
+    return Input(*parts, (None, None), aligned, meaning)
 
 
 def _map(tensor: TensorSpec, task: TaskSpec) -> Output:

@@ -1,4 +1,4 @@
-"""The golden check: one image and the maps that it must give on every machine and backend."""
+"""The golden check: one frame and the maps that it must give on every machine and backend."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ INT8 kernels of a CPU round more often than the ONNX. These limits detect a wron
 of an untrained network; `compare` measures what the rounding costs each task.
 """
 _HEADER_BYTES = 4096
-SCALE = ":scale"
-"""Suffix of the array with a float map's smallest value and step."""
+SCALE, INPUT = ":scale", ":input"
+"""Suffixes of the array with a float map's smallest value and step, and of further inputs."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,14 @@ def differences(
     return Differences(by_task, passed)
 
 
-def pack(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> bytes:
-    """Pack an image and its maps into a compressed npz file.
+def pack(feed: Mapping[str, np.ndarray], maps: Mapping[str, np.ndarray]) -> bytes:
+    """Pack the inputs of one frame and its maps into a compressed npz file.
 
     Float maps keep 8 bits between their smallest and largest value. The error is a tenth of the
     tolerance, and the file is much smaller.
     """
-    arrays = {IMAGE: image}
+    arrays = {IMAGE: feed[IMAGE][0]}
+    arrays |= {f"{name}{INPUT}": array for name, array in feed.items() if name != IMAGE}
     for name, values in maps.items():
         if values.dtype.kind != "f":
             arrays[name] = values
@@ -97,16 +98,18 @@ def pack(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> bytes:
         arrays[name] = np.rint((values - low) / step).astype(np.uint8)
         arrays[f"{name}{SCALE}"] = np.array([low, step], np.float32)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
 
 
-def unpack(data: bytes, spec: NetworkSpec, where: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the image uint8 `(H, W, 3)` and the maps by task of a golden file.
+def unpack(
+    data: bytes, spec: NetworkSpec, where: Path
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return what a golden file holds: what a backend takes of one frame, and the maps by task.
 
     Args:
         data: The bytes of the file.
-        spec: The network; only its image and its maps are read, at their own sizes.
+        spec: The network; only its inputs and its maps are read, at their own sizes.
         where: The bundle's folder, for error messages.
 
     Raises:
@@ -114,10 +117,15 @@ def unpack(data: bytes, spec: NetworkSpec, where: Path) -> tuple[np.ndarray, dic
     """
     stored: dict[str, tuple[tuple[Any, ...], np.dtype[Any]]] = {}
     stored[IMAGE] = (spec.image_spec.shape[1:], np.dtype(np.uint8))
-    for task in spec.tasks:
-        map_spec = task.map_spec(spec.height, spec.width)
+    for tensor in spec.input_specs[1:]:
+        shape = spec.row_shape(tensor)
+        stored[f"{tensor.name}{INPUT}"] = (shape, np.dtype(tensor.dtype))
+    for task, map_spec in zip(spec.tasks, spec.map_specs, strict=True):
         dtype = np.dtype(map_spec.dtype)
-        stored[task.name] = (map_spec.shape, np.dtype(np.uint8) if dtype.kind == "f" else dtype)
+        stored[task.name] = (
+            spec.row_shape(map_spec),
+            np.dtype(np.uint8) if dtype.kind == "f" else dtype,
+        )
         if dtype.kind == "f":
             stored[f"{task.name}{SCALE}"] = ((2,), np.dtype(np.float32))
     try:
@@ -125,12 +133,14 @@ def unpack(data: bytes, spec: NetworkSpec, where: Path) -> tuple[np.ndarray, dic
     except Exception as error:  # zipfile, zlib and numpy raise nearly anything on damaged files
         reason = str(error) or type(error).__name__
         raise BundleError(f"{where}: its golden file cannot be read: {reason}") from None
-    image = arrays.pop(IMAGE)
+    feed = {IMAGE: arrays.pop(IMAGE)[None]}
+    for tensor in spec.input_specs[1:]:
+        feed[tensor.name] = arrays.pop(f"{tensor.name}{INPUT}")
     for name in [n for n in arrays if n.endswith(SCALE)]:
         low, step = arrays.pop(name)
         task_name = name.removesuffix(SCALE)
         arrays[task_name] = low + step * arrays[task_name].astype(np.float32)
-    return image, arrays
+    return feed, arrays
 
 
 def _read_arrays(data: bytes, expected: Mapping[str, tuple[Any, np.dtype]]) -> dict[str, Any]:

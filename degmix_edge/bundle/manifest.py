@@ -122,10 +122,10 @@ def _contradiction(manifest: Manifest) -> str | None:
     size = network.height, network.width
     if fit.size != size:
         return f"fit is {fit.height}x{fit.width}, the network takes {size[0]}x{size[1]}"
-    if manifest.inputs != (network.image_spec,):
-        return f"inputs {_names(manifest.inputs)}, the network takes {network.image_spec}"
-    maps = tuple(task.map_spec(*size) for task in network.tasks)
-    logits = {task.logits_spec(*size) for task in network.tasks}
+    if manifest.inputs != network.input_specs:
+        taken = _names(network.input_specs)
+        return f"inputs {_names(manifest.inputs)}, the network takes {taken}"
+    maps, logits = network.map_specs, {*network.logits_specs}
     extra = manifest.outputs[len(maps) :]
     if manifest.outputs[: len(maps)] != maps or not logits.issuperset(extra):
         return f"outputs {_names(manifest.outputs)}, the network gives {_names(maps)}"

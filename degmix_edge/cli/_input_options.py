@@ -11,14 +11,15 @@ TRIPLE = (float, float, float)
 
 def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     parts = [value.rpartition("=") for value in values]
-    if not all(separator and own and task for own, separator, task in parts):
-        raise click.BadParameter("expected OUTPUT=TASK, as in seg_out=semseg")
-    return {own: task for own, _, task in parts}
+    if not all(separator and own and kind for own, separator, kind in parts):
+        raise click.BadParameter(f"expected {param.make_metavar(ctx)}, as in seg_out=semseg")
+    return {own: kind for own, _, kind in parts}
 
 
 INPUT = [
     click.option("--spec", type=PATH, help="A spec.yaml that describes an ONNX file."),
     click.option("--size", type=SIZE, help="Of an ONNX file with dynamic axes, as in 448x672."),
+    click.option("--batch", type=int, help="Images of one call. [default: the ONNX file's, or 1]"),
     click.option("--mean", type=TRIPLE, default=None, help="Of an ONNX file's input, by channel."),
     click.option("--std", type=TRIPLE, default=None, help="Of an ONNX file's input, by channel."),
     click.option("--scale", type=int, default=1, help="Its value of white: 1 or 255."),
@@ -30,6 +31,15 @@ INPUT = [
         default="letterbox",
         show_default=True,
         help="How images of another shape are fitted.",
+    ),
+    click.option(
+        "--input",
+        "inputs",
+        multiple=True,
+        callback=_pairs,
+        metavar="INPUT=KIND",
+        help="The kind of an ONNX file's input beside the image: image, map, intrinsics, tensor or "
+        "state.",
     ),
     click.option(
         "--map",

@@ -7,14 +7,14 @@ The function of the graph stays the same; `workflows.engine.check_source` compar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, ValueInfoProto, inliner
 
-from degmix_edge.errors import DegmixError, GraphError
+from degmix_edge.errors import ConfigError, DegmixError, GraphError
 from degmix_edge.graph.check import DOMAINS, check_domains, check_graph
 from degmix_edge.graph.float32 import widen
 from degmix_edge.graph.layout import (
@@ -25,6 +25,9 @@ from degmix_edge.graph.layout import (
 from degmix_edge.graph.model import IR_VERSION, append, replace_uses, to_graph, to_model
 from degmix_edge.graph.opset import to_opset, without_newer
 from degmix_edge.graph.settle import settle, static_shape
+from degmix_edge.graph.spec_file import OtherEntry, SpecFile
+from degmix_edge.graph.split_inputs import split_inputs
+from degmix_edge.registry import unknown
 
 INPUT_TYPES = {
     TensorProto.FLOAT: "float32",
@@ -38,27 +41,35 @@ _AXES = ("batch", "channels", "height", "width")
 
 
 def adopt(
-    model: onnx.ModelProto, where: str, *, size: tuple[int, int] | None = None, batch: int = 1
+    model: onnx.ModelProto,
+    where: str,
+    *,
+    size: tuple[int, int] | None = None,
+    batch: int | None = None,
+    said: SpecFile | None = None,
 ) -> onnx.ModelProto:
     """Return the ONNX model of another program in the form that the passes take.
 
-    The result has one input, float32 `(batch, C, H, W)` under the name that it had, with three
+    The result has an image, float32 `(batch, C, H, W)` under the name that it had, with three
     channels or one, static shapes and opset `opset.OPSET`. Its weights lie inside, and no value is
-    float16 or bfloat16. An input `[N, H, W, C]` or of uint8 becomes that form too; bytes are taken
+    float16 or bfloat16. An image `[N, H, W, C]` or of uint8 becomes that form too; bytes are taken
     as floats from 0 to 255. The outputs keep their names, their order and their layout.
 
     Args:
         model: The model, with its weights loaded; it stays as it is.
         where: The name of the file, for error messages.
         size: Height and width in pixels, where the input's axes are dynamic.
-        batch: Number of images, where the first axis is dynamic.
+        batch: Number of images, where the first axis is dynamic; None is 1 there, and else what the
+            file says.
+        said: Which inputs there are beside the image.
 
     Raises:
-        GraphError: The input is no single RGB image, `size` is missing or contradicts the file, an
+        ConfigError: Several inputs, and `said` does not say what each is.
+        GraphError: The image is no RGB image, `size` is missing or contradicts the file, an
             operator cannot be converted, or the shape of an output depends on the image.
     """
     try:
-        return _adopted(model, where, size, batch)
+        return _adopted(model, where, size, batch, said or SpecFile())
     except (DegmixError, MemoryError):
         raise
     except Exception as error:  # onnx raises nearly anything on a graph that nobody exported
@@ -68,12 +79,18 @@ def adopt(
 
 
 def _adopted(
-    model: onnx.ModelProto, where: str, size: tuple[int, int] | None, batch: int
+    model: onnx.ModelProto,
+    where: str,
+    size: tuple[int, int] | None,
+    batch: int | None,
+    said: SpecFile,
 ) -> onnx.ModelProto:
-    adopted = _own_copy(model, where)
-    image = _freeze(adopted, where, size, batch)
+    adopted, said = split_inputs(_own_copy(model, where), said, where)
+    image = _freeze(adopted, where, size, batch, said)
     pixels = _pixels(image)
-    is_bytes = image.type.tensor_type.elem_type == TensorProto.UINT8
+    kinds = {name: entry.kind for name, entry in said.other_tensors.items()}
+    fitted = [image.name, *(name for name in kinds if kinds[name] in ("image", "map"))]
+    of_bytes = [v.name for v in adopted.graph.input if _elem(v) == TensorProto.UINT8]
     widen(adopted)
     adopted = without_newer(adopted, where)
     if problem := settle(adopted):
@@ -86,17 +103,26 @@ def _adopted(
     _name_nodes(adopted.graph)
     settle(adopted)
     graph = to_graph(adopted)
-    if is_bytes:
-        _take_floats(graph)
-    if is_channels_last(graph.inputs[0].shape):
-        _put_channels_first(graph)
+    for index, tensor in enumerate(list(graph.inputs)):
+        if tensor.name not in fitted:
+            continue
+        if tensor.name in of_bytes:
+            graph.inputs[index] = _take_floats(graph, tensor)
+        if is_channels_last(graph.inputs[index].shape):
+            graph.inputs[index] = _put_channels_first(graph, graph.inputs[index])
     return to_model(graph, {prop.key: prop.value for prop in model.metadata_props})
 
 
-def takes_bytes(model: onnx.ModelProto) -> bool:
+def takes_bytes(model: onnx.ModelProto, said: SpecFile) -> bool:
     """Whether the image input of a file of another program is uint8."""
-    images = list(_inputs(model.graph))
-    return len(images) == 1 and images[0].type.tensor_type.elem_type == TensorProto.UINT8
+    inputs = {value.name: value for value in _inputs(model.graph)}
+    image = inputs.get(said.image_among([*inputs]) or "")
+    return image is not None and _elem(image) == TensorProto.UINT8
+
+
+def _elem(value: ValueInfoProto) -> int:
+    kind: int = value.type.tensor_type.elem_type
+    return kind
 
 
 def _inputs(graph: onnx.GraphProto) -> Iterator[ValueInfoProto]:
@@ -133,17 +159,70 @@ def _own_copy(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
 
 
 def _freeze(
-    model: onnx.ModelProto, where: str, size: tuple[int, int] | None, batch: int
+    model: onnx.ModelProto,
+    where: str,
+    size: tuple[int, int] | None,
+    batch: int | None,
+    said: SpecFile,
 ) -> ValueInfoProto:
-    """Give the image input static axes and return it."""
-    images = list(model.graph.input)
-    if len(images) != 1:
-        names = ", ".join(repr(image.name) for image in images)
+    """Give the inputs static axes and return the image."""
+    inputs: dict[str, ValueInfoProto] = {value.name: value for value in model.graph.input}
+    name, others = said.image_among([*inputs]), said.other_tensors
+    if strange := [one for one in (name, *others) if one is not None and one not in inputs]:
+        raise ConfigError(f"{where}: " + unknown("input", strange[0], [*inputs]))
+    left = [one for one in inputs if one != name and one not in others]
+    if name is None or name in others or left:
+        raise ConfigError(_ask_inputs(where, inputs, left))
+    image = inputs[name]
+    rows = _freeze_image(image, where, size, batch)
+    for own, entry in others.items():
+        if entry.kind == "image":
+            _freeze_image(inputs[own], where, _pixels(image), rows)
+        else:
+            _freeze_other(inputs[own], where, _pixels(image), rows, entry)
+    return image
+
+
+def _ask_inputs(where: str, inputs: Mapping[str, ValueInfoProto], left: Sequence[str]) -> str:
+    listed = "; ".join(f"{name} {_shape(value)}" for name, value in inputs.items())
+    flags = " ".join(f"--input {name}=KIND" for name in left[1:] or left)
+    return (
+        f"{where}: {len(inputs)} inputs: {listed}. One is the image; say what each other is "
+        f"({flags}), of image, map (such as depth), intrinsics, tensor and state; `degmix-edge "
+        f"spec init` drafts a file with them"
+    )
+
+
+def _freeze_other(
+    value: ValueInfoProto,
+    where: str,
+    pixels: tuple[int, int],
+    batch: int,
+    entry: OtherEntry,
+) -> None:
+    """Give an input that is no image static axes."""
+    shape, sides = _shape(value), list(entry.shape or ())
+    if not sides:
+        sides = [side if isinstance(side, int) else 0 for side in shape]
+        if sides and not sides[0]:
+            sides[0] = batch
+        if entry.kind == "map" and len(sides) > 2:
+            place = slice(1, 3) if is_channels_last(shape) else slice(-2, None)
+            sides[place] = [have or side for have, side in zip(sides[place], pixels, strict=True)]
+    contradicts = any(isinstance(s, int) and s != w for s, w in zip(shape, sides, strict=False))
+    if not all(sides) or len(sides) != len(shape) or contradicts:
         raise GraphError(
-            f"{where}: {len(images)} inputs ({names}), expected the one image; a bundle takes no "
-            "second image, depth or state yet: export the network with them as constants"
+            f"{where}: input {value.name!r} has shape {shape}; say its sides in a spec (shape: "
+            "[...]), as in the file where that has numbers"
         )
-    image: ValueInfoProto = images[0]
+    for dim, side in zip(value.type.tensor_type.shape.dim, sides, strict=True):
+        dim.dim_value = side
+
+
+def _freeze_image(
+    image: ValueInfoProto, where: str, size: tuple[int, int] | None, batch: int | None
+) -> int:
+    """Give an image static axes, and return how many there are."""
     kind, shape = image.type.tensor_type.elem_type, _shape(image)
     what = f"{where}: input {image.name!r}"
     if len(shape) != 4:
@@ -155,13 +234,15 @@ def _freeze(
         raise GraphError(f"{what} is {name}, expected one of {', '.join(INPUT_TYPES.values())}")
     order = [0, 2, 3, 1] if is_channels_last(shape) else [0, 1, 2, 3]
     axes = dict(zip([_AXES[axis] for axis in order], shape, strict=True))
-    wanted = {"batch": batch, "channels": 1 if axes["channels"] == 1 else 3}
+    own = axes["batch"] if isinstance(axes["batch"], int) else 1
+    rows = batch or own
+    wanted = {"batch": rows, "channels": 1 if axes["channels"] == 1 else 3}
     if size is not None:
         wanted |= {"height": size[0], "width": size[1]}
     _check_axes(what, axes, wanted)
     for dim, name in zip(image.type.tensor_type.shape.dim, axes, strict=True):
         dim.dim_value = wanted[name] if name in wanted else dim.dim_value
-    return image
+    return rows
 
 
 def _check_axes(what: str, axes: dict[str, int | str], wanted: dict[str, int]) -> None:
@@ -174,7 +255,8 @@ def _check_axes(what: str, axes: dict[str, int | str], wanted: dict[str, int]) -
     if isinstance(axes["batch"], int) and axes["batch"] != wanted["batch"]:
         raise GraphError(
             f"{what} has shape {shape} with a batch of {axes['batch']}, expected "
-            f"{wanted['batch']}; export it with a batch of {wanted['batch']} or a dynamic one"
+            f"{wanted['batch']}; leave --batch out, or export it with a batch of "
+            f"{wanted['batch']} or a dynamic one"
         )
     sides = {name: axes[name] for name in ("height", "width")}
     dynamic = [name for name, side in sides.items() if not isinstance(side, int)]
@@ -208,20 +290,18 @@ def _refuse_dynamic(model: onnx.ModelProto, where: str) -> None:
             )
 
 
-def _take_floats(graph: gs.Graph) -> None:
+def _take_floats(graph: gs.Graph, old: gs.Variable) -> gs.Variable:
     """Take floats from 0 to 255 in place of bytes.
 
     TensorRT has uint8 as a type of inputs only, so that casts back to bytes are made for those
     nodes alone that compute with bytes.
     """
-    old = graph.inputs[0]
     image = gs.Variable(old.name, np.float32, old.shape)
     old.name = f"{image.name}/bytes"
     # The deployed graph multiplies by 1 / std, which may miss a whole number by a bit.
     rounded = append(graph, "Round", [image], f"{image.name}/rounded", np.float32)
     rounded.shape = old.shape
     replace_uses(old, rounded)
-    graph.inputs = [image]
     pending = [rounded]
     while pending:
         floats = pending.pop()
@@ -234,6 +314,7 @@ def _take_floats(graph: gs.Graph) -> None:
         for node in moves:
             node.outputs[0].dtype = np.dtype(np.float32)
             pending.append(node.outputs[0])
+    return image
 
 
 def _moves(node: gs.Node, tensor: gs.Variable, graph: gs.Graph) -> bool:
@@ -243,14 +324,13 @@ def _moves(node: gs.Node, tensor: gs.Variable, graph: gs.Graph) -> bool:
     return node.op in _MOVES and not others and not is_output
 
 
-def _put_channels_first(graph: gs.Graph) -> None:
+def _put_channels_first(graph: gs.Graph, old: gs.Variable) -> gs.Variable:
     """Take `(N, C, H, W)` in place of `(N, H, W, C)`."""
-    old = graph.inputs[0]
     batch, height, width, channels = old.shape
     image = gs.Variable(old.name, old.dtype, [batch, channels, height, width])
     old.name = f"{image.name}/channels_last"
     graph.nodes.append(gs.Node("Transpose", old.name, {"perm": TO_LAST}, [image], [old]))
-    graph.inputs = [image]
+    return image
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:

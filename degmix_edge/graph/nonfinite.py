@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 
 from degmix_edge import ort
 from degmix_edge.errors import BuildError
-from degmix_edge.network import IMAGE
 from degmix_edge.ort import cpu_session
 from degmix_edge.tasks import logits_name
 
 
-def first_nonfinite(model: bytes, image: np.ndarray) -> None:
-    """Run `model` on `image` and check that its logits are finite.
+def first_nonfinite(model: bytes, feed: Mapping[str, np.ndarray]) -> None:
+    """Run `model` on `feed` and check that its logits are finite.
 
     The check reads logits and not maps, because an argmax hides a NaN.
 
     Args:
         model: ONNX bytes of a deployed graph.
-        image: uint8 `(1, H, W, 3)`.
+        feed: Its inputs by name; fewer images than the batch are repeated.
 
     Raises:
         BuildError: Logits are not finite. The message names the first node that produces such a
@@ -36,7 +37,7 @@ def first_nonfinite(model: bytes, image: np.ndarray) -> None:
         observed.graph.output.extend(map(onnx.helper.make_empty_tensor_value_info, names))
         session = cpu_session(observed.SerializeToString(), optimization="none")
         with ort.errors():
-            return dict(zip(names, session.run(None, {IMAGE: image}), strict=True))
+            return dict(zip(names, session.run(None, ort.filled(session, feed)), strict=True))
 
     def broken(array: np.ndarray) -> bool:
         return array.dtype.kind == "f" and not bool(np.isfinite(array).all())

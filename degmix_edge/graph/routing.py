@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from degmix_edge.graph.model import to_graph, to_model
-from degmix_edge.network import IMAGE
-from degmix_edge.ort import cpu_session
+from degmix_edge.ort import cpu_session, filled
 from degmix_edge.quant.rules import routing_branch
 
 
@@ -34,14 +33,14 @@ class Flips:
 
 
 def selection_flips(
-    floats: onnx.ModelProto, int8: onnx.ModelProto, images: Sequence[np.ndarray]
+    floats: onnx.ModelProto, int8: onnx.ModelProto, feeds: Sequence[Mapping[str, np.ndarray]]
 ) -> Flips:
     """Compare the choices of two deployed graphs of one network.
 
     Args:
         floats: The graph before quantization.
         int8: The graph after quantization; nodes and tensors have the same names.
-        images: uint8 `(H, W, 3)` of the network's size.
+        feeds: Their inputs by name, of each image.
     """
     graph = to_graph(floats)
     chosen = [node.outputs[1].name for node in graph.nodes if node.op == "TopK"]
@@ -52,8 +51,7 @@ def selection_flips(
     run_int8 = _Runner(int8, [*chosen, *entries])
     run_routers = _Runner(routers, chosen)
     count, router, total = 0, 0, 0
-    for image in images:
-        feed = {IMAGE: image[None]}
+    for feed in feeds:
         quantized, reference = run_int8(feed), run_floats(feed)
         exact = run_routers({name: quantized[name] for name in entries})
         for name in chosen:
@@ -93,5 +91,7 @@ class _Runner:
         self.session = cpu_session(to_model(graph, {}).SerializeToString(), optimization="none")
         self.names = [output.name for output in self.session.get_outputs()]
 
-    def __call__(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(zip(self.names, self.session.run(None, feed), strict=True))
+    def __call__(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(
+            zip(self.names, self.session.run(None, filled(self.session, feed)), strict=True)
+        )

@@ -15,8 +15,8 @@ from degmix_edge.config import parse
 from degmix_edge.errors import ConfigError, GraphError
 from degmix_edge.files import sha256
 from degmix_edge.graph.layout import has_last_channels, is_channels_last
-from degmix_edge.graph.spec_file import SpecFile, TaskEntry
-from degmix_edge.network import NetworkSpec, Normalisation, Source, from_metadata
+from degmix_edge.graph.spec_file import OtherEntry, SpecFile, TaskEntry
+from degmix_edge.network import NetworkSpec, Normalisation, Source, from_metadata, part_name
 from degmix_edge.registry import unknown
 from degmix_edge.tasks import DECODES, TaskSpec
 from degmix_edge.tensors import TensorSpec
@@ -68,24 +68,30 @@ def network_spec(
             last = is_last and has_last_channels(tensor.shape, image.shape[2:])
             entry = entry.model_copy(update={"channels_last": last})
         specs.append(task_spec(name, entry, tensor, image, f"{path}: task {name!r}"))
-    color = said.input.color or "rgb"
-    values: dict[str, Any] = {"color": color}
-    if color == "grey":
+    values: dict[str, Any] = {"color": said.input.color or "rgb"}
+    if values["color"] == "grey":
         values |= {"mean": (0.5,), "std": (0.5,)}
     return parse(
         NetworkSpec,
         {
             **values,
             "model": said.model or path.stem,
+            "batch": image.shape[0],
+            "tensor": said.input.tensor or "",
+            "image_channels": said.input.channels,
+            "inputs": _others(model, said),
             "height": image.shape[2],
             "width": image.shape[3],
             "tasks": tuple(specs),
-            "source": Source(
-                name=path.name, sha256=source_hash(path) if data is None else sha256(data)
-            ),
+            "source": _source(path, data),
         },
         str(path),
     )
+
+
+def _source(path: Path, data: bytes | None) -> Source:
+    digest = source_hash(path) if data is None else sha256(data)
+    return Source(name=path.name, sha256=digest)
 
 
 def normalisation(said: SpecFile, where: str, *, takes_bytes: bool = False) -> Normalisation | None:
@@ -195,6 +201,11 @@ def _channels(tensor: TensorSpec, entry: TaskEntry, image: TensorSpec, where: st
             f"{where}: output {tensor}, expected a static map (N, C, H, W) or (N, H, W); a tensor "
             "of another kind is `kind: raw` (--map OUTPUT=raw)"
         )
+    if shape[0] != image.shape[0]:
+        raise GraphError(
+            f"{where}: output {tensor} is of {shape[0]} images, and the input {image} of "
+            f"{image.shape[0]}; images that give one map together are inputs of their own"
+        )
     _, have, *sides = (shape[0], 1, *shape[1:]) if len(shape) == 3 else shape
     if len(shape) == 4 and entry.channels_last:
         _, *sides, have = shape
@@ -282,21 +293,15 @@ def _image(
 
     Raises:
         ConfigError: It contradicts what was said.
-        GraphError: There is none, or more than one.
+        GraphError: It is no static image.
     """
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [tensor_of(value) for value in model.graph.input if value.name not in weights]
-    names = [tensor.name for tensor in inputs]
-    wanted = said.input.tensor
-    if wanted is not None and wanted not in names:
-        raise ConfigError(f"{path}: " + unknown("input", wanted, names))
-    if len(inputs) != 1:
-        listed = "; ".join(map(str, inputs))
-        raise GraphError(
-            f"{path}: {len(inputs)} inputs: {listed}; expected the one image. A network with other "
-            "inputs has to get them as constants before its export"
-        )
-    (image,) = inputs
+    inputs = _inputs(model)
+    wanted = said.image_among([*inputs])
+    if is_adopted and wanted is not None:
+        wanted = part_name(wanted, said.input.channels)
+    if wanted is None or wanted not in inputs:
+        raise ConfigError(f"{path}: " + unknown("input", wanted or "image", [*inputs]))
+    image = inputs[wanted]
     if not is_adopted:
         return image
     channels = 1 if said.input.color == "grey" else 3
@@ -313,6 +318,44 @@ def _image(
         if asked not in (None, shape[axis]):
             raise ConfigError(f"{path}: {side} {asked}, the input {image} has {shape[axis]}")
     return image
+
+
+def _inputs(model: onnx.ModelProto) -> dict[str, TensorSpec]:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    values = (value for value in model.graph.input if value.name not in weights)
+    return {value.name: tensor_of(value) for value in values}
+
+
+def _others(model: onnx.ModelProto, said: SpecFile) -> list[dict[str, Any]]:
+    """What the network takes beside the image, without the normalisation of images."""
+    inputs, specs = _inputs(model), []
+    for name, entry in said.inputs.items():
+        tensor = entry.tensor or name
+        own = inputs[part_name(tensor, entry.channels)]
+        values: dict[str, Any] = {"name": name, "kind": entry.kind, "shape": own.shape}
+        values |= {"dtype": own.dtype, "tensor": "" if tensor == name else tensor}
+        values |= {"channels": entry.channels}
+        values |= {"output": entry.output or "", "unit": entry.unit, "pad": entry.pad}
+        if entry.kind == "image":
+            values |= {"color": entry.color or said.input.color or "rgb"}
+            values |= _normalised(entry, said, 1 if values["color"] == "grey" else 3)
+        elif entry.kind == "map":
+            values |= {"mean": entry.mean or (0,), "std": entry.std or (1,), "scale": entry.scale}
+        specs.append(values)
+    return specs
+
+
+def _normalised(entry: OtherEntry, said: SpecFile, channels: int) -> dict[str, Any]:
+    """Mean and std of a further image, which are those of the first where nothing is said."""
+    first = said.input
+    own = entry.mean is not None or entry.std is not None
+    mean, std = (entry.mean, entry.std) if own else (first.mean, first.std)
+    scale = entry.scale if own else first.scale or 1
+    pairs = (("mean", mean or (0,)), ("std", std or (1,)))
+    return {
+        key: tuple(values[i % len(values)] / scale for i in range(channels))
+        for key, values in pairs
+    }
 
 
 def tensor_of(value: Any) -> TensorSpec:

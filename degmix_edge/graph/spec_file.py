@@ -6,14 +6,14 @@ and never assumed: how the input is normalised, and the order of its colours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from degmix_edge import config
-from degmix_edge.network import Finite, Positive
+from degmix_edge.network import MOST_IMAGES, Finite, InputKind, Positive
 from degmix_edge.preprocess import MEAN_COLOUR, Byte, Color, Fit, FitMode
 from degmix_edge.tasks._decodes import DecodeName
 
@@ -26,6 +26,8 @@ class InputEntry(config.Settings):
 
     Attributes:
         tensor: Its name in the ONNX file.
+        channels: First channel of the tensor, and the one behind the last, where it holds more than
+            the image.
         height, width: Pixels; missing is what the file says, and needed where it is dynamic.
         color: Order of the channels: `rgb`, `bgr`, or `grey` for a single one.
         mean, std: By channel of the network, in the scale of `scale`.
@@ -35,6 +37,7 @@ class InputEntry(config.Settings):
     """
 
     tensor: str | None = None
+    channels: tuple[int, int] | None = None
     height: Annotated[int, Field(gt=0)] | None = None
     width: Annotated[int, Field(gt=0)] | None = None
     color: Color | None = None
@@ -54,6 +57,42 @@ class InputEntry(config.Settings):
     def size(self) -> tuple[int, int] | None:
         """Height and width, where both are said."""
         return (self.height, self.width) if self.height and self.width else None
+
+
+class OtherEntry(config.Settings):
+    """An input beside the image. What is missing is as the network's file says.
+
+    Attributes:
+        tensor: Its name in the ONNX file; missing is its name in this spec, which frames use.
+        channels: First channel of the tensor, and the one behind the last; missing is all.
+        kind: `image` is a second picture, `map` is aligned with the image pixel by pixel,
+            `intrinsics` the camera matrix, `tensor` is passed on, `state` is an output of the call
+            before.
+        color, mean, std: Of an image; missing is as the first image. Of a map, mean and std are
+            numbers in its unit, and missing they are 0 and 1.
+        scale: Of an image the value of white, 1 or 255; a map's values are multiplied by it first.
+        unit: Of a map's values, as frames have them.
+        pad: A map's value where the image has none.
+        output: The raw task whose value is the next state.
+        shape: The tensor's shape, where the file leaves a side open that is no side of an image.
+    """
+
+    tensor: str | None = None
+    channels: tuple[int, int] | None = None
+    kind: InputKind
+    color: Color | None = None
+    mean: tuple[Finite, ...] | None = None
+    std: tuple[Positive, ...] | None = None
+    scale: Positive = 1
+    unit: str = ""
+    pad: Finite = 0.0
+    output: str | None = None
+    shape: tuple[Annotated[int, Field(gt=0)], ...] | None = None
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _one_for_all(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int | float) else value
 
 
 class TaskEntry(config.Settings):
@@ -93,6 +132,8 @@ class SpecFile(config.Settings):
     Attributes:
         model: Name of the network; missing is the name of the file.
         input: The image.
+        inputs: What the network takes beside it, by the names that frames use.
+        batch: How many images one call computes; missing is what the file says, or 1.
         tasks: The maps, by name; empty takes every output of the file.
         outputs: The kind of task of each output that is not called after it, where nothing else
             needs saying.
@@ -100,6 +141,8 @@ class SpecFile(config.Settings):
 
     model: str | None = None
     input: InputEntry = InputEntry()
+    inputs: dict[str, OtherEntry] = {}
+    batch: Annotated[int, Field(ge=1, le=MOST_IMAGES)] | None = None
     tasks: dict[str, TaskEntry] = {}
     outputs: dict[str, str] = {}
 
@@ -108,7 +151,28 @@ class SpecFile(config.Settings):
         """Whether nothing is said that a network of ours says itself."""
         of_all = {"fit", "pad", "height", "width"}
         image = self.input.model_dump(exclude=of_all, exclude_none=True)
-        return not (image or self.tasks or self.outputs or self.model)
+        return not (image or self.inputs or self.tasks or self.outputs or self.model)
+
+    def image_among(self, names: Sequence[str]) -> str | None:
+        """Return which of a file's inputs is the image; None if that is not said.
+
+        It is the only one, the one that is called so, or the only one that is not described.
+        """
+        others = self.other_tensors
+        left = [name for name in names if name not in others]
+        if self.input.tensor is not None or len(left) != 1:
+            return self.input.tensor
+        return left[0]
+
+    def parts_of(self, tensor: str) -> dict[str, tuple[int, int] | None]:
+        """Return the channels of each input that a tensor of the file holds; "" is the image."""
+        parts = {n: e.channels for n, e in self.inputs.items() if (e.tensor or n) == tensor}
+        return {"": self.input.channels, **parts} if self.input.tensor == tensor else parts
+
+    @property
+    def other_tensors(self) -> dict[str, OtherEntry]:
+        """The inputs beside the image, by their names in the file."""
+        return {entry.tensor or name: entry for name, entry in self.inputs.items()}
 
     def fit(self, height: int, width: int) -> Fit:
         """Return how images become an input of this size."""

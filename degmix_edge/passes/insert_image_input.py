@@ -1,4 +1,4 @@
-"""Let the graph take a camera's bytes: uint8 `(1, H, W, 3)` RGB, not normalised float NCHW."""
+"""Let the graph take a camera's bytes: uint8 `(N, H, W, 3)` RGB, not normalised float NCHW."""
 
 from __future__ import annotations
 
@@ -7,61 +7,102 @@ import onnx_graphsurgeon as gs
 
 from degmix_edge.errors import GraphError
 from degmix_edge.graph.model import append, constant
-from degmix_edge.network import IMAGE, NetworkSpec
+from degmix_edge.network import IMAGE, InputSpec, NetworkSpec
 from degmix_edge.passes._base import Pass
 from degmix_edge.preprocess import GREY
 
 
 class InsertImageInput(Pass):
-    """Cast, transpose, subtract the mean, multiply by 1 / std."""
+    """Cast, transpose, subtract the mean, multiply by 1 / std.
+
+    Further images get the same. Of a map the mean is subtracted, in its own unit. The image comes
+    first, whatever the network calls it, and other inputs follow by the names of their specs.
+    """
 
     def __init__(self, spec: NetworkSpec) -> None:
         self.spec = spec
 
     def run(self, graph: gs.Graph) -> int:
-        if len(graph.inputs) != 1:
-            names = [tensor.name for tensor in graph.inputs]
-            raise GraphError(f"graph has {len(names)} inputs {names}, expected the one image")
-        old = graph.inputs[0]
-        if old.dtype == np.uint8:
+        own = [one.graph_tensor for one in self.spec.inputs]
+        inputs = {tensor.name: tensor for tensor in graph.inputs}
+        images = [tensor for name, tensor in inputs.items() if name not in own]
+        if len(images) != 1 or not inputs.keys() >= {*own}:
+            wanted = f"the image and {', '.join(own)}" if own else "the one image"
+            raise GraphError(f"graph has {len(inputs)} inputs {list(inputs)}, expected {wanted}")
+        if images[0].dtype == np.uint8:
             return 0
-        channels = self.spec.channels
-        want = [1, channels, self.spec.height, self.spec.width]
-        if old.dtype != np.float32 or list(old.shape) != want:
-            raise GraphError(
-                f"input {old.name!r}: got {old.dtype} {old.shape}, expected float32 {want}; "
-                f"export with a static batch of 1"
-            )
-        mean, std = (
-            np.array(v, np.float32).reshape(1, channels, 1, 1) * 255
-            for v in (self.spec.mean, self.spec.std)
+        spec = self.spec
+        for tensor in graph.tensors().values():
+            if tensor.inputs and tensor.name in {IMAGE, *(one.name for one in spec.inputs)}:
+                tensor.name = f"{tensor.name}.inner"
+        shape = [spec.batch, spec.channels, spec.height, spec.width]
+        made = [_take_image(graph, images[0], spec, IMAGE, shape)]
+        for one, name in zip(spec.inputs, own, strict=True):
+            if one.kind == "image":
+                made.append(_take_image(graph, inputs[name], one, one.name, list(one.shape)))
+            else:
+                made.append(_take_map(graph, inputs[name], one))
+        graph.inputs = made
+        return len(made)
+
+
+def _take_image(
+    graph: gs.Graph, old: gs.Variable, spec: NetworkSpec | InputSpec, name: str, want: list[int]
+) -> gs.Variable:
+    """A new input of bytes in the place of a normalised image."""
+    if old.dtype != np.float32 or list(old.shape) != want:
+        raise GraphError(
+            f"input {old.name!r}: got {old.dtype} {old.shape}, expected float32 {want}; export "
+            f"with a static batch of {want[0]}"
         )
-        consumers = list(old.outputs)
-        image = gs.Variable(IMAGE, np.uint8, list(self.spec.image_spec.shape))
-        # TensorRT takes uint8 as an input's type only: the cast is first.
-        pixels = append(graph, "Cast", [image], "image/float", np.float32, to=1)
-        planes = append(graph, "Transpose", [pixels], "image/planes", np.float32, perm=[0, 3, 1, 2])
-        if self.spec.color == "bgr":
-            order = constant("image/order", [2, 1, 0], np.int64)
-            planes = append(graph, "Gather", [planes, order], "image/bgr", np.float32, axis=1)
-        if self.spec.color == "grey":
-            weights = constant("image/weights", np.array(GREY, np.float32).reshape(1, 3, 1, 1))
-            weighted = append(graph, "Mul", [planes, weights], "image/weighted", np.float32)
-            axis = constant("image/axis", [1], np.int64)
-            planes = append(
-                graph, "ReduceSum", [weighted, axis], "image/grey", np.float32, keepdims=1
-            )
-        centred = append(
-            graph, "Sub", [planes, constant("image/mean", mean)], "image/centred", np.float32
+    batch, channels, *sides = want
+    mean, std = (
+        np.array(v, np.float32).reshape(1, channels, 1, 1) * 255 for v in (spec.mean, spec.std)
+    )
+    consumers = list(old.outputs)
+    image = gs.Variable(name, np.uint8, [batch, *sides, 3])
+    # TensorRT takes uint8 as an input's type only: the cast is first.
+    pixels = append(graph, "Cast", [image], f"{name}/float", np.float32, to=1)
+    planes = append(graph, "Transpose", [pixels], f"{name}/planes", np.float32, perm=[0, 3, 1, 2])
+    if spec.color == "bgr":
+        order = constant(f"{name}/order", [2, 1, 0], np.int64)
+        planes = append(graph, "Gather", [planes, order], f"{name}/bgr", np.float32, axis=1)
+    if spec.color == "grey":
+        weights = constant(f"{name}/weights", np.array(GREY, np.float32).reshape(1, 3, 1, 1))
+        weighted = append(graph, "Mul", [planes, weights], f"{name}/weighted", np.float32)
+        axis = constant(f"{name}/axis", [1], np.int64)
+        planes = append(
+            graph, "ReduceSum", [weighted, axis], f"{name}/grey", np.float32, keepdims=1
         )
-        normal = append(
-            graph,
-            "Mul",
-            [centred, constant("image/scale", 1 / std)],
-            "image/normalised",
-            np.float32,
-        )
-        for node in consumers:
-            node.inputs = [normal if tensor is old else tensor for tensor in node.inputs]
-        graph.inputs = [image]
-        return 1
+    centred = append(
+        graph, "Sub", [planes, constant(f"{name}/mean", mean)], f"{name}/centred", np.float32
+    )
+    scaled = [centred, constant(f"{name}/scale", 1 / std)]
+    normal = append(graph, "Mul", scaled, f"{name}/normalised", np.float32)
+    _replace(old, consumers, normal)
+    return image
+
+
+def _take_map(graph: gs.Graph, old: gs.Variable, spec: InputSpec) -> gs.Variable:
+    """A new input called after its spec; a map has its unit, and others stay as they are."""
+    if str(old.dtype) != spec.dtype or list(old.shape) != [*spec.shape]:
+        want = f"{spec.dtype} {list(spec.shape)}"
+        raise GraphError(f"input {old.name!r}: got {old.dtype} {old.shape}, expected {want}")
+    name, consumers = spec.name, list(old.outputs)
+    taken = values = gs.Variable(name, old.dtype, list(old.shape))
+    if spec.kind == "map" and spec.scale != 1:
+        scale = constant(f"{name}/unit", spec.scale)
+        values = append(graph, "Mul", [values, scale], f"{name}/scaled", np.float32)
+    if spec.kind == "map" and spec.mean != (0,):
+        mean = constant(f"{name}/mean", spec.mean[0])
+        values = append(graph, "Sub", [values, mean], f"{name}/centred", np.float32)
+    if spec.kind == "map" and spec.std != (1,):
+        std = constant(f"{name}/std", 1 / spec.std[0])
+        values = append(graph, "Mul", [values, std], f"{name}/normalised", np.float32)
+    _replace(old, consumers, values)
+    return taken
+
+
+def _replace(old: gs.Variable, consumers: list[gs.Node], new: gs.Variable) -> None:
+    for node in consumers:
+        node.inputs = [new if tensor is old else tensor for tensor in node.inputs]

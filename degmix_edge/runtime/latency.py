@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Latency:
-    """The latency of one image, in milliseconds.
+    """The latency of one call, in milliseconds. Images of a batch share their call.
 
     Attributes:
-        pre_ms: Time to decode, resize and pad the image.
+        pre_ms: Time to decode, resize and pad the images.
         net_ms: Time of the backend, from the input's bytes to the maps. Where the backend runs one
             image at a time, this includes waiting for the images of other threads.
         post_ms: Time to cut the padding off and to name the maps.

@@ -187,17 +187,29 @@ class Maps(dict[str, TaskMap]):
 
     @classmethod
     def of(
-        cls, arrays: Mapping[str, np.ndarray], tasks: Iterable[TaskSpec], placement: Placement
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        tasks: Iterable[TaskSpec],
+        placement: Placement,
+        index: int | None = None,
     ) -> Maps:
-        """The maps of one image from a backend's arrays, whose batch dimension of 1 is first."""
+        """The maps of one image from a backend's arrays.
+
+        Args:
+            arrays: By task, with the batch first.
+            tasks: The tasks.
+            placement: Where the image lies in the network's input.
+            index: Which image of the batch; None is the only one.
+        """
         maps = cls()
         for task in tasks:
             array, place = arrays[task.name], placement
             if task.is_raw:
-                array = array[0] if array.shape[:1] == (1,) else array
+                is_row = index is not None or array.shape[:1] == (1,)
+                array = array[index or 0] if is_row else array
             else:
                 place = placement.at_stride(task.stride)
-                array = place.crop(array[0])
+                array = place.crop(array[index or 0])
             maps[task.name] = TaskMap(array, task, place)
         return maps
 

@@ -1,4 +1,4 @@
-"""A session: a bundle on a backend. `session(image)` is everything a robot does with a frame."""
+"""A session: a bundle on a backend. `session(frame)` is everything a robot does with a frame."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
+
+import numpy as np
 
 from degmix_edge import backends
 from degmix_edge.backends import Backend, EngineBackend
@@ -19,8 +21,9 @@ from degmix_edge.bundle.manifest import Manifest
 from degmix_edge.bundle.signing import policy
 from degmix_edge.errors import BackendError, ConfigError, InputError
 from degmix_edge.network import NetworkSpec
-from degmix_edge.preprocess import Fit, Image, fit_image
+from degmix_edge.preprocess import Fit
 from degmix_edge.runtime.engine_cache import engine_bytes
+from degmix_edge.runtime.frames import Frame, fit_frame
 from degmix_edge.runtime.latency import Latency
 from degmix_edge.runtime.maps import Maps
 from degmix_edge.tensors import TensorSpec
@@ -61,7 +64,12 @@ class Session:
         self._loaded, self._process = loaded, os.getpid()
         self.backend, self.fit, self.bundle = backend, fit, bundle
         self.latency: Latency | None = None
-        self._turn = contextlib.nullcontext() if backend.is_concurrent else threading.Lock()
+        # A state belongs to one sequence of frames, which threads must not tear apart.
+        has_state = any(one.kind == "state" for one in backend.spec.inputs)
+        workers = 1 if has_state else workers
+        is_free = backend.is_concurrent and not has_state
+        self._turn = contextlib.nullcontext() if is_free else threading.Lock()
+        self._states: dict[str, np.ndarray] = {}
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="degmix")
         self._in_pool = backend.is_concurrent and workers > 1
         backend.__enter__()
@@ -73,30 +81,35 @@ class Session:
 
     # A str is an image, the path of one, although it is also a sequence of str.
     @overload
-    def __call__(self, image: Image) -> Maps: ...  # type: ignore[overload-overlap]
+    def __call__(self, image: Frame) -> Maps: ...  # type: ignore[overload-overlap]
     @overload
-    def __call__(self, image: Sequence[Image]) -> list[Maps]: ...
-    def __call__(self, image: Image | Sequence[Image]) -> Maps | list[Maps]:
+    def __call__(self, image: Sequence[Frame]) -> list[Maps]: ...
+    def __call__(self, image: Frame | Sequence[Frame]) -> Maps | list[Maps]:
         """Compute the maps of one image, or of each image in a list or tuple.
+
+        >>> session({"image": left, "right": right})  # of a network that takes two
 
         Args:
             image: A path, a Pillow image, or a uint8 RGB array `(H, W, 3)`; or a list or tuple of
-                these, of any sizes. An array is always one image.
+                these, of any sizes. An array is always one image. A network with further inputs
+                takes a mapping from their names in place of the image. `NetworkSpec.batch` images
+                of a list run in one call of the backend.
 
         Returns:
             The maps of the image, with the latency of this call as `Maps.latency`. For a list or
-            tuple, a list with the maps of each image in the same order, each with its own latency.
+            tuple, a list with the maps of each image in the same order. Each has its own latency,
+            or that of the call that it shared with others.
 
         Raises:
-            InputError: An image cannot be read, or is not an 8-bit picture. Of several images, the
-                message says which one, and no maps are returned.
+            InputError: An image cannot be read, or is not an 8-bit picture; an input is missing. Of
+                several images, the message says which one, and no maps are returned.
             BackendError: The session is closed, or the backend failed.
         """
         if isinstance(image, Sequence) and not isinstance(image, str | bytes):
             return self._maps_of_all(image)
         return self._maps(image)
 
-    def run(self, images: Iterable[Image]) -> Iterator[Maps]:
+    def run(self, images: Iterable[Frame]) -> Iterator[Maps]:
         """Compute the maps of each image when they are asked for, one image after the other.
 
         Raises:
@@ -105,7 +118,12 @@ class Session:
         """
         return map(self._maps, images)
 
-    def submit(self, image: Image) -> Future[Maps]:
+    def reset(self) -> None:
+        """Begin a new sequence of frames: states of a recurrent network are zeros again."""
+        with self._turn:
+            self._states = {}
+
+    def submit(self, image: Frame) -> Future[Maps]:
         """Start computing the maps of one image in another thread.
 
         `submit(image).result()` gives the maps, whose `latency` does not include the time until a
@@ -114,9 +132,12 @@ class Session:
         Raises:
             BackendError: The session is closed.
         """
+        return self._start(self._maps, image)
+
+    def _start(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         self._check_process()
         try:
-            return self._pool.submit(self._maps, image)
+            return self._pool.submit(function, *arguments)
         except RuntimeError:
             raise BackendError(f"{self.backend.name}: the session is closed") from None
 
@@ -148,22 +169,59 @@ class Session:
         """Close the session."""
         self.close()
 
-    def _maps(self, image: Image) -> Maps:
-        """The maps of one image, with the latency of this call."""
+    def _maps(self, frame: Frame) -> Maps:
+        """The maps of one frame, with the latency of this call."""
+        return self._call([frame], None)[0]
+
+    def _call(self, frames: Sequence[Frame], first: int | None) -> list[Maps]:
+        """The maps of at most a batch of frames, with the latency of this call.
+
+        Args:
+            frames: The frames.
+            first: Index of the first in the user's list, for messages; None for a single frame.
+        """
         self._check_process()
         start = time.perf_counter()
-        pixels, placement = fit_image(image, self.fit)
+        feeds, placements = [], []
+        for index, frame in enumerate(frames):
+            try:
+                feed, placement = fit_frame(frame, self.fit, self.spec)
+            except InputError as error:
+                if first is None:
+                    raise
+                raise InputError(f"images[{first + index}]: {error}") from None
+            feeds.append(feed)
+            placements.append(placement)
+        feed = feeds[0]
+        if len(feeds) > 1:
+            feed = {name: np.concatenate([one[name] for one in feeds]) for name in feed}
         fitted = time.perf_counter()
         with self._turn:
-            arrays = self.backend.infer(pixels[None])
+            arrays = self._infer(feed, frames[0])
             stages = dict(self.backend.stages)
         inferred = time.perf_counter()
-        maps = Maps.of(arrays, self.spec.tasks, placement)
+        maps = [
+            Maps.of(arrays, self.spec.tasks, placement, index if len(frames) > 1 else None)
+            for index, placement in enumerate(placements)
+        ]
         done = time.perf_counter()
-        maps.latency = self.latency = Latency(
+        self.latency = Latency(
             1e3 * (fitted - start), 1e3 * (inferred - fitted), 1e3 * (done - inferred), stages
         )
+        for one in maps:
+            one.latency = self.latency
         return maps
+
+    def _infer(self, feed: dict[str, np.ndarray], frame: Frame) -> dict[str, np.ndarray]:
+        """Run the backend; a state that the frame does not have is that of the call before."""
+        states = [one for one in self.spec.inputs if one.kind == "state"]
+        if states:
+            given = frame if isinstance(frame, Mapping) else {}
+            feed = feed | {n: s for n, s in self._states.items() if n not in given}
+        arrays = self.backend.infer(feed)
+        for one in states:
+            self._states[one.name] = arrays[one.output].copy()
+        return arrays
 
     def _check_process(self) -> None:
         """Threads do not survive a fork: without this check, a call in a child never returns."""
@@ -173,15 +231,15 @@ class Session:
                 "run in its fork; call `load` in each process, or start processes with `spawn`"
             )
 
-    def _maps_of_all(self, images: Sequence[Image]) -> list[Maps]:
-        futures = [self.submit(image) for image in images] if self._in_pool else None
-        results = []
+    def _maps_of_all(self, frames: Sequence[Frame]) -> list[Maps]:
+        batch = self.spec.batch
+        starts = range(0, len(frames), batch)
+        groups = [(frames[start : start + batch], start) for start in starts]
+        futures = [self._start(self._call, *group) for group in groups] if self._in_pool else None
+        results: list[Maps] = []
         try:
-            for index, image in enumerate(images):
-                try:
-                    results.append(futures[index].result() if futures else self._maps(image))
-                except InputError as error:
-                    raise InputError(f"images[{index}]: {error}") from None
+            for index, group in enumerate(groups):
+                results += futures[index].result() if futures else self._call(*group)
         finally:
             for future in futures or ():  # after an error, those that have not begun
                 future.cancel()

@@ -16,9 +16,9 @@ import numpy as np
 
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.errors import ConfigError, InputError
-from degmix_edge.preprocess import Image
 from degmix_edge.progress import Progress, counting, listening
 from degmix_edge.runtime import Latency, Session, load
+from degmix_edge.runtime.frames import Frame
 from degmix_edge.workflows.reference import reference_session
 
 PERCENTILES = (50, 90, 99)
@@ -45,14 +45,16 @@ class Result:
 
 def bench_sessions(
     sessions: dict[str, Session],
-    images: Sequence[Image],
+    images: Sequence[Frame],
     *,
     calls: int = 100,
     warmup: int = 10,
     rate: float | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> dict[str, Result]:
-    """Time `calls` images through each session, in alternating blocks.
+    """Time `calls` calls of each session, in alternating blocks.
+
+    A call has as many images as the network computes at once.
 
     Args:
         sessions: By name.
@@ -74,7 +76,7 @@ def bench_sessions(
         raise ConfigError(f"bench: {calls} calls, expected at least 1")
     for session in sessions.values():
         for index in range(warmup):
-            session(images[index % len(images)])
+            session(_group(session, images, index))
     latencies: dict[str, list[Latency]] = {name: [] for name in sessions}
     while any(len(done) < calls for done in latencies.values()):
         for name, session in sessions.items():
@@ -84,7 +86,7 @@ def bench_sessions(
 
 
 def _block(
-    session: Session, images: Sequence[Image], start: int, rate: float | None
+    session: Session, images: Sequence[Frame], start: int, rate: float | None
 ) -> list[Latency]:
     counted = []
     due = time.perf_counter()
@@ -92,10 +94,18 @@ def _block(
         if rate is not None:
             due += 1 / rate
             time.sleep(max(0.0, due - time.perf_counter()))
-        session(images[(start + index) % len(images)])
+        session(_group(session, images, start + index))
         if index >= SETTLE and session.latency is not None:
             counted.append(session.latency)
     return counted
+
+
+def _group(session: Session, images: Sequence[Frame], call: int) -> Frame | list[Frame]:
+    """The images of one call, as many as it computes at once."""
+    batch = session.spec.batch
+    if batch == 1:
+        return images[call % len(images)]
+    return [images[(call * batch + index) % len(images)] for index in range(batch)]
 
 
 def _result(name: str, latencies: list[Latency]) -> Result:
@@ -112,7 +122,7 @@ def _result(name: str, latencies: list[Latency]) -> Result:
 def bench(
     bundle: str | Path | Bundle,
     *,
-    images: str | Iterable[Image] = "photos",
+    images: str | Iterable[Frame] = "photos",
     against: Literal["torch", "onnx"] | None = None,
     checkpoint: str | Path | None = None,
     calls: int = 100,
@@ -159,7 +169,7 @@ def bench(
             reference = stack.enter_context(reference_session(opened, checkpoint, threads))
             sessions["PyTorch eager" if against == "torch" else "ONNX"] = reference
         pictures = (
-            [item.image for item in read_images(images, manifest.fit)]
+            [item.frame for item in read_images(images, manifest.fit, network=manifest.network)]
             if isinstance(images, str)
             else list(images)
         )

@@ -188,5 +188,7 @@ def _examples(source: str | Iterable[Any], spec: NetworkSpec) -> list[Example]:
 
     fit = Fit(height=spec.height, width=spec.width)
     specs = {task.name: task for task in spec.tasks}
-    named = images(source, fit, "val", specs) if isinstance(source, str) else as_named(source)
-    return [Example.of(item.name, *item.load(), fit) for item in named]
+    named = as_named(source)
+    if isinstance(source, str):
+        named = images(source, fit, "val", specs, network=spec)
+    return [Example.of(item.name, *item.load(), fit, spec) for item in named]

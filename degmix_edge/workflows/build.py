@@ -37,6 +37,7 @@ from degmix_edge.workflows.engine import (
     rebuild,
     write_product,
 )
+from degmix_edge.workflows.frame_folders import made_up_frame, needed_inputs
 from degmix_edge.workflows.networks import Network, check_network, read_network, task_names
 from degmix_edge.workflows.options import TARGET, Options, Source, make_options
 from degmix_edge.workflows.sources import NamedImage, check_images, images
@@ -168,6 +169,7 @@ class Build:
             self._network,
             tasks=tasks,
             size=self.options.size,
+            batch=self.options.batch,
             classes=self._classes,
             describe=self.options.describe,
         )
@@ -181,7 +183,9 @@ class Build:
     def _images(self) -> None:
         needed = self.options.precision == "int8" and self.options.ranges is None
         source = self._calibration if needed else None
-        self._found = calibration_images(source, self._fit, self.options.calibration_count)
+        self._found = calibration_images(
+            source, self._fit, self.options.calibration_count, network=self.spec
+        )
         self._golden_item = self._choose_golden()
         count = len(self._found)
         self.clock.finished(
@@ -194,8 +198,12 @@ class Build:
         if self._found:
             return self._found[0]
         if self._calibration is not None:  # nothing is measured: one image is enough
-            return first_image(self._calibration, self._fit)
-        return images("synthetic:1", self._fit)[0]  # no image of the user's
+            return first_image(self._calibration, self._fit, network=self.spec)
+        scene = images("synthetic:1", self._fit)[0]  # no image of the user's
+        if not needed_inputs(self.spec):
+            return scene
+        frame = made_up_frame(scene.image, self.spec)
+        return as_named([(f"{scene.name} with made-up other inputs", frame)])[0]
 
     def _passes(self) -> None:
         from degmix_edge.graph.model import to_graph
@@ -241,6 +249,7 @@ class Build:
                 observed,
                 self._found,
                 self._fit,
+                self.spec,
                 observer=self.options.observer,
                 state=Path(f"{self.out}.calibration.partial") if self.out else None,
             )
@@ -269,20 +278,20 @@ class Build:
     def _engine(self) -> None:
         options = self.options
         backend = backends.choose(options.backend, to_build=True)
-        self._golden_image = self._golden_item.fitted(self._fit)
+        self._golden_feed = self._golden_item.feed(self._fit, self.spec)
         self._files: EngineFiles = make_engine(
             self.product,
             backend,
-            self._golden_image,
+            self._golden_feed,
             options=options.engine,
             clock=self.clock,
         )
 
     def _golden(self) -> None:
-        self._maps = golden_maps(self.product, self._files, self._golden_image, self.clock)
+        self._maps = golden_maps(self.product, self._files, self._golden_feed, self.clock)
         if self._original is not None:
             check_source(
-                self._original, self.product, self._maps, self._golden_image, clock=self.clock
+                self._original, self.product, self._maps, self._golden_feed, clock=self.clock
             )
 
     def _write(self) -> None:
@@ -290,7 +299,7 @@ class Build:
             self.product,
             self._files,
             self._maps,
-            self._golden_image,
+            self._golden_feed,
             self._target or claim(self.out or TARGET, force=False),
             clock=self.clock,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,13 @@ import numpy as np
 from degmix_edge import progress
 from degmix_edge.errors import InputError
 from degmix_edge.preprocess import Fit, read_image
+from degmix_edge.runtime.frames import Frame
 from degmix_edge.workflows.sources import NamedImage, images, is_rendered
 
 if TYPE_CHECKING:
     import onnx
 
+    from degmix_edge.network import NetworkSpec
     from degmix_edge.quant.ranges import Ranges
 
 OBSERVER = "mse"
@@ -29,18 +31,23 @@ STILL = 0.05
 
 @dataclass(frozen=True)
 class FittedImages:
-    """Name and pixels at the network's size of each image, read as they are asked for."""
+    """Name of each image and what a backend takes of it, read as they are asked for."""
 
     items: Sequence[NamedImage]
     fit: Fit
+    spec: NetworkSpec
 
-    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+    def __iter__(self) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         """Iterate from the first image, each time."""
-        return ((item.name, item.fitted(self.fit)) for item in self.items)
+        return ((item.name, item.feed(self.fit, self.spec)) for item in self.items)
 
 
 def calibration_images(
-    source: str | Path | Iterable[Any] | None, fit: Fit, count: int = COUNT
+    source: str | Path | Iterable[Any] | None,
+    fit: Fit,
+    count: int = COUNT,
+    *,
+    network: NetworkSpec | None = None,
 ) -> list[NamedImage]:
     """The images to calibrate with, at most `count` of a larger folder or data set.
 
@@ -49,6 +56,7 @@ def calibration_images(
             RGB arrays `(H, W, 3)`, `NamedImage`) or of (name, image) pairs, all of which are used.
         fit: To the network's size.
         count: Of a larger folder, take this many that differ most; 0 takes all.
+        network: What the images are for; see `sources.images`.
 
     Raises:
         InputError: There are no images, or one cannot be read.
@@ -59,7 +67,7 @@ def calibration_images(
         found = as_named(source)
         _warn_of_few("calibration", found)
         return found
-    found = images(str(source), fit, split="train")
+    found = images(str(source), fit, split="train", network=network)
     total = len(found)
     if count and total > count and not is_rendered(str(source)):
         from degmix_calibration.image_set import choose
@@ -76,14 +84,16 @@ def calibration_images(
     return found
 
 
-def first_image(source: str | Path | Iterable[Any], fit: Fit) -> NamedImage:
+def first_image(
+    source: str | Path | Iterable[Any], fit: Fit, *, network: NetworkSpec | None = None
+) -> NamedImage:
     """The first image of a source that `calibration_images` takes.
 
     Raises:
         InputError: There are no images, or one cannot be read.
     """
     if isinstance(source, str | Path):
-        return images(str(source), fit, split="train")[0]
+        return images(str(source), fit, split="train", network=network)[0]
     for item in source:
         return _named(0, item)
     raise InputError("no images; give at least one")
@@ -99,6 +109,7 @@ def measure_ranges(
     tensors: Sequence[str],
     found: Sequence[NamedImage],
     fit: Fit,
+    spec: NetworkSpec,
     *,
     observer: str = OBSERVER,
     state: Path | None = None,
@@ -106,10 +117,11 @@ def measure_ranges(
     """Ranges of `tensors` of the deployed float graph `model` over the images `found`.
 
     Args:
-        model: Takes uint8 `(1, H, W, 3)`.
+        model: The graph.
         tensors: Names of float tensors.
         found: The images.
         fit: To the network's size.
+        spec: The network.
         observer: Entry of `degmix_calibration.observers`.
         state: A file from which an interrupted calibration resumes.
 
@@ -123,7 +135,7 @@ def measure_ranges(
     if state is not None and state.exists():
         progress.note(f"{state}: going on with an interrupted calibration", "calibrate")
     with progress.counting("calibrate", len(found)) as advance:
-        pairs = FittedImages(found, fit)
+        pairs = FittedImages(found, fit, spec)
         measured: Ranges = collect(model, tensors, pairs, observer, advance=advance, state=state)
     if settled_after(measured) is None and len(found) > 1:
         progress.warn("ranges were still moving with the last images: give more of them")
@@ -149,8 +161,8 @@ def _named(index: int, item: Any) -> NamedImage:
     return NamedImage(name, partial(_unlabelled, picture))
 
 
-def _unlabelled(picture: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    return read_image(picture), {}
+def _unlabelled(picture: Any) -> tuple[Frame, dict[str, np.ndarray]]:
+    return picture if isinstance(picture, Mapping) else read_image(picture), {}
 
 
 def _warn_of_few(what: str, found: Sequence[NamedImage]) -> None:

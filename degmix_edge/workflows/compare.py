@@ -126,10 +126,11 @@ def compare_engines(
         stack.enter_context(listening(progress))
         reference = stack.enter_context(reference_session(opened, checkpoint, threads))
         specs = {task.name: task for task in opened.manifest.network.tasks}
-        found = images(data, opened.manifest.fit, specs=specs, label_map=label_map)
+        network = opened.manifest.network
+        found = images(data, opened.manifest.fit, specs=specs, label_map=label_map, network=network)
         engines = _engines(opened, results, backends, threads, stack=stack)
         # After all engines are open: a backend that is not there is said before any work.
-        few = [item.fitted(opened.manifest.fit) for item in found[:TENSOR_IMAGES]]
+        few = [item.feed(opened.manifest.fit, network) for item in found[:TENSOR_IMAGES]]
         tensors = tensor_differences(opened, reference.backend, few)
         compared = {}
         for name, engine in engines.items():
@@ -182,7 +183,7 @@ def record(
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
     with listening(progress), load(opened, backend=backend, threads=threads) as session:
-        found = images(data, opened.manifest.fit)
+        found = images(data, opened.manifest.fit, network=opened.manifest.network)
         with counting("run", len(found)) as advance:
             save_results(session, [item.image for item in found], Path(target), advance)
         return len(found), session.backend.name

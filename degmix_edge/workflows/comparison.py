@@ -27,10 +27,11 @@ from degmix_edge.bundle.manifest import MODEL
 from degmix_edge.errors import AccuracyError, ConfigError
 from degmix_edge.graph.self_contained import check_self_contained
 from degmix_edge.metrics import Metric, relative_drop
-from degmix_edge.network import IMAGE, NetworkSpec
-from degmix_edge.preprocess import Image
+from degmix_edge.network import NetworkSpec
 from degmix_edge.runtime import Maps, Session, TaskMap
+from degmix_edge.runtime.frames import Frame
 from degmix_edge.tasks import TaskSpec, logits_name
+from degmix_edge.tensors import fill
 
 LOGITS_TOLERANCE = 1e-4
 """Largest difference of FP32 logits, as a fraction of the largest logit."""
@@ -46,9 +47,11 @@ class BackendRunner(BaseRunner):  # type: ignore[misc]
         self.backend = backend
 
     def get_input_metadata_impl(self) -> TensorMetadata:
-        """The one input: a uint8 image."""
-        spec = self.backend.spec.image_spec
-        return TensorMetadata().add(spec.name, np.dtype(spec.dtype), list(spec.shape))
+        """The image, and what the network takes beside it."""
+        metadata = TensorMetadata()
+        for spec in self.backend.spec.input_specs:
+            metadata.add(spec.name, np.dtype(spec.dtype), list(spec.shape))
+        return metadata
 
     def activate_impl(self) -> None:
         """Activate the backend, unless somebody else has."""
@@ -58,7 +61,7 @@ class BackendRunner(BaseRunner):  # type: ignore[misc]
     def infer_impl(self, feed_dict: Mapping[str, np.ndarray]) -> OrderedDict[str, np.ndarray]:
         """Maps, and logits where the backend gives them."""
         start = time.perf_counter()
-        maps = OrderedDict(self.backend.infer(feed_dict[IMAGE]))
+        maps = OrderedDict(self.backend.infer(feed_dict))
         self.inference_time = time.perf_counter() - start
         return maps
 
@@ -159,32 +162,32 @@ class Runs(Protocol):
     def spec(self) -> NetworkSpec:
         """The spec of the network that runs."""
 
-    def __call__(self, image: Image) -> Maps:
+    def __call__(self, image: Frame) -> Maps:
         """Maps of one image."""
 
 
 def tensor_differences(
-    bundle: Bundle, reference: Backend, images: Sequence[np.ndarray]
+    bundle: Bundle, reference: Backend, feeds: Sequence[Mapping[str, np.ndarray]]
 ) -> tuple[TensorDifference, ...]:
     """Logits and maps of model.onnx (polygraphy's ONNX Runtime runner) against the reference.
 
     Args:
         bundle: Its model.onnx runs with every task's logits as outputs too.
         reference: PyTorch, or the network's own ONNX, with `raw_logits`.
-        images: uint8 `(H, W, 3)` at the network's size.
+        feeds: What `Backend.infer` takes of each image.
     """
     spec = bundle.manifest.network
     names = [name for t in spec.tasks for name in (*([logits_name(t.name)] * t.has_logits), t.name)]
     data = bundle.read(MODEL)
     check_self_contained(data, f"{bundle.path}/{MODEL}")
     model = ModifyOutputs(OnnxFromBytes(data), outputs=names)
-    feeds = [{IMAGE: image[None]} for image in images]
+    whole = [{name: fill(array, spec.batch) for name, array in f.items()} for f in feeds]
     with G_LOGGER.verbosity(G_LOGGER.ERROR):
         runners = [
             BackendRunner(reference, "reference"),
             OnnxrtRunner(SessionFromOnnx(BytesFromOnnx(model), providers=["cpu"]), "onnx"),
         ]
-        results = Comparator.run(runners, data_loader=feeds)
+        results = Comparator.run(runners, data_loader=whole)
     pairs = list(zip(results["reference"], results["onnx"], strict=True))
     return tuple(_difference(name, [(a[name], b[name]) for a, b in pairs]) for name in names)
 
@@ -207,7 +210,7 @@ def _difference(name: str, pairs: list[tuple[np.ndarray, np.ndarray]]) -> Tensor
 def compare_sessions(
     session: Runs,
     reference: Session,
-    samples: Iterable[tuple[np.ndarray, Mapping[str, np.ndarray]]],
+    samples: Iterable[tuple[Frame, Mapping[str, np.ndarray]]],
     tensors: tuple[TensorDifference, ...] = (),
     *,
     metrics: Mapping[str, type[Metric]] | None = None,

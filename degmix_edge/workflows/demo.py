@@ -115,7 +115,9 @@ def _export() -> onnx.ModelProto:
 def _compare(
     bundle: Bundle, session: Session, reference: Session, held_out: list[NamedImage]
 ) -> Comparison:
-    few = [item.fitted(bundle.manifest.fit) for item in held_out[:TENSOR_IMAGES]]
+    few = [
+        item.feed(bundle.manifest.fit, bundle.manifest.network) for item in held_out[:TENSOR_IMAGES]
+    ]
     tensors = tensor_differences(bundle, reference.backend, few)
     with counting(f"compare {bundle.manifest.precision}", len(held_out)) as advance:
         pairs = (item.load() for item in held_out)

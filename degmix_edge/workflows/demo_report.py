@@ -17,6 +17,7 @@ from degmix_edge.report.page import Panel, Report, Row, Table, render
 from degmix_edge.report.sheet import contact_sheet
 from degmix_edge.report.values import json_text
 from degmix_edge.runtime import Session
+from degmix_edge.runtime.frames import image_of
 from degmix_edge.tasks import TaskSpec, colour
 from degmix_edge.workflows.bench import Result
 from degmix_edge.workflows.comparison import Comparison
@@ -114,7 +115,7 @@ def panel_of(item: NamedImage, sessions: dict[str, Session]) -> Panel:
     if labels:
         rows.append(Row("labels", _label_pictures(labels, tasks)))
     kind = "held-out synthetic scene" if labels else "photograph from scikit-image"
-    pixels, placement = fit_image(image, session.fit)
+    pixels, placement = fit_image(image_of(image), session.fit)
     return Panel(item.name, kind, placement.crop(pixels), tuple(rows))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
@@ -31,7 +32,7 @@ from degmix_edge.errors import BuildError, BundleError, DegmixError
 from degmix_edge.files import sha256
 from degmix_edge.graph.nonfinite import first_nonfinite
 from degmix_edge.graph.self_contained import check_self_contained
-from degmix_edge.network import NetworkSpec
+from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.preprocess import Fit
 from degmix_edge.progress import Clock
 from degmix_edge.quant.ranges import Ranges
@@ -82,7 +83,7 @@ class EngineFiles:
 def make_engine(
     product: Product,
     backend: type[EngineBackend],
-    golden_image: np.ndarray,
+    golden: Mapping[str, np.ndarray],
     *,
     options: EngineOptions = PLAIN,
     clock: Clock,
@@ -93,7 +94,7 @@ def make_engine(
         BuildError: An output is not finite on the golden image.
         BackendError: The backend refused the model or an option.
     """
-    first_nonfinite(product.model, golden_image[None])
+    first_nonfinite(product.model, golden)
 
     def step(phase: str, done: int, total: int) -> None:
         progress.emit(progress.Event(phase, done=done, total=total))
@@ -104,7 +105,7 @@ def make_engine(
 
 
 def golden_maps(
-    product: Product, engine: EngineFiles, golden_image: np.ndarray, clock: Clock
+    product: Product, engine: EngineFiles, golden: Mapping[str, np.ndarray], clock: Clock
 ) -> dict[str, np.ndarray]:
     """Run the engine on the golden image and check it against model.onnx.
 
@@ -113,28 +114,61 @@ def golden_maps(
     Raises:
         BuildError: The engine's maps differ, or one is missing.
     """
-    spec, backend, image = product.spec, engine.backend, golden_image[None]
+    spec, backend = product.spec, engine.backend
     reason = backend.unavailable()
     if reason is not None:
-        maps = _run(backends.choose("onnxruntime"), spec, product.model, image)
+        maps = _run(backends.choose("onnxruntime"), spec, product.model, golden)
         clock.finished("golden check", f"maps of model.onnx; the engine was not run here: {reason}")
         return maps
-    maps = _run(backend, spec, engine.files[backend.engine_file], image)
+    maps = _run(backend, spec, engine.files[backend.engine_file], golden)
     # A plan cannot be held to itself: ONNX Runtime says what model.onnx gives.
     judge = backend if backend.runs_model else backends.choose("onnxruntime")
-    expected = _run(judge, spec, product.model, image)
+    expected = _run(judge, spec, product.model, golden)
     found = differences(spec, expected, maps, LOWERED[product.recipe.precision])
     clock.finished("golden check", "engine against model.onnx: " + found.text)
     if not found.passed:
         raise BuildError(f"the {backend.name} engine differs from model.onnx: {found.text}")
+    if spec.batch > 1:
+        _check_rows(backend, spec, engine.files[backend.engine_file], golden)
     return maps
+
+
+def _check_rows(
+    backend: type[EngineBackend],
+    spec: NetworkSpec,
+    engine: bytes,
+    golden: Mapping[str, np.ndarray],
+) -> None:
+    """Check that images of one call do not change each other's maps.
+
+    Raises:
+        BuildError: They do.
+    """
+    moving = {IMAGE, *(one.name for one in spec.inputs if one.kind in ("image", "map"))}
+    rows = [
+        {n: np.roll(a, 16 * row, axis=-2) if n in moving else a for n, a in golden.items()}
+        for row in range(spec.batch)
+    ]
+    together = {name: np.concatenate([row[name] for row in rows]) for name in golden}
+    with backend(spec, engine) as running:
+        maps = running.infer(together)
+        for index, row in enumerate(rows):
+            alone = running.infer(row)
+            got = {name: array[index : index + 1] for name, array in maps.items()}
+            found = differences(spec, alone, got, LOWERED["fp32"])
+            if not found.passed:
+                raise BuildError(
+                    f"image {index} of a batch of {spec.batch} has other maps than alone: "
+                    f"{found.text}; the network mixes the images of a call, so build it with a "
+                    "batch of 1"
+                )
 
 
 def check_source(
     source: onnx.ModelProto,
     product: Product,
     maps: dict[str, np.ndarray],
-    golden_image: np.ndarray,
+    golden: Mapping[str, np.ndarray],
     *,
     clock: Clock,
 ) -> None:
@@ -146,15 +180,15 @@ def check_source(
     Args:
         source: The network as its file has it: its own inputs and outputs, opset, layout and type.
         product: What was made of it.
-        maps: What the bundle gives on `golden_image`.
-        golden_image: uint8 `(H, W, 3)` at the network's size.
+        maps: What the bundle gives on `golden`.
+        golden: What a backend takes of the golden frame.
         clock: Gets a stage with the differences.
 
     Raises:
         BuildError: The maps of a task differ by more than the precision explains.
     """
     with OnnxReference(product.spec, source.SerializeToString()) as own:
-        expected = own.infer(golden_image[None])
+        expected = own.infer(golden)
     precision = product.recipe.precision
     if precision == "fp32" and own.rounds:
         precision = "fp16"
@@ -171,7 +205,7 @@ def write_product(
     product: Product,
     engine: EngineFiles,
     maps: dict[str, np.ndarray],
-    golden_image: np.ndarray,
+    golden: Mapping[str, np.ndarray],
     target: Target,
     *,
     clock: Clock,
@@ -186,7 +220,7 @@ def write_product(
     files = {
         MODEL: product.model,
         RECIPE: recipe_text,
-        GOLDEN: pack(golden_image, {name: maps[name] for name in product.spec.task_names}),
+        GOLDEN: pack(golden, {name: maps[name] for name in product.spec.task_names}),
         **{f"{folder}/{name}": data for name, data in engine.files.items()},
     }
     if product.ranges is not None:
@@ -237,12 +271,12 @@ def rebuild(
     manifest, model = opened.manifest, opened.read(MODEL)
     product = Product(model, manifest.network, recipe, ranges, manifest.fit)
     check_self_contained(model, f"{opened.path}/{MODEL}")
-    image, _ = unpack(opened.read(GOLDEN), manifest.network, opened.path)
+    feed, _ = unpack(opened.read(GOLDEN), manifest.network, opened.path)
     chosen = backends.choose(backend, to_build=True)
     chosen.refuse_options(options)
     try:
-        engine = make_engine(product, chosen, image, options=options, clock=clock)
-        maps = golden_maps(product, engine, image, clock)
+        engine = make_engine(product, chosen, feed, options=options, clock=clock)
+        maps = golden_maps(product, engine, feed, clock)
     except DegmixError:
         raise
     except Exception as error:  # onnx raises nearly anything on a graph that nobody exported
@@ -250,7 +284,7 @@ def rebuild(
             f"{opened.path}: no engine can be built of its {MODEL} ({type(error).__name__}: "
             f"{error}); build the bundle again from its network"
         ) from error
-    return write_product(product, engine, maps, image, claimed, clock=clock)
+    return write_product(product, engine, maps, feed, claimed, clock=clock)
 
 
 def versions() -> dict[str, str]:
@@ -265,15 +299,14 @@ def versions() -> dict[str, str]:
 
 
 def _manifest(product: Product, engine: Engine, logits: list[str]) -> Manifest:
-    spec, size = product.spec, (product.spec.height, product.spec.width)
-    maps = tuple(task.map_spec(*size) for task in spec.tasks)
-    extra = tuple(task.logits_spec(*size) for task in spec.tasks if f"{task.name}_logits" in logits)
+    spec = product.spec
+    extra = tuple(tensor for tensor in spec.logits_specs if tensor.name in logits)
     return Manifest(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         network=spec,
         fit=product.fit,
-        inputs=(spec.image_spec,),
-        outputs=maps + extra,
+        inputs=spec.input_specs,
+        outputs=spec.map_specs + extra,
         precision=product.recipe.precision,
         engines=(engine,),
         versions=versions(),
@@ -281,12 +314,15 @@ def _manifest(product: Product, engine: Engine, logits: list[str]) -> Manifest:
 
 
 def _run(
-    backend: type[EngineBackend], spec: NetworkSpec, engine: bytes, image: np.ndarray
+    backend: type[EngineBackend],
+    spec: NetworkSpec,
+    engine: bytes,
+    feed: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
     with backend(spec, engine) as running:
-        maps = running.infer(image)
-    for task in spec.tasks:
-        if task.name not in maps:
-            raise BuildError(f"{backend.name}: the engine has no output {task.name!r}")
-        check(maps[task.name], task.map_spec(spec.height, spec.width))
+        maps = running.infer(feed)
+    for tensor in spec.map_specs:
+        if tensor.name not in maps:
+            raise BuildError(f"{backend.name}: the engine has no output {tensor.name!r}")
+        check(maps[tensor.name], tensor.model_copy(update={"shape": spec.row_shape(tensor)}))
     return maps

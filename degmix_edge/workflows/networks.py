@@ -45,6 +45,8 @@ class FloatNetwork:
     original: onnx.ModelProto | None = None
 
 
+Wanted = tuple[tuple[int, int] | None, int | None]
+"""Size and batch that were asked for."""
 Describe = Callable[[SpecFile | None], SpecFile]
 """What the user says of a foreign network, given the spec that is inside its file."""
 
@@ -59,6 +61,7 @@ def read_network(
     *,
     tasks: Sequence[str] = (),
     size: tuple[int, int] | None = None,
+    batch: int | None = None,
     classes: Mapping[str, Sequence[str]] | None = None,
     describe: Describe = as_embedded,
 ) -> FloatNetwork:
@@ -70,6 +73,7 @@ def read_network(
             ONNX model.
         size: Height and width in pixels of the input of a torch module, or of an ONNX file of
             another program whose axes are dynamic.
+        batch: How many images one call computes; None is what an ONNX file says, and 1 elsewhere.
         classes: Class names by task, of a torch module; unnamed classes are numbered.
         describe: What the user says of a network of another program. An ONNX file has to be
             described; a torch module is normalised as ImageNet's where nothing is said.
@@ -83,17 +87,17 @@ def read_network(
     if isinstance(network, str | Path):
         path = Path(network)
         if path.suffix != ".onnx":
-            return _exported(read_checkpoint(str(network)), tasks, size, describe)
+            return _exported(read_checkpoint(str(network)), tasks, size, batch, describe)
         from degmix_edge.graph.model import read_model
 
-        return _from_model(read_model(path), path, None, size, describe)
+        return _from_model(read_model(path), path, None, (size, batch), describe)
     if hasattr(network, "graph") and hasattr(network, "opset_import"):
         data = network.SerializeToString()
-        return _from_model(network, Path("model.onnx"), data, size, describe)
+        return _from_model(network, Path("model.onnx"), data, (size, batch), describe)
     if hasattr(network, "card") and hasattr(network, "network"):
-        return _exported(network, tasks, size, describe)
+        return _exported(network, tasks, size, batch, describe)
     if hasattr(network, "state_dict") and hasattr(network, "forward"):
-        return _from_module(network, size, classes or {}, describe)
+        return _from_module(network, (size, batch), classes or {}, describe)
     raise ConfigError(
         f"network: got {type(network).__name__}, expected a short name such as 'degmix_tiny', a "
         "path of a checkpoint or .onnx file, a Checkpoint, an onnx.ModelProto or a torch.nn.Module"
@@ -102,7 +106,7 @@ def read_network(
 
 def _from_module(
     module: torch.nn.Module,
-    size: tuple[int, int] | None,
+    wanted: Wanted,
     classes: Mapping[str, Sequence[str]],
     describe: Describe,
 ) -> FloatNetwork:
@@ -112,18 +116,19 @@ def _from_module(
     from degmix_edge.graph.adopt import adopt
 
     name, said = type(module).__name__, describe(None)
-    size = size or said.input.size
+    size, batch = wanted[0] or said.input.size, wanted[1] or said.batch or 1
     if size is None:
         raise ConfigError(
             f"{name}: a torch module does not say the size of its input; give size=(height, width)"
         )
-    wanted = normalisation(said, name)
-    model = export_module(module, size, channels=1 if said.input.color == "grey" else 3)
+    normalised = normalisation(said, name)
+    channels = 1 if said.input.color == "grey" else 3
+    model = export_module(module, size, channels=channels, batch=batch)
     _check_outputs(model, said, name)
-    adopted, path = adopt(model, name), Path(name)
+    adopted, path = adopt(model, name, batch=batch, said=said), Path(name)
     spec = network_spec(adopted, path, b"", said, original=model, classes=classes)
     source = Source(name=name, sha256=module_hash(module))
-    spec = (wanted.apply(spec) if wanted else spec).model_copy(update={"source": source})
+    spec = (normalised.apply(spec) if normalised else spec).model_copy(update={"source": source})
     fit, selected = said.fit(*size), select_outputs(adopted, spec)
     own = {"output": "", "channels": None, "channels_last": False}
     tasks = tuple(task.model_copy(update=own) for task in spec.tasks)
@@ -152,7 +157,7 @@ def _from_model(
     model: onnx.ModelProto,
     path: Path,
     data: bytes | None,
-    size: tuple[int, int] | None,
+    wanted: Wanted,
     describe: Describe,
 ) -> FloatNetwork:
     """The network of an ONNX model, with its outputs called after their tasks.
@@ -166,17 +171,18 @@ def _from_model(
     said = describe(embedded_spec(metadata, str(path)))
     if METADATA_KEY in metadata:
         spec = network_spec(model, path, data)
-        _refuse(said, spec, size)
+        _refuse(said, spec, wanted)
         return FloatNetwork(model, spec, said.fit(spec.height, spec.width), "")
-    wanted = normalisation(said, str(path), takes_bytes=takes_bytes(model))
-    if wanted is None:
+    normalised = normalisation(said, str(path), takes_bytes=takes_bytes(model, said))
+    if normalised is None:
         raise ConfigError(
             f"{path}: an ONNX file does not say how its input is normalised; give mean, std and "
             f"color. Networks trained as on ImageNet have {IMAGENET_FLAGS}; one that takes 0..255 "
             f"as it is has {BYTES_FLAGS}"
         )
-    adopted = adopt(model, str(path), size=size or said.input.size)
-    spec = wanted.apply(network_spec(adopted, path, data, said, original=model))
+    size, batch = wanted[0] or said.input.size, wanted[1] or said.batch
+    adopted = adopt(model, str(path), size=size, batch=batch, said=said)
+    spec = normalised.apply(network_spec(adopted, path, data, said, original=model))
     fit = said.fit(spec.height, spec.width)
     detail = f"{_adoption(model, adopted)}; {in_words(spec, fit)}"
     return FloatNetwork(select_outputs(adopted, spec), spec, fit, detail, original=model)
@@ -194,6 +200,13 @@ def in_words(spec: NetworkSpec, fit: Fit) -> str:
     """Return what a build takes a foreign network to be, for people to check."""
     mean, std = (" ".join(f"{255 * v:.4g}" for v in values) for values in (spec.mean, spec.std))
     parts = [f"{spec.color} {spec.height}x{spec.width}, 0..255 minus {mean} by {std}, {fit.mode}"]
+    if spec.batch > 1:
+        parts.append(f"{spec.batch} images a call")
+    for one in spec.inputs:
+        means = f", minus {one.mean} by {one.std}" if one.mean else ""
+        comes = f", from task {one.output}" if one.output else ""
+        unit = f" [{one.unit}]" if one.unit else ""
+        parts.append(f"{one.name}: {one.kind} {one.dtype} {one.shape}{unit}{means}{comes}")
     for task in spec.tasks:
         of = f" of {task.output}" if task.output else ""
         classes = f", {len(task.classes)} classes" if task.classes else ""
@@ -201,12 +214,13 @@ def in_words(spec: NetworkSpec, fit: Fit) -> str:
     return "; ".join(parts)
 
 
-def _refuse(said: SpecFile, spec: NetworkSpec, size: tuple[int, int] | None) -> None:
+def _refuse(said: SpecFile, spec: NetworkSpec, wanted: Wanted) -> None:
     """Refuse a description of a network that describes itself.
 
     Raises:
-        ConfigError: There is one, or another size.
+        ConfigError: There is one, or another size or batch.
     """
+    size, batch = wanted
     if not said.is_empty:
         raise ConfigError(
             f"{spec.source.name}: says itself how its input is normalised and which task each "
@@ -216,6 +230,11 @@ def _refuse(said: SpecFile, spec: NetworkSpec, size: tuple[int, int] | None) -> 
         raise ConfigError(
             f"{spec.source.name}: takes {spec.height}x{spec.width}, and size is "
             f"{size[0]}x{size[1]}; leave out size, or export the network again"
+        )
+    if batch not in (None, spec.batch):
+        raise ConfigError(
+            f"{spec.source.name}: takes {spec.batch} images a call, and batch is {batch}; leave "
+            "out batch, or build from the checkpoint"
         )
 
 
@@ -267,13 +286,14 @@ def _exported(
     checkpoint: Checkpoint,
     tasks: Sequence[str],
     size: tuple[int, int] | None,
+    batch: int | None,
     describe: Describe,
 ) -> FloatNetwork:
     from degmix_training.export import export_checkpoint, network_spec
 
-    said, spec = describe(None), network_spec(checkpoint, tasks)
-    _refuse(said, spec, size)
-    model = export_checkpoint(checkpoint, tasks=tasks)
+    said, spec = describe(None), network_spec(checkpoint, tasks, batch=batch or 1)
+    _refuse(said, spec, (size, batch))
+    model = export_checkpoint(checkpoint, tasks=tasks, batch=spec.batch)
     detail = _size_of(model, checkpoint.path.name)
     return FloatNetwork(model, spec, said.fit(spec.height, spec.width), detail)
 

@@ -10,8 +10,9 @@ from pydantic import Field
 
 from degmix_edge import config
 from degmix_edge.backends import EngineOptions
-from degmix_edge.graph.spec_file import SpecFile, read_spec
+from degmix_edge.graph.spec_file import OtherEntry, SpecFile, read_spec
 from degmix_edge.limits import Side
+from degmix_edge.network import MOST_IMAGES, InputKind
 from degmix_edge.preprocess import Byte, Color, FitMode
 from degmix_edge.quant.recipe import Precision
 from degmix_edge.workflows.budget import EXAMPLES
@@ -40,9 +41,12 @@ class Options(config.Settings):
             replace its own.
         size: Height and width in pixels of the input of a torch module, or of a foreign ONNX file
             whose axes are dynamic.
+        batch: How many images one call computes; None is what an ONNX file says, and 1 elsewhere.
         mean, std: How a foreign ONNX file or torch module wants its input, by channel.
         scale: The value of white before the mean is subtracted: 1 or 255.
         color: Order of its channels: rgb, bgr or grey.
+        inputs: The kind of each input of an ONNX file beside the image: image, map, intrinsics,
+            tensor or state.
         outputs: The kind of task of each output of an ONNX file or torch module that is not called
             after it.
         backend: `auto`, or an engine backend's name.
@@ -71,10 +75,12 @@ class Options(config.Settings):
     pad: tuple[Byte, Byte, Byte] | None = None
     spec: Path | None = None
     size: tuple[Side, Side] | None = None
+    batch: Annotated[int, Field(ge=1, le=MOST_IMAGES)] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     scale: Literal[1, 255] | None = None
     color: Color | None = None
+    inputs: dict[str, InputKind] = {}
     outputs: dict[str, str] = {}
     backend: str = "auto"
     dcn: str = "auto"
@@ -102,8 +108,9 @@ class Options(config.Settings):
         fields = {name: getattr(self, name) for name in names}
         fields["height"], fields["width"] = self.size or (None, None)
         fit = self.mode if "mode" in self.model_fields_set else None
-        outputs = {"outputs": base.outputs | self.outputs}
-        return base.with_input(**fields, fit=fit).model_copy(update=outputs)
+        inputs = base.inputs | {n: OtherEntry(kind=kind) for n, kind in self.inputs.items()}
+        more = {"outputs": base.outputs | self.outputs, "inputs": inputs}
+        return base.with_input(**fields, fit=fit).model_copy(update=more)
 
     @property
     def engine(self) -> EngineOptions:

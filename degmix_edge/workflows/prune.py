@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from degmix_edge import progress
 from degmix_edge.files import check_file
-from degmix_edge.preprocess import Fit, normalise
+from degmix_edge.preprocess import Fit, fit_image, normalise
 from degmix_edge.progress import Progress, counting, listening
 from degmix_edge.workflows.networks import read_checkpoint
 from degmix_edge.workflows.sources import check_images, images
@@ -84,7 +84,10 @@ def prune_experts(
         found = images(calibration, fit, split="train")
         with counting("measure", len(found)) as advance:
             settings = loaded.card.config
-            pixels = (normalise(x.fitted(fit)[None], settings.mean, settings.std) for x in found)
+            pixels = (
+                normalise(fit_image(x.image, fit)[0][None], settings.mean, settings.std)
+                for x in found
+            )
             measured = shares(loaded, (torch.from_numpy(image) for image in pixels), advance)
         pruned = prune(loaded, measured, below)
         scores = _scores(loaded, pruned, score)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,8 @@ from polygraphy.logger import G_LOGGER
 from degmix_edge.bundle.contents import Bundle
 from degmix_edge.errors import InputError
 from degmix_edge.files import output_errors
-from degmix_edge.preprocess import Image, fit_image
 from degmix_edge.runtime import Maps, Session
+from degmix_edge.runtime.frames import Frame, fit_frame
 
 IMAGE_HASH = "image_sha256"
 """An output beside the maps of saved results: which image they are of."""
@@ -24,7 +24,7 @@ IMAGE_HASH = "image_sha256"
 
 def save_results(
     session: Session,
-    images: Iterable[Image],
+    images: Iterable[Frame],
     path: Path,
     advance: Callable[[int], None] = lambda n: None,
 ) -> None:
@@ -36,10 +36,10 @@ def save_results(
     name = session.backend.name
     iterations = []
     for image in images:
-        pixels, _ = fit_image(image, session.fit)
+        feed, _ = fit_frame(image, session.fit, session.spec)
         start = time.perf_counter()
-        maps = session.backend.infer(pixels[None])
-        outputs = OrderedDict(maps) | {IMAGE_HASH: _hash(pixels)}
+        maps = session.backend.infer(feed)
+        outputs = OrderedDict(maps) | {IMAGE_HASH: _hash(feed)}
         seconds = time.perf_counter() - start
         iterations.append(IterationResult(outputs, runtime=seconds, runner_name=name))
         advance(1)
@@ -71,14 +71,14 @@ class Recorded:
         if lacking:
             raise InputError(f"{path}: has no {', '.join(lacking)}; it is of another bundle")
 
-    def __call__(self, image: Image) -> Maps:
+    def __call__(self, image: Frame) -> Maps:
         """Maps of one image.
 
         Raises:
             InputError: The robot was not given it.
         """
-        pixels, placement = fit_image(image, self.fit)
-        arrays = self._maps.get(bytes(_hash(pixels)))
+        feed, placement = fit_frame(image, self.fit, self.spec)
+        arrays = self._maps.get(bytes(_hash(feed)))
         if arrays is None:
             raise InputError(
                 f"{self.path}: has {len(self._maps)} images, and this one is not among them; give "
@@ -87,5 +87,6 @@ class Recorded:
         return Maps.of(arrays, self.spec.tasks, placement)
 
 
-def _hash(pixels: np.ndarray) -> np.ndarray:
-    return np.frombuffer(hashlib.sha256(pixels.tobytes()).digest(), np.uint8)
+def _hash(feed: Mapping[str, np.ndarray]) -> np.ndarray:
+    digest = hashlib.sha256(b"".join(array.tobytes() for array in feed.values()))
+    return np.frombuffer(digest.digest(), np.uint8)

@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from degmix_edge.bundle.contents import Bundle
+from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.errors import OutputError
 from degmix_edge.files import make_folder, write_file
+from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.preprocess import list_images
 from degmix_edge.progress import Progress, counting, listening
 from degmix_edge.runtime import TaskMap, load
+from degmix_edge.runtime.frames import Frame
 from degmix_edge.tasks import colour
+from degmix_edge.workflows.frame_folders import frame_paths, needed_inputs
 from degmix_edge.workflows.networks import task_names
 
 
@@ -57,7 +60,8 @@ def run_images(
 
     Args:
         bundle: The bundle, or its folder.
-        images: Files, and folders that are searched for images.
+        images: Files, and folders that are searched for images; of a network that takes more than
+            an image, folders of frames (`frame_folders.frame_paths`).
         out: Where maps are written; None writes nothing.
         tasks: Tasks to write; none is all.
         native: Write maps at each image's own size instead of the network's.
@@ -74,17 +78,18 @@ def run_images(
             write the same files.
     """
     wanted = task_names(tasks)
-    paths = [p for image in map(Path, images) for p in _files_of(image)]
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
+    found = [f for image in map(Path, images) for f in _frames_of(image, opened.manifest.network)]
     if out:
-        _check_names(Path(out), paths, force=force)
+        _check_names(Path(out), [path for path, _ in found], force=force)
     results = []
-    with listening(progress), load(bundle, backend=backend, threads=threads) as session:
+    with listening(progress), load(opened, backend=backend, threads=threads) as session:
         for name in wanted:
             session.spec.task(name)
         names = wanted or session.spec.task_names
-        with counting("run", len(paths)) as advance:
-            for path in paths:
-                maps = session(path)
+        with counting("run", len(found)) as advance:
+            for path, frame in found:
+                maps = session(frame)
                 latency = maps.latency
                 assert latency is not None  # a call came back
                 chosen = {n: maps[n] for n in names}
@@ -113,8 +118,11 @@ def _check_names(out: Path, paths: Sequence[Path], *, force: bool) -> None:
             )
 
 
-def _files_of(image: Path) -> list[Path]:
-    return list_images(image) if image.is_dir() else [image]
+def _frames_of(image: Path, network: NetworkSpec) -> list[tuple[Path, Frame]]:
+    """The frames of a file or a folder, each with the path of its image."""
+    if needed_inputs(network):
+        return [(files[IMAGE], files) for files in frame_paths(image, network).values()]
+    return [(path, path) for path in (list_images(image) if image.is_dir() else [image])]
 
 
 def _write(out: Path, image: Path, maps: Mapping[str, TaskMap], *, native: bool) -> list[Path]:

@@ -12,8 +12,11 @@ import numpy as np
 
 from degmix_edge import progress
 from degmix_edge.errors import ConfigError, InputError
-from degmix_edge.preprocess import Fit, fit_image, list_images, read_image
+from degmix_edge.network import NetworkSpec
+from degmix_edge.preprocess import Fit, list_images, read_image
 from degmix_edge.registry import unknown
+from degmix_edge.runtime.frames import Frame, fit_frame, image_of
+from degmix_edge.workflows.frame_folders import frame_paths, needed_inputs
 
 if TYPE_CHECKING:
     from degmix_training.data import DataSet, Samples
@@ -31,20 +34,26 @@ class NamedImage:
     """An image of any size, with what labels it has; labels have the image's size.
 
     Attributes:
-        load: Gives pixels, uint8 `(H, W, 3)`, and labels by task; from their files each time.
+        load: Gives pixels, uint8 `(H, W, 3)`, and labels by task; from their files each time. Of a
+            network with further inputs it gives a frame in place of the pixels.
     """
 
     name: str
-    load: Callable[[], tuple[np.ndarray, Mapping[str, np.ndarray]]]
+    load: Callable[[], tuple[Frame, Mapping[str, np.ndarray]]]
+
+    @property
+    def frame(self) -> Frame:
+        """What a session takes."""
+        return self.load()[0]
 
     @property
     def image(self) -> np.ndarray:
-        """uint8 `(H, W, 3)`."""
-        return self.load()[0]
+        """The image alone, uint8 `(H, W, 3)`."""
+        return read_image(image_of(self.frame))
 
-    def fitted(self, fit: Fit) -> np.ndarray:
-        """At the network's size."""
-        return fit_image(self.image, fit)[0]
+    def feed(self, fit: Fit, spec: NetworkSpec) -> dict[str, np.ndarray]:
+        """What a backend takes."""
+        return fit_frame(self.frame, fit, spec)[0]
 
 
 def images(
@@ -53,6 +62,7 @@ def images(
     split: str = "test",
     specs: Mapping[str, TaskSpec] | None = None,
     *,
+    network: NetworkSpec | None = None,
     label_map: str | Path | None = None,
 ) -> list[NamedImage]:
     """Images of a folder, of a data set (`synthetic:64`, `nyud:DIR`), or photographs (`photos`).
@@ -66,9 +76,12 @@ def images(
         split: Which split of a data set.
         specs: Tasks whose labels are wanted.
         label_map: A file that says which class each id of the label files is.
+        network: What the images are for: one that takes more than an image needs a folder of
+            frames, as `frame_folders.frame_paths` says.
 
     Raises:
-        InputError: No folder, no images, or one that cannot be read.
+        InputError: No folder, no images, or one that cannot be read; or no frames where the network
+            needs them.
         ConfigError: No such data set, a count that is no number, or a label map without labels.
     """
     if label_map is not None and not _is_data_set(source):
@@ -76,6 +89,9 @@ def images(
             f"label map {label_map}: {source} has no labels; give a folder that has them as "
             "folder:DIR"
         )
+    if network is not None and needed_inputs(network):
+        frames = frame_paths(Path(source), network)
+        return [NamedImage(name, partial(_frame, files)) for name, files in frames.items()]
     if source == "photos":
         return photographs()
     if not _is_data_set(source):
@@ -100,6 +116,10 @@ def as_images(samples: Samples, fit: Fit, tasks: Sequence[str]) -> list[NamedIma
 
 def _unlabelled(path: Path) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
     return read_image(path), {}
+
+
+def _frame(files: Mapping[str, Path]) -> tuple[Frame, Mapping[str, np.ndarray]]:
+    return files, {}
 
 
 def check_images(source: str) -> None:

@@ -12,11 +12,13 @@ from degmix_edge.backends.onnx_reference import Backend as OnnxReference
 from degmix_edge.files import write_file
 from degmix_edge.graph.spec import network_spec
 from degmix_edge.graph.spec_file import SPEC_KEY, read_spec
-from degmix_edge.network import NetworkSpec
-from degmix_edge.preprocess import Image, fit_image, normalise, read_image
+from degmix_edge.network import IMAGE, NetworkSpec
+from degmix_edge.preprocess import normalise
 from degmix_edge.runtime import Maps, Session
+from degmix_edge.runtime.frames import Frame, fit_frame
 from degmix_edge.tasks import TaskSpec, logits_name
 from degmix_edge.tasks._decodes import EPSILON
+from degmix_edge.workflows.frame_folders import frame_paths, needed_inputs
 from degmix_edge.workflows.networks import in_words, read_network
 from degmix_edge.workflows.options import Options, make_options
 
@@ -41,13 +43,14 @@ class Checked:
 
 
 def check_spec(
-    path: str | Path, image: Image, *, options: Options | None = None, **changes: Any
+    path: str | Path, frame: Frame, *, options: Options | None = None, **changes: Any
 ) -> Checked:
     """Run an ONNX file as its spec says, in ONNX Runtime and numpy, on one image.
 
     Args:
         path: The ONNX file.
-        image: The image.
+        frame: The image, or what the network takes by the names of its inputs; or a folder of
+            frames, of which the first is taken.
         options: `spec` and the fields that override it; `changes` override these.
         **changes: Fields of `Options`.
 
@@ -59,11 +62,13 @@ def check_spec(
     read = read_network(Path(path), describe=settings.describe)
     model = read.original or read.model
     backend = OnnxReference(read.spec, model.SerializeToString(), raw_logits=True)
-    pixels = read_image(image)
+    if needed_inputs(read.spec) and isinstance(frame, str | Path):
+        frame = next(iter(frame_paths(Path(frame), read.spec).values()))
     with Session(backend, read.fit) as session:
-        maps = session(pixels)
-        sees, _ = fit_image(pixels, read.fit)
-        tensors = backend.infer(sees[None])
+        maps = session(frame)
+        feed, _ = fit_frame(frame, read.fit, read.spec)
+        tensors = backend.infer(feed)
+    sees = feed[IMAGE][0]
     doubts = _input_doubts(sees, read.spec)
     for task in read.spec.tasks:
         doubts += _doubts(task, tensors)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from degmix_edge import tasks as all_tasks
 from degmix_edge.errors import ConfigError
+from degmix_edge.graph.layout import CHANNELS
 from degmix_edge.graph.spec import tensor_of
 from degmix_edge.graph.spec_file import SPEC_KEY
 from degmix_edge.network import METADATA_KEY
@@ -31,6 +32,15 @@ _WORDS = {
     "semseg": ("seg", "class", "label", "logit"),
 }
 """Parts of names that say a kind; the first that fits in channels too counts."""
+_STATES = ("state", "hidden", "memory", "prev", "past", "cell")
+"""Parts of names of inputs that come from the call before."""
+_KINDS_OF_INPUT = {
+    "image": "or map; normalised as the image where nothing else is said",
+    "map": "aligned with the image pixel by pixel, such as depth",
+    "intrinsics": "the camera matrix, which moves with the image",
+    "tensor": "passed on as it is; or intrinsics, or state with an output",
+    "state": "what the call before gave",
+}
 _OWN_NAMES = ("raw", "mask", "multi_label", "heatmap", "embedding", "confidence", "uncertainty")
 """Kinds of which a network may have several, so that maps are called after their outputs."""
 
@@ -65,14 +75,17 @@ def draft_spec(path: str | Path) -> Draft:
         raise ConfigError(f"{path}: describes itself; `degmix-edge inspect {path}` shows how")
     weights = {weight.name for weight in model.graph.initializer}
     inputs = [tensor_of(value) for value in model.graph.input if value.name not in weights]
-    images = [tensor for tensor in inputs if len(tensor.shape) == 4] or inputs
+    images = [tensor for tensor in inputs if _channels_of(tensor) == 3]
+    images += [tensor for tensor in inputs if len(tensor.shape) == 4] or inputs
     if not images:
         raise ConfigError(f"{path}: has no input")
+    outputs = [tensor_of(value) for value in model.graph.output]
     writer = _Writer()
-    writer.input(images[0], [tensor for tensor in inputs if tensor is not images[0]])
+    writer.input(images[0])
+    writer.others([tensor for tensor in inputs if tensor is not images[0]], images[0], outputs)
     writer.line("tasks:")
-    for value in model.graph.output:
-        writer.task(tensor_of(value))
+    for output in outputs:
+        writer.task(output)
     opsets = ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in model.opset_import)
     head = [
         f"# How degmix-edge is to read {path.name}: opset {opsets}.",
@@ -93,6 +106,7 @@ class _Writer:
         self.guessed: list[str] = []
         self.missing: list[str] = []
         self._names: set[str] = set()
+        self._states: set[str] = set()
 
     def line(self, text: str, note: str = "") -> None:
         self.lines.append(f"{text}  {note}" if note else text)
@@ -105,11 +119,26 @@ class _Writer:
         self.missing.append(field)
         self.line(text)
 
-    def input(self, image: TensorSpec, others: Sequence[TensorSpec]) -> None:
-        for other in others:
-            self.line(
-                f"# Input {other} is not described here; make it a constant and export again."
-            )
+    def others(
+        self, tensors: Sequence[TensorSpec], image: TensorSpec, outputs: Sequence[TensorSpec]
+    ) -> None:
+        if tensors:
+            self.line("inputs:  # what frames have beside the image")
+        for tensor in tensors:
+            state = _next_state(tensor, outputs)
+            kind = "state" if state else _kind_of_input(tensor, image)
+            name = _own_name(tensor)
+            self.line(f"  {name}:", f"# {tensor.dtype} {tensor.shape}")
+            self.line(f"    tensor: {tensor.name!r}")
+            self._guess(f"inputs.{name}.kind", f"    kind: {kind}", _KINDS_OF_INPUT[kind])
+            if state:
+                self._guess(f"inputs.{name}.output", f"    output: {_own_name(state)}")
+                self._states.add(state.name)
+            if kind == "map":
+                self._ask(f"inputs.{name}.unit", "    # unit: m")
+                self.line("    # mean: 0  # in that unit, and scale is multiplied first")
+
+    def input(self, image: TensorSpec) -> None:
         shape = (*image.shape, None, None, None, None)[:4]
         is_last = shape[3] in (1, 3) and shape[1] not in (1, 3)
         channels, sides = (shape[3], shape[1:3]) if is_last else (shape[1], shape[2:])
@@ -138,8 +167,8 @@ class _Writer:
         channels = None
         if len(tensor.shape) in (3, 4):
             channels = 1 if len(tensor.shape) == 3 else tensor.shape[3 if is_last else 1]
-        kind = _kind(tensor, channels)
-        own = "".join(c if c.isalnum() else "_" for c in tensor.name).strip("_") or "output"
+        kind = "raw" if tensor.name in self._states else _kind(tensor, channels)
+        own = _own_name(tensor)
         name = own if kind in self._names or kind in _OWN_NAMES else kind
         self._names.add(name)
         task, place = all_tasks.find(kind), f"tasks.{name}"
@@ -156,6 +185,37 @@ class _Writer:
         elif kind in ("semseg", "human_parts", "multi_label", "heatmap") and not integer:
             self.line(f"    classes: {channels}", "# or names: [road, sidewalk]")
         self._guess(f"{place}.unit", f"    unit: {task.unit!r}")
+
+
+def _own_name(tensor: TensorSpec) -> str:
+    """A name of the spec for a tensor: letters, digits and underscores."""
+    return "".join(c if c.isalnum() else "_" for c in tensor.name).strip("_") or "tensor"
+
+
+def _channels_of(tensor: TensorSpec) -> int | None:
+    """Channels of an image; None of another tensor."""
+    if len(tensor.shape) != 4:
+        return None
+    first, last = tensor.shape[1], tensor.shape[3]
+    return first if first in CHANNELS else last if last in CHANNELS else None
+
+
+def _kind_of_input(tensor: TensorSpec, image: TensorSpec) -> str:
+    sides = [side for side in image.shape[2:] if side is not None]
+    if _channels_of(tensor) == 3:
+        return "image"
+    if tensor.shape[-2:] == (3, 3):
+        return "intrinsics"
+    is_large = len(tensor.shape) in (3, 4) and None in tensor.shape[-2:]
+    return "map" if is_large or (sides and [*tensor.shape[-2:]] == sides) else "tensor"
+
+
+def _next_state(tensor: TensorSpec, outputs: Sequence[TensorSpec]) -> TensorSpec | None:
+    """The output that has the type and the shape of an input, and no other meaning by its name."""
+    if not any(word in tensor.name.lower() for word in _STATES) or None in tensor.shape:
+        return None
+    alike = [o for o in outputs if (o.dtype, o.shape) == (tensor.dtype, tensor.shape)]
+    return alike[0] if len(alike) == 1 else None
 
 
 def _is_channels_last(tensor: TensorSpec) -> bool:

@@ -57,9 +57,9 @@ def verify(
         BackendError: The backend cannot run here.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
-    image, expected = unpack(opened.read(GOLDEN), opened.manifest.network, opened.path)
+    feed, expected = unpack(opened.read(GOLDEN), opened.manifest.network, opened.path)
     wanted = policy(None, keys, identity, not_before)
     signer = wanted.check(opened)
     with load(opened, backend=backend, **vars(wanted)) as session:
-        found = differences(session.spec, expected, session.backend.infer(image[None]))
+        found = differences(session.spec, expected, session.backend.infer(feed))
     return Verification(len(opened.manifest.files), signer, found)

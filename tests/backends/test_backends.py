@@ -8,6 +8,7 @@ from degmix_edge.backends.onnx_reference import Backend as OnnxReference
 from degmix_edge.backends.onnxruntime import Backend as OnnxRuntime
 from degmix_edge.backends.torch_eager import Backend as TorchEager
 from degmix_edge.errors import BackendError, ConfigError, ShapeError
+from degmix_edge.network import IMAGE
 from degmix_edge.runtime.session import engine_bytes
 
 
@@ -37,7 +38,7 @@ def backend(request, make):
 
 def test_maps_are_what_the_spec_says(backend, pictures):
     with backend:
-        maps = backend.infer(pictures[0][None])
+        maps = backend.infer({IMAGE: pictures[0][None]})
     for task in backend.spec.tasks:
         want = task.map_spec(backend.spec.height, backend.spec.width)
         assert maps[task.name].shape == want.shape
@@ -46,10 +47,10 @@ def test_maps_are_what_the_spec_says(backend, pictures):
 
 def test_it_is_deterministic_and_can_be_activated_again(backend, pictures):
     with backend:
-        first = backend.infer(pictures[1][None])
-        second = backend.infer(pictures[1][None])
+        first = backend.infer({IMAGE: pictures[1][None]})
+        second = backend.infer({IMAGE: pictures[1][None]})
     with backend:
-        third = backend.infer(pictures[1][None])
+        third = backend.infer({IMAGE: pictures[1][None]})
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
         np.testing.assert_array_equal(first[name], third[name])
@@ -57,9 +58,9 @@ def test_it_is_deterministic_and_can_be_activated_again(backend, pictures):
 
 def test_what_it_returned_is_the_callers(backend, pictures):
     with backend:
-        first = backend.infer(pictures[0][None])
+        first = backend.infer({IMAGE: pictures[0][None]})
         kept = {name: array.copy() for name, array in first.items()}
-        backend.infer(pictures[1][None])
+        backend.infer({IMAGE: pictures[1][None]})
     for name in first:
         np.testing.assert_array_equal(first[name], kept[name])
 
@@ -69,24 +70,27 @@ def test_it_refuses_other_images(backend, pictures):
     with backend:
         for bad in (image.astype(np.float32), image[:, 1:], image[0], np.repeat(image, 2, 0)):
             with pytest.raises(ShapeError, match="image: got .*expected image uint8"):
-                backend.infer(bad)
+                backend.infer({IMAGE: bad})
 
 
 def test_it_must_be_active(backend, pictures):
     with pytest.raises(BackendError, match="not active; use it inside `with`"):
-        backend.infer(pictures[0][None])
+        backend.infer({IMAGE: pictures[0][None]})
     with backend:
         pass
     backend.__exit__(None, None, None)  # a second time does nothing
     with pytest.raises(BackendError):
-        backend.infer(pictures[0][None])
+        backend.infer({IMAGE: pictures[0][None]})
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "onnx_reference"])
 def test_they_agree(make, pictures, name):
     with make("torch_eager") as torch_eager, make(name) as engine:
         for picture in pictures:
-            want, got = torch_eager.infer(picture[None]), engine.infer(picture[None])
+            want, got = (
+                torch_eager.infer({IMAGE: picture[None]}),
+                engine.infer({IMAGE: picture[None]}),
+            )
             for name, values in want.items():
                 if values.dtype == np.uint8:
                     assert np.mean(values == got[name]) >= 0.999

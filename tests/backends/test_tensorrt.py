@@ -17,6 +17,7 @@ from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.cli import invoke
 from degmix_edge.errors import BackendError, BuildError, ConfigError, CudaError, ShapeError
 from degmix_edge.graph.model import to_graph
+from degmix_edge.network import IMAGE
 from degmix_edge.nvidia import arrays as device_array
 from degmix_edge.nvidia import cuda
 from degmix_edge.nvidia.arrays import DLPACK_CPU, DLPACK_CUDA, DeviceArray
@@ -78,7 +79,7 @@ def want(bundle, picture):
     with backends.find("onnxruntime")(
         bundle.manifest.network, bundle.file("model.onnx").read_bytes()
     ) as runs:
-        return runs.infer(picture[None])
+        return runs.infer({IMAGE: picture[None]})
 
 
 def test_a_session_gives_the_maps(made, card, pictures):

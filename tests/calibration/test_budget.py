@@ -17,7 +17,7 @@ from degmix_edge.graph.cost import costs
 from degmix_edge.graph.model import to_graph
 from degmix_edge.network import NetworkSpec, Source
 from degmix_edge.passes.forms import deploy_model
-from degmix_edge.preprocess import Fit, fit_image
+from degmix_edge.preprocess import Fit
 from degmix_edge.quant.rules import choose
 from degmix_edge.quant.sites import observed_tensors
 
@@ -74,7 +74,7 @@ def parts(exported, calibrate, pictures):
     graph = to_graph(model)
     recipe = choose(graph, spec, "int8")
     fit = Fit(height=HEIGHT, width=WIDTH)
-    examples = [Example(str(i), *fit_image(p, fit), {}) for i, p in enumerate(pictures[:4])]
+    examples = [Example.of(str(i), p, {}, fit, spec) for i, p in enumerate(pictures[:4])]
     ranges = calibrate(model, observed_tensors(graph, recipe))
     macs = {cost.node: cost.macs for cost in costs(model)}
     found = layers(recipe, macs, dict.fromkeys(macs, 1.0))

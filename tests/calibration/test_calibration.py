@@ -8,6 +8,7 @@ from degmix_calibration.collect import collect, graph_hash
 from degmix_calibration.histogram import BINS, Histogram
 
 from degmix_edge.errors import BuildError, ConfigError, InputError
+from degmix_edge.network import IMAGE
 from degmix_edge.passes.forms import deploy_model
 from degmix_edge.quant.qparams import LEVELS
 
@@ -78,7 +79,7 @@ TENSOR = "backbone.network.conv_stem/Conv"
 
 
 def test_two_runs_are_one_run_over_both(graph, pictures):
-    named = [(str(i), p) for i, p in enumerate(pictures[:4])]
+    named = [(str(i), {IMAGE: p[None]}) for i, p in enumerate(pictures[:4])]
     whole = collect(graph, [TENSOR], named, "min_max").tensors[TENSOR]
     first, second = (
         collect(graph, [TENSOR], part, "min_max").tensors[TENSOR] for part in (named[:2], named[2:])
@@ -88,7 +89,7 @@ def test_two_runs_are_one_run_over_both(graph, pictures):
 
 
 def test_ranges_know_graph_and_images(graph, pictures):
-    found = collect(graph, [TENSOR], [("a", pictures[0])], "min_max")
+    found = collect(graph, [TENSOR], [("a", {IMAGE: pictures[0][None]})], "min_max")
     assert found.graph_sha256 == graph_hash(graph)
     assert found.images[0].name == "a"
     changed = onnx.ModelProto()
@@ -112,7 +113,7 @@ def test_a_tensor_that_is_not_finite_is_named(graph, pictures):
     values.flat[0] = np.nan
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
     with pytest.raises(BuildError, match=f"'kitchen'.*first node.*'{TENSOR}'"):
-        collect(broken, [TENSOR], [("kitchen", pictures[0])], "min_max")
+        collect(broken, [TENSOR], [("kitchen", {IMAGE: pictures[0][None]})], "min_max")
 
 
 def test_entropy_clips_outliers_and_keeps_what_is_uniform():
@@ -148,7 +149,7 @@ def test_entropy_is_the_least_of_a_slow_search():
 
 
 def named(pictures):
-    return [(f"picture {i}", picture) for i, picture in enumerate(pictures)]
+    return [(f"picture {i}", {IMAGE: picture[None]}) for i, picture in enumerate(pictures)]
 
 
 @pytest.fixture(scope="module")
@@ -269,8 +270,10 @@ def test_an_image_of_another_size_is_refused(observed, pictures):
     from degmix_edge.errors import ShapeError
 
     model, tensors = observed
-    with pytest.raises(ShapeError, match=r"'wide': got uint8 \(64, 97, 3\), expected uint8 \(64"):
-        collect(model, tensors, [("wide", np.zeros((64, 97, 3), np.uint8))], "min_max")
+    with pytest.raises(
+        ShapeError, match=r"'wide': image: got uint8 \(1, 64, 97, 3\), expected \(1, 64"
+    ):
+        collect(model, tensors, [("wide", {IMAGE: np.zeros((1, 64, 97, 3), np.uint8)})], "min_max")
 
 
 def test_a_choice_holds_what_is_different_and_no_duplicates():

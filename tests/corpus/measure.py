@@ -21,6 +21,7 @@ from degmix_edge.graph.adopt import adopt
 from degmix_edge.graph.check import check_graph
 from degmix_edge.graph.cost import costs, total_macs
 from degmix_edge.graph.model import read_model, to_graph, to_model
+from degmix_edge.network import IMAGE
 from degmix_edge.ort import cpu_session
 from degmix_edge.passes import pipeline
 from degmix_edge.passes._base import Pass, apply
@@ -383,7 +384,7 @@ def quantize_and_run(model: onnx.ModelProto, path: Path) -> Any:
     backend = backends.find("onnxruntime")
     files = backend.build(quantized.model, quantized.recipe, quantized.ranges)
     with backend(quantized.spec, files[backend.engine_file]) as engine:
-        maps = engine.infer(photos[:1])
+        maps = engine.infer({IMAGE: photos[:1]})
     if not all(np.isfinite(m).all() for m in maps.values()):
         raise ValueError("an output of the INT8 model is not finite")
     return quantized

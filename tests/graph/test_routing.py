@@ -11,6 +11,7 @@ from degmix_edge.backends import _cpu_ops
 from degmix_edge.errors import ShapeError
 from degmix_edge.graph.model import to_graph
 from degmix_edge.graph.routing import selection_flips
+from degmix_edge.network import IMAGE
 from degmix_edge.passes import lower_moe
 from degmix_edge.passes.forms import deploy_model, lower_for_onnxruntime, quantize_model
 from degmix_edge.quant import rules as recipes
@@ -33,7 +34,7 @@ def routed(request, pictures):
     loaded, exported = lively_network(request.param, **settings)
     graph, spec, _ = deploy_model(exported, network_spec(loaded), precision="int8")
     recipe = recipes.choose(to_graph(graph), spec, "int8")
-    named = [(str(i), picture) for i, picture in enumerate(pictures[:4])]
+    named = [(str(i), {IMAGE: picture[None]}) for i, picture in enumerate(pictures[:4])]
     ranges = collect(graph, observed_tensors(to_graph(graph), recipe), named, "min_max")
     return graph, spec, ranges, part
 
@@ -66,7 +67,8 @@ def test_int8_flips_no_choice_by_itself(routed, pictures):
     graph, spec, ranges, part = routed
     recipe = recipes.choose(to_graph(graph), spec, "int8")
     int8 = quantize_model(graph, recipe, ranges, spec)
-    flips = selection_flips(graph, int8, pictures)
+    feeds = [{IMAGE: picture[None]} for picture in pictures]
+    flips = selection_flips(graph, int8, feeds)
     chooses = any(node.op_type == "TopK" for node in graph.graph.node)
     assert (flips.mixtures > 0) == chooses
     assert flips.router == 0
@@ -74,7 +76,7 @@ def test_int8_flips_no_choice_by_itself(routed, pictures):
         return
     assert 0 < flips.total < 0.2
     # The measurement can fail: with probabilities that are quantized it does.
-    assert selection_flips(graph, quantized_scores(int8), pictures).router > 0
+    assert selection_flips(graph, quantized_scores(int8), feeds).router > 0
 
 
 def quantized_scores(model):
@@ -107,7 +109,7 @@ def test_int8_experts_are_gathered_to_the_same_maps(routed, pictures, monkeypatc
         assert (b"NonZero" in lowered) == (worth == 0)
         engine = backend.build(model, recipe, ranges)[backend.engine_file]
         with backend(spec, engine) as running:
-            return running.infer(pictures[0][None])
+            return running.infer({IMAGE: pictures[0][None]})
 
     masked, gathered = maps(10**15), maps(0)
     # Sums have another order: a value at the edge of an INT8 step may take the other one.
@@ -123,4 +125,4 @@ def test_more_images_than_an_engine_takes_are_refused(routed, pictures):
     backend = backends.find("onnxruntime")
     with backend(spec, graph.SerializeToString()) as running:
         with pytest.raises(ShapeError, match=r"\(2, 64, 96, 3\).*\(1, 64, 96, 3\)"):
-            running.infer(np.stack(pictures[:2]))
+            running.infer({IMAGE: np.stack(pictures[:2])})

@@ -18,6 +18,7 @@ from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.bundle.golden import LOWERED, differences
 from degmix_edge.errors import BackendError, BuildError, GraphError
 from degmix_edge.graph.model import to_graph, to_model
+from degmix_edge.network import IMAGE
 from degmix_edge.nvidia.trt import build as trt_build
 from degmix_edge.nvidia.trt import load as trt_load
 from degmix_edge.nvidia.worker import build_in_child
@@ -43,7 +44,7 @@ def deployed(request, pictures):
     loaded, exported = lively_network(request.param)
     graph, spec, _ = deploy_model(exported, network_spec(loaded))
     recipe = choose(to_graph(graph), spec, "int8")
-    named = [(str(i), picture) for i, picture in enumerate(pictures[:3])]
+    named = [(str(i), {IMAGE: picture[None]}) for i, picture in enumerate(pictures[:3])]
     return graph, spec, collect(graph, observed_tensors(to_graph(graph), recipe), named, "min_max")
 
 
@@ -81,7 +82,7 @@ def test_every_models_int8_runs_on_the_cpu_and_is_near_its_float(deployed, pictu
     engine = ort.build(model, recipe, ranges)[ort.engine_file]
     with ort(spec, graph.SerializeToString()) as floats, ort(spec, engine) as int8:
         for picture in pictures[:3]:  # those that it was calibrated on
-            want, got = floats.infer(picture[None]), int8.infer(picture[None])
+            want, got = floats.infer({IMAGE: picture[None]}), int8.infer({IMAGE: picture[None]})
             # Random weights: maps have little to say, so only gross damage counts.
             noise = np.abs(got["depth"] - want["depth"]).mean()
             assert noise <= 0.1 * np.abs(want["depth"]).mean() + 0.05
@@ -100,7 +101,7 @@ def test_the_lowered_graph_gives_the_same_maps(bundles, pictures):
             ort(spec, model) as want_runs,
             ort(spec, lower_for_tensorrt(model, recipe)) as got_runs,
         ):
-            want, got = want_runs.infer(image), got_runs.infer(image)
+            want, got = want_runs.infer({IMAGE: image}), got_runs.infer({IMAGE: image})
         found = differences(spec, want, got, LOWERED[precision])
         assert found.passed, (precision, found.text)
 

@@ -14,6 +14,7 @@ from degmix_training.export import export_checkpoint, network_spec
 from degmix_edge import backends
 from degmix_edge.bundle.golden import LOWERED, differences
 from degmix_edge.graph.model import to_graph
+from degmix_edge.network import IMAGE
 from degmix_edge.ops import deform_sample_fused
 from degmix_edge.passes._base import apply
 from degmix_edge.passes.forms import deploy_model, lower_for_tensorrt, quantize_model
@@ -56,9 +57,9 @@ def test_every_form_gives_the_maps(deployed, pictures, form, precision):
     spec, image = deployed[2], pictures[0][None]
     ort = backends.find("onnxruntime")
     with ort(spec, deployed[1].SerializeToString()) as runs:
-        want = runs.infer(image)
+        want = runs.infer({IMAGE: image})
     with ort(spec, lowered(deployed, precision, form)) as runs:
-        got = runs.infer(image)
+        got = runs.infer({IMAGE: image})
     if precision == "fp32":
         np.testing.assert_allclose(got["depth"], want["depth"], rtol=1e-4, atol=1e-6)
     assert differences(spec, want, got, LOWERED[precision]).passed

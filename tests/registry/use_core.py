@@ -16,7 +16,7 @@ from degmix_edge.bundle.manifest import GOLDEN, MODEL, RECIPE, Manifest
 from degmix_edge.bundle.writing import claim, write_bundle
 from degmix_edge.errors import ConfigError
 from degmix_edge.graph.spec import network_spec
-from degmix_edge.network import NetworkSpec, Source
+from degmix_edge.network import IMAGE, NetworkSpec, Source
 from degmix_edge.passes.forms import deploy_model
 from degmix_edge.preprocess import Fit
 from degmix_edge.quant.recipe import Recipe
@@ -52,7 +52,8 @@ def ranges(model: onnx.ModelProto, image: np.ndarray) -> tuple[dict, dict]:
     """What the tiny observer makes of the network's tensors, and what their largest values are."""
     names = [out for node in model.graph.node for out in node.output if node.op_type == "Conv"]
     measured = [
-        collect(model, names, [("street", image)], observer) for observer in ("half", "min_max")
+        collect(model, names, [("street", {IMAGE: image[None]})], observer)
+        for observer in ("half", "min_max")
     ]
     largest = {name: found.amax for name, found in measured[1].tensors.items()}
     return measured[0].model_dump(mode="json"), largest
@@ -62,7 +63,7 @@ def run_lane_cpu(spec: NetworkSpec, image: np.ndarray) -> tuple[str, list[int]]:
     """The tiny backend's name, and every fourth pixel of its first row."""
     backend = backends.find("lane-cpu")
     with backend(spec) as running:
-        return backend.name, running.infer(image[None])["lane"][0, 0, ::4].tolist()
+        return backend.name, running.infer({IMAGE: image[None]})["lane"][0, 0, ::4].tolist()
 
 
 def main(folder: Path) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 import degmix_edge
 from degmix_edge.errors import BackendError, BundleError, InputError
+from degmix_edge.network import IMAGE
 from degmix_edge.runtime import Maps, Session, TaskMap
 from degmix_edge.workflows.build import build
 from degmix_edge.workflows.run import run_images
@@ -114,11 +115,11 @@ def measured(session, monkeypatch):
     assert backend.is_concurrent
     meetings = []
 
-    def measuring(image):
+    def measuring(feed):
         for meeting in meetings:
             meeting.wait(timeout=60)
-        backend._mine.stages = {MEASURED: float(image.mean())}
-        maps = infer(image)
+        backend._mine.stages = {MEASURED: float(feed[IMAGE].mean())}
+        maps = infer(feed)
         for meeting in meetings:
             meeting.wait(timeout=60)
         return maps

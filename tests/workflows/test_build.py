@@ -46,7 +46,7 @@ def test_golden_maps_are_what_the_engine_gives(bundles):
     for opened in bundles.values():
         image, want = unpack(opened.read(GOLDEN), opened.manifest.network, opened.path)
         with load(opened) as session:
-            found = differences(session.spec, want, session.backend.infer(image[None]))
+            found = differences(session.spec, want, session.backend.infer(image))
         assert found.passed
         assert max(found.by_task.values()) < 0.005
 

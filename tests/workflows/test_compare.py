@@ -10,6 +10,7 @@ from degmix_edge.backends import find
 from degmix_edge.backends.torch_eager import Backend
 from degmix_edge.bundle.manifest import MODEL
 from degmix_edge.errors import InputError
+from degmix_edge.network import IMAGE
 from degmix_edge.preprocess import Fit
 from degmix_edge.runtime import Session, load
 from degmix_edge.workflows.bench import bench_sessions, machine
@@ -34,7 +35,9 @@ def scenes():
 
 
 def test_fp32_is_pytorch(bundles, reference, scenes):
-    tensors = tensor_differences(bundles["fp32"], reference.backend, [image for image, _ in scenes])
+    tensors = tensor_differences(
+        bundles["fp32"], reference.backend, [{IMAGE: image[None]} for image, _ in scenes]
+    )
     assert {t.name for t in tensors} >= {"semseg", "semseg_logits", "depth_logits"}
     for tensor in tensors:
         assert tensor.relative < 1e-4 or tensor.name in ("edge", "normals") or tensor.equal
@@ -71,7 +74,9 @@ def test_labels_that_a_cropping_network_does_not_see_do_not_count(bundles, loade
             (other.agreement, other.reference, other.value), rel=1e-7
         )
     for cropped, whole in zip(wide, middle, strict=True):
-        example, same = (Example.of("", *sample, fit) for sample in (cropped, whole))
+        example, same = (
+            Example.of("", *sample, fit, manifest.network) for sample in (cropped, whole)
+        )
         np.testing.assert_array_equal(example.pixels, same.pixels)
         for task, label in example.labels.items():
             np.testing.assert_array_equal(label, same.labels[task])

@@ -47,7 +47,9 @@ class _Outputs(nn.Module):
         return tuple(outputs[name] for name in self.names)
 
 
-def network_spec(checkpoint: Checkpoint, tasks: Sequence[str] = ()) -> NetworkSpec:
+def network_spec(
+    checkpoint: Checkpoint, tasks: Sequence[str] = (), *, batch: int = 1
+) -> NetworkSpec:
     """Return the spec of the exported network, with only `tasks` or, if that is empty, with all."""
     card = checkpoint.card
     spec = NetworkSpec(
@@ -57,17 +59,22 @@ def network_spec(checkpoint: Checkpoint, tasks: Sequence[str] = ()) -> NetworkSp
         tasks=card.tasks,
         mean=card.config.mean,
         std=card.config.std,
+        batch=batch,
         source=Source(name=checkpoint.path.name, sha256=checkpoint.sha256),
     )
     return spec.keep(tasks or spec.task_names)
 
 
 def export_checkpoint(
-    checkpoint: Checkpoint, folds: Iterable[str] | None = None, tasks: Sequence[str] = ()
+    checkpoint: Checkpoint,
+    folds: Iterable[str] | None = None,
+    tasks: Sequence[str] = (),
+    *,
+    batch: int = 1,
 ) -> onnx.ModelProto:
     """Export the network as float ONNX.
 
-    The input is the normalised `image` `(1, 3, H, W)`; each task has one output of logits. Shapes
+    The input is the normalised `image` `(N, 3, H, W)`; each task has one output of logits. Shapes
     are static, the opset is 20, and the file holds the shape of every value.
 
     Nodes and their outputs are called `<module path>/<operator>`, so recipes and ranges survive a
@@ -77,17 +84,18 @@ def export_checkpoint(
         checkpoint: The network.
         folds: The model's own folds to apply; None applies all.
         tasks: Tasks to keep; empty keeps all.
+        batch: How many images one call computes.
 
     Raises:
         ConfigError: The network has no such task.
         GraphError: PyTorch's exporter refused the network.
     """
-    spec = network_spec(checkpoint, tasks)
+    spec = network_spec(checkpoint, tasks, batch=batch)
     network: Any = checkpoint.network
     if len(spec.tasks) < len(checkpoint.card.tasks):
         network = network.keep(spec.task_names)
     folds = tuple(network.folds if folds is None else folds)
-    example = torch.zeros(1, 3, spec.height, spec.width)
+    example = torch.zeros(batch, 3, spec.height, spec.width)
     folded = network.fold_for_inference(folds)
     model = _exported(folded, spec.task_names, example, str(checkpoint.path))
     describe(model, spec, {"folds": folds, "commit": checkpoint.card.commit})

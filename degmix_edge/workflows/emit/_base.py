@@ -14,6 +14,7 @@ from pathlib import Path
 from degmix_edge.bundle.contents import Bundle
 from degmix_edge.bundle.contract import Contract, Input, Output, contract, contract_lines, one_line
 from degmix_edge.bundle.manifest import MODEL, Engine, Manifest
+from degmix_edge.errors import ConfigError
 
 PLAN_BACKEND = "tensorrt"
 """The backend whose engine is a plan that programs with TensorRT load."""
@@ -43,8 +44,23 @@ class Emission:
 
     @property
     def image(self) -> Input:
-        """The only input."""
+        """The image."""
         return self.contract.inputs[0]
+
+    def check_one_image(self, target: str) -> None:
+        """Check that a call takes a single image and nothing else.
+
+        Raises:
+            ConfigError: It takes more.
+        """
+        taken = self.contract.inputs
+        if len(taken) == 1 and self.manifest.network.batch == 1:
+            return
+        what = ", ".join(one.name for one in taken[1:]) or f"{taken[0].shape[0]} images"
+        raise ConfigError(
+            f"emit {target}: one call of {self.name} takes {what}, and the files for {target} give "
+            "one image; `emit triton` describes every input, and `degmix_edge.load` takes them all"
+        )
 
     @property
     def has_plugin(self) -> bool:

@@ -29,6 +29,7 @@ TYPES = {"float16": "FLOAT16", "float32": "FLOAT", "float64": "DOUBLE"}
 
 def render(source: Emission) -> dict[str, bytes]:
     """Return main.cpp, CMakeLists.txt and model.onnx."""
+    source.check_one_image("cpp")
     program = template("main.cpp").replace("// @CONTRACT@", _constants(source))
     return {
         "main.cpp": program.encode(),

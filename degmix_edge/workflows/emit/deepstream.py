@@ -23,6 +23,7 @@ NETWORK_MODES = {"fp32": 0, "int8": 1, "fp16": 2}
 
 def render(source: Emission) -> dict[str, bytes]:
     """Return config_infer_primary_NAME.txt, the model files, and a label file a class map."""
+    source.check_one_image("deepstream")
     files = {f"config_infer_primary_{source.name}.txt": _config(source).encode(), **source.models}
     for output in class_maps(source):
         files[label_file(output)] = labels(output, separator=";")

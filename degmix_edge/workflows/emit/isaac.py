@@ -27,6 +27,7 @@ _FITS = {
 
 def render(source: Emission) -> dict[str, bytes]:
     """Return NAME.yaml, model.onnx, and engine.plan if the bundle has a plan."""
+    source.check_one_image("isaac")
     return {f"{source.name}.yaml": _parameters(source).encode(), **source.models}
 
 

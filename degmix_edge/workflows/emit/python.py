@@ -17,6 +17,7 @@ SHORT = 72
 
 def render(source: Emission) -> dict[str, bytes]:
     """Return run.py and model.onnx."""
+    source.check_one_image("python")
     script = template("run.py.txt").replace("@CONTRACT@", _literal(_values(source)))
     return {"run.py": script.encode(), MODEL: source.model}
 
@@ -56,7 +57,7 @@ def _values(source: Emission) -> dict[str, Any]:
             "layout": image.layout,
             "color": image.color,
             "range": image.range,
-            "fit": {"mode": image.fit.mode, "pad": image.fit.pad},
+            "fit": {"mode": source.manifest.fit.mode, "pad": source.manifest.fit.pad},
         },
         "outputs": [
             {

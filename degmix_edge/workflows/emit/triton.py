@@ -43,7 +43,8 @@ def _config(source: Emission) -> str:
             f"name: {c_string(source.name)}",
             f"backend: {c_string(backend)}",
             "",
-            "# The first dimension is always 1, so Triton must not add a batch dimension.",
+            f"# The first dimension is always {source.manifest.network.batch}, so Triton must not "
+            "add a batch dimension.",
             "max_batch_size: 0",
             "",
             *(_tensor("input", tensor) for tensor in source.contract.inputs),

@@ -165,7 +165,8 @@ def _flips(forms: _Forms, images: Sequence[NamedImage]) -> dict[str, float]:
     fit = forms.bundles["int8"].manifest.fit
     recipe, ranges = recipe_and_ranges(forms.bundles["int8"])
     final = quantize_model(forms.graphs["int8"], recipe, ranges, forms.spec)
-    flips = selection_flips(forms.graphs["int8"], final, [item.fitted(fit) for item in images])
+    feeds = [item.feed(fit, forms.spec) for item in images]
+    flips = selection_flips(forms.graphs["int8"], final, feeds)
     return {"router": flips.router, "total": flips.total} if flips.mixtures else {}
 
 
@@ -192,7 +193,7 @@ def _sensitivity(forms: _Forms, images: Sequence[NamedImage]) -> Sensitivity:
     graph, fit = forms.graphs["int8"], forms.bundles["int8"].manifest.fit
     recipe, ranges = recipe_and_ranges(forms.bundles["int8"])
     assert ranges is not None  # of an INT8 bundle
-    examples = [Example.of(item.name, *item.load(), fit) for item in images]
+    examples = [Example.of(item.name, *item.load(), fit, forms.spec) for item in images]
     trials = Trials(graph, forms.spec, ranges, examples)
     candidates = layers(recipe, {cost.node: cost.macs for cost in costs(graph)}, {})
     with counting("find the layer", len(candidates)) as advance:

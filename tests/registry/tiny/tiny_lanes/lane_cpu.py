@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from degmix_edge import backends
+from degmix_edge.network import IMAGE
 
 
 class Backend(backends.Backend):
@@ -19,8 +22,8 @@ class Backend(backends.Backend):
     def _activate(self) -> None:
         self.width = self.spec.width
 
-    def _infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        lanes = np.zeros(image.shape[:3], np.uint8)
+    def _infer(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        lanes = np.zeros(feed[IMAGE].shape[:3], np.uint8)
         lanes[:, :, : self.width // 2] = 1
         return {task.name: lanes for task in self.spec.tasks}
 

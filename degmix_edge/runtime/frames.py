@@ -1,0 +1,152 @@
+"""A frame: everything that a network takes at one moment, as its user has it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import PIL.Image
+
+from degmix_edge.errors import InputError
+from degmix_edge.network import IMAGE, InputSpec, NetworkSpec
+from degmix_edge.preprocess import (
+    Fit,
+    Image,
+    Placement,
+    fit_image,
+    fit_intrinsics,
+    fit_map,
+)
+
+Frame: TypeAlias = Image | Mapping[str, Any]
+"""An image; or, where a network takes more, each input's value by its name: `image`, and those of
+`NetworkSpec.inputs`. States may be left out."""
+ARRAYS = (".npy", ".txt")
+"""Endings of files that hold one array."""
+
+
+def image_of(frame: Frame) -> Image:
+    """Return the image of a frame.
+
+    Raises:
+        InputError: It has none.
+    """
+    if not isinstance(frame, Mapping):
+        return frame
+    if IMAGE not in frame:
+        raise InputError(f"frame: has {', '.join(frame) or 'nothing'}, and no {IMAGE!r}")
+    image: Image = frame[IMAGE]
+    return image
+
+
+def fit_frame(frame: Frame, fit: Fit, spec: NetworkSpec) -> tuple[dict[str, np.ndarray], Placement]:
+    """Return what `Backend.infer` takes, of one frame, and where the image lies in it.
+
+    A state that the frame does not have is zeros.
+
+    Raises:
+        InputError: An input is missing or unknown, or does not fit the network or the image.
+    """
+    if not spec.inputs and not isinstance(frame, Mapping):
+        pixels, placement = fit_image(frame, fit)
+        return {IMAGE: pixels[None]}, placement
+    values = _values(frame, spec)
+    pixels, placement = fit_image(values[IMAGE], fit)
+    feed = {IMAGE: pixels[None]}
+    for one in spec.inputs:
+        try:
+            feed[one.name] = _row(values, one, spec, fit, placement)
+        except InputError as error:
+            raise InputError(f"{one.name}: {error}") from None
+    return feed, placement
+
+
+def _values(frame: Frame, spec: NetworkSpec) -> Mapping[str, Any]:
+    """The values by input, all of which are there.
+
+    Raises:
+        InputError: One is missing, or there is one that the network does not take.
+    """
+    values = frame if isinstance(frame, Mapping) else {IMAGE: frame}
+    states = {one.name for one in spec.inputs if one.kind == "state"}
+    names = [IMAGE, *(one.name for one in spec.inputs)]
+    missing = [name for name in names if name not in values and name not in states]
+    strange = [name for name in values if name not in names]
+    if missing or strange:
+        wanted = ", ".join(f"{name!r}: ..." for name in names if name not in states)
+        raise InputError(
+            f"frame: has {', '.join(values)}, and the network {spec.model!r} takes "
+            f"{', '.join(names)}; give {{{wanted}}}"
+        )
+    return values
+
+
+def _row(
+    values: Mapping[str, Any], one: InputSpec, spec: NetworkSpec, fit: Fit, placement: Placement
+) -> np.ndarray:
+    """What one frame has of an input: one row of the batch."""
+    shape = spec.row_shape(one.tensor_spec)
+    if one.name not in values:
+        return np.zeros(shape, one.dtype)
+    array = _fitted(values[one.name], one, fit, placement)
+    if array.size != math.prod(shape):
+        raise InputError(f"got {array.dtype} {array.shape}, expected {shape}")
+    return np.ascontiguousarray(array.reshape(shape))
+
+
+def _fitted(value: Any, one: InputSpec, fit: Fit, placement: Placement) -> np.ndarray:
+    whole = placement.image_height, placement.image_width
+    if one.kind == "image":
+        own = fit.model_copy(update=dict(zip(("height", "width"), one.size, strict=True)))
+        pixels, placed = fit_image(value, own)
+        _check_size((placed.image_height, placed.image_width), whole, own == fit)
+        return pixels
+    array = _array(value)
+    if one.kind == "map":
+        if array.ndim not in (2, 3) or array.dtype.kind not in "iuf":
+            raise InputError(f"got {array.dtype} {array.shape}, expected numbers (H, W)")
+        _check_size(array.shape[:2], whole, True)
+        own = fit.model_copy(update=dict(zip(("height", "width"), one.size, strict=True)))
+        fitted = fit_map(array, own, one.pad)
+        return np.moveaxis(fitted, -1, 0) if fitted.ndim == 3 else fitted
+    if one.kind == "intrinsics":
+        if array.shape[-2:] != (3, 3) or array.size != 9:
+            raise InputError(f"got {array.dtype} {array.shape}, expected a camera matrix (3, 3)")
+        array = array.reshape(3, 3)
+        if not (array[0, 0] > 0 and array[1, 1] > 0 and np.isfinite(array).all()):
+            raise InputError(
+                f"got focal lengths {array[0, 0]} and {array[1, 1]}, expected pixels above zero; "
+                "is the camera calibrated?"
+            )
+        array = fit_intrinsics(array, placement)
+    if not np.can_cast(array.dtype, one.dtype, "same_kind"):
+        raise InputError(f"got {array.dtype}, expected {one.dtype}")
+    return array.astype(one.dtype)
+
+
+def _check_size(size: tuple[int, ...], whole: tuple[int, int], has_to: bool) -> None:
+    if has_to and tuple(size) != whole:
+        raise InputError(
+            f"is {size[0]}x{size[1]} (height x width) and the image {whole[0]}x{whole[1]}; they "
+            "have to lie on each other pixel by pixel, so resize or rectify one first"
+        )
+
+
+def _array(value: Any) -> np.ndarray:
+    """The numbers of an array, of a Pillow image, or of a file."""
+    if isinstance(value, str | os.PathLike):
+        path = Path(value)
+        try:
+            if path.suffix == ".npy":
+                return np.asarray(np.load(path, allow_pickle=False))
+            if path.suffix == ".txt":
+                return np.atleast_1d(np.loadtxt(path))
+            with PIL.Image.open(path) as image:
+                return np.asarray(image)
+        except Exception as error:  # the readers raise nearly anything on a damaged file
+            raise InputError(f"{path}: cannot be read: {error}") from None
+    return np.asarray(value)
