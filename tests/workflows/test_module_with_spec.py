@@ -14,6 +14,7 @@ from degmix_edge.errors import ConfigError, GraphError
 from degmix_edge.preprocess import fit_image, normalise
 from degmix_edge.workflows.compare import compare
 
+pytestmark = pytest.mark.slow(file_seconds=25)
 SIZE = (48, 64)
 MODULE = """
 import torch

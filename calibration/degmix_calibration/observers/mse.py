@@ -13,11 +13,8 @@ def amax(histogram: Histogram) -> float:
     if histogram.largest == 0:
         return 0.0
     centres = (histogram.edges[:-1] + histogram.edges[1:]) / 2
-    best, least = histogram.largest, np.inf
-    for share in np.linspace(1, 0.2, CANDIDATES):
-        scale = histogram.largest * share / LEVELS
-        error = centres - np.clip(np.rint(centres / scale), 0, LEVELS) * scale
-        loss = float(np.sum(histogram.counts * error * error))
-        if loss < least:
-            best, least = histogram.largest * share, loss
-    return float(best)
+    candidates = histogram.largest * np.linspace(1, 0.2, CANDIDATES)
+    scales = candidates[:, None] / LEVELS
+    errors = centres - np.clip(np.rint(centres / scales), 0, LEVELS) * scales
+    losses = np.sum(histogram.counts * errors * errors, axis=1)
+    return float(candidates[np.argmin(losses)])  # of equal ones the largest
