@@ -40,6 +40,7 @@ def compare(
     max_drop: float = MAX_DROP,
     max_disagreement: float = MAX_DISAGREEMENT,
     metrics: Mapping[str, type[Metric]] | None = None,
+    size: tuple[int, int] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -57,6 +58,7 @@ def compare(
         max_drop: With labels, how much worse a task may be, as a fraction of the network's value.
         max_disagreement: Without labels, the fraction that a task's map may differ.
         metrics: By task, metrics in place of the tasks' own.
+        size: Height and width of a bundle that has several sizes; None takes its first.
         threads: CPU threads; None takes all cores.
         progress: Called with an `Event` after each image.
 
@@ -76,6 +78,7 @@ def compare(
         max_drop=max_drop,
         max_disagreement=max_disagreement,
         metrics=metrics,
+        size=size,
         threads=threads,
         progress=progress,
     )
@@ -92,6 +95,7 @@ def compare_engines(
     max_drop: float = MAX_DROP,
     max_disagreement: float = MAX_DISAGREEMENT,
     metrics: Mapping[str, type[Metric]] | None = None,
+    size: tuple[int, int] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Comparison]:
@@ -99,15 +103,14 @@ def compare_engines(
 
     Args:
         bundle: The bundle, or its folder.
-        checkpoint: What it was built from, a checkpoint, an ONNX file, a torch module, or
-            `FILE.py:NAME`, a function that makes the module; None looks among the shipped
-            checkpoints.
+        checkpoint: What it was built from, as in `compare`.
         data: A labelled data set, a folder of images, or `photos`.
         backends: Names of backends.
         results: What `record` wrote on a robot; then no engine runs here.
         max_drop: With labels, how much worse a task may be, as a fraction of the network's value.
         max_disagreement: Without labels, the fraction that a task's map may differ.
         metrics: By task, metrics in place of the tasks' own.
+        size: Height and width of a bundle that has several sizes; None takes its first.
         threads: CPU threads; None takes all cores.
         progress: Called with an `Event` after each image.
 
@@ -117,7 +120,7 @@ def compare_engines(
     Raises:
         DegmixError: What `compare` raises; or `results` are of another bundle or other images.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
+    opened = (bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))).at(size)
     with ExitStack() as stack:
         stack.enter_context(listening(progress))
         reference = stack.enter_context(reference_session(opened, checkpoint, threads))
@@ -164,6 +167,7 @@ def record(
     *,
     data: str = DATA,
     backend: str = "auto",
+    size: tuple[int, int] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[int, str]:
@@ -176,7 +180,7 @@ def record(
         BundleError, BackendError: The bundle cannot be opened or run.
         OutputError: `target` cannot be written.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
+    opened = (bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))).at(size)
     with listening(progress), load(opened, backend=backend, threads=threads) as session:
         found = images(data, opened.manifest.fit)
         with counting("run", len(found)) as advance:

@@ -175,7 +175,7 @@ def tensor_differences(
     """
     spec = bundle.manifest.network
     names = [name for t in spec.tasks for name in (*([logits_name(t.name)] * t.has_logits), t.name)]
-    data = bundle.read(MODEL)
+    data = bundle.onnx()
     check_self_contained(data, f"{bundle.path}/{MODEL}")
     model = ModifyOutputs(OnnxFromBytes(data), outputs=names)
     feeds = [{IMAGE: image[None]} for image in images]
