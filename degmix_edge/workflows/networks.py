@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +70,8 @@ def read_network(
         network: See `Network`.
         tasks: Of a checkpoint, only these are exported; none is all. Passes drop the others from an
             ONNX model.
-        size: Height and width in pixels of the input of a torch module, or of an ONNX file of
-            another program whose axes are dynamic.
+        size: Height and width in pixels of the input of a torch module, of a checkpoint, which has
+            its own, or of an ONNX file of another program whose axes are dynamic.
         batch: How many images one call computes; None is what an ONNX file says, and 1 elsewhere.
         classes: Class names by task, of a torch module; unnamed classes are numbered.
         describe: What the user says of a network of another program. An ONNX file has to be
@@ -79,8 +79,8 @@ def read_network(
 
     Raises:
         ConfigError: It is none of these, a torch module without `size`, an ONNX file of another
-            program whose normalisation is not said, or a network of ours with a description or with
-            another size.
+            program whose normalisation is not said, a network of ours with a description, or an
+            ONNX file of ours with another size.
         CheckpointError, GraphError: The file is missing or damaged, or cannot be exported.
     """
     if isinstance(network, str | Path):
@@ -262,7 +262,11 @@ def _exported(
     from degmix_training.export import export_checkpoint, network_spec
 
     said, spec = describe(None), network_spec(checkpoint, tasks, batch=batch or 1)
-    _refuse(said, spec, (size, batch))
+    _refuse(said, spec, (None, batch))
+    if size is not None:  # convolutions take any, and what a size decides is exported for this one
+        card = checkpoint.card.model_copy(update={"height": size[0], "width": size[1]})
+        checkpoint = replace(checkpoint, card=card)
+        spec = network_spec(checkpoint, tasks, batch=spec.batch)
     model = export_checkpoint(checkpoint, tasks=tasks, batch=spec.batch)
     detail = _size_of(model, checkpoint.path.name)
     return FloatNetwork(model, spec, said.fit(spec.height, spec.width), detail)

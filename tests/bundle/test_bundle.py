@@ -75,8 +75,8 @@ def test_a_missing_file_is_named(copy):
 
 
 def test_a_newer_schema_is_refused(copy):
-    edit(copy, schema_version=3, something_new=1)
-    with pytest.raises(BundleError, match="schema 3, this degmix-edge reads 2; update"):
+    edit(copy, schema_version=4, something_new=1)
+    with pytest.raises(BundleError, match="schema 4, this degmix-edge reads 2 and 3; update"):
         open_bundle(copy)
 
 
