@@ -67,7 +67,7 @@ def test_a_module_needs_its_size(tmp_path):
 
 
 def test_a_module_must_give_logits_by_task(tmp_path):
-    with pytest.raises(GraphError, match="Conv2d: gives Tensor, expected a dictionary"):
+    with pytest.raises(GraphError, match="Conv2d: returns output, expected a dictionary"):
         degmix_edge.build(torch.nn.Conv2d(3, 3, 1), tmp_path / "x", precision="fp32", size=(8, 8))
 
 
@@ -102,7 +102,9 @@ def test_a_module_becomes_a_bundle_that_gives_its_maps(tmp_path, pictures):
 
 
 def test_class_names_must_fit_the_channels(tmp_path):
-    with pytest.raises(ConfigError, match="'semseg' has 4 channels, expected 2"):
+    with pytest.raises(
+        ConfigError, match="'semseg': output semseg .* has 4 channels, argmax takes 2"
+    ):
         degmix_edge.build(
             Lanes(4), tmp_path / "x", precision="fp32", size=(32, 32), classes={"semseg": "ab"}
         )

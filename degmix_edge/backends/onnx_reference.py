@@ -137,14 +137,14 @@ def _at_size(logits: np.ndarray, height: int, width: int, task: TaskSpec) -> np.
     if (rows, columns) == (height, width):
         return logits
     if task.has_labels and task.decode != "argmax":
-        return logits[:, :, _nearest(rows, height)[:, None], _nearest(columns, width)]
+        return logits[:, :, nearest(rows, height)[:, None], nearest(columns, width)]
     down, right = _positions(rows, height), _positions(columns, width)
     mixed = _mix(_mix(logits, down, 2), right, 3)
     return np.asarray(mixed, np.float32)
 
 
-def _nearest(size: int, wanted: int) -> np.ndarray:
-    """For each of `wanted` samples at half-pixel centres the nearest index, of two the lower."""
+def nearest(size: int, wanted: int) -> np.ndarray:
+    """Return the nearest index, of two the lower, for `wanted` samples at half-pixel centres."""
     place = (np.arange(wanted) + 0.5) * size / wanted - 0.5
     return np.ceil(place - 0.5).clip(0, size - 1).astype(np.intp)
 

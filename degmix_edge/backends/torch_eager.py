@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from degmix_edge.backends._base import Backend as Base
+from degmix_edge.backends.onnx_reference import nearest
+from degmix_edge.graph.outputs import named_outputs
 from degmix_edge.network import IMAGE, InputSpec, NetworkSpec, as_network_takes
 from degmix_edge.preprocess import GREY
 from degmix_edge.tasks import TaskSpec, logits_name
@@ -23,8 +25,8 @@ class Backend(Base):
 
     Args:
         spec: The network's promises.
-        network: The module: normalised `(N, 3, H, W)` to `{task: logits}`; other inputs come by
-            their own names.
+        network: The module: normalised `(N, 3, H, W)` to `{task: logits}`, or to whatever the
+            tasks of `spec` say. Other inputs come by their own names.
         raw_logits: Return the logits too, as `<task>_logits`.
     """
 
@@ -50,11 +52,13 @@ class Backend(Base):
         import torch
 
         with torch.inference_mode():
-            others = {
-                one.tensor or one.name: _other(feed[one.name], one) for one in self.spec.inputs
+            named = {one.tensor or one.name: one for one in self.spec.inputs}
+            others = {name: _other(feed[one.name], one) for name, one in named.items()}
+            outputs = named_outputs(self.network(_normal(feed[IMAGE], self.spec), **others))
+            logits = {
+                task.name: _at_size(_selected(outputs, task), task, self.spec)
+                for task in self.spec.tasks
             }
-            outputs = self.network(_normal(feed[IMAGE], self.spec), **others)
-            logits = {t.name: _at_size(outputs[t.name], t, self.spec) for t in self.spec.tasks}
             maps = {t.name: _decode(logits[t.name], t).numpy() for t in self.spec.tasks}
             if self.raw_logits:
                 scored = [task.name for task in self.spec.tasks if task.has_logits]
@@ -87,13 +91,30 @@ def _other(array: np.ndarray, one: InputSpec) -> torch.Tensor:
     return torch.from_numpy(as_network_takes(array, one).copy())
 
 
+def _selected(outputs: Mapping[str, torch.Tensor], task: TaskSpec) -> torch.Tensor:
+    """The logits `(N, C, h, w)` of a task; a raw output as it is."""
+    tensor = outputs[task.output or task.name]
+    if task.is_raw:
+        return tensor
+    if tensor.ndim == 3:
+        tensor = tensor[:, None]
+    elif task.channels_last:
+        tensor = tensor.movedim(-1, 1)
+    return tensor if task.channels is None else tensor[:, slice(*task.channels)]
+
+
 def _at_size(logits: torch.Tensor, task: TaskSpec, spec: NetworkSpec) -> torch.Tensor:
     """Logits at the map's size, as the deployed graph resizes them."""
     import torch
 
     sides = task.sides(spec.height, spec.width)
-    if not task.has_logits or tuple(logits.shape[2:]) == sides:
+    if task.is_raw or tuple(logits.shape[2:]) == sides:
         return logits
+    if not task.has_logits:
+        rows, columns = (
+            torch.from_numpy(nearest(*pair)) for pair in zip(logits.shape[2:], sides, strict=True)
+        )
+        return logits[:, :, rows[:, None], columns]
     return torch.nn.functional.interpolate(logits, sides, mode="bilinear", align_corners=False)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -75,6 +76,21 @@ def _before_transpose(graph: gs.Graph, output: gs.Variable) -> gs.Variable | Non
     first: gs.Variable = maker.inputs[0]
     is_output = any(other is first for other in graph.outputs)
     return first if first.inputs and not is_output else None
+
+
+def named_outputs(returned: Any) -> dict[str, Any]:
+    """Return what a torch module returns by name.
+
+    The names are the keys of a dictionary or the fields of a named tuple; the parts of another
+    tuple or of a list are `output_0`, `output_1` and so on, and a single tensor is `output`.
+    """
+    if isinstance(returned, Mapping):
+        return {str(name): value for name, value in returned.items()}
+    if hasattr(returned, "_asdict"):
+        return dict(returned._asdict())
+    if isinstance(returned, tuple | list):
+        return {f"output_{index}": value for index, value in enumerate(returned)}
+    return {"output": returned}
 
 
 def select_array(array: np.ndarray, task: TaskSpec) -> np.ndarray:

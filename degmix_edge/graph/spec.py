@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ def network_spec(
     said: SpecFile | None = None,
     *,
     original: onnx.ModelProto | None = None,
+    classes: Mapping[str, Sequence[str]] | None = None,
 ) -> NetworkSpec:
     """Return the spec of an ONNX model: its own, or what its graph and `said` say together.
 
@@ -46,6 +47,7 @@ def network_spec(
         data: The bytes of a model that has no file.
         said: What its user says.
         original: The file as it came, before its input had channels first.
+        classes: Class names by task, in place of those of `said`.
 
     Raises:
         ConfigError: `said` does not fit the graph: it names a tensor that does not exist, or a
@@ -60,11 +62,8 @@ def network_spec(
     is_last = is_channels_last(_image(original or model, path, said, is_adopted=False).shape)
     outputs = {value.name: tensor_of(value) for value in model.graph.output}
     specs = []
-    for name, entry in _entries(said, outputs, path).items():
-        own = entry.output or name
-        if own not in outputs:
-            raise ConfigError(f"{path}: task {name!r}: " + unknown("output", own, list(outputs)))
-        tensor = outputs[own]
+    for name, entry in _entries(said, outputs, path, classes or {}).items():
+        tensor = outputs[entry.output or name]
         if entry.channels_last is None:
             last = is_last and has_last_channels(tensor.shape, image.shape[2:])
             entry = entry.model_copy(update={"channels_last": last})
@@ -239,7 +238,12 @@ def _classes(
     return tuple(f"class {i}" for i in range(count))
 
 
-def _entries(said: SpecFile, outputs: Mapping[str, TensorSpec], path: Path) -> dict[str, TaskEntry]:
+def _entries(
+    said: SpecFile,
+    outputs: Mapping[str, TensorSpec],
+    path: Path,
+    classes: Mapping[str, Sequence[str]],
+) -> dict[str, TaskEntry]:
     """The maps by name: those that are described or, if none is, one for each output.
 
     Raises:
@@ -271,6 +275,14 @@ def _entries(said: SpecFile, outputs: Mapping[str, TensorSpec], path: Path) -> d
                 "them names of their own in a spec (--spec)"
             )
         entries[name], first[name] = TaskEntry(output=own), own
+    for name, names in classes.items():
+        if name not in entries:
+            raise ConfigError(f"{path}: classes: " + unknown("task", name, list(entries)))
+        entries[name] = entries[name].model_copy(update={"classes": tuple(names)})
+    for name, entry in entries.items():
+        own = entry.output or name
+        if own not in outputs:
+            raise ConfigError(f"{path}: task {name!r}: " + unknown("output", own, list(outputs)))
     return entries
 
 

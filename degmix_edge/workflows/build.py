@@ -347,8 +347,8 @@ def build(
     Args:
         network: A short name (`degmix_tiny`), a path of a checkpoint or of an `.onnx` file whose
             outputs are logits named by task, a `Checkpoint`, an `onnx.ModelProto`, or a
-            `torch.nn.Module` that gives `{task: logits (N, C, H, W)}`. The path of a bundle builds
-            its engine again for this machine.
+            `torch.nn.Module` that gives `{task: logits (N, C, H, W)}`, or whatever `spec` says. The
+            path of a bundle builds its engine again for this machine.
         target: The bundle's folder.
         options: What to build; `changes` override its fields.
         calibration: A source string, or an iterable of images: paths, Pillow images or uint8 RGB
@@ -359,8 +359,8 @@ def build(
             image, or a synthetic scene.
         force: Replace a bundle that is at `target`.
         progress: Called with an `Event` as the build goes on. What it raises ends the build.
-        **changes: Fields of `Options`, as in `precision="fp16"`. A torch module needs `size`, and
-            `size=[(224, 320), (448, 672)]` builds one bundle for both.
+        **changes: Fields of `Options`, as in `precision="fp16"`. A torch module needs `size`, here
+            or in its `spec`, and `size=[(224, 320), (448, 672)]` builds one bundle for both.
 
     Raises:
         ConfigError: A setting, task or backend that does not exist; `network` is nothing known.

@@ -11,9 +11,10 @@ from degmix_edge import tasks as all_tasks
 from degmix_edge.errors import ConfigError, GraphError
 from degmix_edge.graph.outputs import select_outputs
 from degmix_edge.graph.spec import BYTES_FLAGS, IMAGENET_FLAGS, network_spec, normalisation
-from degmix_edge.graph.spec_file import SpecFile, embedded_spec
-from degmix_edge.network import METADATA_KEY, NetworkSpec
+from degmix_edge.graph.spec_file import OtherEntry, SpecFile, embedded_spec
+from degmix_edge.network import IMAGE, METADATA_KEY, NetworkSpec, Source
 from degmix_edge.preprocess import Fit
+from degmix_edge.registry import unknown
 
 if TYPE_CHECKING:
     import onnx
@@ -109,18 +110,73 @@ def _from_module(
     classes: Mapping[str, Sequence[str]],
     describe: Describe,
 ) -> FloatNetwork:
-    from degmix_training.export import export_module
+    from degmix_training.export import describe as describe_model
+    from degmix_training.export import export_module, module_hash
 
-    name, (size, batch) = type(module).__name__, wanted
+    from degmix_edge.graph.adopt import adopt
+
+    name, said = type(module).__name__, describe(None)
+    size, batch = wanted[0] or said.input.size, wanted[1] or said.batch or 1
     if size is None:
         raise ConfigError(
             f"{name}: a torch module does not say the size of its input; give size=(height, width)"
         )
-    said = describe(None)
     normalised = normalisation(said, name)
-    model, spec = export_module(module, size, classes, batch=batch or said.batch or 1)
-    spec = normalised.apply(spec) if normalised else spec
-    return FloatNetwork(model, spec, said.fit(*size), _size_of(model, name), original=model)
+    channels = 1 if said.input.color == "grey" else 3
+    others = {
+        entry.tensor or key: _example_shape(name, key, entry, (batch, *size))
+        for key, entry in said.inputs.items()
+    }
+    model = export_module(module, size, channels=channels, batch=batch, others=others)
+    _check_outputs(model, said, name)
+    said = said.with_input(tensor=IMAGE)
+    adopted, path = adopt(model, name, said=said), Path(name)
+    spec = network_spec(adopted, path, b"", said, original=model, classes=classes)
+    source = Source(name=name, sha256=module_hash(module))
+    spec = (normalised.apply(spec) if normalised else spec).model_copy(update={"source": source})
+    fit, selected = said.fit(*size), select_outputs(adopted, spec)
+    own = {"output": "", "channels": None, "channels_last": False}
+    tasks = tuple(task.model_copy(update=own) for task in spec.tasks)
+    describe_model(selected, spec.model_copy(update={"tasks": tasks}), {})
+    detail = f"{_size_of(selected, name)}; {in_words(spec, fit)}"
+    return FloatNetwork(selected, spec, fit, detail, original=model)
+
+
+def _example_shape(
+    where: str, name: str, entry: OtherEntry, image: tuple[int, int, int]
+) -> tuple[int, ...]:
+    """The shape of a torch module's input beside the image.
+
+    Raises:
+        ConfigError: Nothing says it.
+    """
+    batch, height, width = image
+    if entry.shape is not None:
+        return entry.shape
+    shapes = {"map": (batch, 1, height, width), "intrinsics": (batch, 3, 3)}
+    shapes["image"] = (batch, 1 if entry.color == "grey" else 3, height, width)
+    if entry.kind not in shapes:
+        raise ConfigError(
+            f"{where}: input {name!r}: a torch module does not say the shape of a {entry.kind}; "
+            "give it in the spec (shape: [1, 8, 32, 48])"
+        )
+    return shapes[entry.kind]
+
+
+def _check_outputs(model: onnx.ModelProto, said: SpecFile, name: str) -> None:
+    """Refuse a torch module whose outputs are not tasks, where nothing says what they are.
+
+    Raises:
+        GraphError: Names the outputs.
+    """
+    names = [value.name for value in model.graph.output]
+    strange = [one for one in names if one not in all_tasks.names() and one not in said.outputs]
+    if strange and not said.tasks:
+        raise GraphError(
+            f"{name}: returns {', '.join(names)}, expected a dictionary from task to logits "
+            "(N, C, H, W), or a spec that says what each output is (spec=..., or outputs=...); "
+            + unknown("task", strange[0], all_tasks.names())
+        )
 
 
 def _from_model(

@@ -38,16 +38,18 @@ class Options(config.Settings):
         raw_logits: Keep the logits as outputs beside the maps.
         mode: How images of another aspect ratio are fitted.
         pad: RGB colour around images of another aspect ratio; None is the mean of ImageNet.
-        spec: A spec.yaml that describes a foreign network; the following fields replace its own.
+        spec: A spec.yaml that describes an ONNX file or a torch module; the following fields
+            replace its own.
         size: Height and width in pixels of the input of a checkpoint, a torch module, or a foreign
             ONNX file whose axes are dynamic. Several pairs make a bundle for all these sizes.
         batch: How many images one call computes; None is what an ONNX file says, and 1 elsewhere.
         mean, std: How a foreign ONNX file or torch module wants its input, by channel.
         scale: The value of white before the mean is subtracted: 1 or 255.
         color: Order of its channels: rgb, bgr or grey.
-        inputs: The kind of each input of an ONNX file beside the image: image, map, intrinsics,
-            tensor or state.
-        outputs: The kind of task of each output of an ONNX file that is not called after it.
+        inputs: The kind of each input of an ONNX file or torch module beside the image: image, map,
+            intrinsics, tensor or state.
+        outputs: The kind of task of each output of an ONNX file or torch module that is not called
+            after it.
         backend: `auto`, or an engine backend's name.
         dcn: TensorRT: the form of deformable convolutions.
         version_compatible: TensorRT: the engine runs with later minor versions too.

@@ -9,10 +9,13 @@ import io
 import json
 import logging
 import re
+import sys
+import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -20,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from degmix_edge import __version__
-from degmix_edge import tasks as all_tasks
-from degmix_edge.errors import ConfigError, GraphError
+from degmix_edge.errors import GraphError
+from degmix_edge.graph.outputs import named_outputs
 from degmix_edge.network import IMAGE, METADATA_KEY, NetworkSpec, Source
 from degmix_training.checkpoint import Checkpoint
 
@@ -33,15 +36,18 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 class _Outputs(nn.Module):
-    """Wrap a network so that it returns its dictionary as a tuple in the spec's order."""
+    """Wrap a network so that it returns its outputs as a tuple in the order of `names`."""
 
-    def __init__(self, network: nn.Module, tasks: tuple[str, ...]) -> None:
+    def __init__(
+        self, network: nn.Module, names: tuple[str, ...], others: tuple[str, ...] = ()
+    ) -> None:
         super().__init__()
-        self.network, self.tasks = network, tasks
+        self.network, self.names, self.others = network, names, others
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        logits = self.network(image)
-        return tuple(logits[task] for task in self.tasks)
+    def forward(self, image: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        more = dict(zip(self.others, others, strict=True))
+        outputs = named_outputs(self.network(image, **more))
+        return tuple(outputs[name] for name in self.names)
 
 
 def network_spec(
@@ -92,63 +98,51 @@ def export_checkpoint(
     if len(spec.tasks) < len(checkpoint.card.tasks):
         network = network.keep(spec.task_names)
     folds = tuple(network.folds if folds is None else folds)
-    model = _exported(network.fold_for_inference(folds), spec, str(checkpoint.path))
-    _describe(model, spec, {"folds": folds, "commit": checkpoint.card.commit})
+    example = torch.zeros(spec.batch, 3, spec.height, spec.width)
+    folded = network.fold_for_inference(folds)
+    model = _exported(folded, spec.task_names, example, str(checkpoint.path))
+    describe(model, spec, {"folds": folds, "commit": checkpoint.card.commit})
     return _checked(model)
 
 
 def export_module(
     module: nn.Module,
     size: tuple[int, int],
-    classes: Mapping[str, Sequence[str]],
     *,
+    channels: int = 3,
     batch: int = 1,
-) -> tuple[onnx.ModelProto, NetworkSpec]:
-    """Export a user's torch module as float ONNX, and return it with its spec.
+    others: Mapping[str, Sequence[int]] | None = None,
+) -> onnx.ModelProto:
+    """Export a user's torch module as float ONNX, whose outputs have the module's own names.
 
     Args:
-        module: Takes `(N, 3, H, W)` float32, RGB normalised by ImageNet's mean and standard
-            deviation, and returns `{task: logits (N, C, H, W)}`.
+        module: Takes a float32 image `(N, C, H, W)` and returns tensors, whose names
+            `outputs.named_outputs` describes.
         size: H and W in pixels.
-        classes: Class names by task; the classes of a task that is missing here are numbered.
-        batch: How many images one call computes.
+        channels: C.
+        batch: N.
+        others: Shapes of float32 tensors that `forward` takes beside the image, by the names of its
+            arguments.
 
     Raises:
-        ConfigError: An output is not a known task, or the class names do not fit its channels.
-        GraphError: The module does not return such a dictionary, or PyTorch's exporter refused it.
+        GraphError: The module fails on such an image or returns no tensor, or PyTorch's exporter
+            refused it.
     """
-    module = module.eval()
-    name = type(module).__name__
-    with torch.no_grad():
-        outputs = module(torch.zeros(batch, 3, *size))
-    if not isinstance(outputs, Mapping) or not all(
-        isinstance(value, Tensor) and value.ndim == 4 for value in outputs.values()
-    ):
+    module, name = module.eval(), type(module).__name__
+    example = torch.zeros(batch, channels, *size)
+    more = {key: torch.zeros(*shape) for key, shape in (others or {}).items()}
+    try:
+        with torch.no_grad():
+            returned = named_outputs(module(example, **more))
+    except Exception as error:  # the module is the user's program
+        beside = f" and {', '.join(more)}" if more else ""
         raise GraphError(
-            f"{name}: gives {type(outputs).__name__}, expected a dictionary from task to logits "
-            "(N, C, H, W)"
-        )
-    specs = []
-    for task, logits in outputs.items():
-        kind, channels = all_tasks.find(task), logits.shape[1]
-        numbered = () if kind.num_channels else tuple(f"class {i}" for i in range(channels))
-        spec = kind.spec(tuple(classes.get(task, numbered)))
-        if spec.num_channels != channels:
-            raise ConfigError(
-                f"{name}: task {task!r} has {channels} channels, expected {spec.num_channels}"
-            )
-        specs.append(spec)
-    spec = NetworkSpec(
-        model=name,
-        height=size[0],
-        width=size[1],
-        batch=batch,
-        tasks=tuple(specs),
-        source=Source(name=name, sha256=module_hash(module)),
-    )
-    model = _exported(module, spec, name)
-    _describe(model, spec, {})
-    return _checked(model), spec
+            f"{name}: fails on an image of {tuple(example.shape)}{beside}: {first_reason(error)}"
+        ) from error
+    names = tuple(key for key, value in returned.items() if isinstance(value, Tensor))
+    if not names:
+        raise GraphError(f"{name}: returns no tensor, expected logits by task")
+    return _checked(_exported(module, names, example, name, more))
 
 
 def module_hash(module: nn.Module) -> str:
@@ -159,35 +153,69 @@ def module_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _exported(network: nn.Module, spec: NetworkSpec, where: str) -> onnx.ModelProto:
+def _exported(
+    network: nn.Module,
+    names: tuple[str, ...],
+    example: Tensor,
+    where: str,
+    others: Mapping[str, Tensor] | None = None,
+) -> onnx.ModelProto:
     """Export a network without metadata, with names by module path."""
-    module = _Outputs(network, spec.task_names).eval()
-    example = torch.zeros(spec.batch, 3, spec.height, spec.width)
-    noise = io.StringIO()
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    more = others or {}
+    module = _Outputs(network, names, tuple(more)).eval()
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(noise):
+        with warnings.catch_warnings(), _silence():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
-                (example,),
+                (example, *more.values()),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[IMAGE],
-                output_names=list(spec.task_names),
+                input_names=[IMAGE, *more],
+                output_names=list(names),
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        raise GraphError(f"{where}: PyTorch cannot export it: {error}") from error
+        raise GraphError(f"{where}: PyTorch cannot export it: {first_reason(error)}") from error
     model: onnx.ModelProto = program.model_proto
-    _rename(model, {IMAGE, *spec.task_names})
+    _rename(model, {IMAGE, *more, *names})
     return model
 
 
-def _describe(model: onnx.ModelProto, spec: NetworkSpec, provenance: dict[str, Any]) -> None:
-    """Write the spec and the provenance into the metadata."""
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep the exporter from printing and logging pages about what its error says anyway."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    sink = io.StringIO()
+    # rich goes on drawing progress on what this attribute says.
+    sink.rich_proxied_file = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(sink):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def first_reason(error: BaseException) -> str:
+    """Return the first line of the error that caused `error`, and the user's line it is about."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    ours = (str(Path(torch.__file__).parent), __file__)
+    frames = traceback.extract_tb(error.__traceback__)
+    users = [frame for frame in frames if not frame.filename.startswith((*ours, "<"))]
+    if not users:
+        return text
+    last = users[-1]
+    return f"{text} ({Path(last.filename).name}:{last.lineno}, {last.line})"
+
+
+def describe(model: onnx.ModelProto, spec: NetworkSpec, provenance: Mapping[str, Any]) -> None:
+    """Write the spec and the provenance into the metadata of `model`, whose outputs are tasks."""
     versions = {"degmix-edge": __version__} | {p: metadata.version(p) for p in PACKAGES}
-    provenance = provenance | {"opset": OPSET, "versions": versions}
+    provenance = {**provenance, "opset": OPSET, "versions": versions}
     props = {METADATA_KEY: spec.model_dump_json(), PROVENANCE_KEY: json.dumps(provenance)}
     onnx.helper.set_model_props(model, props)
 
