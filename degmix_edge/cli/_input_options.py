@@ -14,7 +14,8 @@ TRIPLE = (float, float, float)
 def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     parts = [value.rpartition("=") for value in values]
     if not all(separator and own and kind for own, separator, kind in parts):
-        raise click.BadParameter(f"expected {param.make_metavar(ctx)}, as in seg_out=semseg")
+        example = "right=image" if param.name == "inputs" else "seg_out=semseg"
+        raise click.BadParameter(f"expected {param.make_metavar(ctx)}, as in {example}")
     return {own: kind for own, _, kind in parts}
 
 
