@@ -301,7 +301,7 @@ REFUSED = {
     "two images": (
         file(13, "y = Add(x, z)", image="float[1,3,8,12] x, float[1,3,8,12] z"),
         None,
-        r"2 inputs: x \[1, 3, 8, 12\]; z .*One is the image; say what each other is \(--input z=KIND",
+        r"2 inputs: x \[1, 3, 8, 12\]; z .*One is the image; say what each other is \(--input z",
     ),
     "domain": (
         parser.parse_model(
