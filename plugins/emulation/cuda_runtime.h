@@ -165,6 +165,18 @@ inline float __int_as_float(int32_t bits)
     return value;
 }
 
+inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selector)
+{
+    uint64_t const bytes = (static_cast<uint64_t>(high) << 32U) | low;
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < 4; ++i)
+    {
+        uint32_t const from = (selector >> (4 * i)) & 7U;
+        found |= static_cast<uint32_t>((bytes >> (8 * from)) & 0xFFU) << (8 * i);
+    }
+    return found;
+}
+
 inline float __expf(float x)
 {
     return expf(x);

@@ -76,6 +76,24 @@ def test_sampling_is_its_reference(kernels, seed, n, c, shape, out, kind, offset
     assert np.abs(got - want).max() <= allowed
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8])
+@pytest.mark.parametrize(
+    "shape", [(3, 16), (5, 48), (1, 32), (40, 8), (2, 144), (2, 600), (2, 1040)]
+)
+def test_rows_of_whole_vectors_and_wide_rows(kernels, kind, shape):
+    """Planes are filled by vectors where rows are whole ones; a block has at most 512 columns."""
+    rng = np.random.default_rng(shape[1])
+    whole = 40 if kind is np.int8 else 1
+    value = (whole * rng.standard_normal((1, 2, *shape))).clip(-127, 127).astype(kind)
+    offset = offsets(rng, (1, 4, *shape), 4, np.float16)
+    for variant in (native.SHARED, native.DIRECT):
+        (got,) = twice(kernels, lambda v=variant: sample(kernels, [(value, offset)], v))
+        want = deform_sample.reference(value.astype(np.float64), offset)
+        # A coordinate of 1000 px is rounded to 6e-5 of a pixel.
+        allowed = {np.float32: 1e-3, np.float16: 5e-3, np.int8: 0.51}[kind]
+        assert np.abs(got - want).max() <= allowed
+
+
 def test_several_maps_go_in_one_launch(kernels):
     rng = np.random.default_rng(0)
     pairs = [
@@ -364,13 +382,16 @@ def test_heuristics(kernels):
 
     ask = lambda params, card: kernels.plan("deform_sample", params, card)  # noqa: E731
     demt = ask(plane(native.HALF, 112, 144), native.H200)
-    assert (demt.variant, demt.blocks, demt.threads) == (native.SHARED, 256, 512)
-    assert demt.shared_bytes == 115 * 146 * 4
+    # Three rows of threads; three blocks of the plane and its ring fit an H200's multiprocessor.
+    assert (demt.variant, demt.blocks, demt.threads) == (native.SHARED, 256, 3 * 144)
+    assert demt.shared_bytes == (115 * 148 + 4) * 4
+    assert 3 * demt.shared_bytes <= native.H200.shared_bytes_per_multiprocessor
     for card in (native.H200, native.ORIN, native.RTX4090):
         assert (
             2 * demt.shared_bytes <= card.shared_bytes_per_multiprocessor or card is native.RTX4090
         )
-    assert ask(plane(native.HALF, 28, 36), native.ORIN).threads == 256
+    assert ask(plane(native.HALF, 28, 36), native.ORIN).threads == 7 * 36
+    assert ask(plane(native.HALF, 112, 1000), native.H200).threads == 512
     assert ask(plane(native.HALF, 256, 256), native.RTX4090).variant == native.DIRECT
     assert ask(plane(native.HALF, 112, 144, (3, 3)), native.H200).variant == native.DIRECT
     forced = plane(native.FLOAT, 300, 300)

@@ -14,6 +14,9 @@ from degmix_edge import ops, registry
 from degmix_edge.nvidia.trt import load as trt_load
 from degmix_edge.ops import deform_conv2d, deform_sample, deform_sample_fused
 
+sys.path.insert(0, str(ROOT / "plugins" / "tools"))
+import sass  # noqa: E402
+
 pytestmark = pytest.mark.slow(file_seconds=75)
 
 CREATORS = {
@@ -111,25 +114,68 @@ def test_an_old_tensorrt_is_refused(tmp_path):
     assert "has no IPluginV3; expected 10.3 or later" in said
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
-def test_nvcc_compiles_without_warnings_or_spills(tmp_path):
-    """For Orin; the other architectures differ in nothing that the sources ask about."""
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Everything by nvcc for Orin, and what the build printed; no architecture has other sources."""
+    folder = tmp_path_factory.mktemp("nvcc")
     said = configure(
-        tmp_path,
+        folder,
         "-DDEGMIX_CPU_OPS=OFF",
         "-DDEGMIX_CUDA_ARCHITECTURES=87-real",
         f"-DTENSORRT_ROOT={INTERFACE}",
     )
     assert "kernels for 87-real" in said
-    done = subprocess.run(["cmake", "--build", str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run(["cmake", "--build", str(folder)], capture_output=True, text=True)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
+    return folder, output
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_nvcc_compiles_without_warnings_or_spills(compiled):
+    folder, output = compiled
     assert not re.search(r"\bwarning\b", output), output
     kernels = re.findall(r"Compiling entry function '(\w+)' for 'sm_(\d+)'", output)
     assert len(kernels) == 30
     assert set(re.findall(r"(\d+) bytes spill", output)) == {"0"}
-    assert "libnvinfer" not in " ".join(symbols(tmp_path / "libdegmix_trt10.so"))
+    assert "libnvinfer" not in " ".join(symbols(folder / "libdegmix_trt10.so"))
+
+
+MOST = {
+    "deformSampleKernel<fp16, fp16, true>": 43,
+    "deformSampleKernel<fp16, fp32, true>": 41,
+    "deformSampleKernel<fp32, fp16, true>": 40,
+    "deformSampleKernel<fp32, fp32, true>": 38,
+    "deformSampleKernel<int8, fp16, true>": 43,
+    "deformSampleKernel<int8, fp32, true>": 41,
+    "deformSampleKernel<fp16, fp16, false>": 90,
+    "deformSampleFusedKernel<false>": 125,
+}
+"""Instructions a sample that a kernel may have on Orin."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_machine_code_stays_within_its_bounds(compiled):
+    """Counted by NVIDIA's disassembler: instructions, divisions, local memory, vectors."""
+    found = {kernel.name: kernel for kernel in sass.kernels(compiled[0] / "libdegmix_kernels.so")}
+    assert len(found) == 30
+    for name, most in MOST.items():
+        kernel = found[name]
+        assert kernel.samples == 4, name
+        assert kernel.main.instructions / kernel.samples <= most, name
+        if "SampleKernel" in name:
+            assert not sum(loop.divisions for loop in kernel.loops), name
+    shared = found["deformSampleKernel<fp16, fp16, true>"]
+    (copy,) = [
+        loop for loop in shared.loops if "STS.128" in loop.widths and "LDG.128" in loop.widths
+    ]
+    assert copy.instructions <= 6 * 8  # eight words a turn
+    for name, kernel in found.items():
+        # Only the convolution of channels that are no vectors keeps places in local memory.
+        assert kernel.stack == 0 or re.match(r"deformConv2dKernel<.*false>", name), name
+        assert (kernel.main.parts.get("local", 0) == 0) or kernel.stack, name
 
 
 def test_the_gpu_benchmark_checks_its_cases(emulated, tmp_path):
