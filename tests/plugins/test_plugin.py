@@ -116,7 +116,7 @@ def test_an_old_tensorrt_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """Everything by nvcc for Orin, and what the build printed; no architecture has other sources."""
+    """Everything by nvcc for Orin, and what it printed; no architecture has other sources."""
     folder = tmp_path_factory.mktemp("nvcc")
     said = configure(
         folder,
