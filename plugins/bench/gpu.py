@@ -8,7 +8,7 @@ Contestants run in turn, as CUDA graphs of at least 200 us, medians of events; c
 inputs of more than twice the L2 cache. The JSON is written after every row, so that a time limit
 loses one row at most.
 
-`--quick` times one case of each kernel. `--profile NAME` launches the cases with NAME in their names
+`--quick` times one case of each kernel. `--profile NAME` launches cases with NAME in their names
 once, between the marks that `ncu --profile-from-start off` waits for.
 `--emulated LIBRARY` checks small cases on the processor and times nothing.
 """
