@@ -167,7 +167,8 @@ def test_places_for_one_size_refuse_several(tmp_path, onnx_path, pictures, loade
         ConfigError, match="is of one size, and 2 sizes are asked for; give --calib"
     ):
         build(loaded, tmp_path / "a.degmix", size=SIZES, ranges=ranges)
-    for sizes in ((), (FIRST, FIRST), ((64, 96), (96, 0)), ((64, 96, 3),)):
+    many = [(64, 64 + side) for side in range(65)]
+    for sizes in ((), (FIRST, FIRST), ((64, 96), (96, 0)), ((64, 96, 3),), many):
         with pytest.raises(ConfigError, match="size"):
             build(loaded, tmp_path / "a.degmix", size=sizes, precision="fp32")
 
