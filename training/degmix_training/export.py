@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from degmix_edge import __version__
 from degmix_edge import tasks as all_tasks
-from degmix_edge.errors import ConfigError, GraphError
+from degmix_edge.errors import ConfigError, DegmixError, GraphError
 from degmix_edge.network import IMAGE, METADATA_KEY, NetworkSpec, Source
 from degmix_training.checkpoint import Checkpoint
 
@@ -77,6 +77,7 @@ def export_checkpoint(
 
     Raises:
         ConfigError: The network has no such task.
+        ShapeError: The network does not take images of this size.
         GraphError: PyTorch's exporter refused the network.
     """
     spec = network_spec(checkpoint, tasks)
@@ -164,6 +165,8 @@ def _exported(network: nn.Module, spec: NetworkSpec, where: str) -> onnx.ModelPr
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
+        if isinstance(error.__cause__, DegmixError):  # the network itself says why
+            raise error.__cause__ from None
         raise GraphError(f"{where}: PyTorch cannot export it: {error}") from error
     model: onnx.ModelProto = program.model_proto
     _rename(model, {IMAGE, *spec.task_names})
