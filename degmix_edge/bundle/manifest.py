@@ -25,6 +25,8 @@ MODEL = "model.onnx"
 GOLDEN = "golden.npz"
 RANGES, RECIPE, CARD = "ranges.json", "recipe.yaml", "card.md"
 WEIGHTS = "weights.bin"
+MOST_SIZES = 64
+"""In one bundle; a robot switches between two or three."""
 OF_ONE_SIZE = (MODEL, GOLDEN, RANGES)
 """The files that a bundle with several sizes has once for each."""
 
@@ -105,7 +107,7 @@ class Manifest(Settings):
     outputs: tuple[TensorSpec, ...]
     precision: Literal["fp32", "fp16", "int8"]
     engines: tuple[Engine, ...] = ()
-    sizes: tuple[SizeEntry, ...] = ()
+    sizes: Annotated[tuple[SizeEntry, ...], Field(max_length=MOST_SIZES - 1)] = ()
     versions: dict[str, str]
     files: dict[FileName, Digest] = {}
 

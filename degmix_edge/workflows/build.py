@@ -102,6 +102,7 @@ class Build:
         self.bundle: Bundle
         self._target: Target | None = None
         self._leader: Build | None = None
+        self._others: list[Build] = []
         self._parts: list[Part] = []
         self._done: list[str] = []
         self.describe()
@@ -237,6 +238,9 @@ class Build:
             keep_float=options.keep_float,
         )
         self.clock.finished("passes", detail)
+        for size in self._further:  # before the long stages, which would be lost
+            self._others.append(self._build_of(size).run(until="passes"))
+            _check_agreement(self, self._others[-1])
 
     def _calibrate(self) -> None:
         from degmix_edge.graph.model import to_graph
@@ -272,7 +276,7 @@ class Build:
 
     def _budget(self) -> None:
         if self._leader is not None:
-            self.recipe = _agreed(self._leader, self)
+            self.recipe = self._leader.recipe
         if self._asked is None or self.ranges is None:
             return
         self.budget = budgets.search_budget(
@@ -310,17 +314,23 @@ class Build:
 
         self._parts.append(Part(self.product, self._files, self._maps, self._golden_feed))
 
+    def _build_of(self, size: tuple[int, int]) -> Build:
+        """A build of the same network for another size, which takes the recipe of this one."""
+        progress.note(f"size {size_text(size)}", "sizes")
+        # The state of a killed calibration lies beside the target, in a file for each size.
+        out = None if self.out is None else Path(f"{self.out}.{size_text(size)}")
+        options = self.options.model_copy(update={"size": size, "budget": None})
+        other = Build(self._network, options, out, calibration=self._calibration)
+        other.describe(classes=self._classes, golden_image=self._golden_source)
+        other._leader = self
+        return other
+
     def _sizes(self) -> None:
-        for size in self._further:
-            progress.note(f"size {size_text(size)}, with the recipe of the first", "sizes")
-            # The state of a killed calibration lies beside the target, in a file for each size.
-            out = None if self.out is None else Path(f"{self.out}.{size_text(size)}")
-            options = self.options.model_copy(update={"size": size, "budget": None})
-            other = Build(self._network, options, out, calibration=self._calibration)
-            other.describe(classes=self._classes, golden_image=self._golden_source)
-            other._leader = self
+        for other in self._others:
+            size = size_text(other._fit.size)
+            progress.note(f"size {size}, with the recipe of the first", "sizes")
             self._parts += other.run(until="golden")._parts
-            self.clock.finished("sizes", size_text(size))
+            self.clock.finished("sizes", size)
 
     def _write(self) -> None:
         target = self._target or claim(self.out or TARGET, force=False)
@@ -421,24 +431,21 @@ def _check_end(network: Network, options: Options) -> None:
     backends.choose(options.backend, to_build=True).refuse_options(options.engine)
 
 
-def _agreed(leader: Build, build: Build) -> Recipe:
-    """The recipe of the first size, which is applied by name to the nodes of another one.
+def _check_agreement(first: Build, other: Build) -> None:
+    """Check that the recipe of the first size can be applied, by name, to the nodes of another.
 
     Raises:
-        BuildError: The two graphs have other nodes.
+        BuildError: One of the two graphs has a node that the other has not.
     """
-    first, other = leader.recipe, build.recipe
-    names = [{(place.node, place.op) for place in recipe.placements} for recipe in (first, other)]
-    for (node, op), has, lacks in (
-        *((one, leader, build) for one in sorted(names[0] - names[1])),
-        *((one, build, leader) for one in sorted(names[1] - names[0])),
-    ):
-        raise BuildError(
-            f"{build.spec.model}: the graph for {size_text(has._fit.size)} has the {op} {node!r}, "
-            f"and that for {size_text(lacks._fit.size)} has not, so that one recipe cannot be for "
-            "both; build a bundle for each size"
-        )
-    return first
+    for has, lacks in ((first, other), (other, first)):
+        names = {place.node for place in lacks.recipe.placements}
+        for place in has.recipe.placements:
+            if place.node not in names:
+                raise BuildError(
+                    f"{first.spec.model}: the graph for {size_text(has._fit.size)} has the "
+                    f"{place.op} {place.node!r}, and that for {size_text(lacks._fit.size)} has "
+                    "not, so one recipe cannot be for both; build a bundle for each size"
+                )
 
 
 def _in_words(recipe: Recipe, before: onnx.ModelProto, after: bytes) -> str:

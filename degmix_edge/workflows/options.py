@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from degmix_edge import config
 from degmix_edge.backends import EngineOptions
+from degmix_edge.bundle.manifest import MOST_SIZES
 from degmix_edge.errors import ConfigError
 from degmix_edge.graph.spec_file import OtherEntry, SpecFile, read_spec
 from degmix_edge.limits import Side
@@ -97,8 +98,9 @@ class Options(config.Settings):
 
     @model_validator(mode="after")
     def _with_each_size_once(self) -> Options:
-        if self.size == () or len(set(self.sizes)) < len(self.sizes):
-            raise ValueError(f"size {self.size}, expected one or more that differ")
+        count = len(self.sizes)
+        if self.size == () or len(set(self.sizes)) < count or count > MOST_SIZES:
+            raise ValueError(f"size {self.size}, expected 1 to {MOST_SIZES} that differ")
         return self
 
     def describe(self, embedded: SpecFile | None = None) -> SpecFile:

@@ -202,6 +202,7 @@ def test_an_engine_of_other_weights_is_not_used(copy, pictures):
             "fit is 96x160, the network takes 64x96",
         ),
         (lambda m: {"sizes": [m["sizes"][0] | {"more": 1}]}, "sizes.0.more"),
+        (lambda m: {"sizes": m["sizes"] * 64}, "sizes: .* at most 63 items"),
     ],
 )
 def test_a_manifest_whose_sizes_do_not_fit(copy, change, message):

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SIZES
+from conftest import SIZES, small, task_specs
+from degmix_training.untrained import untrained
 from foreign_networks import export
 from PIL import Image
 from torch import nn
 
 from degmix_edge.bundle.contents import open_bundle, recipe_and_ranges
-from degmix_edge.errors import BuildError, ConfigError
+from degmix_edge.errors import BuildError, ConfigError, ShapeError
 from degmix_edge.runtime import load
 from degmix_edge.workflows.build import Build, build
 from degmix_edge.workflows.compare import compare
@@ -156,6 +157,13 @@ def test_run_writes_maps_of_the_size_that_is_asked_for(cli, sizes_bundle, pictur
             assert arrays["semseg"].shape == shape
 
 
+def test_a_checkpoint_of_a_network_for_one_size_says_so(tmp_path):
+    known = untrained("mlore", small("mlore"), task_specs(("semseg", "depth")), FIRST)
+    with pytest.raises(ShapeError, match="image of 96x160, expected 64x96: its routers have one"):
+        build(known, tmp_path / "a.degmix", size=SECOND, precision="fp32")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_places_for_one_size_refuse_several(tmp_path, onnx_path, pictures, loaded):
     with pytest.raises(ConfigError, match="got 2 sizes, and a quantized ONNX file has one"):
         quantize(loaded, size=SIZES, calibration=pictures)
@@ -167,7 +175,8 @@ def test_places_for_one_size_refuse_several(tmp_path, onnx_path, pictures, loade
         ConfigError, match="is of one size, and 2 sizes are asked for; give --calib"
     ):
         build(loaded, tmp_path / "a.degmix", size=SIZES, ranges=ranges)
-    for sizes in ((), (FIRST, FIRST), ((64, 96), (96, 0)), ((64, 96, 3),)):
+    many = [(64, 64 + side) for side in range(65)]
+    for sizes in ((), (FIRST, FIRST), ((64, 96), (96, 0)), ((64, 96, 3),), many):
         with pytest.raises(ConfigError, match="size"):
             build(loaded, tmp_path / "a.degmix", size=sizes, precision="fp32")
 

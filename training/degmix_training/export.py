@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from degmix_edge import __version__
-from degmix_edge.errors import GraphError
+from degmix_edge.errors import DegmixError, GraphError
 from degmix_edge.graph.outputs import named_outputs
 from degmix_edge.network import IMAGE, METADATA_KEY, NetworkSpec, Source
 from degmix_training.checkpoint import Checkpoint
@@ -91,6 +91,7 @@ def export_checkpoint(
 
     Raises:
         ConfigError: The network has no such task.
+        ShapeError: The network does not take images of this size.
         GraphError: PyTorch's exporter refused the network.
     """
     spec = network_spec(checkpoint, tasks, batch=batch)
@@ -176,6 +177,8 @@ def _exported(
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
+        if isinstance(error.__cause__, DegmixError):  # the network itself says why
+            raise error.__cause__ from None
         raise GraphError(f"{where}: PyTorch cannot export it: {first_reason(error)}") from error
     model: onnx.ModelProto = program.model_proto
     _rename(model, {IMAGE, *more, *names})
