@@ -74,7 +74,9 @@ def test_labels_that_a_cropping_network_does_not_see_do_not_count(bundles, loade
             (other.agreement, other.reference, other.value), rel=1e-7
         )
     for cropped, whole in zip(wide, middle, strict=True):
-        example, same = (Example.of("", *sample, fit) for sample in (cropped, whole))
+        example, same = (
+            Example.of("", *sample, fit, manifest.network) for sample in (cropped, whole)
+        )
         np.testing.assert_array_equal(example.pixels, same.pixels)
         for task, label in example.labels.items():
             np.testing.assert_array_equal(label, same.labels[task])
