@@ -9,6 +9,7 @@ along each border. The kernels take the weights in the order in which their lane
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,43 +60,38 @@ def position_table(
         intercept of dy, then of dx, along y in the first half of the channels and x in the second.
         None where the constant is no such function, or the map is smaller than 3x3.
     """
-    rows = weight.shape[0]
     _, height, width = constant.shape
     if min(height, width) < 3:
         return None
-    padded = np.pad(constant.astype(np.float64), ((0, 0), (1, 1), (1, 1)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
-    half = rows // 2
-    expanded = np.concatenate(
-        [
-            np.einsum("ohwij,coij->chw", windows[:MAPS], weight[:half].astype(np.float64)),
-            np.einsum("ohwij,coij->chw", windows[MAPS:], weight[half:].astype(np.float64)),
-        ]
-    )
+    lines = _lines(constant[:MAPS].swapaxes(1, 2)), _lines(constant[MAPS:])
+    inside = slice(1, 3), slice(0, 3), slice(0, 2)  # taps of a first, an inner and a last row
+    table = np.zeros((3, 3, weight.shape[0], 2))
+    halves = np.split(weight.astype(np.float64), 2), np.split(table, 2, axis=2), lines
+    for axis, (kernel, part, line) in enumerate(zip(*halves, strict=True)):
+        if line is None:
+            return None
+        slopes, intercepts = (np.einsum("coij,o->cij", kernel, values) for values in line)
+        ahead = np.arange(-1, 2)
+        intercepts += slopes * (ahead[:, None] if axis == 0 else ahead)
+        for row, column in itertools.product(range(3), range(3)):
+            taps = (slice(None), inside[row], inside[column])
+            part[row, column, :, 0] = slopes[taps].sum((1, 2))
+            part[row, column, :, 1] = intercepts[taps].sum((1, 2))
     if bias is not None:
-        expanded += bias.astype(np.float64)[:, None, None]
-    table = np.zeros((9, rows // 2, 4))
-    spans = [(0, [0]), (1, list(range(1, height - 1))), (2, [height - 1])]
-    across = [(0, [0]), (1, list(range(1, width - 1))), (2, [width - 1])]
-    rebuilt = np.empty_like(expanded)
-    for row_class, ys in spans:
-        for column_class, xs in across:
-            block = expanded[:, ys][:, :, xs]
-            for first, part in ((True, block[:half]), (False, block[half:])):
-                at = np.asarray(ys if first else xs, np.float64)
-                line = part[:, :, 0] if first else part[:, 0, :]
-                slope = (line[:, -1] - line[:, 0]) / max(at[-1] - at[0], 1.0)
-                intercept = line[:, 0] - slope * at[0]
-                begin = 0 if first else half // 2
-                entry = table[3 * row_class + column_class, begin : begin + half // 2]
-                entry[:, [0, 2]] = slope.reshape(-1, 2)
-                entry[:, [1, 3]] = intercept.reshape(-1, 2)
-                fitted = slope[:, None] * at + intercept[:, None]
-                whole = fitted[:, :, None] if first else fitted[:, None, :]
-                index = np.ix_(range(half) if first else range(half, rows), ys, xs)
-                rebuilt[index] = whole
-    close = np.allclose(rebuilt, expanded, rtol=0, atol=1e-6 * max(1.0, np.abs(expanded).max()))
-    return table if close else None
+        table[..., 1] += bias
+    return table.reshape(9, -1, 4)
+
+
+def _lines(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Slope and intercept of each map along its last axis; None where it is no such function."""
+    values = maps[:, 0].astype(np.float64)
+    at = np.arange(values.shape[1])
+    intercepts = values[:, 0]
+    slopes = (values[:, -1] - intercepts) / at[-1]
+    fitted = slopes[:, None] * at + intercepts[:, None]
+    tolerance = 1e-6 * max(1.0, float(np.abs(values).max()))
+    close = np.allclose(maps, fitted[:, None], rtol=0, atol=tolerance)
+    return (slopes, intercepts) if close else None
 
 
 def expand(maps: np.ndarray, expansion: np.ndarray, position: np.ndarray) -> np.ndarray:
