@@ -278,7 +278,7 @@ def _forms(asked: str, recipe: Recipe, plugin: Path | None) -> tuple[Dcn, ...]:
     if asked == "auto":
         if plugin is None:
             return ("builtin",)
-        fused: tuple[Dcn, ...] = ("fused",) if recipe.precision == "fp16" else ()
+        fused: tuple[Dcn, ...] = ("fused",) if recipe.precision != "fp32" else ()
         return (*fused, "plugin", "builtin")
     form = next((form for form in FORMS if form == asked), None)
     if form is None:

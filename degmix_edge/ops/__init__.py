@@ -1,7 +1,7 @@
 """Operators of our own, one file each: a slow reference in numpy, and an ONNX function body.
 
 The body is what the operator means in standard ONNX. A graph that carries it runs in ONNX Runtime
-without the plugin: what TensorRT gets is what is tested.
+without the plugin. TensorRT gets the same graph without bodies.
 """
 
 from __future__ import annotations
@@ -32,6 +32,14 @@ def attach(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.functions[:]
     model.functions.extend(used.values())
     return model
+
+
+def node_names(model: bytes) -> list[str]:
+    """Names of the nodes of our operators in a serialized ONNX model."""
+    import onnx
+
+    nodes = onnx.load_from_string(model).graph.node
+    return [node.name for node in nodes if node.domain in (DOMAIN, INT8_DOMAIN)]
 
 
 def functions() -> Iterable[onnx.FunctionProto]:

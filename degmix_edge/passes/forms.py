@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import onnx
 import onnx_graphsurgeon as gs
 
-from degmix_edge import ops
 from degmix_edge.graph.check import check_graph
 from degmix_edge.graph.model import to_graph, to_model
 from degmix_edge.network import METADATA_KEY, NetworkSpec, from_metadata
@@ -103,14 +102,16 @@ def lower_for_onnxruntime(model: bytes, ranges: Ranges | None, *, operators: boo
 def lower_for_tensorrt(model: bytes, recipe: Recipe, dcn: Dcn = "gridsample") -> bytes:
     """ONNX bytes for a TensorRT builder.
 
-    What is not INT8 in an INT8 recipe runs in FP16, except what the recipe keeps in FP32.
+    What is not INT8 in an INT8 recipe runs in FP16, except what the recipe keeps in FP32. Our
+    operators have no function bodies here: TensorRT's parsers before 10.7 would take those in
+    place of the plugin. `ops.attach` gives them to a graph that ONNX Runtime is to run.
     """
     graph = to_graph(onnx.load_from_string(model))
     apply(graph, pipeline.deformable(dcn, recipe))
     recipe = _with_half_maps(graph, recipe)
     graph = to_graph(to_model(graph, {}))  # with shapes of what is new
     apply(graph, pipeline.half_floats(dcn, recipe))
-    lowered: bytes = ops.attach(to_model(graph, {})).SerializeToString()
+    lowered: bytes = to_model(graph, {}).SerializeToString()
     return lowered
 
 

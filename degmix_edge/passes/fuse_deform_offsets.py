@@ -4,8 +4,11 @@ The offsets are a grouped 3x3 convolution of 18 maps, to which a constant positi
 Where that constant becomes an affine function of y or x (see `ops.deform_sample_fused`), the node
 `DegmixDeformSampleFused` takes the 18 maps, and the two offset maps a channel are never stored.
 Where a 1x1 convolution, a GELU, a batch norm and the residual follow, `DegmixDeformMix` takes
-them too. The kernels are FP16, so this is a pass of FP16 engines; it runs after
-`lower_deform_to_plugin`.
+them too. The kernels are FP16: this is a pass for engines with FP16 layers, on a graph whose floats
+are all FP32. It runs after `lower_deform_sample`.
+
+In an INT8 engine the product is INT8, so only the sampling is fused, unless the recipe keeps the
+product in FP16.
 """
 
 from __future__ import annotations

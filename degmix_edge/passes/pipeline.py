@@ -25,6 +25,7 @@ from degmix_edge.passes.lower_moe import LowerMoe
 from degmix_edge.passes.lower_qdq_for_cpu import LowerQdqForCpu
 from degmix_edge.passes.merge_convs import MergeConvs
 from degmix_edge.passes.prune_tasks import PruneTasks
+from degmix_edge.passes.remove_fp16 import RemoveFp16
 from degmix_edge.passes.remove_identities import RemoveIdentities
 from degmix_edge.passes.requantize_samples import RequantizeSamples
 from degmix_edge.passes.share_constants import ShareConstants
@@ -33,8 +34,8 @@ from degmix_edge.quant.recipe import Recipe
 
 Dcn = Literal["plugin", "fused", "builtin", "gridsample"]
 """How a TensorRT builder gets deformable convolutions: through our plugin; through our plugin with
-offsets and tail inside, which FP16 engines have; through TensorRT's own importer; or as GridSample,
-for builders without a kernel."""
+offsets and tail inside, which engines with FP16 layers have; through TensorRT's own importer; or as
+GridSample, for builders without a kernel."""
 FORMS: tuple[Dcn, ...] = get_args(Dcn)
 
 
@@ -90,12 +91,15 @@ def for_onnxruntime(ranges: Ranges | None, *, operators: bool) -> list[Pass]:
 
 def deformable(dcn: Dcn, recipe: Recipe) -> list[Pass]:
     """From model.onnx to deformable convolutions in the form `dcn`; then shapes are inferred."""
+    floats = [RemoveFp16()] if recipe.precision == "fp16" else []  # forms look for neighbours
     if dcn == "gridsample":
-        return [LowerDeformToGridsample()]
+        return [*floats, LowerDeformToGridsample()]
     if dcn == "builtin":
-        return [AddDeformBias()]
-    fused = dcn == "fused" and recipe.precision == "fp16"
-    return [LowerDeformToPlugin(), *([FuseDeformOffsets()] if fused else [])]
+        return [*floats, AddDeformBias()]
+    # Sampling is fused before the plugin's own pass, which would make it sample INT8.
+    fused = dcn == "fused" and recipe.precision != "fp32"
+    first = [LowerDeformSample(), FuseDeformOffsets()] if fused else []
+    return [*floats, *first, LowerDeformToPlugin()]
 
 
 def half_floats(dcn: Dcn, recipe: Recipe) -> list[Pass]:

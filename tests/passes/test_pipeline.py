@@ -1,5 +1,6 @@
 """Graphs that TensorRT's builders get, run in ONNX Runtime through the function bodies."""
 
+import itertools
 import time
 from collections import Counter
 
@@ -12,7 +13,7 @@ from degmix_training import checkpoint, models
 from degmix_training.config import network_config
 from degmix_training.export import export_checkpoint, network_spec
 
-from degmix_edge import backends
+from degmix_edge import backends, ops
 from degmix_edge.bundle.golden import LOWERED, differences
 from degmix_edge.graph.model import to_graph
 from degmix_edge.ops import deform_sample_fused
@@ -22,6 +23,7 @@ from degmix_edge.passes.fuse_deform_offsets import FuseDeformOffsets
 from degmix_edge.passes.lower_deform_to_plugin import LowerDeformToPlugin
 from degmix_edge.passes.pipeline import FORMS
 from degmix_edge.quant.rules import choose
+from degmix_edge.quant.sites import observed_tensors
 
 pytestmark = pytest.mark.slow(file_seconds=20)
 
@@ -44,51 +46,74 @@ def deployed(request, tmp_path_factory):
     return request.param, graph, spec
 
 
-def lowered(deployed, precision: str, form: str):
+@pytest.fixture(scope="module")
+def products(deployed, calibrate):
+    """What a build writes as model.onnx, and its recipe, by precision."""
     _, graph, spec = deployed
-    recipe = choose(to_graph(graph), spec, precision)
-    model = quantize_model(graph, choose(to_graph(graph), spec, "fp32"), None, spec)
-    return lower_for_tensorrt(model.SerializeToString(), recipe, form)
+    made = {}
+    for precision in ("fp32", "fp16", "int8"):
+        recipe = choose(to_graph(graph), spec, precision)
+        ranges = None
+        if precision == "int8":
+            ranges = calibrate(graph, observed_tensors(to_graph(graph), recipe))
+        model = quantize_model(graph, recipe, ranges, spec)
+        made[precision] = (model.SerializeToString(), recipe)
+    return made
+
+
+def lowered(products, precision: str, form: str) -> onnx.ModelProto:
+    """What a TensorRT builder gets."""
+    return onnx.load_from_string(lower_for_tensorrt(*products[precision], form))
+
+
+def maps(spec, model: bytes, image):
+    with backends.find("onnxruntime")(spec, model) as runs:
+        return runs.infer(image)
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_every_form_gives_the_maps(deployed, pictures, form, precision):
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_every_form_gives_the_maps(deployed, products, pictures, form, precision):
     spec, image = deployed[2], pictures[0][None]
-    ort = backends.find("onnxruntime")
-    with ort(spec, deployed[1].SerializeToString()) as runs:
-        want = runs.infer(image)
-    with ort(spec, lowered(deployed, precision, form)) as runs:
-        got = runs.infer(image)
+    want = maps(spec, products[precision][0], image)
+    got = maps(spec, ops.attach(lowered(products, precision, form)).SerializeToString(), image)
     if precision == "fp32":
         np.testing.assert_allclose(got["depth"], want["depth"], rtol=1e-4, atol=1e-6)
-    assert differences(spec, want, got, LOWERED[precision]).passed
+    found = differences(spec, want, got, LOWERED[precision])
+    assert found.passed, found.text
 
 
-def test_what_stands_in_each_form(deployed):
+def test_what_stands_in_each_form(deployed, products):
     kinds = {
-        form: Counter(
-            n.op_type for n in onnx.load_from_string(lowered(deployed, "fp16", form)).graph.node
-        )
+        (form, precision): Counter(n.op_type for n in lowered(products, precision, form).graph.node)
         for form in FORMS
+        for precision in ("fp16", "int8")
     }
-    assert kinds["builtin"]["DeformConv"] == 4 or deployed[0] == "dcnv2"
-    assert not kinds["gridsample"]["DeformConv"]
-    if deployed[0] == "published":
-        assert kinds["plugin"]["DegmixDeformSample"] == 4
-        assert kinds["fused"]["DegmixDeformMix"] == 4
-        assert not kinds["fused"]["DegmixDeformSample"]
-        assert kinds["fused"]["Conv"] == kinds["plugin"]["Conv"] - 8  # expansions and products
-    else:
-        assert kinds["plugin"]["DegmixDeformConv2d"] == kinds["fused"]["DegmixDeformConv2d"] > 0
+    for precision in ("fp16", "int8"):
+        plugin, fused = kinds["plugin", precision], kinds["fused", precision]
+        assert kinds["builtin", precision]["DeformConv"] == 4 or deployed[0] == "dcnv2"
+        assert not kinds["gridsample", precision]["DeformConv"]
+        if deployed[0] == "published":
+            assert plugin["DegmixDeformSample"] == 4
+            assert not fused["DegmixDeformSample"]
+            # Expansions are in the fused nodes; products too, where they are not INT8.
+            products_too = 4 if precision == "fp16" else 0
+            assert fused["DegmixDeformMix"] == products_too
+            assert fused["DegmixDeformSampleFused"] == 4 - products_too
+            assert fused["Conv"] == plugin["Conv"] - 4 - products_too
+        else:
+            assert plugin["DegmixDeformConv2d"] == fused["DegmixDeformConv2d"] > 0
 
 
-def test_types_of_the_plugins_inputs(deployed):
+def test_a_parser_gets_no_functions_that_it_could_take_in_place_of_the_plugin(products):
+    for precision, form in itertools.product(products, FORMS):
+        assert not lowered(products, precision, form).functions
+
+
+def test_types_of_the_plugins_inputs(products):
     """Offsets, masks and positions stay FP32; maps without positions do not."""
     for form in ("plugin", "fused"):
-        model = onnx.shape_inference.infer_shapes(
-            onnx.load_from_string(lowered(deployed, "fp16", form))
-        )
+        model = onnx.shape_inference.infer_shapes(ops.attach(lowered(products, "fp16", form)))
         graph = to_graph(model)
         for node in graph.nodes:
             types = ["half" if t.dtype == np.float16 else str(t.dtype) for t in node.inputs]
