@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from degmix_edge import backends
+from degmix_edge import backends, config, ops
 from degmix_edge.backends import EngineOptions
 from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.cli import invoke
@@ -22,7 +23,9 @@ from degmix_edge.nvidia import cuda
 from degmix_edge.nvidia.arrays import DLPACK_CPU, DLPACK_CUDA, DeviceArray
 from degmix_edge.nvidia.trt import build as trt_build
 from degmix_edge.nvidia.trt import load as trt_load
-from degmix_edge.passes.forms import deploy_model, quantize_model
+from degmix_edge.nvidia.worker import build_in_child
+from degmix_edge.passes.forms import deploy_model, lower_for_tensorrt, quantize_model
+from degmix_edge.quant.recipe import Recipe
 from degmix_edge.quant.rules import choose
 from degmix_edge.runtime import load
 from degmix_edge.workflows import doctor
@@ -233,6 +236,35 @@ def test_forms_are_timed_and_one_is_kept(card, exported, pictures, tmp_path, emu
     assert doctor._plugin().found.startswith(plugin.name)
     timing = list((tmp_path / "cache" / "timing").iterdir())
     assert [p.suffix for p in timing] == [".timing"]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_the_fused_form_is_in_the_engine_that_a_build_makes(
+    card, exported, pictures, tmp_path, emulated_plugin, precision
+):
+    """From the network to the plan: nothing between may hide the block from the pass."""
+    bundle = tmp_path / "fused.degmix"
+    build(exported[0], bundle, precision=precision, calibration=pictures, observer="min_max")
+    model = bundle.joinpath("model.onnx").read_bytes()
+    recipe = config.load(Recipe, bundle / "recipe.yaml")
+    files = backends.find("tensorrt").build(model, recipe, None, EngineOptions(dcn="fused"))
+    table = json.loads(files["layers.json"])["layers"]
+    plugins = Counter(x["kind"] for x in table)["PLUGIN_V3"]
+    plan = files["engine.plan"].removeprefix(b"stand-in plan")
+    kinds = Counter(node.op_type for node in onnx.load_from_string(plan).graph.node)
+    assert plugins == kinds["DegmixDeformSampleFused"] + kinds["DegmixDeformMix"] == 6
+    assert not kinds["DegmixDeformSample"]
+
+
+def test_a_parser_that_passes_over_the_plugin_is_found(card, exported, emulated_plugin):
+    """As those of TensorRT 10.0 to 10.6 do, where the model has functions of these names."""
+    model, spec, _ = deploy_model(*exported)
+    recipe = choose(to_graph(model), spec, "fp32")
+    lowered = onnx.load_from_string(lower_for_tensorrt(model.SerializeToString(), recipe, "plugin"))
+    options = trt_build.BuilderOptions(workspace_bytes=1 << 28, plugin=str(emulated_plugin))
+    build_in_child("tensorrt", lowered.SerializeToString(), options)
+    with pytest.raises(BuildError, match="does not run 6 of 6 operators with our plugin, 'mixers"):
+        build_in_child("tensorrt", ops.attach(lowered).SerializeToString(), options)
 
 
 @pytest.fixture

@@ -30,7 +30,11 @@ class ProfilingVerbosity(enum.Enum):
 
 
 class BuilderFlag(enum.Enum):
-    VERSION_COMPATIBLE, GPU_FALLBACK = range(2)
+    VERSION_COMPATIBLE, GPU_FALLBACK, TF32 = range(3)
+
+
+class LayerType(enum.Enum):
+    CONSTANT, PLUGIN_V3 = range(2)
 
 
 class HardwareCompatibilityLevel(enum.Enum):
@@ -51,13 +55,16 @@ class IProgressMonitor:
 
 class _Config:
     def __init__(self):
-        self.flags, self.progress_monitor, self.pool = [], None, None
+        self.flags, self.progress_monitor, self.pool = [BuilderFlag.TF32], None, None  # a default
 
     def set_memory_pool_limit(self, pool, pool_size):
         self.pool = pool_size
 
     def set_flag(self, flag):
         self.flags.append(flag)
+
+    def clear_flag(self, flag):
+        self.flags = [f for f in self.flags if f is not flag]
 
     def add_optimization_profile(self, profile):
         assert profile.shapes == ("x", (1, 2), (4, 2), (8, 2))
@@ -83,8 +90,15 @@ class _Profile:
 
 
 class _Network:
-    num_layers = 0
+    layers = ()
     inputs = ()
+
+    @property
+    def num_layers(self):
+        return len(self.layers)
+
+    def get_layer(self, index):
+        return self.layers[index]
 
     @property
     def num_inputs(self):
@@ -92,6 +106,13 @@ class _Network:
 
     def get_input(self, index):
         return self.inputs[index]
+
+
+class _Layer:
+    num_outputs = 0
+
+    def __init__(self, name, kind):
+        self.name, self.type = name, kind
 
 
 class _Input:
@@ -118,6 +139,7 @@ class Builder:
 
     def build_serialized_network(self, network, config):
         assert config.pool == 1 << 28  # half of what is free
+        assert BuilderFlag.TF32 not in config.flags  # offsets are pixels: ten bits are too few
         if config.progress_monitor is not None:
             config.progress_monitor.phase_start("Building", None, 4)
             config.progress_monitor.phase_start("Tactics", "Building", 9)
@@ -148,10 +170,15 @@ class OnnxParser:
     def parse(self, model):
         import onnx
 
-        graph = onnx.load_from_string(model).graph
-        ours = [n for n in graph.node if n.op_type.startswith("Degmix")]
+        loaded = onnx.load_from_string(model)
+        graph, local = loaded.graph, {f.name for f in loaded.functions}
+        # 10.0 to 10.6 take a function of the model's own before a plugin of that name.
+        ours = [n for n in graph.node if n.op_type.startswith("Degmix") and n.op_type not in local]
         known = {creator.name for creator in _REGISTRY.all_creators}
         self.errors = [_ParserError(n) for n in ours if n.op_type not in known]
+        plugins = {n.name for n in ours}
+        kinds = {True: LayerType.PLUGIN_V3, False: LayerType.CONSTANT}
+        self.network.layers = [_Layer(n.name, kinds[n.name in plugins]) for n in graph.node]
         self.network.model = model
         self.network.inputs = [_Input(value) for value in graph.input]
         return not self.errors
@@ -204,8 +231,12 @@ class Runtime:
 
 class _Engine:
     def __init__(self, model):
+        import onnx
         import onnxruntime
 
+        from degmix_edge import ops
+
+        model = ops.attach(onnx.load_from_string(model)).SerializeToString()
         options = onnxruntime.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = 3, 1
         self.session = onnxruntime.InferenceSession(
