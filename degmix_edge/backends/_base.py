@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar
 
@@ -107,16 +107,20 @@ class EngineOptions:
         version_compatible: Runs with later minor versions of the library too.
         hardware_compatible: Runs on every card since Ampere.
         dla_core: Index of Orin's deep learning accelerator; experimental.
+        images: Typical inputs to time forms of an engine on, uint8 `(1, H, W, 3)`; no request.
     """
 
     dcn: str = "auto"
     version_compatible: bool = False
     hardware_compatible: bool = False
     dla_core: int | None = None
+    images: tuple[np.ndarray, ...] = field(default=(), compare=False, repr=False)
 
 
 PLAIN = EngineOptions()
 """Nothing in particular."""
+REQUESTS = tuple(field.name for field in fields(EngineOptions) if field.compare)
+"""Options that a user asks for by name."""
 Progress = Callable[[str, int, int], None]
 """Called with what is under way, the steps that are done, and all of them."""
 
@@ -199,7 +203,7 @@ class EngineBackend(Backend):
         """
         if cls.takes_options:
             return
-        asked = [f.name for f in fields(options) if getattr(options, f.name) != f.default]
+        asked = [name for name in REQUESTS if getattr(options, name) != getattr(PLAIN, name)]
         if asked:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
             raise BackendError(f"{cls.name}: has no {flags}; that is for --backend tensorrt")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -98,6 +98,7 @@ def make_engine(
     def step(phase: str, done: int, total: int) -> None:
         progress.emit(progress.Event(phase, done=done, total=total))
 
+    options = replace(options, images=(golden_image[None],))
     files = backend.build(product.model, product.recipe, product.ranges, options, step)
     clock.finished("engine", f"{backend.name} {backend.version()} on {backend.device()}")
     return EngineFiles(backend, files)

@@ -5,16 +5,24 @@ It has what `degmix_edge/trt.py` uses; that those names exist in the real one is
 
 import ctypes
 import enum
+import weakref
 
 import numpy as np
 
 __version__ = "10.3.0"
 MAGIC = b"stand-in plan"
+CAPTURE_FAILS: list[str] = []
+"""Why no engine can be captured, if anything."""
+IMAGES: list[np.ndarray] = []
+"""What engines have run on."""
 
 
 class ILogger:
     class Severity(enum.IntEnum):
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+        def __str__(self):
+            return f"Severity.{self.name}"
 
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
@@ -226,11 +234,28 @@ class Runtime:
         if not plan.startswith(MAGIC):
             self.logger.log(ILogger.Severity.ERROR, "the plan's magic tag does not match")
             return None
-        return _Engine(plan[len(MAGIC) :])
+        engine = _Engine(plan[len(MAGIC) :])
+        engine.logger = self.logger
+        return engine
 
 
-class _Engine:
+class _Counted:
+    """Of the driver's context: made and destroyed while that is current."""
+
+    def __init__(self):
+        from pycuda import driver
+
+        driver._needs_context()
+        driver.COUNTS[type(self).__name__] += 1
+        self._destroyed = driver.destroyed
+
+    def __del__(self):
+        self._destroyed(type(self).__name__)
+
+
+class _Engine(_Counted):
     def __init__(self, model):
+        super().__init__()
         import onnx
         import onnxruntime
 
@@ -280,11 +305,13 @@ class _Inspector:
         )
 
 
-class _Context:
+class _Context(_Counted):
     def __init__(self, engine):
+        super().__init__()
         self.engine, self.addresses = engine, {}
 
     def set_tensor_address(self, name, pointer):
+        assert pointer % 256 == 0, "TensorRT asks for addresses on 256 bytes"
         self.addresses[name] = pointer
         return pointer != 0
 
@@ -292,12 +319,20 @@ class _Context:
         from pycuda import driver
 
         driver._needs_context()
+        stream = driver.STREAMS[handle]
+        if stream.recording is not None and CAPTURE_FAILS:
+            self.engine.logger.log(ILogger.Severity.ERROR, CAPTURE_FAILS[0])
+            stream.add(driver.BROKEN)
+            return False
         addresses = dict(self.addresses)
-        driver.STREAMS[handle].add(lambda: self._run(addresses))
+        # What is recorded does not keep the context.
+        run = weakref.WeakMethod(self._run)
+        stream.add(lambda: run()(addresses))
         return True
 
     def _run(self, addresses):
         image = self._view("image", addresses)
+        IMAGES.append(image.copy())
         names = [n for n, (_, mode) in self.engine.tensors.items() if mode is TensorIOMode.OUTPUT]
         for name, value in zip(
             names, self.engine.session.run(names, {"image": image}), strict=True
