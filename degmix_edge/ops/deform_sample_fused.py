@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from degmix_edge.ops.deform_sample import position_offsets
+
 if TYPE_CHECKING:
     import onnx
 
@@ -111,14 +113,7 @@ def expand(maps: np.ndarray, expansion: np.ndarray, position: np.ndarray) -> np.
             out[:, channels] += np.einsum(
                 "nmhw,cm->nchw", seen[:, part * MAPS : (part + 1) * MAPS], weights
             )
-    for y in range(height):
-        for x in range(width):
-            rows_class = 0 if y == 0 else 2 if y == height - 1 else 1
-            columns_class = 0 if x == 0 else 2 if x == width - 1 else 1
-            line = position[3 * rows_class + columns_class].astype(np.float64)
-            along = np.where(np.arange(rows // 2) < rows // 4, y, x)
-            out[:, 0::2, y, x] += line[:, 0] * along + line[:, 1]
-            out[:, 1::2, y, x] += line[:, 2] * along + line[:, 3]
+    out += position_offsets(position, height, width)
     return out
 
 
@@ -168,66 +163,8 @@ _SAMPLE = (
     weight_raw = Reshape (turned, kernel)
     weight = CastLike (weight_raw, maps)
     expanded_raw = Conv <group = 2, pads = [1, 1, 1, 1]> (maps, weight)
-    expanded = Cast <to = 1> (expanded_raw)
-    # The position's part: the border class of each pixel picks a line of the table.
-    shape = Shape (value)
-    channels_1 = Slice (shape, one, two, zero)
-    three = Constant <value_ints = [3]> ()
-    four = Constant <value_ints = [4]> ()
-    height_1 = Slice (shape, two, three, zero)
-    width_1 = Slice (shape, three, four, zero)
-    begin = Constant <value_int = 0> ()
-    step = Constant <value_int = 1> ()
-    height = Squeeze (height_1)
-    width = Squeeze (width_1)
-    channels_0 = Squeeze (channels_1)
-    ys = Range (begin, height, step)
-    xs = Range (begin, width, step)
-    cs = Range (begin, channels_0, step)
-    last_y = Sub (height, step)
-    last_x = Sub (width, step)
-    y_from_0 = Cast <to = 7> (ys)
-    top = Greater (ys, begin)
-    top_class = Cast <to = 7> (top)
-    bottom = Equal (ys, last_y)
-    bottom_class = Cast <to = 7> (bottom)
-    y_class = Add (top_class, bottom_class)
-    left = Greater (xs, begin)
-    left_class = Cast <to = 7> (left)
-    right = Equal (xs, last_x)
-    right_class = Cast <to = 7> (right)
-    x_class = Add (left_class, right_class)
-    y_line = Mul (y_class, three)
-    y_column = Unsqueeze (y_line, one)
-    border = Add (y_column, x_class)
-    lines = Gather <axis = 0> (position, border)
-    lines_f = Cast <to = 1> (lines)
-    slope_dy, shift_dy, slope_dx, shift_dx = Split <axis = 3, num_outputs = 4> (lines_f)
-    half = Div (channels_0, two)
-    is_first = Less (cs, half)
-    cs_axes = Constant <value_ints = [0, 1, 3]> ()
-    first = Unsqueeze (is_first, cs_axes)
-    ys_f = Cast <to = 1> (y_from_0)
-    xs_f = Cast <to = 1> (xs)
-    ys_axes = Constant <value_ints = [1, 2, 3]> ()
-    xs_axes = Constant <value_ints = [0, 2, 3]> ()
-    ys_4 = Unsqueeze (ys_f, ys_axes)
-    xs_4 = Unsqueeze (xs_f, xs_axes)
-    along = Where (first, ys_4, xs_4)
-    dy_slope = Mul (slope_dy, along)
-    dy = Add (dy_slope, shift_dy)
-    dx_slope = Mul (slope_dx, along)
-    dx = Add (dx_slope, shift_dx)
-    pairs = Concat <axis = 3> (dy, dx)
-    planes = Transpose <perm = [2, 3, 0, 1]> (pairs)
-    minus = Constant <value_ints = [-1]> ()
-    flat = Concat <axis = 0> (minus, height_1, width_1)
-    fixed = Reshape (planes, flat)
-    offset = Add (expanded, fixed)
-    value_f = Cast <to = 1> (value)
-    sampled = degmix.DegmixDeformSample <channels : int = @channels, plugin_version = "1",
-        plugin_namespace = "degmix"> (value_f, offset)
-    out = CastLike (sampled, value)
+    out = degmix.DegmixDeformSampleAt <channels : int = @channels, plugin_version = "1",
+        plugin_namespace = "degmix"> (value, expanded_raw, position)
 }"""
 )
 _MIX = (

@@ -46,7 +46,7 @@ class FuseDeformOffsets(Pass):
     def run(self, graph: gs.Graph) -> int:
         rewrites = 0
         for sampler in [n for n in graph.nodes if n.op == SAMPLE]:
-            expansion = _expansion(sampler)
+            expansion = expansion_of(sampler)
             if expansion is None or sampler.attrs["channels"] % CHANNELS:
                 continue
             tail = _tail(sampler)
@@ -70,13 +70,23 @@ class FuseDeformOffsets(Pass):
 
 
 @dataclass
-class _Expansion:
+class Expansion:
+    """What makes the offsets of a sampling.
+
+    Attributes:
+        conv: The grouped convolution that gives the offsets.
+        maps: Its 18 maps, without the positions that are added to them.
+        weight: Its weight, `(2 C, 9, 3, 3)`.
+        position: What it makes of the positions and its bias, as `ops` has tables, `(9, C, 4)`.
+    """
+
+    conv: gs.Node
     maps: gs.Variable
     weight: np.ndarray
     position: np.ndarray
 
 
-def _expansion(sampler: gs.Node) -> _Expansion | None:
+def expansion_of(sampler: gs.Node) -> Expansion | None:
     """What makes the offsets, if it is a grouped convolution of positions and 18 maps."""
     conv = _only_maker(sampler.inputs[1], "Conv")
     if conv is None or not isinstance(conv.inputs[1], gs.Constant):
@@ -102,7 +112,7 @@ def _expansion(sampler: gs.Node) -> _Expansion | None:
         return None
     bias = conv.inputs[2].values if len(conv.inputs) > 2 else None
     table = position_table(weight, bias, positions[0])
-    return None if table is None else _Expansion(maps[0], weight, table)
+    return None if table is None else Expansion(conv, maps[0], weight, table)
 
 
 @dataclass

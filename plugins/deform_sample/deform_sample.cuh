@@ -127,6 +127,21 @@ __device__ __forceinline__ void fillPlane(
     }
 }
 
+// A line of the table of positions.
+struct alignas(16) PositionLine
+{
+    float slopeY;
+    float interceptY;
+    float slopeX;
+    float interceptX;
+};
+
+// 0 at the first row or column, 2 at the last, else 1.
+__device__ __forceinline__ int32_t borderOf(int32_t at, int32_t size)
+{
+    return at == 0 ? 0 : at == size - 1 ? 2 : 1;
+}
+
 template <typename T, typename TOffset, bool kSHARED>
 __global__ void __launch_bounds__(512) deformSampleKernel(DeformSampleParams params)
 {
@@ -143,6 +158,8 @@ __global__ void __launch_bounds__(512) deformSampleKernel(DeformSampleParams par
     TOffset const* dy = static_cast<TOffset const*>(params.offset[item]) + 2 * plane * pixels;
     TOffset const* dx = dy + pixels;
     T* output = static_cast<T*>(params.output[item]) + plane * pixels;
+    int32_t const channel = static_cast<int32_t>(plane % params.c);
+    auto const* lines = reinterpret_cast<PositionLine const*>(params.position[item]);
     auto* words = reinterpret_cast<typename Plane::Word*>(shared);
     int32_t const pitch = width + Plane::kCOLUMNS;
     if constexpr (kSHARED)
@@ -175,6 +192,14 @@ __global__ void __launch_bounds__(512) deformSampleKernel(DeformSampleParams par
             }
             int32_t const row = pixel / outWidth;
             int32_t const column = pixel - row * outWidth;
+            if (lines != nullptr)
+            {
+                int32_t const border = 3 * borderOf(row, params.outHeight) + borderOf(column, outWidth);
+                PositionLine const line = lines[border * params.c + channel];
+                float const along = static_cast<float>(2 * channel < params.c ? row : column);
+                y[i] += line.slopeY * along + line.interceptY;
+                x[i] += line.slopeX * along + line.interceptX;
+            }
             Place const place
                 = placeOf(static_cast<float>(row) + y[i], static_cast<float>(column) + x[i], height, width);
             float sampled;
