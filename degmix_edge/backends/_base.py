@@ -137,14 +137,14 @@ class EngineBackend(Backend):
     Attributes:
         engine_file: What the engine is called in a bundle.
         runs_model: `model.onnx` can stand in for an engine.
-        takes_options: It has what `EngineOptions` offers.
+        takes_options: Names of `EngineOptions` that it has.
         takes_timeout: It can end a call that takes longer than `timeout_s`.
         timeout_s: Seconds after which a call is ended; None never ends one.
     """
 
     engine_file: ClassVar[str] = "engine.onnx"
     runs_model: ClassVar[bool] = True
-    takes_options: ClassVar[bool] = False
+    takes_options: ClassVar[tuple[str, ...]] = ()
     takes_timeout: ClassVar[bool] = False
     timeout_s: float | None = None
 
@@ -201,9 +201,8 @@ class EngineBackend(Backend):
         Raises:
             BackendError: It was.
         """
-        if cls.takes_options:
-            return
-        asked = [name for name in REQUESTS if getattr(options, name) != getattr(PLAIN, name)]
+        others = [name for name in REQUESTS if name not in cls.takes_options]
+        asked = [name for name in others if getattr(options, name) != getattr(PLAIN, name)]
         if asked:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
             raise BackendError(f"{cls.name}: has no {flags}; that is for --backend tensorrt")

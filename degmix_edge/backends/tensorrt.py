@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from degmix_edge.backends import _native, _trt_plugin
-from degmix_edge.backends._base import PLAIN, EngineBackend, EngineOptions, Progress
+from degmix_edge.backends import _trt_plugin
+from degmix_edge.backends._base import PLAIN, REQUESTS, EngineBackend, EngineOptions, Progress
 from degmix_edge.config import cache_folder
-from degmix_edge.errors import BackendError, BuildError, ConfigError, DegmixError, GraphError
+from degmix_edge.errors import BackendError, BuildError, DegmixError, GraphError
 from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.nvidia import cuda
 from degmix_edge.nvidia.arrays import DLPACK_CUDA, DeviceArray, ForeignImage, foreign_image
@@ -30,7 +30,6 @@ from degmix_edge.nvidia.trt import build as trt_build
 from degmix_edge.nvidia.trt import engine as trt_engine
 from degmix_edge.nvidia.trt import load as trt_load
 from degmix_edge.quant.ranges import Ranges
-from degmix_edge.registry import unknown
 from degmix_edge.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ class Backend(EngineBackend):
     name = "tensorrt"
     engine_file = "engine.plan"
     runs_model = False
-    takes_options = True
+    takes_options = REQUESTS
     is_concurrent = True
 
     def __init__(
@@ -295,21 +294,16 @@ def _forms(asked: str, recipe: Recipe, plugin: Path | None) -> tuple[Dcn, ...]:
         ConfigError: No such form.
         BackendError: It needs the plugin, which is not there.
     """
-    from degmix_edge.passes.pipeline import FORMS
+    from degmix_edge.passes.pipeline import NEED_PLUGIN, check_form
 
     if asked == "auto":
         if plugin is None:
             return ("builtin",)
         fused: tuple[Dcn, ...] = ("fused",) if recipe.precision != "fp32" else ()
         return (*fused, "plugin", "builtin")
-    form = next((form for form in FORMS if form == asked), None)
-    if form is None:
-        raise ConfigError(unknown("form of deformable convolutions", asked, FORMS))
-    if form in ("plugin", "fused") and plugin is None:
-        raise BackendError(
-            f"--dcn {form}: our plugin library is not in {_native.FOLDER} nor named by "
-            f"{_trt_plugin.VARIABLE}; {trt_load.BUILD_PLUGIN}"
-        )
+    form = check_form(asked)
+    if form in NEED_PLUGIN and plugin is None:
+        _trt_plugin.needed(Backend.major(), form)
     return (form,)
 
 

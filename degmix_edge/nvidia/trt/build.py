@@ -106,7 +106,8 @@ def build_plan(
     network = builder.create_network(flags=flags)
     parser = trt.OnnxParser(network=network, logger=logger)
     if not parser.parse(model=model):
-        raise GraphError(_parser_errors(flavour, trt, parser))
+        reasons = "".join(f". {reason}" for reason in log.reasons)
+        raise GraphError(_parser_errors(flavour, trt, parser) + reasons)
     layers = _layers(network)
     _check_plugin_layers(flavour, str(trt.__version__), layers, ops.node_names(model))
     config = _config(trt, builder, options)

@@ -214,7 +214,12 @@ class _Registry:
     def load_library(self, path):
         count = ctypes.c_int32()
         ctypes.CDLL(path).getCreators(ctypes.byref(count))
-        names = ["DegmixDeformSample", "DegmixDeformConv2d", "DegmixDeformMix"]
+        names = [
+            "DegmixDeformSample",
+            "DegmixDeformSampleAt",
+            "DegmixDeformConv2d",
+            "DegmixDeformMix",
+        ]
         self.all_creators = [_Creator(name) for name in [*names, "DegmixDeformSampleFused"]]
         return self if count.value else None
 
