@@ -6,9 +6,10 @@ import contextlib
 import warnings
 from pathlib import Path
 
-from degmix_edge.backends import EngineBackend
+from degmix_edge.backends import EngineBackend, EngineOptions
 from degmix_edge.bundle.contents import Bundle, recipe_and_ranges
-from degmix_edge.bundle.manifest import MODEL, Engine, engine_key
+from degmix_edge.bundle.golden import unpack
+from degmix_edge.bundle.manifest import GOLDEN, MODEL, Engine, engine_key
 from degmix_edge.config import cache_folder
 from degmix_edge.errors import BackendError, OutputError
 from degmix_edge.files import sha256, write_file
@@ -64,7 +65,9 @@ def _mismatch(name: str, engine: Engine | None, here: tuple[str, str]) -> str:
 
 def _build(bundle: Bundle, backend: type[EngineBackend], model: bytes) -> bytes:
     try:
-        return backend.build(model, *recipe_and_ranges(bundle))[backend.engine_file]
+        feed, _ = unpack(bundle.read(GOLDEN), bundle.manifest.network, bundle.path)
+        options = EngineOptions(feeds=(feed,))
+        return backend.build(model, *recipe_and_ranges(bundle), options)[backend.engine_file]
     except (
         ModuleNotFoundError
     ) as error:  # building needs onnx; a robot that has its engine does not

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from degmix_edge import backends, progress
-from degmix_edge.backends import EngineOptions
+from degmix_edge.backends import REQUESTS
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.bundle.manifest import MANIFEST, size_text
 from degmix_edge.bundle.writing import Target, claim
@@ -399,7 +399,7 @@ def _is_bundle(network: Network) -> bool:
 
 
 def _rebuilt(path: Path, target: Path, settings: Options, force: bool) -> Bundle:
-    own = {"backend", *EngineOptions.__dataclass_fields__}
+    own = {"backend", *REQUESTS}
     if others := sorted(settings.model_fields_set - own):
         raise ConfigError(
             f"{path}: is a bundle, whose engine is built again from its own model.onnx; leave out "

@@ -130,12 +130,12 @@ def compare_engines(
     with ExitStack() as stack:
         stack.enter_context(listening(progress))
         reference = stack.enter_context(reference_session(opened, checkpoint, threads))
-        specs = {task.name: task for task in opened.manifest.network.tasks}
-        network = opened.manifest.network
-        found = images(data, opened.manifest.fit, specs=specs, label_map=label_map, network=network)
+        fit, network = opened.manifest.fit, opened.manifest.network
+        specs = {task.name: task for task in network.tasks}
+        found = images(data, fit, specs=specs, label_map=label_map, network=network)
         engines = _engines(opened, results, backends, threads, stack=stack)
         # After all engines are open: a backend that is not there is said before any work.
-        few = [item.feed(opened.manifest.fit, network) for item in found[:TENSOR_IMAGES]]
+        few = [item.feed(fit, network) for item in found[:TENSOR_IMAGES]]
         tensors = tensor_differences(opened, reference.backend, few)
         compared = {}
         for name, engine in engines.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -129,6 +129,7 @@ def make_engine(
     def step(phase: str, done: int, total: int) -> None:
         progress.emit(progress.Event(phase, done=done, total=total))
 
+    options = replace(options, feeds=(golden,))
     files = backend.build(product.model, product.recipe, product.ranges, options, step)
     clock.finished("engine", f"{backend.name} {backend.version()} on {backend.device()}")
     return EngineFiles(backend, files)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from degmix_edge import config
-from degmix_edge.backends import EngineOptions
+from degmix_edge.backends import REQUESTS, EngineOptions
 from degmix_edge.bundle.manifest import MOST_SIZES
 from degmix_edge.errors import ConfigError
 from degmix_edge.graph.spec_file import OtherEntry, SpecFile, read_spec
@@ -146,8 +146,7 @@ class Options(config.Settings):
     @property
     def engine(self) -> EngineOptions:
         """What is asked of the backend's engine."""
-        names = EngineOptions.__dataclass_fields__
-        return EngineOptions(**{name: getattr(self, name) for name in names})
+        return EngineOptions(**{name: getattr(self, name) for name in REQUESTS})
 
 
 def make_options(

@@ -82,6 +82,10 @@ char const* checkDeformSample(DeformSampleParams const& params) noexcept
         {
             return "a pointer is null";
         }
+        if ((params.position[i] == nullptr) != (params.position[0] == nullptr))
+        {
+            return "position: expected one for every item, or for none";
+        }
     }
     return nullptr;
 }

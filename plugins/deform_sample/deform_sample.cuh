@@ -284,6 +284,58 @@ __device__ __forceinline__ void fillPlane(
     }
 }
 
+// A line of the table of positions.
+struct alignas(16) PositionLine
+{
+    float slopeY;
+    float interceptY;
+    float slopeX;
+    float interceptX;
+};
+
+// What a pixel's own position adds to the offsets of one channel, down one column of the output: a line of
+// the row, since a column's own share is constant. The first and the last row have lines of their own.
+struct ColumnPosition
+{
+    PositionLine first;
+    PositionLine middle;
+    PositionLine last;
+    float lastRow;
+};
+
+__device__ __forceinline__ void addLine(PositionLine const& line, float row, float& y, float& x)
+{
+    y += line.slopeY * row + line.interceptY;
+    x += line.slopeX * row + line.interceptX;
+}
+
+// 0 at the first row or column, 2 at the last, else 1.
+__device__ __forceinline__ int32_t borderOf(int32_t at, int32_t size)
+{
+    return at == 0 ? 0 : at == size - 1 ? 2 : 1;
+}
+
+// A line as one of the row: of a channel that moves along the columns it is a constant.
+__device__ __forceinline__ PositionLine alongRows(PositionLine const& line, bool isAlongRows, float column)
+{
+    if (isAlongRows)
+    {
+        return line;
+    }
+    return PositionLine{0.F, line.slopeY * column + line.interceptY, 0.F, line.slopeX * column + line.interceptX};
+}
+
+__device__ __forceinline__ ColumnPosition positionOf(
+    PositionLine const* lines, DeformSampleParams const& params, int32_t channel, int32_t column)
+{
+    PositionLine const* line = lines + borderOf(column, params.outWidth) * params.c + channel;
+    int32_t const ofRows = 3 * params.c; // from one class of rows to the next
+    bool const isAlong = 2 * channel < params.c;
+    float const at = static_cast<float>(column);
+    return ColumnPosition{alongRows(line[0], isAlong, at), alongRows(line[ofRows], isAlong, at),
+        alongRows(line[2 * ofRows], isAlong, at), static_cast<float>(params.outHeight - 1)};
+}
+
 // One column of a plane, sampled at any row.
 template <typename T, typename TOffset, bool kSHARED>
 struct SampleColumn
@@ -298,7 +350,20 @@ struct SampleColumn
 
     __device__ __forceinline__ T sample(float row, TOffset dy, TOffset dx) const
     {
-        Place const place = placeOf(row + toFloat(dy), column + toFloat(dx), height, width);
+        return at(row, toFloat(dy), toFloat(dx));
+    }
+
+    __device__ __forceinline__ T sample(float row, TOffset dy, TOffset dx, PositionLine const& line) const
+    {
+        float y = toFloat(dy);
+        float x = toFloat(dx);
+        addLine(line, row, y, x);
+        return at(row, y, x);
+    }
+
+    __device__ __forceinline__ T at(float row, float y, float x) const
+    {
+        Place const place = placeOf(row + y, column + x, height, width);
         if constexpr (kSHARED)
         {
             return betweenValues<T>(Plane::sample(words, place.row * pitch + place.column, pitch, place.fy, place.fx));
@@ -309,6 +374,75 @@ struct SampleColumn
             toFloat(zeroOr(value, place.row + 1, place.column + 1, height, width)), place.fy, place.fx));
     }
 };
+
+// The rows of a column that one thread samples.
+struct Rows
+{
+    int32_t first;
+    int32_t step;
+    int32_t count;
+    int32_t width; // from one row to the next
+};
+
+// Sample down a column, given the pointers of its first row.
+template <bool kAT, typename T, typename TOffset, bool kSHARED>
+__device__ __forceinline__ void sampleDown(SampleColumn<T, TOffset, kSHARED> const& column,
+    ColumnPosition const& position, TOffset const* dy, TOffset const* dx, T* output, Rows const& rows)
+{
+    dy = pinned(dy);
+    dx = pinned(dx);
+    output = pinned(output);
+    float const step = static_cast<float>(rows.step);
+    uint32_t const stride = static_cast<uint32_t>(rows.step * rows.width);
+    uint32_t const end = static_cast<uint32_t>(rows.count * rows.width);
+    uint32_t pixel = static_cast<uint32_t>(rows.first * rows.width);
+    float row = static_cast<float>(rows.first);
+    if (kAT && rows.first == 0)
+    {
+        output[0] = column.sample(0.F, __ldg(dy), __ldg(dx), position.first);
+        pixel += stride;
+        row += step;
+    }
+    // All offsets of a round are asked for before the first is used. The last row is no middle one.
+    uint32_t const middleEnd = kAT ? end - static_cast<uint32_t>(rows.width) : end;
+    for (; pixel + (kSAMPLE_UNROLL - 1) * stride < middleEnd; pixel += kSAMPLE_UNROLL * stride)
+    {
+        TOffset y[kSAMPLE_UNROLL];
+        TOffset x[kSAMPLE_UNROLL];
+#pragma unroll
+        for (int32_t i = 0; i < kSAMPLE_UNROLL; ++i)
+        {
+            y[i] = __ldg(dy + pixel + i * stride);
+            x[i] = __ldg(dx + pixel + i * stride);
+        }
+#pragma unroll
+        for (int32_t i = 0; i < kSAMPLE_UNROLL; ++i)
+        {
+            output[pixel + i * stride]
+                = kAT ? column.sample(row, y[i], x[i], position.middle) : column.sample(row, y[i], x[i]);
+            row += step;
+        }
+    }
+    for (; pixel < end; pixel += stride)
+    {
+        TOffset const y = __ldg(dy + pixel);
+        TOffset const x = __ldg(dx + pixel);
+        if constexpr (kAT)
+        {
+            PositionLine line = position.middle;
+            if (row == position.lastRow)
+            {
+                line = position.last;
+            }
+            output[pixel] = column.sample(row, y, x, line);
+        }
+        else
+        {
+            output[pixel] = column.sample(row, y, x);
+        }
+        row += step;
+    }
+}
 
 template <typename T, typename TOffset, bool kSHARED>
 __global__ void __launch_bounds__(512) deformSampleKernel(DeformSampleParams params)
@@ -323,9 +457,9 @@ __global__ void __launch_bounds__(512) deformSampleKernel(DeformSampleParams par
     int32_t const outWidth = params.outWidth;
     int32_t const pixels = params.outHeight * outWidth;
     T const* value = static_cast<T const*>(params.value[item]) + plane * height * width;
-    auto const* dy = pinned(static_cast<TOffset const*>(params.offset[item]) + 2 * plane * pixels);
-    auto const* dx = pinned(dy + pixels);
-    T* output = pinned(static_cast<T*>(params.output[item]) + plane * pixels);
+    TOffset const* dy = static_cast<TOffset const*>(params.offset[item]) + 2 * plane * pixels;
+    TOffset const* dx = dy + pixels;
+    T* output = static_cast<T*>(params.output[item]) + plane * pixels;
     auto* words = reinterpret_cast<typename Plane::Word*>(shared);
     int32_t const pitch = width + kRING;
     if constexpr (kSHARED)
@@ -336,45 +470,32 @@ __global__ void __launch_bounds__(512) deformSampleKernel(DeformSampleParams par
     // A thread keeps its column and goes down the rows, so that no pixel needs a division. Lanes take
     // neighbouring columns: offsets and outputs are whole lines of memory, and neighbours sample
     // neighbouring banks.
-    int32_t const columns
-        = params.outWidth < static_cast<int32_t>(blockDim.x) ? params.outWidth : static_cast<int32_t>(blockDim.x);
-    int32_t const step = static_cast<int32_t>(blockDim.x) / columns;
-    int32_t const firstRow = static_cast<int32_t>(threadIdx.x) / columns;
-    int32_t const firstColumn = static_cast<int32_t>(threadIdx.x) - firstRow * columns;
-    if (firstRow >= step)
+    int32_t const threads = static_cast<int32_t>(blockDim.x);
+    int32_t const columns = outWidth < threads ? outWidth : threads;
+    Rows rows{};
+    rows.step = threads / columns;
+    rows.first = static_cast<int32_t>(threadIdx.x) / columns;
+    rows.count = params.outHeight;
+    rows.width = outWidth;
+    int32_t const firstColumn = static_cast<int32_t>(threadIdx.x) - rows.first * columns;
+    if (rows.first >= rows.step)
     {
         return;
     }
+    int32_t const channel = static_cast<int32_t>(plane % params.c);
+    auto const* lines = reinterpret_cast<PositionLine const*>(params.position[item]);
     for (int32_t column = firstColumn; column < outWidth; column += columns)
     {
-        SampleColumn<T, TOffset, kSHARED> const at{
+        SampleColumn<T, TOffset, kSHARED> const sampled{
             words + pitch + kRING, value, pitch, height, width, static_cast<float>(column)};
-        uint32_t const stride = static_cast<uint32_t>(step * outWidth);
-        uint32_t pixel = static_cast<uint32_t>(firstRow * outWidth + column);
-        uint32_t const end = static_cast<uint32_t>(pixels);
-        float row = static_cast<float>(firstRow);
-        // All offsets of a round are asked for before the first is used.
-        for (; pixel + (kSAMPLE_UNROLL - 1) * stride < end; pixel += kSAMPLE_UNROLL * stride)
+        if (lines == nullptr)
         {
-            TOffset y[kSAMPLE_UNROLL];
-            TOffset x[kSAMPLE_UNROLL];
-#pragma unroll
-            for (int32_t i = 0; i < kSAMPLE_UNROLL; ++i)
-            {
-                y[i] = __ldg(dy + pixel + i * stride);
-                x[i] = __ldg(dx + pixel + i * stride);
-            }
-#pragma unroll
-            for (int32_t i = 0; i < kSAMPLE_UNROLL; ++i)
-            {
-                output[pixel + i * stride] = at.sample(row, y[i], x[i]);
-                row += static_cast<float>(step);
-            }
+            sampleDown<false>(sampled, ColumnPosition{}, dy + column, dx + column, output + column, rows);
         }
-        for (; pixel < end; pixel += stride)
+        else
         {
-            output[pixel] = at.sample(row, __ldg(dy + pixel), __ldg(dx + pixel));
-            row += static_cast<float>(step);
+            ColumnPosition const position = positionOf(lines, params, channel, column);
+            sampleDown<true>(sampled, position, dy + column, dx + column, output + column, rows);
         }
     }
 }

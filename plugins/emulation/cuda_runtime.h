@@ -93,19 +93,24 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
     case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
     case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = 233472; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = 232448; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = degmix::emulation::sharedBytesPerBlock(); break;
     }
     return cudaSuccess;
 }
 
-inline cudaError_t cudaFuncSetAttribute(void const*, cudaFuncAttribute, int)
+inline cudaError_t cudaFuncSetAttribute(void const* function, cudaFuncAttribute, int value)
 {
+    degmix::emulation::setSharedLimit(function, value);
     return cudaSuccess;
 }
 
 template <typename... Expected, typename... Given>
 cudaError_t cudaLaunchKernelEx(cudaLaunchConfig_t const* config, void (*kernel)(Expected...), Given const&... given)
 {
+    if (!degmix::emulation::fitsShared(reinterpret_cast<void const*>(kernel), config->dynamicSmemBytes))
+    {
+        return cudaErrorInvalidValue;
+    }
     auto const body = [&] { kernel(given...); };
     using Body = decltype(body);
     degmix::emulation::runGrid(

@@ -287,6 +287,34 @@ def deform_columns(value, offset):
     return np.stack(taps, axis=1).reshape(c * 9, -1)
 
 
+@pytest.mark.parametrize("variant", [native.SHARED, native.DIRECT])
+@pytest.mark.parametrize("value_type", [np.float32, np.float16, np.int8])
+def test_positions_are_added_in_float32(kernels, variant, value_type):
+    """Positions of a thousand pixels, where FP16, the type of the offsets, has steps of a half."""
+    rng = np.random.default_rng(4)
+    n, c, height, width = 2, 4, 7, 9
+    value = rng.standard_normal((n, c, height, width))
+    value = (40 * value if value_type is np.int8 else value).astype(value_type)
+    offset = rng.standard_normal((n, 2 * c, height, width)).astype(np.float16)
+    position = rng.standard_normal((9, c, 4)).astype(np.float32)
+    offset[:, 0] += 1000  # taken back by the table, to a fraction of a pixel
+    position[:, 0, 1] -= 1000
+    (got,) = sample(kernels, [(value, offset, position)], variant)
+    moved = offset + deform_sample.position_offsets(position, height, width)
+    expected = deform_sample.reference(value, moved)
+    tolerance = {np.float32: 1e-3, np.float16: 3e-3, np.int8: 0.52}[value_type]
+    assert np.abs(got - expected).max() <= tolerance
+
+
+def test_launches_of_two_sizes_do_not_take_shared_memory_from_each_other(kernels):
+    """The limit belongs to the function: set by one lane, it counts for another lane's launch."""
+    rng = np.random.default_rng(3)
+    for height in (150, 130, 150):
+        value = rng.standard_normal((1, 1, height, 100)).astype(np.float32)
+        sample(kernels, [(value, np.zeros((1, 2, height, 100), np.float32))], native.SHARED)
+    assert kernels.library.degmix_emulation_limit_changes() == 0
+
+
 def mixer(rng, n, c, height, width):
     """Inputs of the fused operator, and what it must give without and with the product."""
     weight = (0.1 * rng.standard_normal((2 * c, 9, 3, 3))).astype(np.float16)
@@ -407,7 +435,9 @@ def test_heuristics(kernels):
 
     tile = lambda *a, card=native.H200, **k: kernels.plan("deform_conv2d", conv(*a, **k), card)  # noqa: E731
     assert tile(256, 256, 112).tile_n == 256
-    assert tile(256, 256, 64).tile_n == 64  # 64 tiles of pixels would leave half the card idle
+    # 64 tiles of pixels leave half the card idle; four times as many sample four times as often.
+    assert tile(256, 256, 64).tile_n == 128
+    assert tile(256, 256, 16).tile_n == 64  # 16 blocks or 4: each on a multiprocessor of its own
     assert tile(256, 256, 64, card=native.ORIN).tile_n == 256
     assert tile(64, 64, 128).tile_n == 64
     assert tile(256, 256, 112, kind=native.FLOAT).tile_n == 128
