@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.metrics import Metric
@@ -137,18 +137,13 @@ def compare_engines(
         # After all engines are open: a backend that is not there is said before any work.
         few = [item.feed(fit, network) for item in found[:TENSOR_IMAGES]]
         tensors = tensor_differences(opened, reference.backend, few)
+        limits: dict[str, Any] = {"max_drop": max_drop, "max_disagreement": max_disagreement}
         compared = {}
         for name, engine in engines.items():
             with counting(f"compare {name}", len(found)) as advance:
+                samples = (item.load() for item in found)
                 compared[name] = compare_sessions(
-                    engine,
-                    reference,
-                    (item.load() for item in found),
-                    tensors,
-                    max_drop=max_drop,
-                    max_disagreement=max_disagreement,
-                    metrics=metrics,
-                    advance=advance,
+                    engine, reference, samples, tensors, metrics=metrics, advance=advance, **limits
                 )
     return compared
 

@@ -16,6 +16,7 @@ from degmix_training.export import export_checkpoint, network_spec
 from degmix_edge import backends, ops
 from degmix_edge.bundle.golden import LOWERED, differences
 from degmix_edge.graph.model import to_graph
+from degmix_edge.network import IMAGE
 from degmix_edge.ops import deform_sample_fused
 from degmix_edge.passes._base import apply
 from degmix_edge.passes.forms import deploy_model, lower_for_tensorrt, quantize_model
