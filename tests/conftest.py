@@ -268,6 +268,29 @@ def bundles(exported, pictures):
     return {precision: bundle(precision) for precision in ("fp32", "fp16", "int8")}
 
 
+SIZES = ((HEIGHT, WIDTH), (96, 160))
+
+
+@pytest.fixture(scope="session")
+def sizes_bundle(loaded, pictures):
+    """An INT8 bundle of the small network for `SIZES`."""
+
+    def make(path: Path) -> None:
+        build(loaded, path, size=SIZES, calibration=pictures, observer="min_max")
+
+    return open_bundle(shared("sizes.degmix", make))
+
+
+@pytest.fixture(scope="session")
+def second_size(loaded, pictures):
+    """A bundle of the same network for the second of `SIZES` alone."""
+
+    def make(path: Path) -> None:
+        build(loaded, path, size=SIZES[1], calibration=pictures, observer="min_max")
+
+    return open_bundle(shared("second.degmix", make))
+
+
 @pytest.fixture
 def cli(capfd, tmp_path, monkeypatch):
     """Run a command line in an empty folder: exit code, stdout, stderr."""

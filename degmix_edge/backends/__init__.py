@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from degmix_edge import registry
-from degmix_edge.backends._base import PLAIN, Backend, EngineBackend, EngineOptions
+from degmix_edge.backends._base import PLAIN, REQUESTS, Backend, EngineBackend, EngineOptions
 from degmix_edge.errors import BackendError, ConfigError
 
-__all__ = ["PLAIN", "Backend", "EngineBackend", "EngineOptions", "choose", "find", "names"]
+__all__ = [
+    "PLAIN",
+    "REQUESTS",
+    "Backend",
+    "EngineBackend",
+    "EngineOptions",
+    "choose",
+    "find",
+    "names",
+]
 
 AUTO = ("tensorrt", "onnxruntime")
 """What `auto` tries, best first."""

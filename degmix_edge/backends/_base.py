@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar
 
@@ -116,16 +116,20 @@ class EngineOptions:
         version_compatible: Runs with later minor versions of the library too.
         hardware_compatible: Runs on every card since Ampere.
         dla_core: Index of Orin's deep learning accelerator; experimental.
+        feeds: Typical inputs by name, to time forms of an engine on; no request.
     """
 
     dcn: str = "auto"
     version_compatible: bool = False
     hardware_compatible: bool = False
     dla_core: int | None = None
+    feeds: tuple[Mapping[str, np.ndarray], ...] = field(default=(), compare=False, repr=False)
 
 
 PLAIN = EngineOptions()
 """Nothing in particular."""
+REQUESTS = tuple(field.name for field in fields(EngineOptions) if field.compare)
+"""Options that a user asks for by name."""
 Progress = Callable[[str, int, int], None]
 """Called with what is under way, the steps that are done, and all of them."""
 
@@ -142,14 +146,14 @@ class EngineBackend(Backend):
     Attributes:
         engine_file: What the engine is called in a bundle.
         runs_model: `model.onnx` can stand in for an engine.
-        takes_options: It has what `EngineOptions` offers.
+        takes_options: Names of `EngineOptions` that it has.
         takes_timeout: It can end a call that takes longer than `timeout_s`.
         timeout_s: Seconds after which a call is ended; None never ends one.
     """
 
     engine_file: ClassVar[str] = "engine.onnx"
     runs_model: ClassVar[bool] = True
-    takes_options: ClassVar[bool] = False
+    takes_options: ClassVar[tuple[str, ...]] = ()
     takes_timeout: ClassVar[bool] = False
     timeout_s: float | None = None
 
@@ -206,9 +210,8 @@ class EngineBackend(Backend):
         Raises:
             BackendError: It was.
         """
-        if cls.takes_options:
-            return
-        asked = [f.name for f in fields(options) if getattr(options, f.name) != f.default]
+        others = [name for name in REQUESTS if name not in cls.takes_options]
+        asked = [name for name in others if getattr(options, name) != getattr(PLAIN, name)]
         if asked:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
             raise BackendError(f"{cls.name}: has no {flags}; that is for --backend tensorrt")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from degmix_edge.backends import _native
+from degmix_edge.errors import BackendError
 
 VARIABLE = "DEGMIX_TRT_PLUGIN"
 """A path to the library, or `none` to do without."""
@@ -20,3 +21,19 @@ def library(major: str) -> Path | None:
         ConfigError: The environment names a file that is not there.
     """
     return _native.find(f"libdegmix_trt{major}.so", VARIABLE, "make plugin")
+
+
+def needed(major: str, form: str) -> Path:
+    """The library for TensorRT `major`, which `form` needs.
+
+    Raises:
+        ConfigError: The environment names a file that is not there.
+        BackendError: There is none.
+    """
+    path = library(major)
+    if path is None:
+        raise BackendError(
+            f"--dcn {form}: our plugin library is not in {_native.FOLDER} nor named by {VARIABLE}; "
+            f"`make plugin` builds it (see plugins/README.md)"
+        )
+    return path

@@ -10,8 +10,8 @@ import json
 import queue
 import re
 import statistics
-from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from degmix_edge.backends import _native, _trt_plugin
-from degmix_edge.backends._base import PLAIN, EngineBackend, EngineOptions, Progress
+from degmix_edge.backends import _trt_plugin
+from degmix_edge.backends._base import PLAIN, REQUESTS, EngineBackend, EngineOptions, Progress
 from degmix_edge.config import cache_folder
-from degmix_edge.errors import BackendError, BuildError, ConfigError, GraphError
+from degmix_edge.errors import BackendError, BuildError, DegmixError, GraphError
 from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.nvidia import cuda
 from degmix_edge.nvidia.arrays import DLPACK_CUDA, DeviceArray, ForeignImage, foreign_image
@@ -30,8 +30,7 @@ from degmix_edge.nvidia.trt import build as trt_build
 from degmix_edge.nvidia.trt import engine as trt_engine
 from degmix_edge.nvidia.trt import load as trt_load
 from degmix_edge.quant.ranges import Ranges
-from degmix_edge.registry import unknown
-from degmix_edge.tensors import TensorSpec
+from degmix_edge.tensors import TensorSpec, fill
 
 if TYPE_CHECKING:
     from degmix_edge.passes.pipeline import Dcn
@@ -42,8 +41,6 @@ WARM_CALLS = 3
 """Before a graph is captured, as TensorRT asks for, and before a session's first frame."""
 TIMED_CALLS = 50
 """Timed calls of each form of the deformable convolutions, before one is chosen."""
-GRAPHS = 4
-"""Kept a lane, one for each set of addresses."""
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32"}
 DTYPES |= {"UINT8": "uint8", "BOOL": "bool", "INT64": "int64"}
 
@@ -61,7 +58,7 @@ class Backend(EngineBackend):
     name = "tensorrt"
     engine_file = "engine.plan"
     runs_model = False
-    takes_options = True
+    takes_options = REQUESTS
     is_concurrent = True
 
     def __init__(
@@ -126,7 +123,8 @@ class Backend(EngineBackend):
             except (BackendError, BuildError, GraphError) as error:
                 refused[form] = str(error)
                 continue
-            found[form] = (*cls._try(built.plan, timed=len(forms) > 1), built)
+            feeds = options.feeds if len(forms) > 1 else None
+            found[form] = (*cls._try(built.plan, feeds), built)
         if not found:
             raise BuildError("; ".join(f"{form}: {why}" for form, why in refused.items()))
         fastest = min(found, key=lambda name: found[name][0])
@@ -168,24 +166,33 @@ class Backend(EngineBackend):
         )
 
     @classmethod
-    def _try(cls, plan: bytes, *, timed: bool) -> tuple[float, list[dict[str, object]]]:
-        """Median milliseconds of a call on the device, as a graph, and the layers as built."""
+    def _try(
+        cls, plan: bytes, feeds: tuple[Mapping[str, np.ndarray], ...] | None
+    ) -> tuple[float, list[dict[str, object]]]:
+        """Median milliseconds of a call on the device, as a graph, and the layers as built.
+
+        Offsets of a blank image lie side by side, which flatters some forms. Without `feeds`, the
+        calls get noise; None does not time.
+        """
         device = cuda.Device()
+        engine: trt_engine.Engine | None = None
+        lane: Lane | None = None
         try:
             with device.current():
                 engine = trt_engine.Engine("tensorrt", plan, _trt_plugin.library(cls.major()))
                 layers = engine.layers()
-            if not timed:
+            if feeds is None:
                 return 0.0, layers
             lane = Lane(device, engine)
-            found = []
-            for _ in range(WARM_CALLS + TIMED_CALLS):
-                lane.run(lane.zeros())
-                found.append(lane.stages["gpu_ms"])
-            lane.close()
-            return statistics.median(found[WARM_CALLS:]), layers
+            given = feeds or (lane.noise(),)
+            lane.warm_up(given[0])
+            times = []
+            for index in range(TIMED_CALLS):
+                lane.run(given[index % len(given)])
+                times.append(lane.stages["gpu_ms"])
+            return statistics.median(times), layers
         finally:
-            device.close()
+            _close(device, [lane] if lane else [], engine)
 
     @classmethod
     def major(cls) -> str:
@@ -196,22 +203,24 @@ class Backend(EngineBackend):
         self._device = cuda.Device(self.device_index)
         plugin = _trt_plugin.library(self.major())
         self._lanes: list[Lane] = []
-        self._free: queue.LifoQueue[Lane] = queue.LifoQueue()
+        self._engine: trt_engine.Engine | None = None
         try:
             with self._device.current():
                 self._engine = trt_engine.Engine("tensorrt", self.engine, plugin)
             for _ in range(self.threads or 1):
-                lane = Lane(self._device, self._engine)
-                self._lanes.append(lane)
-                self._free.put(lane)
+                self._lanes.append(Lane(self._device, self._engine))
             for lane in self._lanes:
-                for _ in range(WARM_CALLS):
-                    lane.run(lane.zeros())
+                lane.warm_up(lane.zeros())
         except BaseException:
             self._deactivate()
             raise
+        self._free: queue.LifoQueue[Lane] = queue.LifoQueue()
+        for lane in self._lanes:
+            self._free.put(lane)
 
-    def engine_tensors(self) -> tuple[TensorSpec, ...]:
+    def engine_tensors(self) -> tuple[TensorSpec, ...] | None:
+        if self._engine is None:
+            return None
         return tuple(
             TensorSpec(name=b.name, dtype=DTYPES[b.dtype], shape=b.shape)
             for b in self._engine.bindings
@@ -232,17 +241,18 @@ class Backend(EngineBackend):
             return {name: maps[name].copy() for name in maps}
 
     def infer_device(self, image: Any) -> dict[str, DeviceArray]:
-        """Maps that stay on the device, of an image that may be there already; no copies.
+        """Maps that stay on the device, of an image that is there already.
 
-        They are overwritten by the next call on the same lane, so use it with one lane.
+        The image is copied to the lane's own memory, on the device. The maps are overwritten by the
+        next call on the same lane, so use it with one lane.
 
         Args:
-            image: uint8 RGB `(N, H, W, 3)` at the network's size, contiguous, with
-                `__cuda_array_interface__`. The stream that it names is waited for; without one
-                its writer must be done.
+            image: uint8 RGB `(N, H, W, 3)` at the network's size, contiguous, with DLPack or
+                `__cuda_array_interface__`. Its writer is waited for where the array tells of it;
+                one with the interface alone, and no stream in it, must be done.
 
         Raises:
-            CudaError: It is on another device, or not contiguous.
+            CudaError: It is on another device, not contiguous, or freed.
             BackendError: It is no such image, or the network takes more than an image.
         """
         if not self.active:
@@ -250,22 +260,33 @@ class Backend(EngineBackend):
         if self.spec.inputs:
             others = ", ".join(one.name for one in self.spec.inputs)
             raise BackendError(f"{self.name}: takes {others} too; give all from the host (`infer`)")
-        found = foreign_image(image, self.device_index)
         want = (tuple(self.spec.image_spec.shape), self.spec.image_spec.dtype)
-        if found is None or (found.shape, found.dtype) != want:
-            got = type(image).__name__ if found is None else f"{found.dtype} {found.shape}"
-            raise BackendError(
-                f"{self.name}: got {got} on the device, expected {want[1]} {want[0]}"
-            )
-        with self._lane() as lane:
+        with self._lane() as lane, self._device.current():
+            found = foreign_image(image, self.device_index, lane.stream.handle)
+            if found is None or (found.shape, found.dtype) != want:
+                got = type(image).__name__ if found is None else f"{found.dtype} {found.shape}"
+                raise BackendError(
+                    f"{self.name}: got {got} on the device, expected {want[1]} {want[0]}"
+                )
             return lane.run_device(found, self)
 
     def _deactivate(self) -> None:
-        for lane in self._lanes:
-            lane.close()
-        self._lanes, self._free = [], queue.LifoQueue()
-        self._engine = None  # type: ignore[assignment]
-        self._device.close()
+        lanes, engine = self._lanes, self._engine
+        self._lanes, self._engine = [], None
+        self._free = queue.LifoQueue()
+        _close(self._device, lanes, engine)
+
+
+def _close(device: cuda.Device, lanes: Sequence[Lane], engine: trt_engine.Engine | None) -> None:
+    """Give everything back while the context is current, and the context last."""
+    try:
+        with device.current():
+            for lane in lanes:
+                lane.close()
+            if engine is not None:
+                engine.close()
+    finally:
+        device.close()
 
 
 def _forms(asked: str, recipe: Recipe, plugin: Path | None) -> tuple[Dcn, ...]:
@@ -275,64 +296,96 @@ def _forms(asked: str, recipe: Recipe, plugin: Path | None) -> tuple[Dcn, ...]:
         ConfigError: No such form.
         BackendError: It needs the plugin, which is not there.
     """
-    from degmix_edge.passes.pipeline import FORMS
+    from degmix_edge.passes.pipeline import NEED_PLUGIN, check_form
 
     if asked == "auto":
         if plugin is None:
             return ("builtin",)
-        fused: tuple[Dcn, ...] = ("fused",) if recipe.precision == "fp16" else ()
+        fused: tuple[Dcn, ...] = ("fused",) if recipe.precision != "fp32" else ()
         return (*fused, "plugin", "builtin")
-    form = next((form for form in FORMS if form == asked), None)
-    if form is None:
-        raise ConfigError(unknown("form of deformable convolutions", asked, FORMS))
-    if form in ("plugin", "fused") and plugin is None:
-        raise BackendError(
-            f"--dcn {form}: our plugin library is not in {_native.FOLDER} nor named by "
-            f"{_trt_plugin.VARIABLE}; {trt_load.BUILD_PLUGIN}"
-        )
+    form = check_form(asked)
+    if form in NEED_PLUGIN and plugin is None:
+        _trt_plugin.needed(Backend.major(), form)
     return (form,)
 
 
 class Lane:
-    """One execution context, its stream, its buffers, and its CUDA graphs by input address."""
+    """One execution context, its stream, its buffers, and its CUDA graph.
+
+    Raises:
+        CudaError: Out of memory; what was made by then is given back.
+        BackendError: The engine has sizes that are not fixed, or no context.
+    """
 
     def __init__(self, device: cuda.Device, engine: trt_engine.Engine) -> None:
         self.device = device
-        self.uses: Counter[int] = Counter()
         self.stages: dict[str, float] = {}
-        self.graphs: OrderedDict[int, cuda.Graph] = OrderedDict()
+        self.graph: cuda.Graph | None = None
         self.buffers: dict[str, cuda.Buffer] = {}
         self.inputs = [b.name for b in engine.bindings if b.is_input]
         self.outputs = [b.name for b in engine.bindings if not b.is_input]
+        self.context: trt_engine.Context | None = None
+        self.stream: Any = None
+        self.events: list[Any] = []
         with device.current() as driver:
-            self.context = engine.context()
-            self.stream = driver.Stream()
-            self.events = [driver.Event() for _ in range(4)]
-            for binding in engine.bindings:
-                if -1 in binding.shape:
-                    raise BackendError(
-                        f"{binding.name} {binding.shape}: the engine has sizes that are not fixed; "
-                        f"sessions run engines of one size"
-                    )
-                shape, dtype = binding.shape, DTYPES[binding.dtype]
-                self.buffers[binding.name] = cuda.Buffer(device, shape, dtype)
-                self.context.set_address(binding.name, self.buffers[binding.name].pointer)
+            try:
+                self.context = engine.context()
+                self.stream = driver.Stream(cuda.NON_BLOCKING)
+                self.events = [driver.Event() for _ in range(4)]
+                for binding in engine.bindings:
+                    self._add(binding)
+            except BaseException:
+                self.close()
+                raise
+
+    def _add(self, binding: trt_engine.Binding) -> None:
+        """The buffer of a tensor: the context's addresses are set once, and are our own memory."""
+        if -1 in binding.shape:
+            raise BackendError(
+                f"{binding.name} {binding.shape}: the engine has sizes that are not fixed; "
+                f"sessions run engines of one size"
+            )
+        buffer = cuda.Buffer(self.device, binding.shape, DTYPES[binding.dtype])
+        self.buffers[binding.name] = buffer
+        assert self.context is not None
+        self.context.set_address(binding.name, buffer.pointer)
+
+    def warm_up(self, feed: Mapping[str, np.ndarray]) -> None:
+        """Run, as TensorRT asks for before a capture, and record the engine as a CUDA graph.
+
+        An engine that cannot be recorded is enqueued at each call, which a warning says.
+        """
+        for _ in range(WARM_CALLS):
+            self.run(feed)
+        try:
+            with self.device.current():
+                self.graph = cuda.Graph.record(self.stream, self._enqueue)
+        except DegmixError as error:
+            warnings.warn(
+                f"the engine runs without a CUDA graph, a little slower: {error}", stacklevel=2
+            )
 
     def zeros(self) -> dict[str, np.ndarray]:
         """A feed of zeros."""
         return {name: np.zeros_like(self.buffers[name].host) for name in self.inputs}
 
+    def noise(self) -> dict[str, np.ndarray]:
+        """A feed of zeros and of an image of noise."""
+        shape = self.buffers[IMAGE].host.shape
+        return self.zeros() | {IMAGE: np.random.default_rng(0).integers(0, 256, shape, np.uint8)}
+
     def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Maps in this lane's host buffers, until the next call."""
         with self.device.current():
             for name, array in feed.items():
-                self.buffers[name].host[...] = array
+                host = self.buffers[name].host
+                host[...] = fill(array, host.shape[0])
             start, uploaded, ran, done = self.events
             start.record(self.stream)
             for name in feed:
                 self.buffers[name].upload(self.stream)
             uploaded.record(self.stream)
-            self._enqueue(self.buffers[IMAGE].pointer)
+            self._launch()
             ran.record(self.stream)
             for name in self.outputs:
                 self.buffers[name].download(self.stream)
@@ -349,7 +402,8 @@ class Lane:
         """The same from and to the device."""
         with self.device.current():
             image.wait()
-            self._enqueue(image.pointer)
+            self.buffers[IMAGE].copy_from(image.pointer, self.stream)
+            self._launch()
             self.stream.synchronize()
         where = (DLPACK_CUDA, self.device.info.index)
         return {
@@ -358,32 +412,28 @@ class Lane:
             if name in self.outputs
         }
 
-    def _enqueue(self, pointer: int) -> None:
-        """The engine on the stream: plainly, until an address has come often, then as its graph."""
-        graph = self.graphs.get(pointer)
-        if graph is not None:
-            self.graphs.move_to_end(pointer)
-            graph.launch(self.stream)
-            return
-        self.context.set_address(IMAGE, pointer)
+    def _launch(self) -> None:
+        """The engine on the stream, as its graph where there is one."""
+        if self.graph is None:
+            self._enqueue()
+        else:
+            self.graph.launch(self.stream)
+
+    def _enqueue(self) -> None:
+        assert self.context is not None
         self.context.enqueue(self.stream.handle)
-        self.uses[pointer] += 1
-        if self.uses[pointer] < WARM_CALLS:
-            return
-        with cuda.Graph.capture(self.stream) as graph:
-            self.context.enqueue(self.stream.handle)
-        self.graphs[pointer] = graph
-        self.uses.clear()
-        if len(self.graphs) > GRAPHS:
-            self.graphs.popitem(last=False)[1].close()
 
     def close(self) -> None:
-        """Wait for the stream and give everything back."""
+        """Wait for the stream and give everything back. A second time does nothing."""
         with self.device.current():
-            self.stream.synchronize()
-            for graph in self.graphs.values():
-                graph.close()
-        for buffer in self.buffers.values():
-            buffer.close()
-        self.graphs.clear()
-        self.buffers.clear()
+            if self.stream is not None:
+                self.stream.synchronize()
+            if self.graph is not None:
+                self.graph.close()
+            for buffer in self.buffers.values():
+                buffer.close()
+            self.buffers.clear()
+            if self.context is not None:
+                self.context.close()
+            # PyCUDA destroys these with their last reference, which must be gone by now.
+            self.graph, self.context, self.stream, self.events = None, None, None, []

@@ -1,7 +1,8 @@
 """TensorRT-RTX: engines for GeForce and RTX cards, built on any x86 machine without one.
 
 The builder compiles for every card that it knows; the card's driver finishes the work when the plan
-is loaded. Deformable convolutions are lowered to GridSample, which it has a kernel for.
+is loaded. Deformable convolutions are lowered to GridSample, which it has a kernel for, or run in
+our plugin where that is asked for: whoever loads such a plan loads the plugin library first.
 """
 
 from __future__ import annotations
@@ -14,14 +15,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from degmix_edge.backends._base import PLAIN, EngineBackend, EngineOptions, Progress
+from degmix_edge.backends._trt_plugin import needed as plugin_library
 from degmix_edge.errors import BackendError
 from degmix_edge.nvidia.trt import build as trt_build
 from degmix_edge.nvidia.trt import load as trt_load
 from degmix_edge.quant.ranges import Ranges
 
 if TYPE_CHECKING:
+    from degmix_edge.passes.pipeline import Dcn
     from degmix_edge.quant.recipe import Recipe
 
+PLUGIN_MAJOR = "10"
+"""TensorRT's major version whose plugin interface TensorRT-RTX 1 has."""
+FORMS: tuple[Dcn, ...] = ("plugin", "fused", "gridsample")
+"""Ways of deformable convolutions that it has; it lacks an importer of its own."""
 BINDINGS = "tensorrt_rtx_cu13_bindings"
 NOT_RUN = (
     "its engines are built here and run by TensorRT-RTX itself on the card, from the bundle's "
@@ -34,6 +41,7 @@ class Backend(EngineBackend):
 
     name = "tensorrt_rtx"
     engine_file = "engine.plan"
+    takes_options = ("dcn",)
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -61,16 +69,26 @@ class Backend(EngineBackend):
         options: EngineOptions = PLAIN,
         progress: Progress | None = None,
     ) -> dict[str, bytes]:
-        """Build the plan, and `layers.json` with the parsed layers beside it."""
+        """Build the plan, and `layers.json` with the parsed layers beside it.
+
+        `auto` is the form that needs no plugin, as nothing can be timed without a card.
+        """
         from degmix_edge.nvidia.worker import build_in_child
         from degmix_edge.passes.forms import lower_for_tensorrt
+        from degmix_edge.passes.pipeline import NEED_PLUGIN, check_form
 
         cls.refuse_options(options)
-        built = build_in_child(
-            "tensorrt-rtx", lower_for_tensorrt(model, recipe), trt_build.BuilderOptions(), progress
-        )
+        form: Dcn = "gridsample" if options.dcn == "auto" else check_form(options.dcn, FORMS)
+        plugin = plugin_library(PLUGIN_MAJOR, form) if form in NEED_PLUGIN else None
+        lowered = lower_for_tensorrt(model, recipe, form)
+        values = trt_build.BuilderOptions(plugin=None if plugin is None else str(plugin))
+        built = build_in_child("tensorrt-rtx", lowered, values, progress)
         layers = json.dumps(
-            {"version": built.version, "layers": trt_build.layer_table(built.layers)}
+            {
+                "version": built.version,
+                "dcn": form,
+                "layers": trt_build.layer_table(built.layers),
+            }
         )
         return {cls.engine_file: built.plan, "layers.json": layers.encode()}
 

@@ -26,7 +26,7 @@ class Backend(Base):
     Args:
         spec: The network's promises.
         network: The module: normalised `(N, 3, H, W)` to `{task: logits}`, or to whatever the
-            tasks of `spec` say; other inputs come by their own names.
+            tasks of `spec` say. Other inputs come by their own names.
         raw_logits: Return the logits too, as `<task>_logits`.
     """
 
@@ -52,9 +52,8 @@ class Backend(Base):
         import torch
 
         with torch.inference_mode():
-            others = {
-                one.tensor or one.name: _other(feed[one.name], one) for one in self.spec.inputs
-            }
+            named = {one.tensor or one.name: one for one in self.spec.inputs}
+            others = {name: _other(feed[one.name], one) for name, one in named.items()}
             outputs = named_outputs(self.network(_normal(feed[IMAGE], self.spec), **others))
             logits = {
                 task.name: _at_size(_selected(outputs, task), task, self.spec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from degmix_edge.bundle.manifest import Manifest
+from degmix_edge.bundle.manifest import Manifest, size_text
 from degmix_edge.quant.recipe import Recipe
 
 
@@ -17,10 +17,11 @@ def card_text(manifest: Manifest, recipe: Recipe) -> str:
         f"{_text(', '.join(task.classes)) or '-'} |"
         for task in spec.tasks
     ]
+    sizes = ", ".join(map(size_text, manifest.all_sizes))
     float_reasons = Counter(p.reason for p in recipe.placements if p.precision == "fp32")
     return "\n".join(
         [
-            f"# {_text(spec.model)}, {spec.height}x{spec.width}, {recipe.precision}",
+            f"# {_text(spec.model)}, {sizes}, {recipe.precision}",
             "",
             f"Made from {_text(spec.source.name)} (SHA-256 {_text(spec.source.sha256)}), "
             f"{manifest.created}.",

@@ -11,6 +11,9 @@
       engines/BACKEND/    the engine that a backend built from model.onnx; only a cache
       card.md             a description for people
 
+A bundle for several sizes of image has `model.448x672.onnx` and the like for each size but the
+first, and weights.bin with the weights of all ONNX files, which are equal for the most part.
+
 A bundle is written to a hidden folder and put in place when it is complete.
 """
 
@@ -25,17 +28,23 @@ from degmix_edge import config
 from degmix_edge.bundle.manifest import (
     DIGEST,
     MANIFEST,
+    MODEL,
+    OF_ONE_SIZE,
     RANGES,
     RECIPE,
     SIGNATURE,
+    WEIGHTS,
     Manifest,
     digest_line,
     parse_manifest,
+    size_text,
+    sized,
 )
 from degmix_edge.bundle.reading import open_folder, read_file
 from degmix_edge.errors import BundleError, ConfigError, OutputError
 from degmix_edge.files import sha256
 from degmix_edge.folders import is_there, recover
+from degmix_edge.graph.shared_weights import put_weights_back
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.ranges import parse as parse_ranges
 from degmix_edge.quant.recipe import Recipe
@@ -60,6 +69,62 @@ class Bundle:
         self.path, self.manifest, self.digest = path, manifest, digest
         self.signature: bytes | None = None
         self._contents = dict(contents)
+        self._paths: dict[str, str] = {}
+        self._whole = self
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width in pixels of every size that the bundle has, the first one first."""
+        return self._whole.manifest.all_sizes
+
+    @property
+    def chosen_size(self) -> tuple[int, int] | None:
+        """The size that `at` has chosen; None where nothing was chosen."""
+        return None if self is self._whole else self.manifest.fit.size
+
+    def at(self, size: tuple[int, int] | None) -> Bundle:
+        """Return one size of this bundle, as a bundle that has this size alone.
+
+        Its `manifest` and the files that it reads by the usual names, such as `model.onnx`, are of
+        this size. Both share the memory that `release` frees.
+
+        Args:
+            size: Height and width in pixels; None returns the bundle itself, whose manifest and
+                usual names are those of its first size.
+
+        Raises:
+            ConfigError: The bundle has no such size.
+        """
+        if size is None:
+            return self
+        whole, chosen = self._whole, (size[0], size[1])
+        if chosen not in self.sizes:
+            have = ", ".join(map(size_text, self.sizes))
+            raise ConfigError(
+                f"{self.path}: has no size {size_text(chosen)}, it has {have}; give one of these, "
+                f"into which images of any size are fitted, or build it with --size "
+                f"{size_text(chosen)} too"
+            )
+        one = Bundle(self.path, whole.manifest.at(chosen), self.digest, {})
+        one.signature, one._contents, one._whole = self.signature, self._contents, whole
+        if chosen != self.sizes[0]:
+            one._paths = {name: sized(name, chosen) for name in OF_ONE_SIZE}
+        return one
+
+    def onnx(self, name: str = MODEL) -> bytes:
+        """Return the bytes of an ONNX file with all its weights inside.
+
+        They come from the bundle's own file of weights, if it has one, and from nowhere else.
+
+        Raises:
+            BundleError: As `read`.
+            GraphError: A tensor lies in another file, or outside of it.
+        """
+        model = self.read(name)
+        if WEIGHTS not in self.manifest.files:
+            return model
+        where = f"{self.path}/{self._paths.get(name, name)}"
+        return put_weights_back(model, self.read(WEIGHTS), WEIGHTS, where)
 
     def read(self, name: str) -> bytes:
         """Return the bytes of the file `name`: exactly those that were hashed.
@@ -69,11 +134,12 @@ class Bundle:
                 is no longer what was opened.
         """
         self.file(name)
-        data = self._contents.get(name)
+        path = self._paths.get(name, name)
+        data = self._contents.get(path)
         if data is not None:
             return data
         with open_folder(self.path) as folder:
-            return _listed(folder, name, self.manifest.files[name], self.path)
+            return _listed(folder, path, self.manifest.files[name], self.path)
 
     def file(self, name: str) -> Path:
         """Return the path of the file `name`, for people and for other programs.
@@ -83,7 +149,7 @@ class Bundle:
         """
         if name not in self.manifest.files:
             raise BundleError(f"{self.path}: has no file {name!r}")
-        return self.path / name
+        return self.path / self._paths.get(name, name)
 
     def release(self) -> None:
         """Free the memory of the files; `read` reads and checks them again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,11 +18,17 @@ from degmix_edge.network import NetworkSpec
 from degmix_edge.preprocess import Fit
 from degmix_edge.tensors import TensorSpec
 
-SCHEMA = 2
+SCHEMA, SCHEMA_OF_SIZES = 2, 3
+"""The format of a bundle with one size of image, and of one with several."""
 MANIFEST, DIGEST, SIGNATURE = "manifest.json", "manifest.sha256", "manifest.sig"
 MODEL = "model.onnx"
 GOLDEN = "golden.npz"
 RANGES, RECIPE, CARD = "ranges.json", "recipe.yaml", "card.md"
+WEIGHTS = "weights.bin"
+MOST_SIZES = 64
+"""In one bundle; a robot switches between two or three."""
+OF_ONE_SIZE = (MODEL, GOLDEN, RANGES)
+"""The files that a bundle with several sizes has once for each."""
 
 
 def _inside(name: str) -> str:
@@ -50,7 +57,7 @@ class Engine(Settings):
     Attributes:
         backend: Entry of `degmix_edge.backends`.
         file: Path of the engine inside the bundle.
-        key: SHA-256 over model.onnx, recipe, backend, version and device.
+        key: SHA-256 over model.onnx, its weights, recipe, backend, version and device.
         version: Version of the backend.
         device: The device that the engine was built for.
     """
@@ -60,6 +67,20 @@ class Engine(Settings):
     key: Digest
     version: str
     device: str
+
+
+class SizeEntry(Settings):
+    """What a manifest says of another size of image than its first.
+
+    Attributes:
+        network, fit, inputs, outputs, engines: As in `Manifest`.
+    """
+
+    network: NetworkSpec
+    fit: Fit
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    engines: tuple[Engine, ...] = ()
 
 
 class Manifest(Settings):
@@ -73,6 +94,7 @@ class Manifest(Settings):
         inputs, outputs: Inputs and outputs of model.onnx, which includes the post-processing.
         precision: `recipe.yaml` has the precision of each node.
         engines: Engines in the bundle.
+        sizes: The other sizes of a bundle with several; the parts above are of the first.
         versions: Versions of the packages that built the bundle.
         files: SHA-256 by path of every file except this one and `manifest.sha256`.
     """
@@ -85,8 +107,28 @@ class Manifest(Settings):
     outputs: tuple[TensorSpec, ...]
     precision: Literal["fp32", "fp16", "int8"]
     engines: tuple[Engine, ...] = ()
+    sizes: Annotated[tuple[SizeEntry, ...], Field(max_length=MOST_SIZES - 1)] = ()
     versions: dict[str, str]
     files: dict[FileName, Digest] = {}
+
+    @property
+    def all_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of every size, the first one first."""
+        return tuple(one.fit.size for one in self._entries)
+
+    @property
+    def _entries(self) -> tuple[Manifest | SizeEntry, ...]:
+        return (self, *self.sizes)
+
+    def at(self, size: tuple[int, int]) -> Manifest:
+        """Return the manifest of a bundle with this size alone; `size` is one of `all_sizes`."""
+        chosen = dict(zip(self.all_sizes, self._entries, strict=True))[size]
+        own = {name: getattr(chosen, name) for name in SizeEntry.model_fields}
+        files = dict(self.files)
+        if size != self.all_sizes[0]:
+            listed = {name: files.get(sized(name, size)) for name in OF_ONE_SIZE}
+            files = {n: d for n, d in {**files, **listed}.items() if d is not None}
+        return self.model_copy(update={**own, "sizes": (), "files": files})
 
     def engine(self, backend: str) -> Engine | None:
         """Return the engine of `backend`, or None if there is none."""
@@ -101,9 +143,10 @@ def parse_manifest(data: bytes, where: Path) -> Manifest:
     """
     values = parse_json(data, f"{where}: {MANIFEST}")
     schema = values.get("schema_version") if isinstance(values, dict) else None
-    if type(schema) is int and schema != SCHEMA:
+    if type(schema) is int and schema not in (SCHEMA, SCHEMA_OF_SIZES):
         advice = "update degmix-edge" if schema > SCHEMA else "build the bundle again"
-        raise BundleError(f"{where}: schema {schema}, this degmix-edge reads {SCHEMA}; {advice}")
+        known = f"{SCHEMA} and {SCHEMA_OF_SIZES}"
+        raise BundleError(f"{where}: schema {schema}, this degmix-edge reads {known}; {advice}")
     try:
         manifest = Manifest.model_validate(values)
     except ValidationError as error:
@@ -111,9 +154,30 @@ def parse_manifest(data: bytes, where: Path) -> Manifest:
         place = ".".join(map(str, first["loc"]))
         message = f"{MANIFEST}: {place}: {first['msg']}" if place else f"{MANIFEST}: {first['msg']}"
         raise BundleError(f"{where}: {message}") from None
-    if problem := _contradiction(manifest):
+    for problem in filter(None, (_of_sizes(manifest), *_contradictions(manifest))):
         raise BundleError(f"{where}: {MANIFEST}: {problem}")
     return manifest
+
+
+def _contradictions(manifest: Manifest) -> Iterator[str | None]:
+    """For each size what its parts say differently; None if they agree."""
+    yield from (_contradiction(manifest.at(size)) for size in manifest.all_sizes)
+
+
+def _of_sizes(manifest: Manifest) -> str | None:
+    """What is wrong with the list of sizes; None if nothing is."""
+    first, *others = manifest.all_sizes
+    if (manifest.schema_version == SCHEMA_OF_SIZES) != bool(others):
+        return f"schema {manifest.schema_version} with {1 + len(others)} sizes"
+    if len({first, *others}) <= len(others):
+        return "sizes has the same size twice"
+    names = manifest.network.task_names
+    if any(one.network.task_names != names for one in manifest.sizes):
+        return f"sizes has other tasks than the first size, {', '.join(names)}"
+    needed = [sized(name, size) for size in others for name in (MODEL, GOLDEN)]
+    needed += [WEIGHTS] * bool(others)
+    missing = [name for name in needed if name not in manifest.files]
+    return f"files has no {missing[0]!r}" if missing else None
 
 
 def _contradiction(manifest: Manifest) -> str | None:
@@ -138,15 +202,28 @@ def _names(tensors: tuple[TensorSpec, ...]) -> str:
     return "; ".join(map(str, tensors)) or "none"
 
 
+def sized(name: str, size: tuple[int, int]) -> str:
+    """Return the name of a file of another size than the first: `model.448x672.onnx`."""
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}.{size_text(size)}{dot}{suffix}"
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """Return a size as people write it: `448x672`, height first."""
+    return f"{size[0]}x{size[1]}"
+
+
 def digest_line(digest: str) -> bytes:
     """Return what `sha256sum manifest.json` prints, so that `sha256sum -c` can check it."""
     return f"{digest}  {MANIFEST}\n".encode()
 
 
-def engine_key(model: str, recipe: str, backend: str, version: str, device: str) -> str:
+def engine_key(files: Mapping[str, str], backend: str, version: str, device: str) -> str:
     """Return one hash of everything that an engine depends on.
 
-    `model` and `recipe` are the SHA-256 of model.onnx and recipe.yaml, and the others say what
-    runs the engine.
+    `files` are the SHA-256 by name of model.onnx, recipe.yaml and, if there is one, the file with
+    the weights. The others say what runs the engine.
     """
-    return sha256(json.dumps((model, recipe, backend, version, device)).encode())
+    weights = [files[WEIGHTS]] if WEIGHTS in files else []
+    parts = (files[MODEL], files[RECIPE], backend, version, device, *weights)
+    return sha256(json.dumps(parts).encode())

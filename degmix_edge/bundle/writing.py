@@ -97,7 +97,8 @@ def write_bundle(target: Target, manifest: Manifest, files: Mapping[str, bytes])
     """
     path = target.path
     manifest = manifest.model_copy(update={"files": {n: sha256(b) for n, b in files.items()}})
-    text = json.dumps(manifest.model_dump(mode="json"), indent=1).encode()
+    absent = None if manifest.sizes else {"sizes"}  # as bundles with one size always were
+    text = json.dumps(manifest.model_dump(mode="json", exclude=absent), indent=1).encode()
     digest = sha256(text)
     with locked(path):
         if _identity(path) != target.found:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from degmix_edge.cli._types import PATH, SIZE
@@ -12,13 +14,26 @@ TRIPLE = (float, float, float)
 def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     parts = [value.rpartition("=") for value in values]
     if not all(separator and own and kind for own, separator, kind in parts):
-        raise click.BadParameter(f"expected {param.make_metavar(ctx)}, as in seg_out=semseg")
+        example = "right=image" if param.name == "inputs" else "seg_out=semseg"
+        raise click.BadParameter(f"expected {param.make_metavar(ctx)}, as in {example}")
     return {own: kind for own, _, kind in parts}
+
+
+def _sizes(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]) -> Any:
+    """One size as a pair, several as pairs, none as None."""
+    return values if len(values) > 1 else next(iter(values), None)
 
 
 INPUT = [
     click.option("--spec", type=PATH, help="A spec.yaml that describes an ONNX file."),
-    click.option("--size", type=SIZE, help="Of an ONNX file with dynamic axes, as in 448x672."),
+    click.option(
+        "--size",
+        type=SIZE,
+        multiple=True,
+        callback=_sizes,
+        help="Input size, as in 448x672, of a checkpoint or an ONNX file with dynamic axes; given "
+        "several times, one bundle has all of them.",
+    ),
     click.option("--batch", type=int, help="Images of one call. [default: the ONNX file's, or 1]"),
     click.option("--mean", type=TRIPLE, default=None, help="Of an ONNX file's input, by channel."),
     click.option("--std", type=TRIPLE, default=None, help="Of an ONNX file's input, by channel."),

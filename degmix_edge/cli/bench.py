@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH
+from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH, SIZE
 from degmix_edge.cli._verb import example, verb
 
 GROUP = "Judge"
@@ -26,6 +26,7 @@ EXAMPLE = example("bench robot.degmix --against torch")
 )
 @click.option("--calls", default=100, show_default=True, type=click.IntRange(1))
 @click.option("--rate", type=float, help="Offer this many images a second, as a camera does.")
+@click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
 @click.option("--threads", type=click.IntRange(1), help="For both; default: all cores.")
 @click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True)
 @verb

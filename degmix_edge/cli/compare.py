@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._types import BACKEND, LABEL_MAP, NAME_OR_FILE, PATH
+from degmix_edge.cli._types import BACKEND, LABEL_MAP, NAME_OR_FILE, PATH, SIZE
 from degmix_edge.cli._verb import example, verb
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ EXAMPLE = example("compare robot.degmix --data nyud:NYUDv2")
     show_default=True,
     help="One, or several in one table: onnxruntime,tensorrt.",
 )
+@click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
 @click.option("--threads", type=click.IntRange(1))
 @click.option(
     "--save-results",

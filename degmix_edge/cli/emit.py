@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._types import PATH, TARGET
+from degmix_edge.cli._types import PATH, SIZE, TARGET
 from degmix_edge.cli._verb import example, verb
 
 GROUP = "Build"
@@ -18,9 +19,10 @@ EXAMPLE = example("emit triton robot.degmix --out repository", "emit cpp robot.d
 @click.argument("target", type=TARGET)
 @click.argument("bundle", type=PATH)
 @click.option("--out", type=PATH, required=True, help="The folder to write.")
+@click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
 @click.option("--force", is_flag=True, help="Replace OUT, if it holds nothing else.")
 @verb
-def command(output: Output, target: str, bundle: Path, out: Path, force: bool) -> None:
+def command(output: Output, target: str, bundle: Path, out: Path, **options: Any) -> None:
     """Write files with which another program runs a bundle: triton, isaac, deepstream, python, cpp.
 
     The folder holds the model and what the target reads besides it, with the names, shapes, units
@@ -28,7 +30,7 @@ def command(output: Output, target: str, bundle: Path, out: Path, force: bool) -
     """
     from degmix_edge.workflows.emit import emit
 
-    emitted = emit(target, bundle, out, force=force)
+    emitted = emit(target, bundle, out, **options)
     for name in emitted.files:
         output.say(f"{out}/{name}: written")
     values = {"target": target, "bundle": bundle, "out": out, "name": emitted.name}

@@ -72,8 +72,11 @@ def _bundle(output: Output, found: BundleContents, nodes: bool) -> None:
     manifest, recipe, spec = found.manifest, found.recipe, found.manifest.network
     output.say(f"{found.path}: {spec.model}, {manifest.precision}, built {manifest.created}")
     output.say(f"source: {spec.source.name} ({spec.source.sha256[:12]})")
-    for line in contract_lines(found.contract):
-        output.say(line)
+    for size, agreed in found.sizes.items():
+        if len(found.sizes) > 1:
+            output.say(f"size {size}:")
+        for line in contract_lines(agreed):
+            output.say(line)
     for engine in manifest.engines:
         output.say(f"engine: {engine.backend} {engine.version} on {engine.device}")
     output.say(f"weighted nodes in {recipe.precision}: {len(recipe.nodes(recipe.precision))}")
@@ -86,6 +89,7 @@ def _bundle(output: Output, found: BundleContents, nodes: bool) -> None:
     sizes = found.size_bytes
     output.table("files", ["file", "bytes"], [[n, f"{s:,}"] for n, s in sizes.items()])
     values = {"manifest": manifest, "contract": found.contract, "recipe": recipe}
+    values |= {"sizes": found.sizes} if len(found.sizes) > 1 else {}
     output.result({**values, "size_bytes": sizes})
 
 

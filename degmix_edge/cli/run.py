@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._types import BACKEND, PATH, TASKS
+from degmix_edge.cli._types import BACKEND, PATH, SIZE, TASKS
 from degmix_edge.cli._verb import example, verb
 
 GROUP = "Run"
@@ -25,6 +25,7 @@ EXAMPLE = example("run robot.degmix photo.jpg --out maps/")
 )
 @click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True)
 @click.option("--force", is_flag=True, help="Replace maps of an earlier run.")
+@click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
 @click.option("--threads", type=click.IntRange(1))
 @verb
 def command(

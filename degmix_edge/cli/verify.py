@@ -32,17 +32,21 @@ def command(
     identity: str | None,
     not_before: str | None,
 ) -> None:
-    """Check every file's hash and the signature, then compare the golden image's maps."""
+    """Check every file's hash and the signature, then compare the golden image's maps.
+
+    A bundle for several sizes has a golden image for each, and all are run.
+    """
     from degmix_edge.errors import AccuracyError
     from degmix_edge.workflows.verify import verify
 
     found = verify(bundle, backend=backend, keys=keys, identity=identity, not_before=not_before)
     output.say(f"{found.files} files have the hashes that the manifest says")
     output.say(f"signed by key {found.signer}" if found.signer else "no signature was asked for")
-    output.say(f"golden image: {found.golden.text}")
+    for size, golden in found.sizes.items():
+        at = f", {size}" if len(found.sizes) > 1 else ""
+        output.say(f"golden image{at}: {golden.text}")
     output.result({"bundle": bundle, **vars(found)})
     if not found.passed:
-        raise AccuracyError(
-            f"{bundle}: gives other maps here than where it was built: {found.golden.text}"
-        )
+        worst = "; ".join(golden.text for golden in found.sizes.values() if not golden.passed)
+        raise AccuracyError(f"{bundle}: gives other maps here than where it was built: {worst}")
     output.say("verified")

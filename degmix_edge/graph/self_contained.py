@@ -6,9 +6,8 @@ runs loops for as long as they last. Both are refused before a session is made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from degmix_edge.errors import GraphError
+from degmix_edge.graph.protobuf import fields
 
 MOST_DEPTH = 16
 """Graphs inside nodes of graphs; ours have none."""
@@ -17,7 +16,6 @@ ENDLESS = {"Loop", "Scan"}
 _TRACES = (b"location", *(name.encode() for name in ENDLESS))
 """Text that is in the bytes of every node that is refused; other nodes need no walk."""
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MESSAGES = {
     "model": {7: "graph", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
@@ -54,7 +52,7 @@ def _check(kind: str, data: memoryview, where: str, depth: int) -> None:
     texts: dict[int, str] = {}
     if kind == "node" and not any(trace in bytes(data) for trace in _TRACES):
         return
-    for number, value in _fields(data):
+    for number, value, _ in fields(data):
         if number in nested and isinstance(value, memoryview):
             _check(nested[number], value, where, depth - (nested[number] == "graph"))
         elif kind == "tensor" and number == _EXTERNAL_DATA:
@@ -72,38 +70,3 @@ def _check(kind: str, data: memoryview, where: str, depth: int) -> None:
             f"{where}: {texts[_OP_TYPE]} at node {texts.get(_NODE_NAME, '')!r}: it may never end; "
             "`degmix-edge build engine` refuses such a network"
         )
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Each field of a message: its number, and a number or the bytes."""
-    position, end = 0, len(data)
-    while position < end:
-        key, position = _varint(data, position)
-        number, wire = key >> 3, key & 7
-        if wire == _VARINT:
-            value, position = _varint(data, position)
-            yield number, value
-            continue
-        if wire == _BYTES:
-            size, position = _varint(data, position)
-        elif wire in (_FIXED64, _FIXED32):
-            size = 8 if wire == _FIXED64 else 4
-        else:
-            raise ValueError(f"wire type {wire}")
-        if position + size > end:
-            raise ValueError("cut off")
-        yield number, data[position : position + size]
-        position += size
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number of more than 64 bits")

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 
 from degmix_edge.errors import CudaError
-from degmix_edge.nvidia.cuda import call
+from degmix_edge.nvidia.cuda import call, device_of
 
-LEGACY_STREAM = 1
-"""CUDA's default stream, in both protocols' numbers: producers order their work before it."""
 DLPACK_CPU, DLPACK_CUDA = 1, 2
 """Kinds of device, in DLPack's numbers."""
 
@@ -79,7 +77,8 @@ _DlManaged._fields_ = [
     ("context", ctypes.c_void_p),
     ("deleter", _Deleter),
 ]
-_CODES = {"i": 0, "u": 1, "f": 2}
+_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}
+"""DLPack's codes of types, by numpy's letters; DLPack 0.8 has bool."""
 _HANDED_OUT: dict[int, tuple[Any, ...]] = {}
 """Capsules that somebody holds: what they point to must stay."""
 _LOCK = threading.Lock()
@@ -137,7 +136,7 @@ class ForeignImage:
     """Another library's array on the device.
 
     Attributes:
-        stream: What its writer may still run on.
+        stream: What its writer may still run on; None where nothing is to be waited for.
         owner: Keeps the memory.
     """
 
@@ -153,23 +152,37 @@ class ForeignImage:
             call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
 
 
-def foreign_image(image: Any, device: int) -> ForeignImage | None:
-    """A contiguous device array of another library, by either protocol; None for anything else.
+def foreign_image(image: Any, device: int, stream: int) -> ForeignImage | None:
+    """A contiguous device array of another library; None for anything else. A context is current.
+
+    DLPack comes first: its producer makes `stream` wait for what still writes the array. The CUDA
+    array interface of some libraries, such as torch, names no stream to wait for.
+
+    Args:
+        image: The array.
+        device: Index of the device that it must be on.
+        stream: Handle of the stream that reads it.
 
     Raises:
-        CudaError: It is not contiguous, or on another device.
+        CudaError: It is not contiguous, was freed, or is on another device.
     """
-    if hasattr(image, "__dlpack_device__"):
-        kind, index = image.__dlpack_device__()
-        if int(kind) == DLPACK_CUDA and index != device:
-            raise CudaError(
-                f"an image on device {index}, the engine runs on device {device}: move it, or load "
-                f"the session there"
-            )
-        if int(kind) == DLPACK_CUDA and not hasattr(image, "__cuda_array_interface__"):
-            return _from_dlpack(image)
-    if not hasattr(image, "__cuda_array_interface__"):
-        return None
+    found = _by_dlpack(image, device, stream)
+    if found is None and hasattr(image, "__cuda_array_interface__"):
+        found = _by_interface(image)
+    if found is not None and found.pointer:
+        _check_device(device_of(found.pointer), device)
+    return found
+
+
+def _check_device(index: int, device: int) -> None:
+    if index != device:
+        raise CudaError(
+            f"an image on device {index}, the engine runs on device {device}: move it, or load "
+            f"the session there"
+        )
+
+
+def _by_interface(image: Any) -> ForeignImage:
     view = image.__cuda_array_interface__
     dtype, shape = np.dtype(view["typestr"]), tuple(view["shape"])
     strides = view.get("strides")
@@ -178,9 +191,17 @@ def foreign_image(image: Any, device: int) -> ForeignImage | None:
     return ForeignImage(int(view["data"][0]), shape, str(dtype), view.get("stream"), image)
 
 
-def _from_dlpack(image: Any) -> ForeignImage:
-    """The producer orders its work before the default stream's, which is waited for."""
-    capsule = image.__dlpack__(stream=LEGACY_STREAM)
+def _by_dlpack(image: Any, device: int, stream: int) -> ForeignImage | None:
+    if not hasattr(image, "__dlpack_device__"):
+        return None
+    kind, index = image.__dlpack_device__()
+    if int(kind) != DLPACK_CUDA:
+        return None
+    _check_device(int(index), device)
+    try:
+        capsule = image.__dlpack__(stream=stream)
+    except BufferError as error:
+        raise CudaError(f"an image that its library does not hand out: {error}") from None
     get = ctypes.pythonapi.PyCapsule_GetPointer
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]
     tensor = _DlManaged.from_address(get(id(capsule), NAME)).tensor
@@ -191,7 +212,7 @@ def _from_dlpack(image: Any) -> ForeignImage:
     dtype = np.dtype(f"{kind}{tensor.bits // 8}")
     # The capsule is not consumed: it frees the tensor itself once nobody holds it any more.
     pointer = (tensor.data or 0) + tensor.byte_offset
-    return ForeignImage(pointer, shape, str(dtype), LEGACY_STREAM, capsule)
+    return ForeignImage(pointer, shape, str(dtype), None, capsule)
 
 
 def _check_packed(shape: tuple[int, ...], strides: tuple[int, ...]) -> None:

@@ -7,8 +7,9 @@ current for itself and puts back what was there.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -18,6 +19,13 @@ from typing import Any
 from degmix_edge.errors import CudaError
 
 CAPTURE_THREAD_LOCAL = 1
+NON_BLOCKING = 1
+"""Flag of a stream that does not wait for CUDA's default stream, which other libraries use.
+
+A capture on any other stream is invalid as soon as another thread touches the default stream.
+"""
+DEVICE_ORDINAL = 9
+"""Attribute of a pointer: the index of its device."""
 
 
 @dataclass(frozen=True)
@@ -144,10 +152,23 @@ class Device:
             return int(driver.mem_get_info()[0])
 
     def close(self) -> None:
-        """Let the primary context go. A second time does nothing."""
-        if self._context is not None:
-            self._context.detach()
-            self._context = None
+        """Release the primary context, from any thread. A second time does nothing.
+
+        PyCUDA's `detach` releases a context of another thread only while it is current, and leaves
+        it on the driver's stack.
+        """
+        if self._context is None:
+            return
+        context, self._context = self._context, None
+        outer, popped = ctypes.c_void_p(), ctypes.c_void_p()
+        with _errors(str(self.info)):
+            call("cuCtxGetCurrent", ctypes.byref(outer))
+            context.push()
+            context.detach()
+            call("cuCtxPopCurrent_v2", ctypes.byref(popped))
+            if outer and popped.value == outer.value:  # PyCUDA has put its own one back on top
+                call("cuCtxPopCurrent_v2", ctypes.byref(popped))
+                call("cuCtxPushCurrent_v2", outer)
 
 
 class Buffer:
@@ -163,15 +184,20 @@ class Buffer:
 
     def __init__(self, device: Device, shape: tuple[int, ...], dtype: Any) -> None:
         self.device, self.is_mapped = device, device.info.integrated
+        self.pointer = 0
+        self._memory: Any = None
         with device.current() as driver, _errors(f"a buffer of {dtype} {shape}"):
             flags = driver.host_alloc_flags.DEVICEMAP if self.is_mapped else 0
             self.host: Any = driver.pagelocked_empty(shape, dtype, mem_flags=flags)
-            self._memory: Any = None
-            if self.is_mapped:
-                self.pointer = int(self.host.base.get_device_pointer())
-            else:
-                self._memory = driver.mem_alloc(max(self.host.nbytes, 1))
-                self.pointer = int(self._memory)
+            try:
+                if self.is_mapped:
+                    self.pointer = int(self.host.base.get_device_pointer())
+                else:
+                    self._memory = driver.mem_alloc(max(self.host.nbytes, 1))
+                    self.pointer = int(self._memory)
+            except BaseException:
+                self.host.base.free()
+                raise
 
     def upload(self, stream: Any) -> None:
         """Host to device, asynchronously; the context is current."""
@@ -182,6 +208,11 @@ class Buffer:
         """Device to host, asynchronously; the context is current."""
         if not self.is_mapped:
             self.device._driver.memcpy_dtoh_async(self.host, self.pointer, stream)
+
+    def copy_from(self, pointer: int, stream: Any) -> None:
+        """Device to device, asynchronously, from memory of this size; the context is current."""
+        with _errors(f"an image at {pointer:#x}"):
+            self.device._driver.memcpy_dtod_async(self.pointer, pointer, self.host.nbytes, stream)
 
     def close(self) -> None:
         """Free the host array and the device memory."""
@@ -194,7 +225,7 @@ class Buffer:
 
 
 class Graph:
-    """What a stream was given between `capture` and its end, to be given again at once.
+    """What was enqueued on a stream while it was recorded, to be enqueued again at once.
 
     PyCUDA has no graphs; these are the driver's own functions.
     """
@@ -203,19 +234,30 @@ class Graph:
         self._executable = ctypes.c_void_p()
 
     @classmethod
-    @contextmanager
-    def capture(cls, stream: Any) -> Iterator[Graph]:
-        """Record what is enqueued on `stream` inside the block; nothing runs."""
+    def record(cls, stream: Any, enqueue: Callable[[], None]) -> Graph:
+        """Record what `enqueue` puts on `stream`; nothing runs.
+
+        Raises:
+            CudaError: The driver refused; the stream is as it was. What `enqueue` raises passes.
+        """
         graph, recorded = cls(), ctypes.c_void_p()
         handle = ctypes.c_void_p(stream.handle)
         call("cuStreamBeginCapture_v2", handle, CAPTURE_THREAD_LOCAL)
         try:
-            yield graph
-        finally:
-            call("cuStreamEndCapture", handle, ctypes.byref(recorded))
+            enqueue()
+        except BaseException:
+            # The reason is what was raised; the capture that it broke has no graph, or a part.
+            with contextlib.suppress(CudaError):
+                call("cuStreamEndCapture", handle, ctypes.byref(recorded))
+                call("cuGraphDestroy", recorded)
+            raise
+        call("cuStreamEndCapture", handle, ctypes.byref(recorded))
         executable = ctypes.byref(graph._executable)
-        call("cuGraphInstantiateWithFlags", executable, recorded, ctypes.c_ulonglong(0))
-        call("cuGraphDestroy", recorded)
+        try:
+            call("cuGraphInstantiateWithFlags", executable, recorded, ctypes.c_ulonglong(0))
+        finally:
+            call("cuGraphDestroy", recorded)
+        return graph
 
     def launch(self, stream: Any) -> None:
         """Run the recorded work on `stream`."""
@@ -226,6 +268,27 @@ class Graph:
         if self._executable:
             call("cuGraphExecDestroy", self._executable)
             self._executable = ctypes.c_void_p()
+
+
+def device_of(pointer: int) -> int:
+    """Index of the device that memory at `pointer` belongs to; a context is current.
+
+    Raises:
+        CudaError: It is no memory that a device can read: freed, or the host's.
+    """
+    ordinal = ctypes.c_int(-1)
+    try:
+        call(
+            "cuPointerGetAttribute",
+            ctypes.byref(ordinal),
+            DEVICE_ORDINAL,
+            ctypes.c_void_p(pointer),
+        )
+    except CudaError as error:
+        raise CudaError(
+            f"an image at {pointer:#x}, which is no device memory ({error}): was it freed?"
+        ) from None
+    return ordinal.value
 
 
 _LIBRARY: list[Any] = []

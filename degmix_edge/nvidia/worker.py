@@ -8,6 +8,7 @@ its output is a step of the builder.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -43,10 +44,16 @@ def build_in_child(
         (folder / "model.onnx").write_bytes(model)
         (folder / "options.json").write_text(json.dumps(asdict(options)))
         command = _command(flavour, name)
-        child = _follow(command, folder / "stderr", progress)
+        environment = dict(os.environ)
+        if flavour == "tensorrt-rtx":
+            (folder / "lib").mkdir()
+            trt_load.link_rtx(folder / "lib")
+            paths = [str(folder / "lib"), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+            environment["LD_LIBRARY_PATH"] = os.pathsep.join(paths)
+        child = _follow(command, environment, folder / "stderr", progress)
         if (folder / "error.json").exists():
             values = json.loads((folder / "error.json").read_text())
-            raise getattr(errors, values["type"])(values["message"])
+            raise getattr(errors, values["type"])(_with_reasons(values["message"], child.stderr))
         if child.returncode != 0:
             raise BuildError(_died(flavour, child))
         values = json.loads((folder / "layers.json").read_text())
@@ -59,14 +66,29 @@ def build_in_child(
         return trt_build.Built((folder / "engine.plan").read_bytes(), layers, values["version"])
 
 
+def _with_reasons(message: str, stderr: str) -> str:
+    """With what our plugin says of its refusals where it has no logger that it may call."""
+    lines = dict.fromkeys(stderr.splitlines())
+    reasons = [x for x in lines if x.startswith(trt_load.PLUGIN) and x not in message]
+    return ". ".join([message, *reasons])
+
+
 def _follow(
-    command: list[str], errors_file: Path, progress: Callable[[str, int, int], None] | None
+    command: list[str],
+    environment: dict[str, str],
+    errors_file: Path,
+    progress: Callable[[str, int, int], None] | None,
 ) -> subprocess.CompletedProcess[str]:
     """Run the child, and hand on its steps; what it says besides is kept."""
     said = []
     with errors_file.open("w") as stderr:
         child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=stderr, text=True, errors="replace"
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            errors="replace",
         )
         assert child.stdout is not None
         try:

@@ -1,7 +1,7 @@
 """Operators of our own, one file each: a slow reference in numpy, and an ONNX function body.
 
 The body is what the operator means in standard ONNX. A graph that carries it runs in ONNX Runtime
-without the plugin: what TensorRT gets is what is tested.
+without the plugin. TensorRT gets the same graph without bodies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ INT8_DOMAIN = "degmix.int8"
 
 
 def attach(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return `model` with the function bodies of our operators that it uses."""
+    """Return `model` with the function bodies of our operators that it uses.
+
+    A function has as many inputs as its body, so a node of several items becomes one node an item.
+    """
+    nodes_of_items = [one for node in model.graph.node for one in _items(node)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes_of_items)
     have = {(f.domain, f.name): f for f in functions()}
     used: dict[tuple[str, str], onnx.FunctionProto] = {}
     nodes = list(model.graph.node)
@@ -32,6 +38,38 @@ def attach(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.functions[:]
     model.functions.extend(used.values())
     return model
+
+
+def _items(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """One node for each item of a node of ours, or the node itself."""
+    items = next((a.i for a in node.attribute if a.name == "items"), 1)
+    if node.domain not in (DOMAIN, INT8_DOMAIN) or items == 1:
+        return [node]
+    per_item = len(node.input) // items
+    nodes = []
+    for item in range(items):
+        one = type(node)()
+        one.CopyFrom(node)
+        one.name = f"{node.name}/{item}"
+        kept = [attribute for attribute in one.attribute if attribute.name != "items"]
+        for field, values in (
+            (one.input, node.input[item * per_item : (item + 1) * per_item]),
+            (one.output, [node.output[item]]),
+            (one.attribute, kept),
+        ):
+            copies = list(values)
+            del field[:]
+            field.extend(copies)
+        nodes.append(one)
+    return nodes
+
+
+def node_names(model: bytes) -> list[str]:
+    """Names of the nodes of our operators in a serialized ONNX model."""
+    import onnx
+
+    nodes = onnx.load_from_string(model).graph.node
+    return [node.name for node in nodes if node.domain in (DOMAIN, INT8_DOMAIN)]
 
 
 def functions() -> Iterable[onnx.FunctionProto]:

@@ -62,12 +62,13 @@ def functions() -> list[onnx.FunctionProto]:
     """The standard operator, under the plugin's name, with weights `(O, kH, kW, C / group)`.
 
     With channels last, a step of the plugin's product is a run of memory. Offsets and mask are
-    float32 whatever the values are.
+    float32 whatever the values are. The INT8 form takes int8 values of `value_scale` and int8
+    weights with a scale for each output; it gives the bias's type.
     """
     from onnx.parser import parse_function
 
-    text = _BODY.format(names=", ".join(ATTRIBUTES), pairs=_PAIRS)
-    return [parse_function(text)]
+    names = ", ".join(ATTRIBUTES)
+    return [parse_function(x.format(names=names, pairs=_PAIRS)) for x in (_BODY, _INT8_BODY)]
 
 
 _PAIRS = ", ".join(
@@ -83,4 +84,20 @@ DegmixDeformConv2d <{names}, mask, plugin_version, plugin_namespace>
     biases = Cast <to = 1> (bias)
     sum = DeformConv <{pairs}> (floats, weights, offset, biases, modulation)
     out = CastLike (sum, value)
+}}"""
+_INT8_BODY = """<domain: "degmix.int8", opset_import: ["" : 20]>
+DegmixDeformConv2d <{names}, mask, value_scale, plugin_version, plugin_namespace>
+(value, weight, offset, bias, weight_scale, modulation) => (out)
+{{
+    standard = Transpose <perm = [0, 3, 1, 2]> (weight)
+    scale = Constant <value_float : float = @value_scale> ()
+    steps = Cast <to = 1> (value)
+    floats = Mul (steps, scale)
+    weight_steps = Cast <to = 1> (standard)
+    axes = Constant <value_ints = [1, 2, 3]> ()
+    scales = Unsqueeze (weight_scale, axes)
+    weights = Mul (weight_steps, scales)
+    biases = Cast <to = 1> (bias)
+    sum = DeformConv <{pairs}> (floats, weights, offset, biases, modulation)
+    out = CastLike (sum, bias)
 }}"""

@@ -9,9 +9,12 @@ along each border. The kernels take the weights in the order in which their lane
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from degmix_edge.ops.deform_sample import position_offsets
 
 if TYPE_CHECKING:
     import onnx
@@ -59,43 +62,38 @@ def position_table(
         intercept of dy, then of dx, along y in the first half of the channels and x in the second.
         None where the constant is no such function, or the map is smaller than 3x3.
     """
-    rows = weight.shape[0]
     _, height, width = constant.shape
     if min(height, width) < 3:
         return None
-    padded = np.pad(constant.astype(np.float64), ((0, 0), (1, 1), (1, 1)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
-    half = rows // 2
-    expanded = np.concatenate(
-        [
-            np.einsum("ohwij,coij->chw", windows[:MAPS], weight[:half].astype(np.float64)),
-            np.einsum("ohwij,coij->chw", windows[MAPS:], weight[half:].astype(np.float64)),
-        ]
-    )
+    lines = _lines(constant[:MAPS].swapaxes(1, 2)), _lines(constant[MAPS:])
+    inside = slice(1, 3), slice(0, 3), slice(0, 2)  # taps of a first, an inner and a last row
+    table = np.zeros((3, 3, weight.shape[0], 2))
+    halves = np.split(weight.astype(np.float64), 2), np.split(table, 2, axis=2), lines
+    for axis, (kernel, part, line) in enumerate(zip(*halves, strict=True)):
+        if line is None:
+            return None
+        slopes, intercepts = (np.einsum("coij,o->cij", kernel, values) for values in line)
+        ahead = np.arange(-1, 2)
+        intercepts += slopes * (ahead[:, None] if axis == 0 else ahead)
+        for row, column in itertools.product(range(3), range(3)):
+            taps = (slice(None), inside[row], inside[column])
+            part[row, column, :, 0] = slopes[taps].sum((1, 2))
+            part[row, column, :, 1] = intercepts[taps].sum((1, 2))
     if bias is not None:
-        expanded += bias.astype(np.float64)[:, None, None]
-    table = np.zeros((9, rows // 2, 4))
-    spans = [(0, [0]), (1, list(range(1, height - 1))), (2, [height - 1])]
-    across = [(0, [0]), (1, list(range(1, width - 1))), (2, [width - 1])]
-    rebuilt = np.empty_like(expanded)
-    for row_class, ys in spans:
-        for column_class, xs in across:
-            block = expanded[:, ys][:, :, xs]
-            for first, part in ((True, block[:half]), (False, block[half:])):
-                at = np.asarray(ys if first else xs, np.float64)
-                line = part[:, :, 0] if first else part[:, 0, :]
-                slope = (line[:, -1] - line[:, 0]) / max(at[-1] - at[0], 1.0)
-                intercept = line[:, 0] - slope * at[0]
-                begin = 0 if first else half // 2
-                entry = table[3 * row_class + column_class, begin : begin + half // 2]
-                entry[:, [0, 2]] = slope.reshape(-1, 2)
-                entry[:, [1, 3]] = intercept.reshape(-1, 2)
-                fitted = slope[:, None] * at + intercept[:, None]
-                whole = fitted[:, :, None] if first else fitted[:, None, :]
-                index = np.ix_(range(half) if first else range(half, rows), ys, xs)
-                rebuilt[index] = whole
-    close = np.allclose(rebuilt, expanded, rtol=0, atol=1e-6 * max(1.0, np.abs(expanded).max()))
-    return table if close else None
+        table[..., 1] += bias
+    return table.reshape(9, -1, 4)
+
+
+def _lines(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Slope and intercept of each map along its last axis; None where it is no such function."""
+    values = maps[:, 0].astype(np.float64)
+    at = np.arange(values.shape[1])
+    intercepts = values[:, 0]
+    slopes = (values[:, -1] - intercepts) / at[-1]
+    fitted = slopes[:, None] * at + intercepts[:, None]
+    tolerance = 1e-6 * max(1.0, float(np.abs(values).max()))
+    close = np.allclose(maps, fitted[:, None], rtol=0, atol=tolerance)
+    return (slopes, intercepts) if close else None
 
 
 def expand(maps: np.ndarray, expansion: np.ndarray, position: np.ndarray) -> np.ndarray:
@@ -115,14 +113,7 @@ def expand(maps: np.ndarray, expansion: np.ndarray, position: np.ndarray) -> np.
             out[:, channels] += np.einsum(
                 "nmhw,cm->nchw", seen[:, part * MAPS : (part + 1) * MAPS], weights
             )
-    for y in range(height):
-        for x in range(width):
-            rows_class = 0 if y == 0 else 2 if y == height - 1 else 1
-            columns_class = 0 if x == 0 else 2 if x == width - 1 else 1
-            line = position[3 * rows_class + columns_class].astype(np.float64)
-            along = np.where(np.arange(rows // 2) < rows // 4, y, x)
-            out[:, 0::2, y, x] += line[:, 0] * along + line[:, 1]
-            out[:, 1::2, y, x] += line[:, 2] * along + line[:, 3]
+    out += position_offsets(position, height, width)
     return out
 
 
@@ -172,66 +163,8 @@ _SAMPLE = (
     weight_raw = Reshape (turned, kernel)
     weight = CastLike (weight_raw, maps)
     expanded_raw = Conv <group = 2, pads = [1, 1, 1, 1]> (maps, weight)
-    expanded = Cast <to = 1> (expanded_raw)
-    # The position's part: the border class of each pixel picks a line of the table.
-    shape = Shape (value)
-    channels_1 = Slice (shape, one, two, zero)
-    three = Constant <value_ints = [3]> ()
-    four = Constant <value_ints = [4]> ()
-    height_1 = Slice (shape, two, three, zero)
-    width_1 = Slice (shape, three, four, zero)
-    begin = Constant <value_int = 0> ()
-    step = Constant <value_int = 1> ()
-    height = Squeeze (height_1)
-    width = Squeeze (width_1)
-    channels_0 = Squeeze (channels_1)
-    ys = Range (begin, height, step)
-    xs = Range (begin, width, step)
-    cs = Range (begin, channels_0, step)
-    last_y = Sub (height, step)
-    last_x = Sub (width, step)
-    y_from_0 = Cast <to = 7> (ys)
-    top = Greater (ys, begin)
-    top_class = Cast <to = 7> (top)
-    bottom = Equal (ys, last_y)
-    bottom_class = Cast <to = 7> (bottom)
-    y_class = Add (top_class, bottom_class)
-    left = Greater (xs, begin)
-    left_class = Cast <to = 7> (left)
-    right = Equal (xs, last_x)
-    right_class = Cast <to = 7> (right)
-    x_class = Add (left_class, right_class)
-    y_line = Mul (y_class, three)
-    y_column = Unsqueeze (y_line, one)
-    border = Add (y_column, x_class)
-    lines = Gather <axis = 0> (position, border)
-    lines_f = Cast <to = 1> (lines)
-    slope_dy, shift_dy, slope_dx, shift_dx = Split <axis = 3, num_outputs = 4> (lines_f)
-    half = Div (channels_0, two)
-    is_first = Less (cs, half)
-    cs_axes = Constant <value_ints = [0, 1, 3]> ()
-    first = Unsqueeze (is_first, cs_axes)
-    ys_f = Cast <to = 1> (y_from_0)
-    xs_f = Cast <to = 1> (xs)
-    ys_axes = Constant <value_ints = [1, 2, 3]> ()
-    xs_axes = Constant <value_ints = [0, 2, 3]> ()
-    ys_4 = Unsqueeze (ys_f, ys_axes)
-    xs_4 = Unsqueeze (xs_f, xs_axes)
-    along = Where (first, ys_4, xs_4)
-    dy_slope = Mul (slope_dy, along)
-    dy = Add (dy_slope, shift_dy)
-    dx_slope = Mul (slope_dx, along)
-    dx = Add (dx_slope, shift_dx)
-    pairs = Concat <axis = 3> (dy, dx)
-    planes = Transpose <perm = [2, 3, 0, 1]> (pairs)
-    minus = Constant <value_ints = [-1]> ()
-    flat = Concat <axis = 0> (minus, height_1, width_1)
-    fixed = Reshape (planes, flat)
-    offset = Add (expanded, fixed)
-    value_f = Cast <to = 1> (value)
-    sampled = degmix.DegmixDeformSample <channels : int = @channels, plugin_version = "1",
-        plugin_namespace = "degmix"> (value_f, offset)
-    out = CastLike (sampled, value)
+    out = degmix.DegmixDeformSampleAt <channels : int = @channels, plugin_version = "1",
+        plugin_namespace = "degmix"> (value, expanded_raw, position)
 }"""
 )
 _MIX = (

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import onnx
 import onnx_graphsurgeon as gs
 
-from degmix_edge import ops
 from degmix_edge.graph.check import check_graph
 from degmix_edge.graph.model import to_graph, to_model
 from degmix_edge.network import METADATA_KEY, NetworkSpec, from_metadata
+from degmix_edge.ops.deform_sample import AT_OP
 from degmix_edge.ops.deform_sample_fused import MIX_OP, OP
 from degmix_edge.passes import pipeline
 from degmix_edge.passes._base import apply
@@ -103,25 +103,27 @@ def lower_for_onnxruntime(model: bytes, ranges: Ranges | None, *, operators: boo
 def lower_for_tensorrt(model: bytes, recipe: Recipe, dcn: Dcn = "gridsample") -> bytes:
     """ONNX bytes for a TensorRT builder.
 
-    What is not INT8 in an INT8 recipe runs in FP16, except what the recipe keeps in FP32.
+    What is not INT8 in an INT8 recipe runs in FP16, except what the recipe keeps in FP32. Our
+    operators have no function bodies here: TensorRT's parsers before 10.7 would take those in
+    place of the plugin. `ops.attach` gives them to a graph that ONNX Runtime is to run.
     """
     graph = to_graph(onnx.load_from_string(model))
     apply(graph, pipeline.deformable(dcn, recipe))
     recipe = _with_half_maps(graph, recipe)
     graph = to_graph(to_model(graph, {}))  # with shapes of what is new
     apply(graph, pipeline.half_floats(dcn, recipe))
-    lowered: bytes = ops.attach(to_model(graph, {})).SerializeToString()
+    lowered: bytes = to_model(graph, {}).SerializeToString()
     return lowered
 
 
 def _with_half_maps(graph: gs.Graph, recipe: Recipe) -> Recipe:
-    """Let convolutions that make maps of fused nodes run in FP16: the position is not in them."""
-    makers = {
-        maker.name
-        for node in graph.nodes
-        if node.op in (OP, MIX_OP)
-        for maker in node.inputs[1].inputs
-    }
+    """Let convolutions that make maps and offsets without positions run in FP16."""
+    makers: set[str] = set()
+    for node in graph.nodes:
+        if node.op in (OP, MIX_OP, AT_OP):
+            makers |= {maker.name for maker in node.inputs[1].inputs}
+        if node.op == AT_OP:  # its offsets are made of the maps by one more convolution
+            makers |= {m.name for maker in node.inputs[1].inputs for m in maker.inputs[0].inputs}
     placements = tuple(
         place.model_copy(update={"precision": "fp16", "reason": "makes maps without positions"})
         if place.node in makers

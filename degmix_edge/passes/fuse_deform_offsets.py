@@ -4,8 +4,11 @@ The offsets are a grouped 3x3 convolution of 18 maps, to which a constant positi
 Where that constant becomes an affine function of y or x (see `ops.deform_sample_fused`), the node
 `DegmixDeformSampleFused` takes the 18 maps, and the two offset maps a channel are never stored.
 Where a 1x1 convolution, a GELU, a batch norm and the residual follow, `DegmixDeformMix` takes
-them too. The kernels are FP16, so this is a pass of FP16 engines; it runs after
-`lower_deform_to_plugin`.
+them too. The kernels are FP16: this is a pass for engines with FP16 layers, on a graph whose floats
+are all FP32. It runs after `lower_deform_sample`.
+
+In an INT8 engine the product is INT8, so only the sampling is fused, unless the recipe keeps the
+product in FP16.
 """
 
 from __future__ import annotations
@@ -30,8 +33,8 @@ from degmix_edge.ops.deform_sample_fused import (
 )
 from degmix_edge.passes._base import Pass
 
-WIDEST_MIX = 768
-"""Channels of which 128 pixels fit the shared memory of a block."""
+WIDEST_MIX = 320
+"""Channels of which 128 pixels fit the shared memory of a block on every card: 99 KB on most."""
 
 
 class FuseDeformOffsets(Pass):
@@ -43,7 +46,7 @@ class FuseDeformOffsets(Pass):
     def run(self, graph: gs.Graph) -> int:
         rewrites = 0
         for sampler in [n for n in graph.nodes if n.op == SAMPLE]:
-            expansion = _expansion(sampler)
+            expansion = expansion_of(sampler)
             if expansion is None or sampler.attrs["channels"] % CHANNELS:
                 continue
             tail = _tail(sampler)
@@ -67,13 +70,23 @@ class FuseDeformOffsets(Pass):
 
 
 @dataclass
-class _Expansion:
+class Expansion:
+    """What makes the offsets of a sampling.
+
+    Attributes:
+        conv: The grouped convolution that gives the offsets.
+        maps: Its 18 maps, without the positions that are added to them.
+        weight: Its weight, `(2 C, 9, 3, 3)`.
+        position: What it makes of the positions and its bias, as `ops` has tables, `(9, C, 4)`.
+    """
+
+    conv: gs.Node
     maps: gs.Variable
     weight: np.ndarray
     position: np.ndarray
 
 
-def _expansion(sampler: gs.Node) -> _Expansion | None:
+def expansion_of(sampler: gs.Node) -> Expansion | None:
     """What makes the offsets, if it is a grouped convolution of positions and 18 maps."""
     conv = _only_maker(sampler.inputs[1], "Conv")
     if conv is None or not isinstance(conv.inputs[1], gs.Constant):
@@ -99,7 +112,7 @@ def _expansion(sampler: gs.Node) -> _Expansion | None:
         return None
     bias = conv.inputs[2].values if len(conv.inputs) > 2 else None
     table = position_table(weight, bias, positions[0])
-    return None if table is None else _Expansion(maps[0], weight, table)
+    return None if table is None else Expansion(conv, maps[0], weight, table)
 
 
 @dataclass

@@ -23,15 +23,18 @@ SPREADS = {
     *("HardSigmoid", "HardSwish", "BatchNormalization", "MaxPool", "AveragePool", "Resize"),
     *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Concat", "Split", "Slice"),
     *("Pad", "Expand", "Gather", "DepthToSpace", "SpaceToDepth", "QuantizeLinear"),
-    *("DequantizeLinear", "DegmixDeformSample"),
+    *("DequantizeLinear", "DegmixDeformSample", "DegmixDeformSampleAt"),
 }
 HALF_INPUTS = {
     **dict.fromkeys(("Resize", "BatchNormalization", "DegmixDeformSample", "Pad"), (0,)),
+    "DegmixDeformSampleAt": (0, 1),
     "DegmixDeformConv2d": (0, 1, 3),
     "DegmixDeformSampleFused": (0, 1, 2),
     "DegmixDeformMix": (0, 1, 2, 4),
 }
 """Inputs that become FP16, for operators whose other inputs (scales, offsets, sizes) do not."""
+AS_THEY_ARE = {"DegmixDeformSampleAt": (1,)}
+"""Inputs that operators take in FP16 too where they run in another type themselves."""
 ALWAYS = {"DegmixDeformSampleFused", "DegmixDeformMix"}
 """Operators that have kernels for FP16 alone."""
 LONGEST_SUM = 1024
@@ -65,7 +68,11 @@ class InsertFp16(Pass):
                     node.inputs[index] = casts.get(tensor, np.float16)
         for node in list(graph.nodes):
             if id(node) not in half and node.op != "Cast":
-                node.inputs = [casts.float32(tensor) for tensor in node.inputs]
+                kept = AS_THEY_ARE.get(node.op, ())
+                node.inputs = [
+                    tensor if index in kept else casts.float32(tensor)
+                    for index, tensor in enumerate(node.inputs)
+                ]
         graph.outputs = [casts.output(tensor) for tensor in graph.outputs]
         return len(half)
 

@@ -33,8 +33,8 @@ class LowerDeformToPlugin(Pass):
             if node.inputs[0].dtype == "int8":
                 node.domain = INT8_DOMAIN
                 import_domain(graph, INT8_DOMAIN)
-        if rest:
-            import_domain(graph, DOMAIN)
+        for node in rest:
+            import_domain(graph, node.domain)
         return rewrites + len(rest)
 
 
@@ -43,7 +43,13 @@ def _to_plugin(graph: gs.Graph, node: gs.Node) -> None:
     value, weight, offset, *more = node.inputs
     bias, mask = [*more, None, None][:2]
     outputs, _, *kernel = weight.shape
-    if weight.inputs and weight.inputs[0].op == "DequantizeLinear":
+    scales: list[gs.Tensor] = []
+    int8 = _int8(value, weight)
+    if int8 is not None:
+        value, stored, value_scale, scales = *int8[:3], [int8[3]]
+        weight = _channels_last(graph, node, stored)
+        node.attrs["value_scale"] = value_scale
+    elif weight.inputs and weight.inputs[0].op == "DequantizeLinear":
         dq = weight.inputs[0]
         dq.inputs[0] = _channels_last(graph, node, dq.inputs[0])
         weight.shape = dq.inputs[0].shape
@@ -51,10 +57,38 @@ def _to_plugin(graph: gs.Graph, node: gs.Node) -> None:
         weight = _channels_last(graph, node, weight)
     if bias is None or bias.is_empty():
         bias = constant(f"{node.name}/bias", np.zeros(outputs))
-    node.inputs = [value, weight, offset, bias, *([mask] if mask is not None else [])]
+    masks = [mask] if mask is not None else []
+    node.inputs = [value, weight, offset, bias, *scales, *masks]
     attrs = {"kernel_shape": kernel, **DEFAULTS, **node.attrs, "mask": int(mask is not None)}
-    node.op, node.domain = CONV, DOMAIN
+    node.op, node.domain = CONV, INT8_DOMAIN if scales else DOMAIN
     node.attrs = {**attrs, "plugin_version": "1", "plugin_namespace": DOMAIN}
+
+
+def _int8(
+    value: gs.Tensor, weight: gs.Tensor
+) -> tuple[gs.Variable, gs.Constant, float, gs.Constant] | None:
+    """Quantized values and weights, the values' scale, and the weights' scale of each output.
+
+    None where one of the two is float.
+    """
+    if not (_is_symmetric(value) and _is_symmetric(weight)):
+        return None
+    (stored, scale, *_), (weights, scales, *_) = (t.inputs[0].inputs for t in (value, weight))
+    constants = all(isinstance(t, gs.Constant) for t in (scale, weights, scales))
+    if not constants or isinstance(stored, gs.Constant) or scale.values.size != 1:
+        return None
+    outputs = np.broadcast_to(scales.values.astype(np.float32), weights.shape[:1])
+    per_output = constant(f"{weights.name}/scales", outputs)
+    return stored, weights, float(scale.values.reshape(-1)[0]), per_output
+
+
+def _is_symmetric(tensor: gs.Tensor) -> bool:
+    """Whether a DQ makes the tensor, with zeros at zero."""
+    maker = tensor.inputs[0] if tensor.inputs else None
+    if maker is None or maker.op != "DequantizeLinear" or maker.inputs[0].dtype != np.int8:
+        return False
+    zeros = maker.inputs[2:]
+    return not zeros or (isinstance(zeros[0], gs.Constant) and not zeros[0].values.any())
 
 
 def _channels_last(graph: gs.Graph, node: gs.Node, weight: gs.Tensor) -> gs.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+from degmix_edge.errors import ConfigError
 from degmix_edge.network import NetworkSpec
 from degmix_edge.passes._base import Pass
 from degmix_edge.passes.add_deform_bias import AddDeformBias
@@ -14,6 +15,7 @@ from degmix_edge.passes.fold_constants import FoldConstants
 from degmix_edge.passes.fold_conv_mixture import FoldConvMixture
 from degmix_edge.passes.fuse_deform_offsets import FuseDeformOffsets
 from degmix_edge.passes.fuse_integer_matmul import FuseIntegerMatmul
+from degmix_edge.passes.group_deform_items import GroupDeformItems
 from degmix_edge.passes.hoist_pointwise import HoistPointwise
 from degmix_edge.passes.insert_fp16 import InsertFp16
 from degmix_edge.passes.insert_image_input import InsertImageInput
@@ -25,17 +27,33 @@ from degmix_edge.passes.lower_moe import LowerMoe
 from degmix_edge.passes.lower_qdq_for_cpu import LowerQdqForCpu
 from degmix_edge.passes.merge_convs import MergeConvs
 from degmix_edge.passes.prune_tasks import PruneTasks
+from degmix_edge.passes.remove_fp16 import RemoveFp16
 from degmix_edge.passes.remove_identities import RemoveIdentities
 from degmix_edge.passes.requantize_samples import RequantizeSamples
 from degmix_edge.passes.share_constants import ShareConstants
+from degmix_edge.passes.split_deform_positions import SplitDeformPositions
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.recipe import Recipe
+from degmix_edge.registry import unknown
 
 Dcn = Literal["plugin", "fused", "builtin", "gridsample"]
 """How a TensorRT builder gets deformable convolutions: through our plugin; through our plugin with
-offsets and tail inside, which FP16 engines have; through TensorRT's own importer; or as GridSample,
-for builders without a kernel."""
+offsets and tail inside, which engines with FP16 layers have; through TensorRT's own importer; or as
+GridSample, for builders without a kernel."""
 FORMS: tuple[Dcn, ...] = get_args(Dcn)
+NEED_PLUGIN: tuple[Dcn, ...] = ("plugin", "fused")
+
+
+def check_form(asked: str, have: Sequence[Dcn] = FORMS) -> Dcn:
+    """The form that is called `asked`.
+
+    Raises:
+        ConfigError: There is none among `have`.
+    """
+    for form in have:
+        if form == asked:
+            return form
+    raise ConfigError(unknown("form of deformable convolutions", asked, have))
 
 
 def simplify(tasks: Sequence[str]) -> list[Pass]:
@@ -90,12 +108,17 @@ def for_onnxruntime(ranges: Ranges | None, *, operators: bool) -> list[Pass]:
 
 def deformable(dcn: Dcn, recipe: Recipe) -> list[Pass]:
     """From model.onnx to deformable convolutions in the form `dcn`; then shapes are inferred."""
+    floats = [RemoveFp16()] if recipe.precision == "fp16" else []  # forms look for neighbours
     if dcn == "gridsample":
-        return [LowerDeformToGridsample()]
+        return [*floats, LowerDeformToGridsample()]
     if dcn == "builtin":
-        return [AddDeformBias()]
-    fused = dcn == "fused" and recipe.precision == "fp16"
-    return [LowerDeformToPlugin(), *([FuseDeformOffsets()] if fused else [])]
+        return [*floats, AddDeformBias()]
+    # Sampling is fused before the plugin's own pass, which would make it sample INT8.
+    fused = dcn == "fused" and recipe.precision != "fp32"
+    first = [LowerDeformSample(), FuseDeformOffsets()] if fused else []
+    # Behind the others, which look for samplings with positions in their offsets.
+    last = [SplitDeformPositions()] if recipe.precision != "fp32" else []
+    return [*floats, *first, LowerDeformToPlugin(), *last]
 
 
 def half_floats(dcn: Dcn, recipe: Recipe) -> list[Pass]:
@@ -104,6 +127,7 @@ def half_floats(dcn: Dcn, recipe: Recipe) -> list[Pass]:
         # Before FP16, which gives scales their type.
         *([RequantizeSamples()] if dcn == "gridsample" else []),
         *([InsertFp16(recipe)] if recipe.precision != "fp32" else []),
+        *([GroupDeformItems()] if dcn in NEED_PLUGIN else []),  # last: types are settled
     ]
 
 

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from degmix_edge.graph.model import append
 from degmix_edge.passes._base import Pass
 
-SAMPLERS = ("DegmixDeformSample", "GridSample")
+SAMPLERS = ("DegmixDeformSample", "DegmixDeformSampleFused", "GridSample")
 SAME_SCALE = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Slice", "Mul")
 """What a lowering puts around its sampler; a Mul is by the modulation, at most one."""
 

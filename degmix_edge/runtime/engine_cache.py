@@ -6,9 +6,10 @@ import contextlib
 import warnings
 from pathlib import Path
 
-from degmix_edge.backends import EngineBackend
+from degmix_edge.backends import EngineBackend, EngineOptions
 from degmix_edge.bundle.contents import Bundle, recipe_and_ranges
-from degmix_edge.bundle.manifest import MODEL, RECIPE, Engine, engine_key
+from degmix_edge.bundle.golden import unpack
+from degmix_edge.bundle.manifest import GOLDEN, MODEL, Engine, engine_key
 from degmix_edge.config import cache_folder
 from degmix_edge.errors import BackendError, OutputError
 from degmix_edge.files import sha256, write_file
@@ -20,16 +21,16 @@ def engine_bytes(bundle: Bundle, backend: type[EngineBackend], *, rebuild: bool 
 
     That is model.onnx where the backend runs it, else an engine that is built now and kept.
     """
-    files = bundle.manifest.files
     engine = bundle.manifest.engine(backend.name)
     here = (backend.version(), backend.device())
-    key = engine_key(files[MODEL], files[RECIPE], backend.name, *here)
+    key = engine_key(bundle.manifest.files, backend.name, *here)
     if engine is not None and engine.key == key:
-        built = bundle.read(engine.file)
-        if backend.runs_model:
-            check_self_contained(built, f"{bundle.path}/{engine.file}")
+        if not backend.runs_model:
+            return bundle.read(engine.file)
+        built = bundle.onnx(engine.file)
+        check_self_contained(built, f"{bundle.path}/{engine.file}")
         return built
-    model = bundle.read(MODEL)
+    model = bundle.onnx()
     check_self_contained(model, f"{bundle.path}/{MODEL}")
     why = _mismatch(backend.name, engine, here)
     again = f"`degmix-edge build engine {bundle.path} --backend {backend.name}` builds it again"
@@ -64,7 +65,9 @@ def _mismatch(name: str, engine: Engine | None, here: tuple[str, str]) -> str:
 
 def _build(bundle: Bundle, backend: type[EngineBackend], model: bytes) -> bytes:
     try:
-        return backend.build(model, *recipe_and_ranges(bundle))[backend.engine_file]
+        feed, _ = unpack(bundle.read(GOLDEN), bundle.manifest.network, bundle.path)
+        options = EngineOptions(feeds=(feed,))
+        return backend.build(model, *recipe_and_ranges(bundle), options)[backend.engine_file]
     except (
         ModuleNotFoundError
     ) as error:  # building needs onnx; a robot that has its engine does not

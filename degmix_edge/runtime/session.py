@@ -251,6 +251,7 @@ class Session:
 def load(
     bundle: str | os.PathLike[str] | Bundle,
     *,
+    size: tuple[int, int] | None = None,
     backend: str = "auto",
     threads: int | None = None,
     rebuild: bool = True,
@@ -264,9 +265,10 @@ def load(
 
     Args:
         bundle: The bundle's folder, or a bundle that is already open.
+        size: Height and width at which the network runs, where the bundle has several sizes; None
+            takes the first. Images of any size are fitted to it.
         backend: The name of a backend, or `auto` for the best one that can run here.
-        threads: The number of CPU threads or, on a GPU, of images that run at once. None leaves
-            the number to the backend.
+        threads: CPU threads or, on a GPU, images that run at once; None is the backend's choice.
         rebuild: What to do where the bundle's engine does not fit this machine and the backend
             cannot run model.onnx instead: True builds an engine, which takes minutes, and keeps it
             in the user's cache; False raises a BackendError.
@@ -282,8 +284,8 @@ def load(
             be put back; None takes `$DEGMIX_NOT_BEFORE`.
 
     Raises:
-        ConfigError: There is no backend of this name, `threads` or `timeout_s` is out of range, or
-            the backend has no timeout.
+        ConfigError: There is no backend of this name, the bundle has no such size, `threads` or
+            `timeout_s` is out of range, or the backend has no timeout.
         BundleError: The bundle is incomplete, changed, of another schema, or not trusted.
         GraphError: The model reads other files, or holds a loop that may never end.
         BackendError: The backend cannot run here, refused the model, or needs an engine that
@@ -294,16 +296,15 @@ def load(
     chosen = backends.choose(backend)
     _check_timeout(timeout_s, chosen)
     wanted = policy(trust, [Path(key) for key in keys], identity, not_before)
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
+    opened = (bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))).at(size)
     wanted.check(opened)
-    manifest = opened.manifest
     engine = engine_bytes(opened, chosen, rebuild=rebuild)
-    runner = chosen(manifest.network, engine, threads=threads)
+    runner = chosen(opened.manifest.network, engine, threads=threads)
     runner.timeout_s = timeout_s
     workers = (threads or 1) if not chosen.runs_model else 1
     again = {"bundle": opened.path, "backend": backend, "threads": threads, "rebuild": rebuild}
-    again["timeout_s"] = timeout_s
-    session = Session(runner, manifest.fit, opened, workers=workers, loaded=again | vars(wanted))
+    again |= {"timeout_s": timeout_s, "size": opened.chosen_size, **vars(wanted)}
+    session = Session(runner, opened.manifest.fit, opened, workers=workers, loaded=again)
     opened.release()
     _check_engine(session, runner, opened)
     return session

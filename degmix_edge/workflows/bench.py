@@ -128,6 +128,7 @@ def bench(
     calls: int = 100,
     rate: float | None = None,
     threads: int | None = None,
+    size: tuple[int, int] | None = None,
     backend: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Result]:
@@ -142,6 +143,7 @@ def bench(
         calls: Calls that count, for each contestant.
         rate: Images a second to offer, as a camera does; None is as fast as possible.
         threads: CPU threads of each contestant; None takes all cores.
+        size: Height and width of a bundle that has several sizes; None takes its first.
         backend: `auto`, or a backend's name.
         progress: Called with an `Event` after each block.
 
@@ -150,13 +152,14 @@ def bench(
 
     Raises:
         BundleError, BackendError: The bundle cannot be opened or run.
-        ConfigError: `checkpoint` is not of the kind that `against` says.
+        ConfigError: `checkpoint` is not of the kind that `against` says, or the bundle has no such
+            size.
         CheckpointError: `checkpoint` is not what the bundle was built from.
         InputError: There are no images.
     """
     from degmix_edge.workflows.sources import images as read_images
 
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
+    opened = (bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))).at(size)
     manifest = opened.manifest
     with ExitStack() as stack:
         stack.enter_context(listening(progress))

@@ -2,7 +2,8 @@
 
     export -> images -> passes -> calibrate -> budget -> quantize -> engine -> golden check -> write
 
-`quantize` runs the same stages and stops before the engine.
+`quantize` runs the same stages and stops before the engine. A bundle for several sizes of image is
+built in the same way for each of them, with the recipe of the first.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from degmix_edge import backends
-from degmix_edge.backends import EngineOptions
+from degmix_edge import backends, progress
+from degmix_edge.backends import REQUESTS
 from degmix_edge.bundle.contents import Bundle, open_bundle
-from degmix_edge.bundle.manifest import MANIFEST
+from degmix_edge.bundle.manifest import MANIFEST, size_text
 from degmix_edge.bundle.writing import Target, claim
 from degmix_edge.errors import BuildError, ConfigError
 from degmix_edge.progress import Clock, Progress, listening
@@ -30,12 +31,13 @@ from degmix_edge.workflows.calibration import (
 )
 from degmix_edge.workflows.engine import (
     EngineFiles,
+    Part,
     Product,
     check_source,
     golden_maps,
     make_engine,
     rebuild,
-    write_product,
+    write_parts,
 )
 from degmix_edge.workflows.frame_folders import made_up_frame, needed_inputs
 from degmix_edge.workflows.networks import Network, check_network, read_network, task_names
@@ -70,7 +72,7 @@ class Build:
 
     STAGES = (
         *("export", "images", "passes", "calibrate", "budget", "quantize"),
-        *("engine", "golden", "write"),
+        *("engine", "golden", "sizes", "write"),
     )
 
     def __init__(
@@ -83,9 +85,12 @@ class Build:
         examples: Source = None,
     ) -> None:
         self.options, self.out = options, out
+        self._further = options.sizes[1:]
         self._network = network
         own = calibration if calibration is not None else options.calibration
         self._calibration = str(own) if isinstance(own, str | Path) else own
+        if self._further and not isinstance(self._calibration, str | None):
+            self._calibration = list(self._calibration)  # each size looks at all images
         images_to_try = None if isinstance(examples, str | Path) else examples
         self._asked = budgets.request(dict(options), out, images_to_try)
         self.clock = Clock()
@@ -96,6 +101,9 @@ class Build:
         self.product: Product
         self.bundle: Bundle
         self._target: Target | None = None
+        self._leader: Build | None = None
+        self._others: list[Build] = []
+        self._parts: list[Part] = []
         self._done: list[str] = []
         self.describe()
 
@@ -142,6 +150,11 @@ class Build:
                 )
         if isinstance(self._calibration, str):
             check_images(self._calibration)
+        if self._further and options.ranges is not None:
+            raise ConfigError(
+                f"--ranges {options.ranges}: is of one size, and {1 + len(self._further)} sizes "
+                "are asked for; give --calib, which measures each of them"
+            )
 
     def run(self, until: str = "write", *, force: bool = False) -> Build:
         """Run the stages that are not done yet, up to and including `until`.
@@ -168,7 +181,7 @@ class Build:
         read = read_network(
             self._network,
             tasks=tasks,
-            size=self.options.size,
+            size=next(iter(self.options.sizes), None),
             batch=self.options.batch,
             classes=self._classes,
             describe=self.options.describe,
@@ -225,6 +238,9 @@ class Build:
             keep_float=options.keep_float,
         )
         self.clock.finished("passes", detail)
+        for size in self._further:  # before the long stages, which would be lost
+            self._others.append(self._build_of(size).run(until="passes"))
+            _check_agreement(self, self._others[-1])
 
     def _calibrate(self) -> None:
         from degmix_edge.graph.model import to_graph
@@ -259,6 +275,8 @@ class Build:
         )
 
     def _budget(self) -> None:
+        if self._leader is not None:
+            self.recipe = self._leader.recipe
         if self._asked is None or self.ranges is None:
             return
         self.budget = budgets.search_budget(
@@ -294,15 +312,29 @@ class Build:
                 self._original, self.product, self._maps, self._golden_feed, clock=self.clock
             )
 
+        self._parts.append(Part(self.product, self._files, self._maps, self._golden_feed))
+
+    def _build_of(self, size: tuple[int, int]) -> Build:
+        """A build of the same network for another size, which takes the recipe of this one."""
+        progress.note(f"size {size_text(size)}", "sizes")
+        # The state of a killed calibration lies beside the target, in a file for each size.
+        out = None if self.out is None else Path(f"{self.out}.{size_text(size)}")
+        options = self.options.model_copy(update={"size": size, "budget": None})
+        other = Build(self._network, options, out, calibration=self._calibration)
+        other.describe(classes=self._classes, golden_image=self._golden_source)
+        other._leader = self
+        return other
+
+    def _sizes(self) -> None:
+        for other in self._others:
+            size = size_text(other._fit.size)
+            progress.note(f"size {size}, with the recipe of the first", "sizes")
+            self._parts += other.run(until="golden")._parts
+            self.clock.finished("sizes", size)
+
     def _write(self) -> None:
-        self.bundle = write_product(
-            self.product,
-            self._files,
-            self._maps,
-            self._golden_feed,
-            self._target or claim(self.out or TARGET, force=False),
-            clock=self.clock,
-        )
+        target = self._target or claim(self.out or TARGET, force=False)
+        self.bundle = write_parts(self._parts, target, clock=self.clock)
 
 
 def build(
@@ -338,7 +370,7 @@ def build(
         force: Replace a bundle that is at `target`.
         progress: Called with an `Event` as the build goes on. What it raises ends the build.
         **changes: Fields of `Options`, as in `precision="fp16"`. A torch module needs `size`, here
-            or in its `spec`.
+            or in its `spec`, and `size=[(224, 320), (448, 672)]` builds one bundle for both.
 
     Raises:
         ConfigError: A setting, task or backend that does not exist; `network` is nothing known.
@@ -367,7 +399,7 @@ def _is_bundle(network: Network) -> bool:
 
 
 def _rebuilt(path: Path, target: Path, settings: Options, force: bool) -> Bundle:
-    own = {"backend", *EngineOptions.__dataclass_fields__}
+    own = {"backend", *REQUESTS}
     if others := sorted(settings.model_fields_set - own):
         raise ConfigError(
             f"{path}: is a bundle, whose engine is built again from its own model.onnx; leave out "
@@ -397,6 +429,23 @@ def check_build(network: Network, target: Path, options: Options, *, force: bool
 def _check_end(network: Network, options: Options) -> None:
     task_names(options.tasks, network)
     backends.choose(options.backend, to_build=True).refuse_options(options.engine)
+
+
+def _check_agreement(first: Build, other: Build) -> None:
+    """Check that the recipe of the first size can be applied, by name, to the nodes of another.
+
+    Raises:
+        BuildError: One of the two graphs has a node that the other has not.
+    """
+    for has, lacks in ((first, other), (other, first)):
+        names = {place.node for place in lacks.recipe.placements}
+        for place in has.recipe.placements:
+            if place.node not in names:
+                raise BuildError(
+                    f"{first.spec.model}: the graph for {size_text(has._fit.size)} has the "
+                    f"{place.op} {place.node!r}, and that for {size_text(lacks._fit.size)} has "
+                    "not, so one recipe cannot be for both; build a bundle for each size"
+                )
 
 
 def _in_words(recipe: Recipe, before: onnx.ModelProto, after: bytes) -> str:

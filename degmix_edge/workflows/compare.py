@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.metrics import Metric
@@ -41,6 +41,7 @@ def compare(
     max_disagreement: float = MAX_DISAGREEMENT,
     metrics: Mapping[str, type[Metric]] | None = None,
     label_map: str | Path | None = None,
+    size: tuple[int, int] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -60,6 +61,7 @@ def compare(
         metrics: By task, metrics in place of the tasks' own.
         label_map: A file that says which class each id of the label files of `folder:DIR` is; None
             takes `label_map.yaml` of the folder, if there is one.
+        size: Height and width of a bundle that has several sizes; None takes its first.
         threads: CPU threads; None takes all cores.
         progress: Called with an `Event` after each image.
 
@@ -80,6 +82,7 @@ def compare(
         max_disagreement=max_disagreement,
         metrics=metrics,
         label_map=label_map,
+        size=size,
         threads=threads,
         progress=progress,
     )
@@ -97,6 +100,7 @@ def compare_engines(
     max_disagreement: float = MAX_DISAGREEMENT,
     metrics: Mapping[str, type[Metric]] | None = None,
     label_map: str | Path | None = None,
+    size: tuple[int, int] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Comparison]:
@@ -112,6 +116,7 @@ def compare_engines(
         max_disagreement: Without labels, the fraction that a task's map may differ.
         metrics: By task, metrics in place of the tasks' own.
         label_map: The classes of the ids in the label files of `folder:DIR`, as in `compare`.
+        size: Height and width of a bundle that has several sizes; None takes its first.
         threads: CPU threads; None takes all cores.
         progress: Called with an `Event` after each image.
 
@@ -121,29 +126,24 @@ def compare_engines(
     Raises:
         DegmixError: What `compare` raises; or `results` are of another bundle or other images.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
+    opened = (bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))).at(size)
     with ExitStack() as stack:
         stack.enter_context(listening(progress))
         reference = stack.enter_context(reference_session(opened, checkpoint, threads))
-        specs = {task.name: task for task in opened.manifest.network.tasks}
-        network = opened.manifest.network
-        found = images(data, opened.manifest.fit, specs=specs, label_map=label_map, network=network)
+        fit, network = opened.manifest.fit, opened.manifest.network
+        specs = {task.name: task for task in network.tasks}
+        found = images(data, fit, specs=specs, label_map=label_map, network=network)
         engines = _engines(opened, results, backends, threads, stack=stack)
         # After all engines are open: a backend that is not there is said before any work.
-        few = [item.feed(opened.manifest.fit, network) for item in found[:TENSOR_IMAGES]]
+        few = [item.feed(fit, network) for item in found[:TENSOR_IMAGES]]
         tensors = tensor_differences(opened, reference.backend, few)
+        limits: dict[str, Any] = {"max_drop": max_drop, "max_disagreement": max_disagreement}
         compared = {}
         for name, engine in engines.items():
             with counting(f"compare {name}", len(found)) as advance:
+                samples = (item.load() for item in found)
                 compared[name] = compare_sessions(
-                    engine,
-                    reference,
-                    (item.load() for item in found),
-                    tensors,
-                    max_drop=max_drop,
-                    max_disagreement=max_disagreement,
-                    metrics=metrics,
-                    advance=advance,
+                    engine, reference, samples, tensors, metrics=metrics, advance=advance, **limits
                 )
     return compared
 
@@ -169,6 +169,7 @@ def record(
     *,
     data: str = DATA,
     backend: str = "auto",
+    size: tuple[int, int] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[int, str]:
@@ -181,7 +182,7 @@ def record(
         BundleError, BackendError: The bundle cannot be opened or run.
         OutputError: `target` cannot be written.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
+    opened = (bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))).at(size)
     with listening(progress), load(opened, backend=backend, threads=threads) as session:
         found = images(data, opened.manifest.fit, network=opened.manifest.network)
         with counting("run", len(found)) as advance:

@@ -178,7 +178,7 @@ def tensor_differences(
     """
     spec = bundle.manifest.network
     names = [name for t in spec.tasks for name in (*([logits_name(t.name)] * t.has_logits), t.name)]
-    data = bundle.read(MODEL)
+    data = bundle.onnx()
     check_self_contained(data, f"{bundle.path}/{MODEL}")
     model = ModifyOutputs(OnnxFromBytes(data), outputs=names)
     whole = [{name: fill(array, spec.batch) for name, array in f.items()} for f in feeds]

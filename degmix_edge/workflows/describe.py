@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from degmix_edge.bundle.contents import open_bundle, recipe_and_ranges
 from degmix_edge.bundle.contract import Contract, contract
-from degmix_edge.bundle.manifest import Manifest
+from degmix_edge.bundle.manifest import Manifest, size_text
 from degmix_edge.quant.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -25,12 +25,14 @@ class BundleContents:
         manifest: What the bundle says of itself.
         contract: What its model takes and gives, with layouts, ranges, meanings and classes.
         recipe: The precision of every weighted node.
+        sizes: The contract of every size of image, by `448x672`; `contract` is that of the first.
         size_bytes: Of every file.
     """
 
     path: Path
     manifest: Manifest
     contract: Contract
+    sizes: dict[str, Contract]
     recipe: Recipe
     size_bytes: dict[str, int]
 
@@ -86,6 +88,7 @@ def _bundle(path: Path) -> BundleContents:
         path,
         opened.manifest,
         contract(opened.manifest),
+        {size_text(size): contract(opened.at(size).manifest) for size in opened.sizes},
         recipe_and_ranges(opened)[0],
         {name: len(opened.read(name)) for name in opened.manifest.files},
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -21,17 +21,25 @@ from degmix_edge.bundle.manifest import (
     CARD,
     GOLDEN,
     MODEL,
+    OF_ONE_SIZE,
     RANGES,
     RECIPE,
+    SCHEMA,
+    SCHEMA_OF_SIZES,
+    WEIGHTS,
     Engine,
     Manifest,
+    SizeEntry,
     engine_key,
+    size_text,
+    sized,
 )
 from degmix_edge.bundle.writing import Target, claim, write_bundle
 from degmix_edge.errors import BuildError, BundleError, DegmixError
 from degmix_edge.files import sha256
 from degmix_edge.graph.nonfinite import first_nonfinite
 from degmix_edge.graph.self_contained import check_self_contained
+from degmix_edge.graph.shared_weights import share_weights
 from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.preprocess import Fit
 from degmix_edge.progress import Clock
@@ -80,6 +88,28 @@ class EngineFiles:
     files: dict[str, bytes]
 
 
+@dataclass(frozen=True)
+class Part:
+    """All that a bundle has of one size.
+
+    Attributes:
+        product: The model and what belongs to it.
+        engine: What a backend made of it.
+        maps: What the engine gives on the golden image.
+        golden: What a backend takes of the golden frame.
+    """
+
+    product: Product
+    engine: EngineFiles
+    maps: dict[str, np.ndarray]
+    golden: Mapping[str, np.ndarray]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.product.fit.size
+
+
 def make_engine(
     product: Product,
     backend: type[EngineBackend],
@@ -99,6 +129,7 @@ def make_engine(
     def step(phase: str, done: int, total: int) -> None:
         progress.emit(progress.Event(phase, done=done, total=total))
 
+    options = replace(options, feeds=(golden,))
     files = backend.build(product.model, product.recipe, product.ranges, options, step)
     clock.finished("engine", f"{backend.name} {backend.version()} on {backend.device()}")
     return EngineFiles(backend, files)
@@ -201,43 +232,52 @@ def check_source(
         )
 
 
-def write_product(
-    product: Product,
-    engine: EngineFiles,
-    maps: dict[str, np.ndarray],
-    golden: Mapping[str, np.ndarray],
-    target: Target,
-    *,
-    clock: Clock,
-) -> Bundle:
+def write_parts(parts: Sequence[Part], target: Target, *, clock: Clock) -> Bundle:
     """Write the bundle at `target`, whole or not at all.
+
+    Args:
+        parts: One for each size, all with the recipe of the first. The weights of several go into
+            one file, in which equal ones lie once.
+        target: Where the bundle is written.
+        clock: Gets a stage with the bundle's size.
 
     Raises:
         OutputError: `target` was written by another process meanwhile, or cannot be written.
     """
-    backend, recipe_text = engine.backend, config.dump(product.recipe).encode()
-    folder = f"engines/{backend.name}"
-    files = {
-        MODEL: product.model,
-        RECIPE: recipe_text,
-        GOLDEN: pack(golden, {name: maps[name] for name in product.spec.task_names}),
-        **{f"{folder}/{name}": data for name, data in engine.files.items()},
-    }
-    if product.ranges is not None:
-        files[RANGES] = product.ranges.model_dump_json(indent=1).encode()
-    here = (backend.name, backend.version(), backend.device())
-    entry = Engine(
-        backend=backend.name,
-        file=f"{folder}/{backend.engine_file}",
-        key=engine_key(sha256(product.model), sha256(recipe_text), *here),
-        version=here[1],
-        device=here[2],
-    )
-    manifest = _manifest(product, entry, logits=[n for n in maps if n.endswith("_logits")])
-    files[CARD] = card_text(manifest, product.recipe).encode()
+    recipe = parts[0].product.recipe
+    files: dict[str, bytes] = {}
+    for part in parts:
+        files |= _files(part, config.dump(recipe).encode(), is_first=part is parts[0])
+    if len(parts) > 1:
+        graphs = {name: data for name, data in files.items() if name.endswith(".onnx")}
+        graphs, files[WEIGHTS] = share_weights(graphs, WEIGHTS)
+        files |= graphs
+    manifest = _manifest(parts, {name: sha256(data) for name, data in files.items()})
+    files[CARD] = card_text(manifest, recipe).encode()
     written = write_bundle(target, manifest, files)
     clock.finished("write", f"{target.path} {written.size_bytes / 1e6:.1f} MB")
     return written
+
+
+def _files(part: Part, recipe: bytes, *, is_first: bool) -> dict[str, bytes]:
+    """The files of one size, by their names in the bundle."""
+    product, folder = part.product, _engine_folder(part, is_first)
+    files = {
+        MODEL: product.model,
+        RECIPE: recipe,
+        GOLDEN: pack(part.golden, {n: part.maps[n] for n in product.spec.task_names}),
+        **{f"{folder}/{name}": data for name, data in part.engine.files.items()},
+    }
+    if product.ranges is not None:
+        files[RANGES] = product.ranges.model_dump_json(indent=1).encode()
+    if is_first:
+        return files
+    return {sized(n, part.size) if n in OF_ONE_SIZE else n: data for n, data in files.items()}
+
+
+def _engine_folder(part: Part, is_first: bool) -> str:
+    folder = f"engines/{part.engine.backend.name}"
+    return folder if is_first else f"{folder}/{size_text(part.size)}"
 
 
 def rebuild(
@@ -248,7 +288,7 @@ def rebuild(
     target: Path | None = None,
     force: bool = False,
 ) -> Bundle:
-    """Build the engine of a bundle again, for what runs here. Everything else stays.
+    """Build the engines of a bundle again, for what runs here. Everything else stays.
 
     Args:
         opened: The bundle.
@@ -267,16 +307,17 @@ def rebuild(
     place = opened.path if in_place or target is None else target
     claimed = claim(place, force=force or in_place)
     clock = Clock()
-    recipe, ranges = recipe_and_ranges(opened)
-    manifest, model = opened.manifest, opened.read(MODEL)
-    product = Product(model, manifest.network, recipe, ranges, manifest.fit)
-    check_self_contained(model, f"{opened.path}/{MODEL}")
-    feed, _ = unpack(opened.read(GOLDEN), manifest.network, opened.path)
+    sizes = [opened.at(size) for size in opened.sizes]
+    products = [_product(one) for one in sizes]
+    feeds = [unpack(o.read(GOLDEN), o.manifest.network, o.path)[0] for o in sizes]
     chosen = backends.choose(backend, to_build=True)
     chosen.refuse_options(options)
+    parts = []
     try:
-        engine = make_engine(product, chosen, feed, options=options, clock=clock)
-        maps = golden_maps(product, engine, feed, clock)
+        for product, feed in zip(products, feeds, strict=True):
+            engine = make_engine(product, chosen, feed, options=options, clock=clock)
+            maps = golden_maps(product, engine, feed, clock)
+            parts.append(Part(product, engine, maps, feed))
     except DegmixError:
         raise
     except Exception as error:  # onnx raises nearly anything on a graph that nobody exported
@@ -284,7 +325,15 @@ def rebuild(
             f"{opened.path}: no engine can be built of its {MODEL} ({type(error).__name__}: "
             f"{error}); build the bundle again from its network"
         ) from error
-    return write_product(product, engine, maps, feed, claimed, clock=clock)
+    return write_parts(parts, claimed, clock=clock)
+
+
+def _product(opened: Bundle) -> Product:
+    """What one size of a bundle was built of."""
+    recipe, ranges = recipe_and_ranges(opened)
+    model, manifest = opened.onnx(), opened.manifest
+    check_self_contained(model, f"{opened.path}/{MODEL}")
+    return Product(model, manifest.network, recipe, ranges, manifest.fit)
 
 
 def versions() -> dict[str, str]:
@@ -298,18 +347,38 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _manifest(product: Product, engine: Engine, logits: list[str]) -> Manifest:
-    spec = product.spec
-    extra = tuple(tensor for tensor in spec.logits_specs if tensor.name in logits)
+def _manifest(parts: Sequence[Part], digests: Mapping[str, str]) -> Manifest:
+    first, *others = (_entry(part, digests, is_first=part is parts[0]) for part in parts)
     return Manifest(
+        schema_version=SCHEMA_OF_SIZES if others else SCHEMA,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        network=spec,
-        fit=product.fit,
-        inputs=spec.input_specs,
-        outputs=spec.map_specs + extra,
-        precision=product.recipe.precision,
-        engines=(engine,),
+        **{name: getattr(first, name) for name in SizeEntry.model_fields},
+        precision=parts[0].product.recipe.precision,
+        sizes=tuple(others),
         versions=versions(),
+    )
+
+
+def _entry(part: Part, digests: Mapping[str, str], *, is_first: bool) -> SizeEntry:
+    spec, backend, size = part.product.spec, part.engine.backend, part.size
+    own = MODEL if is_first else sized(MODEL, size)
+    here = (backend.version(), backend.device())
+    engine = Engine(
+        backend=backend.name,
+        file=f"{_engine_folder(part, is_first)}/{backend.engine_file}",
+        key=engine_key({**digests, MODEL: digests[own]}, backend.name, *here),
+        version=here[0],
+        device=here[1],
+    )
+    return SizeEntry(
+        network=spec,
+        fit=part.product.fit,
+        inputs=spec.input_specs,
+        outputs=(
+            *spec.map_specs,
+            *(tensor for tensor in spec.logits_specs if tensor.name in part.maps),
+        ),
+        engines=(engine,),
     )
 
 

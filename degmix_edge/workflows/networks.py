@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,8 @@ from degmix_edge import tasks as all_tasks
 from degmix_edge.errors import ConfigError, GraphError
 from degmix_edge.graph.outputs import select_outputs
 from degmix_edge.graph.spec import BYTES_FLAGS, IMAGENET_FLAGS, network_spec, normalisation
-from degmix_edge.graph.spec_file import SpecFile, embedded_spec
-from degmix_edge.network import METADATA_KEY, NetworkSpec, Source
+from degmix_edge.graph.spec_file import OtherEntry, SpecFile, embedded_spec
+from degmix_edge.network import IMAGE, METADATA_KEY, NetworkSpec, Source
 from degmix_edge.preprocess import Fit
 from degmix_edge.registry import unknown
 
@@ -71,8 +71,8 @@ def read_network(
         network: See `Network`.
         tasks: Of a checkpoint, only these are exported; none is all. Passes drop the others from an
             ONNX model.
-        size: Height and width in pixels of the input of a torch module, or of an ONNX file of
-            another program whose axes are dynamic.
+        size: Height and width in pixels of the input of a torch module, of a checkpoint, which has
+            its own, or of an ONNX file of another program whose axes are dynamic.
         batch: How many images one call computes; None is what an ONNX file says, and 1 elsewhere.
         classes: Class names by task, of a torch module; unnamed classes are numbered.
         describe: What the user says of a network of another program. An ONNX file has to be
@@ -80,8 +80,8 @@ def read_network(
 
     Raises:
         ConfigError: It is none of these, a torch module without `size`, an ONNX file of another
-            program whose normalisation is not said, or a network of ours with a description or with
-            another size.
+            program whose normalisation is not said, a network of ours with a description, or an
+            ONNX file of ours with another size.
         CheckpointError, GraphError: The file is missing or damaged, or cannot be exported.
     """
     if isinstance(network, str | Path):
@@ -123,9 +123,14 @@ def _from_module(
         )
     normalised = normalisation(said, name)
     channels = 1 if said.input.color == "grey" else 3
-    model = export_module(module, size, channels=channels, batch=batch)
+    others = {
+        entry.tensor or key: _example_shape(name, key, entry, (batch, *size))
+        for key, entry in said.inputs.items()
+    }
+    model = export_module(module, size, channels=channels, batch=batch, others=others)
     _check_outputs(model, said, name)
-    adopted, path = adopt(model, name, batch=batch, said=said), Path(name)
+    said = said.with_input(tensor=IMAGE)
+    adopted, path = adopt(model, name, said=said), Path(name)
     spec = network_spec(adopted, path, b"", said, original=model, classes=classes)
     source = Source(name=name, sha256=module_hash(module))
     spec = (normalised.apply(spec) if normalised else spec).model_copy(update={"source": source})
@@ -135,6 +140,27 @@ def _from_module(
     describe_model(selected, spec.model_copy(update={"tasks": tasks}), {})
     detail = f"{_size_of(selected, name)}; {in_words(spec, fit)}"
     return FloatNetwork(selected, spec, fit, detail, original=model)
+
+
+def _example_shape(
+    where: str, name: str, entry: OtherEntry, image: tuple[int, int, int]
+) -> tuple[int, ...]:
+    """The shape of a torch module's input beside the image.
+
+    Raises:
+        ConfigError: Nothing says it.
+    """
+    batch, height, width = image
+    if entry.shape is not None:
+        return entry.shape
+    shapes = {"map": (batch, 1, height, width), "intrinsics": (batch, 3, 3)}
+    shapes["image"] = (batch, 1 if entry.color == "grey" else 3, height, width)
+    if entry.kind not in shapes:
+        raise ConfigError(
+            f"{where}: input {name!r}: a torch module does not say the shape of a {entry.kind}; "
+            "give it in the spec (shape: [1, 8, 32, 48])"
+        )
+    return shapes[entry.kind]
 
 
 def _check_outputs(model: onnx.ModelProto, said: SpecFile, name: str) -> None:
@@ -292,7 +318,11 @@ def _exported(
     from degmix_training.export import export_checkpoint, network_spec
 
     said, spec = describe(None), network_spec(checkpoint, tasks, batch=batch or 1)
-    _refuse(said, spec, (size, batch))
+    _refuse(said, spec, (None, batch))
+    if size is not None:  # convolutions take any, and what a size decides is exported for this one
+        card = checkpoint.card.model_copy(update={"height": size[0], "width": size[1]})
+        checkpoint = replace(checkpoint, card=card)
+        spec = network_spec(checkpoint, tasks, batch=spec.batch)
     model = export_checkpoint(checkpoint, tasks=tasks, batch=spec.batch)
     detail = _size_of(model, checkpoint.path.name)
     return FloatNetwork(model, spec, said.fit(spec.height, spec.width), detail)

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from degmix_edge import config
-from degmix_edge.backends import EngineOptions
+from degmix_edge.backends import REQUESTS, EngineOptions
+from degmix_edge.bundle.manifest import MOST_SIZES
+from degmix_edge.errors import ConfigError
 from degmix_edge.graph.spec_file import OtherEntry, SpecFile, read_spec
 from degmix_edge.limits import Side
 from degmix_edge.network import MOST_IMAGES, InputKind
@@ -39,14 +41,14 @@ class Options(config.Settings):
         pad: RGB colour around images of another aspect ratio; None is the mean of ImageNet.
         spec: A spec.yaml that describes an ONNX file or a torch module; the following fields
             replace its own.
-        size: Height and width in pixels of the input of a torch module, or of a foreign ONNX file
-            whose axes are dynamic.
+        size: Height and width in pixels of the input of a checkpoint, a torch module, or a foreign
+            ONNX file whose axes are dynamic. Several pairs make a bundle for all these sizes.
         batch: How many images one call computes; None is what an ONNX file says, and 1 elsewhere.
         mean, std: How a foreign ONNX file or torch module wants its input, by channel.
         scale: The value of white before the mean is subtracted: 1 or 255.
         color: Order of its channels: rgb, bgr or grey.
-        inputs: The kind of each input of an ONNX file beside the image: image, map, intrinsics,
-            tensor or state.
+        inputs: The kind of each input of an ONNX file or torch module beside the image: image, map,
+            intrinsics, tensor or state.
         outputs: The kind of task of each output of an ONNX file or torch module that is not called
             after it.
         backend: `auto`, or an engine backend's name.
@@ -74,7 +76,7 @@ class Options(config.Settings):
     mode: FitMode = "letterbox"
     pad: tuple[Byte, Byte, Byte] | None = None
     spec: Path | None = None
-    size: tuple[Side, Side] | None = None
+    size: tuple[Side, Side] | tuple[tuple[Side, Side], ...] | None = None
     batch: Annotated[int, Field(ge=1, le=MOST_IMAGES)] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -94,6 +96,13 @@ class Options(config.Settings):
     workers: Annotated[int, Field(ge=1)] = 1
     report: Path | None = None
 
+    @model_validator(mode="after")
+    def _with_each_size_once(self) -> Options:
+        count = len(self.sizes)
+        if self.size == () or len(set(self.sizes)) < count or count > MOST_SIZES:
+            raise ValueError(f"size {self.size}, expected 1 to {MOST_SIZES} that differ")
+        return self
+
     def describe(self, embedded: SpecFile | None = None) -> SpecFile:
         """What the user says of a foreign network: the spec, and the fields that replace its own.
 
@@ -106,17 +115,38 @@ class Options(config.Settings):
         base = read_spec(self.spec) if self.spec else embedded or SpecFile()
         names = ("mean", "std", "scale", "color", "pad")
         fields = {name: getattr(self, name) for name in names}
-        fields["height"], fields["width"] = self.size or (None, None)
+        fields["height"], fields["width"] = next(iter(self.sizes), (None, None))
         fit = self.mode if "mode" in self.model_fields_set else None
         inputs = base.inputs | {n: OtherEntry(kind=kind) for n, kind in self.inputs.items()}
         more = {"outputs": base.outputs | self.outputs, "inputs": inputs}
         return base.with_input(**fields, fit=fit).model_copy(update=more)
 
     @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Every height and width that is asked for, the first one first."""
+        one_or_more: Any = self.size or ()
+        is_pair = bool(one_or_more) and isinstance(one_or_more[0], int)
+        return (one_or_more,) if is_pair else one_or_more
+
+    def check_one_size(self, what: str) -> None:
+        """Check that no more than one size is asked for, where there is place for one.
+
+        Args:
+            what: The thing that has one size, for the message.
+
+        Raises:
+            ConfigError: There are several.
+        """
+        if len(self.sizes) > 1:
+            raise ConfigError(
+                f"size: got {len(self.sizes)} sizes, and {what} has one; give --size once. "
+                "A bundle of `build engine` can have several"
+            )
+
+    @property
     def engine(self) -> EngineOptions:
         """What is asked of the backend's engine."""
-        names = EngineOptions.__dataclass_fields__
-        return EngineOptions(**{name: getattr(self, name) for name in names})
+        return EngineOptions(**{name: getattr(self, name) for name in REQUESTS})
 
 
 def make_options(

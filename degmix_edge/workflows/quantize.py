@@ -75,10 +75,11 @@ def quantize(
         **changes: Fields of `Options`.
 
     Raises:
-        DegmixError: As `build`.
+        DegmixError: As `build`; or several sizes are asked for, and a file has one.
     """
     path = None if out is None else Path(out)
     settings = make_options(options, calibration, examples, changes)
+    settings.check_one_size("a quantized ONNX file")
     if path is not None:
         check_file(path, force=force)
     with listening(progress):

@@ -48,6 +48,7 @@ def run_images(
     *,
     tasks: str | Sequence[str] = (),
     native: bool = False,
+    size: tuple[int, int] | None = None,
     backend: str = "auto",
     threads: int | None = None,
     force: bool = False,
@@ -65,6 +66,7 @@ def run_images(
         out: Where maps are written; None writes nothing.
         tasks: Tasks to write; none is all.
         native: Write maps at each image's own size instead of the network's.
+        size: Height and width of a bundle that has several sizes; None takes its first.
         backend: `auto`, or a backend's name.
         threads: CPU threads; None takes all cores.
         force: Replace maps that are in `out`.
@@ -72,7 +74,7 @@ def run_images(
 
     Raises:
         BundleError, BackendError: The bundle cannot be opened or run.
-        ConfigError: The bundle has no such task.
+        ConfigError: The bundle has no such task or size.
         InputError: An image cannot be read.
         OutputError: `out` cannot be written or has maps of an earlier run, or two images would
             write the same files.
@@ -83,7 +85,7 @@ def run_images(
     if out:
         _check_names(Path(out), [path for path, _ in found], force=force)
     results = []
-    with listening(progress), load(opened, backend=backend, threads=threads) as session:
+    with listening(progress), load(opened, size=size, backend=backend, threads=threads) as session:
         for name in wanted:
             session.spec.task(name)
         names = wanted or session.spec.task_names

@@ -59,6 +59,7 @@ def check_spec(
         GraphError, InputError: The file or the image cannot be read.
     """
     settings = make_options(options, None, None, changes)
+    settings.check_one_size("a drawing of what a network sees")
     read = read_network(Path(path), describe=settings.describe)
     model = read.original or read.model
     backend = OnnxReference(read.spec, model.SerializeToString(), raw_logits=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.bundle.golden import Differences, differences, unpack
-from degmix_edge.bundle.manifest import GOLDEN
+from degmix_edge.bundle.manifest import GOLDEN, size_text
 from degmix_edge.bundle.signing import policy
 from degmix_edge.runtime import load
 
@@ -21,16 +21,19 @@ class Verification:
         files: How many files have the hashes that the manifest says.
         signer: Name of the key that signed the bundle; None where no signature was asked for.
         golden: How far the maps of the golden image are from those at build time.
+        sizes: The same for every size of image that the bundle has, by `448x672`; `golden` is that
+            of the first.
     """
 
     files: int
     signer: str | None
     golden: Differences
+    sizes: dict[str, Differences]
 
     @property
     def passed(self) -> bool:
-        """Whether the engine gives here what it gave where it was built."""
-        return self.golden.passed
+        """Whether the engines give here what they gave where they were built."""
+        return all(differences.passed for differences in self.sizes.values())
 
 
 def verify(
@@ -41,7 +44,7 @@ def verify(
     identity: str | None = None,
     not_before: str | None = None,
 ) -> Verification:
-    """Check every hash and the signature, then run the golden image and compare its maps.
+    """Check every hash and the signature, then run the golden image of each size.
 
     Args:
         bundle: The bundle, or its folder.
@@ -57,9 +60,13 @@ def verify(
         BackendError: The backend cannot run here.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
-    feed, expected = unpack(opened.read(GOLDEN), opened.manifest.network, opened.path)
+    sizes = [opened.at(size) for size in opened.sizes]
+    golden = [unpack(one.read(GOLDEN), one.manifest.network, one.path) for one in sizes]
     wanted = policy(None, keys, identity, not_before)
     signer = wanted.check(opened)
-    with load(opened, backend=backend, **vars(wanted)) as session:
-        found = differences(session.spec, expected, session.backend.infer(feed))
-    return Verification(len(opened.manifest.files), signer, found)
+    found = {}
+    for one, (feed, expected) in zip(sizes, golden, strict=True):
+        with load(one, backend=backend, **vars(wanted)) as session:
+            maps = session.backend.infer(feed)
+        found[size_text(one.manifest.fit.size)] = differences(session.spec, expected, maps)
+    return Verification(len(opened.manifest.files), signer, next(iter(found.values())), found)

@@ -26,12 +26,17 @@ def demt(bench: Bench, kind: str, shape: tuple[int, int, int], tasks: int) -> No
     def make() -> list[Tensors]:
         return [demt_inputs(bench, kind, shape) for _ in range(tasks)]
 
-    one = make()[0]
-    bench.sample([one])
-    got = product(one).double()
-    want = by_torchvision(*(one[k].double() for k in ("value", "offset", "weight", "bias")))
-    half = by_torchvision(*(one[k] for k in ("value", "offset16", "weight", "bias")))
-    row = bench.row(f"demt {c}x{height}x{width}, {tasks} tasks", kind, got, want, half)
+    sets = make()
+    bench.sample(sets)
+    results = [
+        (
+            product(one).double(),
+            by_torchvision(*(one[k].double() for k in ("value", "offset", "weight", "bias"))),
+            by_torchvision(*(one[k] for k in ("value", "offset16", "weight", "bias"))),
+        )
+        for one in sets
+    ]
+    row = bench.row(f"demt {c}x{height}x{width}, {tasks} tasks", kind, results)
     moved = c * height * width * (2 + 2 + 8)
     row.bytes, row.flops = tasks * moved, tasks * 2 * c * c * height * width
 
@@ -59,8 +64,13 @@ def demt_inputs(bench: Bench, kind: str, shape: tuple[int, int, int]) -> Tensors
         "bias": bench.put(torch.randn(c), torch.float16),
     }
     one["offset16"] = one["offset"].half()
-    one["sampled"] = torch.empty_like(one["value"])
+    one["sampled"] = poisoned(one["value"])
     return one
+
+
+def poisoned(like: torch.Tensor) -> torch.Tensor:
+    """An output of NaN, so that what a kernel does not write is an error."""
+    return torch.full_like(like, float("nan"))
 
 
 def product(one: Tensors) -> torch.Tensor:
@@ -122,15 +132,17 @@ def mixer(bench: Bench, shape: tuple[int, int, int], tasks: int) -> None:
     def make() -> list[Tensors]:
         return [mixer_inputs(bench, shape) for _ in range(tasks)]
 
-    one = make()[0]
-    bench.fused([one])
-    row = bench.row(
-        f"mixer tail {c}x{height}x{width}, {tasks} tasks",
-        "net-init",
-        one["mixed"].double(),
-        mixer_in_pieces(one, torch.float64),
-        mixer_in_pieces(one, torch.float16),
-    )
+    sets = make()
+    bench.fused(sets)
+    results = [
+        (
+            one["mixed"].double(),
+            mixer_in_pieces(one, torch.float64),
+            mixer_in_pieces(one, torch.float16),
+        )
+        for one in sets
+    ]
+    row = bench.row(f"mixer tail {c}x{height}x{width}, {tasks} tasks", "net-init", results)
     row.bytes = tasks * height * width * (4 * c + 36)
     row.flops = tasks * height * width * (2 * c * c + 2 * 2 * c * 81)
     bench.time(
@@ -167,7 +179,7 @@ def mixer_inputs(bench: Bench, shape: tuple[int, int, int]) -> Tensors:
     }
     for name in ("bias", "scale", "shift"):
         one[name] = bench.put(torch.randn(c), torch.float32)
-    one["mixed"] = torch.empty_like(one["value"])
+    one["mixed"] = poisoned(one["value"])
     return one
 
 
@@ -220,9 +232,13 @@ def classic(
     row = bench.row(
         f"{name}, G {groups}, stride {stride}",
         kind,
-        one["convolved"].permute(0, 3, 1, 2).double(),
-        classic_by_torchvision(one, torch.float64, stride),
-        classic_by_torchvision(one, torch.float16, stride),
+        [
+            (
+                one["convolved"].permute(0, 3, 1, 2).double(),
+                classic_by_torchvision(one, torch.float64, stride),
+                classic_by_torchvision(one, torch.float16, stride),
+            )
+        ],
     )
     row.flops = 2 * batch * out[0] * out[1] * c * c * 9
     row.bytes = 2 * batch * c * (height * width + out[0] * out[1]) + one["offset"].nbytes
@@ -266,7 +282,7 @@ def classic_inputs(
     one["offset16"] = one["offset"].half()
     one["last"] = one["value"].permute(0, 2, 3, 1).contiguous()
     one["ohwi"] = one["weight"].permute(0, 2, 3, 1).contiguous()
-    one["convolved"] = torch.empty(batch, *out, c, dtype=torch.float16, device=bench.device)
+    one["convolved"] = poisoned(bench.put(torch.zeros(batch, *out, c), torch.float16))
     one["value_cl"] = one["value"].to(memory_format=torch.channels_last)
     one["weight_cl"] = one["weight"].to(memory_format=torch.channels_last)
     return one

@@ -4,8 +4,12 @@
 
 Needs nvcc, torch and torchvision, and no network. Correctness comes first: a case whose error
 against float64 is larger than twice that of the same arithmetic in half torch is not timed.
-Contestants run in turn, as CUDA graphs, medians of events; cold rows rotate over inputs of more
-than twice the L2 cache.
+Contestants run in turn, as CUDA graphs of at least 200 us, medians of events; cold rows rotate over
+inputs of more than twice the L2 cache. The JSON is written after every row, so that a time limit
+loses one row at most.
+
+`--quick` times one case of each kernel. `--profile NAME` launches cases with NAME in their names
+once, between the marks that `ncu --profile-from-start off` waits for.
 `--emulated LIBRARY` checks small cases on the processor and times nothing.
 """
 
@@ -54,8 +58,15 @@ def all_cases(bench: Bench) -> None:
     classic(bench, "gauss 2 px", (256, 64, 64), stride=2)
 
 
-def main() -> int:
-    """Run everything; return 1 if a case is wrong, 2 without a card."""
+def quick_cases(bench: Bench) -> None:
+    """One case of each kernel, at the size of DeMTG and of a classic network."""
+    demt(bench, "net-init", (256, 112, 144), 4)
+    mixer(bench, (256, 112, 144), 4)
+    classic(bench, "gauss 2 px", (256, 64, 64))
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write every row there")
     parser.add_argument(
@@ -64,27 +75,43 @@ def main() -> int:
     parser.add_argument(
         "--emulated", type=Path, help="a library for the processor: check, no times"
     )
-    asked = parser.parse_args()
-    torch.manual_seed(0)
-    if asked.emulated:
-        bench = Bench(asked.emulated, "cpu")
-        small_cases(bench)
-    elif not torch.cuda.is_available():
-        print("no CUDA device here; --emulated LIBRARY checks small cases on the processor")
-        return 2
-    else:
-        major, minor = torch.cuda.get_device_capability()
-        bench = Bench(build(asked.build, 10 * major + minor), "cuda")
-        all_cases(bench)
+    parser.add_argument("--library", type=Path, help="use this library; nothing is compiled")
+    parser.add_argument("--quick", action="store_true", help="one case of each kernel")
+    parser.add_argument("--profile", metavar="NAME", help="launch these cases once, for ncu")
+    return parser.parse_args()
+
+
+def save(path: Path | None, bench: Bench) -> None:
+    """Write every row so far."""
+    if path is None:
+        return
     where = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "torch": torch.__version__,
     }
     if bench.is_cuda:
         where |= {"card": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-    if asked.json:
-        rows = [asdict(row) for row in bench.rows]
-        asked.json.write_text(json.dumps({**where, "rows": rows}, indent=1))
+    rows = [asdict(row) for row in bench.rows]
+    path.write_text(json.dumps({**where, "rows": rows}, indent=1))
+
+
+def main() -> int:
+    """Run everything; return 1 if a case is wrong, 2 without a card."""
+    asked = arguments()
+    torch.manual_seed(0)
+    if asked.emulated:
+        bench = Bench(asked.emulated, "cpu")
+        bench.after_row = lambda: save(asked.json, bench)
+        small_cases(bench)
+    elif not torch.cuda.is_available():
+        print("no CUDA device here; --emulated LIBRARY checks small cases on the processor")
+        return 2
+    else:
+        major, minor = torch.cuda.get_device_capability()
+        library = asked.library or build(asked.build, 10 * major + minor)
+        bench = Bench(library, "cuda", profile=asked.profile)
+        bench.after_row = lambda: save(asked.json, bench)
+        (quick_cases if asked.quick else all_cases)(bench)
     wrong = [f"{row.case}; {row.offsets}" for row in bench.rows if not row.ok]
     print(f"{len(bench.rows)} cases, {len(wrong)} wrong" + "".join(f"\n  {name}" for name in wrong))
     return 1 if wrong else 0

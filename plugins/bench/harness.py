@@ -8,7 +8,7 @@ from pathlib import Path
 
 import degmix_kernels as native
 import torch
-from measure import Row, capture, replay, show
+from measure import Row, capture, profiled, replay, show
 
 ROUNDS = 5
 TYPES = {torch.float32: native.FLOAT, torch.float16: native.HALF}
@@ -24,8 +24,9 @@ def pointers(tensors: list[torch.Tensor]) -> native.Pointers:
 class Bench:
     """One run: the library, the device, and how launches are timed."""
 
-    def __init__(self, library: Path, device: str) -> None:
-        self.kernels, self.device = native.Kernels(library), device
+    def __init__(self, library: Path, device: str, *, profile: str | None = None) -> None:
+        self.kernels, self.device, self.profile = native.Kernels(library), device, profile
+        self.after_row: Callable[[], None] = lambda: None
         self.is_cuda = device == "cuda"
         torch.set_default_device(device)  # random numbers are made where they are used
         self.rows: list[Row] = []
@@ -120,12 +121,23 @@ class Bench:
     # Measuring.
 
     def row(
-        self, case: str, kind: str, got: torch.Tensor, want: torch.Tensor, half: torch.Tensor
+        self,
+        case: str,
+        kind: str,
+        results: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
     ) -> Row:
-        """Add a row of relative L2 errors against `want`, which is in float64."""
-        error = float((got - want).norm() / want.norm())
-        plain = float((half.double() - want).norm() / want.norm())
-        row = Row(case, kind, error, plain, error <= max(2 * plain, 5e-4) and error == error)
+        """Add a row with the largest relative L2 error of the items of a launch.
+
+        Args:
+            case: What was computed.
+            kind: Kind of offsets.
+            results: Of each item what the kernel gave, what is right, in float64, and what the same
+                arithmetic gives in half precision.
+        """
+        errors = [float((got - want).norm() / want.norm()) for got, want, _ in results]
+        plain = max(float((half.double() - w).norm() / w.norm()) for _, w, half in results)
+        error = max(errors) if all(e == e for e in errors) else float("nan")
+        row = Row(case, kind, error, plain, error <= max(2 * plain, 5e-4))
         self.rows.append(row)
         return row
 
@@ -135,8 +147,14 @@ class Bench:
         make: Callable[[], list[Tensors]],
         contestants: dict[str, Callable[[list[Tensors]], object]],
     ) -> None:
-        """Time the contestants in turn on a card: cold and warm medians go into the row."""
-        if self.is_cuda and row.ok:
+        """Time the contestants in turn on a card: cold and warm medians go into the row.
+
+        The first contestant is ours, and the only one that a profile is made of.
+        """
+        if self.profile is not None:
+            if self.is_cuda and self.profile in row.case:
+                profiled(next(iter(contestants.values())), make())
+        elif self.is_cuda and row.ok:
             cache = torch.cuda.get_device_properties(0).L2_cache_size
             needed = sum(t.nbytes for one in make() for t in one.values())
             copies = min(max(2, -(-2 * cache // max(needed, 1)) + 1), 24)
@@ -145,8 +163,9 @@ class Bench:
                 graphs = {name: capture(work, inputs) for name, work in contestants.items()}
                 times: dict[str, list[float]] = {name: [] for name in contestants}
                 for _ in range(ROUNDS):
-                    for name, graph in graphs.items():
-                        times[name] += [t / count for t in replay(graph)]
+                    for name, (graph, calls) in graphs.items():
+                        times[name] += [t / calls for t in replay(graph)]
                 medians = {name: statistics.median(found) for name, found in times.items()}
                 setattr(row, f"{kind}_us", medians)
         show(row)
+        self.after_row()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ SOURCES = (
     "kernels/degmix_kernels.cpp",
 )
 REPLAYS = 20
+LEAST_US = 200.0
+"""A graph with less work than this would show what it costs to launch a graph."""
 
 
 @dataclass
@@ -54,17 +57,36 @@ def build(folder: Path, capability: int) -> Path:
     return library
 
 
-def capture(work: Callable[[object], object], inputs: list[object]) -> torch.cuda.CUDAGraph:
-    """One graph of the work over every set of inputs."""
+def capture(
+    work: Callable[[object], object], inputs: list[object]
+) -> tuple[torch.cuda.CUDAGraph, int]:
+    """A graph of the work over every set of inputs, in turn, and how many calls are in it."""
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         work(inputs[0])
     torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for one in inputs:
-            work(one)
-    return graph
+
+    def of(rounds: int) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(rounds):
+                for one in inputs:
+                    work(one)
+        return graph
+
+    once = of(1)
+    rounds = math.ceil(LEAST_US / max(min(replay(once)), 1.0))
+    return (once, len(inputs)) if rounds == 1 else (of(rounds), rounds * len(inputs))
+
+
+def profiled(work: Callable[[object], object], one: object) -> None:
+    """One launch between the marks that a profiler waits for, after one that warms up."""
+    work(one)
+    torch.cuda.synchronize()
+    torch.cuda.profiler.start()
+    work(one)
+    torch.cuda.synchronize()
+    torch.cuda.profiler.stop()
 
 
 def replay(graph: torch.cuda.CUDAGraph) -> list[float]:
@@ -86,4 +108,7 @@ def show(row: Row) -> None:
     first = next(iter(row.cold_us.values()), 0.0)
     for name, cold in row.cold_us.items():
         warm = row.warm_us[name]
-        print(f"    {name:<46} {cold:9.1f} us cold {warm:9.1f} us warm  {cold / first:5.2f} x")
+        rate = f"{row.bytes / warm / 1e3:7.0f} GB/s" if row.bytes else ""
+        print(
+            f"    {name:<46} {cold:9.1f} us cold {warm:9.1f} us warm  {cold / first:5.2f} x {rate}"
+        )

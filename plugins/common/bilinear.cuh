@@ -19,20 +19,20 @@ struct Place
 
 // Clamping comes before the integer conversion: offsets may be anything, infinite too. Between -1 and
 // size the clamp changes nothing; at either end all that is sampled is outside, which is zero.
-// Written so that a NaN compares false and samples outside.
+// fmaxf drops a NaN, which therefore samples outside.
 __host__ __device__ __forceinline__ float clampCoordinate(float at, int32_t size)
 {
-    float const end = static_cast<float>(size);
-    return at > -1.F ? (at < end ? at : end) : -1.F;
+    return fminf(fmaxf(at, -1.F), static_cast<float>(size));
 }
 
 __host__ __device__ __forceinline__ Place placeOf(float y, float x, int32_t height, int32_t width)
 {
     float const atY = clampCoordinate(y, height);
     float const atX = clampCoordinate(x, width);
-    float const floorY = floorf(atY);
-    float const floorX = floorf(atX);
-    return Place{static_cast<int32_t>(floorY), static_cast<int32_t>(floorX), atY - floorY, atX - floorX};
+    // Down to an integer and back is one conversion less than a floor and a conversion.
+    int32_t const row = floorToInt(atY);
+    int32_t const column = floorToInt(atX);
+    return Place{row, column, atY - static_cast<float>(row), atX - static_cast<float>(column)};
 }
 
 // Two products less than four weights, and exact where both neighbours are equal.

@@ -17,6 +17,37 @@
 namespace degmix
 {
 
+// The same pointer, which the compiler must not take apart again: with a base of its own, the address of
+// an element is one instruction instead of four.
+template <typename T>
+__device__ __forceinline__ T* pinned(T* pointer)
+{
+#ifdef __CUDA_ARCH__
+    asm("" : "+l"(pointer));
+    __builtin_assume(__isGlobal(pointer));
+#endif
+    return pointer;
+}
+
+// One conversion, where a rounding and a conversion would be two.
+__host__ __device__ __forceinline__ int32_t floorToInt(float value)
+{
+#ifdef __CUDA_ARCH__
+    return __float2int_rd(value);
+#else
+    return static_cast<int32_t>(floorf(value));
+#endif
+}
+
+__host__ __device__ __forceinline__ int32_t roundToInt(float value)
+{
+#ifdef __CUDA_ARCH__
+    return __float2int_rn(value);
+#else
+    return static_cast<int32_t>(rintf(value));
+#endif
+}
+
 __device__ __forceinline__ float toFloat(float value)
 {
     return value;
@@ -52,6 +83,17 @@ template <>
 __device__ __forceinline__ int8_t fromFloat<int8_t>(float value)
 {
     return static_cast<int8_t>(rintf(fminf(fmaxf(value, -127.F), 127.F)));
+}
+
+// What lies between values of the type needs no clamp.
+template <typename T>
+__device__ __forceinline__ T betweenValues(float value)
+{
+    if constexpr (sizeof(T) == 1)
+    {
+        return static_cast<T>(roundToInt(value));
+    }
+    return fromFloat<T>(value);
 }
 
 __device__ __forceinline__ uint32_t bits(__half value)

@@ -1,7 +1,7 @@
 #include "common/launch.h"
 
-#include <atomic>
 #include <initializer_list>
+#include <mutex>
 
 namespace degmix
 {
@@ -9,25 +9,16 @@ namespace
 {
 
 constexpr int32_t kDEVICES = 64;
-std::atomic<bool> known[kDEVICES];
-DeviceLimits cache[kDEVICES];
 
-} // namespace
-
-cudaError_t deviceLimits(DeviceLimits& limits) noexcept
+struct Known
 {
-    int device = 0;
-    cudaError_t status = cudaGetDevice(&device);
-    if (status != cudaSuccess)
-    {
-        return status;
-    }
-    bool const cached = device < kDEVICES;
-    if (cached && known[device].load(std::memory_order_acquire))
-    {
-        limits = cache[device];
-        return cudaSuccess;
-    }
+    std::once_flag once;
+    cudaError_t status{cudaSuccess};
+    DeviceLimits limits{};
+};
+
+cudaError_t read(int device, DeviceLimits& limits)
+{
     int major = 0;
     int minor = 0;
     struct Asked
@@ -43,20 +34,35 @@ cudaError_t deviceLimits(DeviceLimits& limits) noexcept
              Asked{cudaDevAttrMaxSharedMemoryPerMultiprocessor, &perMultiprocessor},
              Asked{cudaDevAttrComputeCapabilityMajor, &major}, Asked{cudaDevAttrComputeCapabilityMinor, &minor}})
     {
-        status = cudaDeviceGetAttribute(asked.value, asked.attribute, device);
+        cudaError_t const status = cudaDeviceGetAttribute(asked.value, asked.attribute, device);
         if (status != cudaSuccess)
         {
             return status;
         }
     }
     limits = DeviceLimits{multiprocessors, perBlock, perMultiprocessor, 10 * major + minor};
-    if (cached)
-    {
-        // Two threads may both come here; they write the same.
-        cache[device] = limits;
-        known[device].store(true, std::memory_order_release);
-    }
     return cudaSuccess;
+}
+
+} // namespace
+
+cudaError_t deviceLimits(DeviceLimits& limits) noexcept
+{
+    int device = 0;
+    cudaError_t const status = cudaGetDevice(&device);
+    if (status != cudaSuccess)
+    {
+        return status;
+    }
+    if (device >= kDEVICES)
+    {
+        return read(device, limits);
+    }
+    static Known known[kDEVICES];
+    Known& mine = known[device];
+    std::call_once(mine.once, [&] { mine.status = read(device, mine.limits); });
+    limits = mine.limits;
+    return mine.status;
 }
 
 } // namespace degmix

@@ -22,8 +22,15 @@ cudaError_t launch(void (*kernel)(Params), Params const& params, int64_t blocks,
     constexpr int64_t kWITHOUT_OPT_IN = 48 * 1024;
     if (sharedBytes > kWITHOUT_OPT_IN)
     {
-        cudaError_t const status = cudaFuncSetAttribute(reinterpret_cast<void const*>(kernel),
-            cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sharedBytes));
+        // The attribute is the function's, not the launch's: another thread's smaller launch must not take
+        // away what this one needs, so it is always the card's limit.
+        DeviceLimits limits{};
+        cudaError_t status = deviceLimits(limits);
+        if (status == cudaSuccess)
+        {
+            status = cudaFuncSetAttribute(reinterpret_cast<void const*>(kernel),
+                cudaFuncAttributeMaxDynamicSharedMemorySize, limits.sharedBytesPerBlock);
+        }
         if (status != cudaSuccess)
         {
             return status;

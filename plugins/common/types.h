@@ -14,11 +14,13 @@ enum class Type : int32_t
     kINT8 = 2,
 };
 
-// kPLANAR is (N, C, H, W). kCHANNELS_LAST is (N, H, W, C) with C padded to a multiple of eight.
+// kPLANAR is (N, C, H, W). kCHANNELS_LAST is (N, H, W, pitch) with the channels first in each pitch.
+// kCHANNELS_32 is (N, ceil(C / 32), H, W, 32).
 enum class Layout : int32_t
 {
     kPLANAR = 0,
     kCHANNELS_LAST = 1,
+    kCHANNELS_32 = 2,
 };
 
 // What follows a product.
@@ -42,6 +44,8 @@ constexpr int64_t sizeOf(Type type) noexcept
 {
     return type == Type::kFLOAT ? 4 : type == Type::kHALF ? 2 : 1;
 }
+
+constexpr int32_t kBLOCK_CHANNELS = 32; // of kCHANNELS_32
 
 constexpr int64_t ceilDiv(int64_t a, int64_t b) noexcept
 {

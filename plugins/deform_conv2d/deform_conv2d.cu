@@ -1,6 +1,7 @@
 #include "common/launch.h"
 #include "deform_conv2d/deform_conv2d.cuh"
 
+#include <algorithm>
 #include <type_traits>
 
 namespace degmix
@@ -15,6 +16,24 @@ int64_t blocksOf(DeformConv2dParams const& params, int32_t tileN)
         * ceilDiv(params.outWidth, kTILE);
 }
 
+// Instructions that the busiest multiprocessor issues in a step of each of its blocks. Every tile of channels
+// samples its pixels anew, which costs as much as many channels' products; more tiles fill a card that small
+// maps leave idle. The numbers of half are counted in sm_90 machine code: 440 a warp for 128 channels, 497 for
+// 256; those of float and int8 are estimates from their instructions for a blend and a product.
+int64_t costOf(DeformConv2dParams const& params, int32_t tileN, DeviceLimits const& limits)
+{
+    struct Cost
+    {
+        int64_t sampling;
+        int64_t product; // of 64 channels
+    };
+    Cost const cost = params.valueType == Type::kFLOAT ? Cost{300, 320}
+        : params.valueType == Type::kHALF              ? Cost{383, 28}
+                                                       : Cost{700, 28};
+    int64_t const blocks = ceilDiv(blocksOf(params, tileN), std::max(limits.multiprocessors, 1));
+    return blocks * (cost.sampling + cost.product * tileN / 64);
+}
+
 bool isOn16Bytes(void const* pointer)
 {
     return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
@@ -25,7 +44,7 @@ bool canVectorise(DeformConv2dParams const& params)
 {
     int64_t const bytes = sizeOf(params.valueType);
     int32_t const count = static_cast<int32_t>(16 / bytes);
-    return params.valueLayout == Layout::kCHANNELS_LAST && params.c / params.groups % count == 0
+    return params.valueLayout != Layout::kPLANAR && params.c / params.groups % count == 0
         && params.c / params.offsetGroups % count == 0 && params.valuePitch % count == 0 && isOn16Bytes(params.value)
         && isOn16Bytes(params.weight);
 }
@@ -97,6 +116,10 @@ char const* checkDeformConv2d(DeformConv2dParams const& params) noexcept
     {
         return "valuePitch: expected at least the input channels";
     }
+    if (params.valueLayout == Layout::kCHANNELS_32 && params.valuePitch != kBLOCK_CHANNELS)
+    {
+        return "valuePitch: expected 32 for blocks of 32 channels";
+    }
     if (params.outputLayout == Layout::kCHANNELS_LAST && params.outputPitch < params.outChannels)
     {
         return "outputPitch: expected at least the output channels";
@@ -120,15 +143,15 @@ DeformConv2dLaunch planDeformConv2d(DeformConv2dParams const& params, DeviceLimi
 {
     auto const bytesOf = [](int32_t tileN)
     { return static_cast<int64_t>(kROW_BYTES) * (kVALUE_STAGES * kTILE_M + kWEIGHT_STAGES * tileN); };
-    // One tile of channels samples each pixel once; more tiles fill a card that small maps leave idle.
     int32_t const widest = params.valueType == Type::kFLOAT ? 128 : 256;
-    int32_t tileN = widest;
-    int64_t const outputs = params.outChannels / params.groups;
-    while (tileN > 64
-        && (tileN / 2 >= outputs || blocksOf(params, tileN) < limits.multiprocessors
-            || bytesOf(tileN) > limits.sharedBytesPerBlock))
+    int32_t tileN = 64;
+    for (int32_t wider = 128; wider <= widest; wider *= 2)
     {
-        tileN /= 2;
+        if (bytesOf(wider) <= limits.sharedBytesPerBlock
+            && costOf(params, wider, limits) <= costOf(params, tileN, limits))
+        {
+            tileN = wider;
+        }
     }
     if (params.tileN != 0)
     {

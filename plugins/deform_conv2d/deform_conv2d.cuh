@@ -28,6 +28,21 @@ __device__ __forceinline__ int32_t partAt(int32_t row, int32_t part)
     return row * kROW_BYTES + ((part ^ ((row >> 1) & 3)) << 4);
 }
 
+// Where a channel of a pixel lies, in elements.
+__device__ __forceinline__ int64_t elementAt(
+    Layout layout, int64_t image, int32_t channel, int64_t pixel, int32_t channels, int64_t pixels, int32_t pitch)
+{
+    switch (layout)
+    {
+    case Layout::kPLANAR: return (image * channels + channel) * pixels + pixel;
+    case Layout::kCHANNELS_LAST: return (image * pixels + pixel) * pitch + channel;
+    case Layout::kCHANNELS_32: break;
+    }
+    int64_t const blocks = (channels + kBLOCK_CHANNELS - 1) / kBLOCK_CHANNELS;
+    int64_t const block = image * blocks + channel / kBLOCK_CHANNELS;
+    return (block * pixels + pixel) * kBLOCK_CHANNELS + channel % kBLOCK_CHANNELS;
+}
+
 // The products of one step by one warp: 32 pixels times kTILE_N / 4 channels, as 16 x 8 fragments.
 template <typename T>
 struct Product;
@@ -177,8 +192,9 @@ public:
         if constexpr (kVECTOR)
         {
             place(tap, (mFirst + first) / (mParams.c / mParams.offsetGroups));
+            int64_t const pixels = static_cast<int64_t>(mParams.height) * mParams.width;
             T const* at = static_cast<T const*>(mParams.value)
-                + static_cast<int64_t>(mImage) * mParams.height * mParams.width * mParams.valuePitch + mFirst + first;
+                + elementAt(mParams.valueLayout, mImage, mFirst + first, 0, mParams.c, pixels, mParams.valuePitch);
 #pragma unroll
             for (int32_t i = 0; i < 4; ++i)
             {
@@ -264,9 +280,7 @@ private:
     {
         T const* data = static_cast<T const*>(mParams.value);
         int64_t const pixels = static_cast<int64_t>(mParams.height) * mParams.width;
-        return mParams.valueLayout == Layout::kPLANAR
-            ? data[(static_cast<int64_t>(mImage) * mParams.c + channel) * pixels + pixel]
-            : data[(mImage * pixels + pixel) * mParams.valuePitch + channel];
+        return data[elementAt(mParams.valueLayout, mImage, channel, pixel, mParams.c, pixels, mParams.valuePitch)];
     }
 
     DeformConv2dParams const& mParams;
@@ -412,7 +426,10 @@ __global__ void __launch_bounds__(kTHREADS, kVECTOR && sizeof(T) == 2 && kTILE_N
 
     int32_t const lane = thread % 32;
     int64_t const pixels = static_cast<int64_t>(params.outHeight) * params.outWidth;
-    int32_t const paddedOutputs = params.outputLayout == Layout::kPLANAR ? params.outChannels : params.outputPitch;
+    int32_t const paddedOutputs = params.outputLayout == Layout::kPLANAR ? params.outChannels
+        : params.outputLayout == Layout::kCHANNELS_LAST
+        ? params.outputPitch
+        : (params.outChannels + kBLOCK_CHANNELS - 1) / kBLOCK_CHANNELS * kBLOCK_CHANNELS;
 #pragma unroll
     for (int32_t m = 0; m < 2; ++m)
     {
@@ -443,9 +460,8 @@ __global__ void __launch_bounds__(kTHREADS, kVECTOR && sizeof(T) == 2 && kTILE_N
                     value = activate(value, params.activation);
                 }
                 int64_t const place = static_cast<int64_t>(y) * params.outWidth + x;
-                int64_t const index = params.outputLayout == Layout::kPLANAR
-                    ? (static_cast<int64_t>(image) * params.outChannels + output) * pixels + place
-                    : (image * pixels + place) * params.outputPitch + output;
+                int64_t const index = elementAt(
+                    params.outputLayout, image, output, place, params.outChannels, pixels, params.outputPitch);
                 storeAs(params.output, index, value, params.outputType, params.outputScale);
             }
         }

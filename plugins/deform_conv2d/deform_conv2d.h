@@ -11,7 +11,7 @@ namespace degmix
 
 struct DeformConv2dParams
 {
-    void const* value;        // (n, c, height, width) or (n, height, width, valuePitch)
+    void const* value;        // (n, c, height, width), (n, height, width, valuePitch), or blocks of channels
     void const* weight;       // (outChannels, kernelHeight, kernelWidth, c / groups), of the values' type
     void const* offset;       // (n, 2 offsetGroups taps, outHeight, outWidth): dy, dx of each tap, pixels
     void const* mask;         // (n, offsetGroups taps, outHeight, outWidth), or null
@@ -41,7 +41,7 @@ struct DeformConv2dParams
     Type outputType; // the values' own; any for int8 values
     Layout valueLayout;
     Layout outputLayout;
-    int32_t valuePitch; // elements from pixel to pixel where channels come last
+    int32_t valuePitch; // elements from pixel to pixel where channels come last; 32 in blocks
     int32_t outputPitch;
     Activation activation;
     int32_t sigmoidMask; // the mask is given before its sigmoid

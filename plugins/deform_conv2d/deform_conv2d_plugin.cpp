@@ -1,6 +1,8 @@
 // TensorRT: DegmixDeformConv2d. Inputs are value, weight (outputs, kH, kW, channels / group), offset,
-// bias, then the mask if the node has one, then the weights' scales if the values are int8. Values
-// float32, float16 (linear or HWC8) or int8; offsets, mask and bias float32 or float16.
+// bias, then the weights' scales if the values are int8, then the mask if the node has one. Values
+// float32, float16 or int8; offsets, mask and bias float32 or float16. Values and output may have their
+// channels last, which is what the fast kernels read: HWC for float32, HWC8 for float16, CHW32 or HWC16
+// for int8.
 #include "deform_conv2d/deform_conv2d.h"
 #include "tensorrt/creators.h"
 #include "tensorrt/logging.h"
@@ -16,7 +18,32 @@ namespace
 {
 
 constexpr char const* kNAME = "DegmixDeformConv2d";
-constexpr int32_t kHWC8 = 8;
+
+// A format of values or output: its layout, and a multiple that channels are padded to.
+struct Format
+{
+    Layout layout;
+    int32_t multiple; // 0 where a type does not have the format
+};
+
+Format formatOf(DataType type, TensorFormat format) noexcept
+{
+    switch (format)
+    {
+    case TensorFormat::kLINEAR: return {Layout::kPLANAR, 1};
+    case TensorFormat::kHWC: return {Layout::kCHANNELS_LAST, type == DataType::kFLOAT ? 1 : 0};
+    case TensorFormat::kHWC8: return {Layout::kCHANNELS_LAST, type == DataType::kHALF ? 8 : 0};
+    case TensorFormat::kHWC16: return {Layout::kCHANNELS_LAST, type == DataType::kINT8 ? 16 : 0};
+    case TensorFormat::kCHW32: return {Layout::kCHANNELS_32, type == DataType::kINT8 ? kBLOCK_CHANNELS : 0};
+    default: return {Layout::kPLANAR, 0};
+    }
+}
+
+int32_t pitchOf(Format const& format, int32_t channels) noexcept
+{
+    return format.layout == Layout::kCHANNELS_32 ? kBLOCK_CHANNELS
+                                                 : (channels + format.multiple - 1) / format.multiple * format.multiple;
+}
 
 enum Input : int32_t
 {
@@ -86,39 +113,40 @@ public:
         PluginTensorDesc const& desc = inOut[pos].desc;
         DataType const value = inOut[kVALUE].desc.type;
         bool const isLinear = desc.format == TensorFormat::kLINEAR;
-        bool const isLinearOrHwc8 = isLinear || (desc.type == DataType::kHALF && desc.format == TensorFormat::kHWC8);
+        bool const isFormat = formatOf(desc.type, desc.format).multiple != 0;
+        bool const isInt8 = value == DataType::kINT8;
         if (pos == kVALUE)
         {
-            return (isFloating(desc.type) || desc.type == DataType::kINT8) && isLinearOrHwc8;
+            return (isFloating(desc.type) || desc.type == DataType::kINT8) && isFormat;
         }
         if (pos == inputs)
         {
             DataType types[1];
             DataType const given[kREST] = {value, value, value, inOut[kBIAS].desc.type};
             getOutputDataTypes(types, 1, given, kREST);
-            return desc.type == types[0] && isLinearOrHwc8;
+            return desc.type == types[0] && isFormat;
         }
         if (pos == kWEIGHT)
         {
             return desc.type == value && isLinear;
         }
-        if (pos == kREST && mHasMask)
+        if (pos == kREST && isInt8)
         {
-            return desc.type == inOut[kOFFSET].desc.type && isLinear;
+            return desc.type == DataType::kFLOAT && isLinear;
         }
-        bool const isScale = pos == kREST + (mHasMask ? 1 : 0);
-        return (isScale ? desc.type == DataType::kFLOAT : isFloating(desc.type)) && isLinear;
+        bool const isMask = pos >= kREST;
+        return (isMask ? desc.type == inOut[kOFFSET].desc.type : isFloating(desc.type)) && isLinear;
     }
 
 protected:
     void checkShapes(PluginTensorDesc const* in, int32_t inputs) const override
     {
-        int32_t const expected = kREST + (mHasMask ? 1 : 0) + (in[kVALUE].type == DataType::kINT8 ? 1 : 0);
+        bool const isInt8 = in[kVALUE].type == DataType::kINT8;
+        int32_t const expected = kREST + (mHasMask ? 1 : 0) + (isInt8 ? 1 : 0);
         if (inputs != expected)
         {
             refuse("got " + std::to_string(inputs) + " inputs, expected " + std::to_string(expected)
-                + ": value, weight, offset, bias" + (mHasMask ? ", mask" : "")
-                + (in[kVALUE].type == DataType::kINT8 ? ", weight scale" : ""));
+                + ": value, weight, offset, bias" + (isInt8 ? ", weight scale" : "") + (mHasMask ? ", mask" : ""));
         }
         Dims const& value = in[kVALUE].dims;
         Dims const& weight = in[kWEIGHT].dims;
@@ -147,9 +175,15 @@ protected:
         {
             refuse("got bias " + shapeText(in[kBIAS].dims) + ", expected (" + std::to_string(weight.d[0]) + ")");
         }
-        if (mHasMask && (in[kREST].dims.nbDims != 4 || in[kREST].dims.d[1] * 2 != offsets))
+        if (isInt8 && (in[kREST].dims.nbDims != 1 || in[kREST].dims.d[0] != weight.d[0]))
         {
-            refuse("got mask " + shapeText(in[kREST].dims) + ", expected half the offset's channels");
+            refuse(
+                "got weight scale " + shapeText(in[kREST].dims) + ", expected (" + std::to_string(weight.d[0]) + ")");
+        }
+        Dims const& mask = in[inputs - 1].dims;
+        if (mHasMask && (mask.nbDims != 4 || mask.d[1] * 2 != offsets))
+        {
+            refuse("got mask " + shapeText(mask) + ", expected half the offset's channels");
         }
         for (int32_t axis = 0; axis < 2; ++axis)
         {
@@ -169,8 +203,6 @@ protected:
 
     void prepare(PluginTensorDesc const* in, int32_t, PluginTensorDesc const* out) override
     {
-        auto const layoutOf = [](PluginTensorDesc const& desc)
-        { return desc.format == TensorFormat::kHWC8 ? Layout::kCHANNELS_LAST : Layout::kPLANAR; };
         auto const at
             = [](PluginTensorDesc const& desc, int32_t axis) { return static_cast<int32_t>(desc.dims.d[axis]); };
         mParams.n = at(in[kVALUE], 0);
@@ -194,10 +226,12 @@ protected:
         mParams.offsetType = typeOf(in[kOFFSET].type);
         mParams.biasType = typeOf(in[kBIAS].type);
         mParams.outputType = typeOf(out[0].type);
-        mParams.valueLayout = layoutOf(in[kVALUE]);
-        mParams.outputLayout = layoutOf(out[0]);
-        mParams.valuePitch = (mParams.c + kHWC8 - 1) / kHWC8 * kHWC8;
-        mParams.outputPitch = (mParams.outChannels + kHWC8 - 1) / kHWC8 * kHWC8;
+        Format const valueFormat = formatOf(in[kVALUE].type, in[kVALUE].format);
+        Format const outputFormat = formatOf(out[0].type, out[0].format);
+        mParams.valueLayout = valueFormat.layout;
+        mParams.outputLayout = outputFormat.layout;
+        mParams.valuePitch = pitchOf(valueFormat, mParams.c);
+        mParams.outputPitch = pitchOf(outputFormat, mParams.outChannels);
         mParams.activation = static_cast<Activation>(mAttributes.integer("activation"));
         mParams.sigmoidMask = mAttributes.integer("sigmoid_mask");
         mParams.valueScale = mAttributes.real("value_scale", 0.F);
@@ -212,9 +246,9 @@ protected:
         params.weight = inputs[kWEIGHT];
         params.offset = inputs[kOFFSET];
         params.bias = inputs[kBIAS];
-        params.mask = mHasMask ? inputs[kREST] : nullptr;
-        params.weightScale
-            = params.valueType == Type::kINT8 ? static_cast<float const*>(inputs[kREST + (mHasMask ? 1 : 0)]) : nullptr;
+        bool const isInt8 = params.valueType == Type::kINT8;
+        params.weightScale = isInt8 ? static_cast<float const*>(inputs[kREST]) : nullptr;
+        params.mask = mHasMask ? inputs[kREST + (isInt8 ? 1 : 0)] : nullptr;
         params.output = outputs[0];
         if (char const* reason = checkDeformConv2d(params))
         {
@@ -243,13 +277,13 @@ IPluginV3* make(char const* nameSpace, Attributes const& attributes)
 
 std::vector<IPluginCreatorInterface*> deformConv2dCreators()
 {
-    static Creator creator(kNAME, kNAMESPACE,
-        {{"kernel_shape", 2, true, {}}, {"strides", 2, true, {}}, {"pads", 4, true, {}}, {"dilations", 2, true, {}},
-            {"group", 1, true, {}}, {"offset_group", 1, true, {}}, {"mask", 1, true, {}},
-            {"activation", 0, false, {"none", "relu", "gelu"}}, {"sigmoid_mask", 1, false, {}},
-            {"value_scale", -1, false, {}}, {"output_scale", -1, false, {}}},
-        make);
-    return {&creator};
+    std::vector<Attribute> const attributes{{"kernel_shape", 2, true, {}}, {"strides", 2, true, {}},
+        {"pads", 4, true, {}}, {"dilations", 2, true, {}}, {"group", 1, true, {}}, {"offset_group", 1, true, {}},
+        {"mask", 1, true, {}}, {"activation", 0, false, {"none", "relu", "gelu"}}, {"sigmoid_mask", 1, false, {}},
+        {"value_scale", -1, false, {}}, {"output_scale", -1, false, {}}};
+    static Creator creator(kNAME, kNAMESPACE, attributes, make);
+    static Creator int8Creator(kNAME, kINT8_NAMESPACE, attributes, make);
+    return {&creator, &int8Creator};
 }
 
 } // namespace trt

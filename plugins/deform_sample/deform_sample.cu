@@ -12,7 +12,8 @@ template <typename T>
 constexpr int64_t planeBytes(int64_t height, int64_t width)
 {
     using Plane = PlaneWord<T>;
-    return (height + Plane::kROWS) * (width + Plane::kCOLUMNS) * static_cast<int64_t>(sizeof(typename Plane::Word));
+    int64_t const words = (height + Plane::kROWS) * (width + kRING) + kRING;
+    return words * static_cast<int64_t>(sizeof(typename Plane::Word));
 }
 
 int64_t planeBytes(DeformSampleParams const& params)
@@ -81,6 +82,10 @@ char const* checkDeformSample(DeformSampleParams const& params) noexcept
         {
             return "a pointer is null";
         }
+        if ((params.position[i] == nullptr) != (params.position[0] == nullptr))
+        {
+            return "position: expected one for every item, or for none";
+        }
     }
     return nullptr;
 }
@@ -103,9 +108,11 @@ DeformSampleLaunch planDeformSample(DeformSampleParams const& params, DeviceLimi
         variant = DeformSampleVariant::kDIRECT;
     }
     bool const isShared = variant == DeformSampleVariant::kSHARED;
-    // A thread per pixel and round; small planes get small blocks, of which more are resident.
-    int64_t const rounds = ceilDiv(pixels, kSAMPLE_UNROLL);
-    int64_t const threads = std::min<int64_t>(512, std::max<int64_t>(64, 32 * ceilDiv(rounds, 32)));
+    // Whole rows of threads, so that each keeps its column; small planes get small blocks, of which more
+    // are resident.
+    int64_t const columns = std::min<int64_t>(std::max<int32_t>(params.outWidth, 1), 512);
+    int64_t const rows = std::min<int64_t>(512 / columns, ceilDiv(params.outHeight, kSAMPLE_UNROLL));
+    int64_t const threads = columns * std::max<int64_t>(rows, 1);
     return DeformSampleLaunch{variant, planes, static_cast<int32_t>(threads), isShared ? bytes : 0};
 }
 

@@ -24,7 +24,10 @@ struct DeformSampleParams
 
     void const* value[kMAX_ITEMS];  // (n, c, height, width)
     void const* offset[kMAX_ITEMS]; // (n, 2 c, outHeight, outWidth): dy in channel 2 i, dx in 2 i + 1, pixels
-    void* output[kMAX_ITEMS];       // (n, c, outHeight, outWidth), of the values' type
+    // (9, c, 4), or all null: what a pixel's own position adds to its offsets; slope and intercept of dy, then of
+    // dx, by border class, along y in the first half of the channels and x in the second.
+    float const* position[kMAX_ITEMS];
+    void* output[kMAX_ITEMS]; // (n, c, outHeight, outWidth), of the values' type
     int32_t items;
     int32_t n;
     int32_t c;

@@ -1,5 +1,6 @@
-// TensorRT: DegmixDeformSample. Inputs are value and offset, for each of `items` maps of one shape;
-// outputs are the samples. Values float32, float16 or int8; offsets float32 or float16; linear.
+// TensorRT: DegmixDeformSample and DegmixDeformSampleAt. Inputs are value and offset, and for At the table of
+// positions, for each of `items` maps of one shape; outputs are the samples. Values float32, float16 or
+// int8; offsets float32 or float16; positions float32; linear.
 #include "deform_sample/deform_sample.h"
 #include "tensorrt/creators.h"
 #include "tensorrt/logging.h"
@@ -15,17 +16,21 @@ namespace
 {
 
 constexpr char const* kNAME = "DegmixDeformSample";
+constexpr char const* kAT_NAME = "DegmixDeformSampleAt";
 
 std::vector<Attribute> attributes()
 {
     return {{"channels", 1, true, {}}, {"items", 1, false, {}}};
 }
 
+template <bool kIS_AT>
 class DeformSamplePlugin final : public Plugin
 {
 public:
+    static constexpr int32_t kINPUTS = kIS_AT ? 3 : 2; // of an item
+
     DeformSamplePlugin(char const* nameSpace, Attributes const& attributes)
-        : Plugin(kNAME, nameSpace, attributes)
+        : Plugin(kIS_AT ? kAT_NAME : kNAME, nameSpace, attributes)
         , mNamespace(nameSpace)
         , mItems(attributes.integer("items") == 0 ? 1 : attributes.integer("items"))
     {
@@ -55,17 +60,18 @@ public:
     int32_t getOutputShapes(DimsExprs const* inputs, int32_t count, DimsExprs const*, int32_t, DimsExprs* outputs,
         int32_t, IExprBuilder&) noexcept override
     {
-        if (count != 2 * mItems)
+        if (count != kINPUTS * mItems)
         {
-            report(std::string(kNAME) + ": got " + std::to_string(count) + " inputs, expected "
-                + std::to_string(2 * mItems) + ": value and offset of each item");
+            report(std::string(getPluginName()) + ": got " + std::to_string(count) + " inputs, expected "
+                + std::to_string(kINPUTS * mItems) + ": value, offset" + (kIS_AT ? ", position" : "")
+                + " of each item");
             return -1;
         }
         for (int32_t i = 0; i < mItems; ++i)
         {
-            outputs[i] = inputs[2 * i];
-            outputs[i].d[2] = inputs[2 * i + 1].d[2];
-            outputs[i].d[3] = inputs[2 * i + 1].d[3];
+            outputs[i] = inputs[kINPUTS * i];
+            outputs[i].d[2] = inputs[kINPUTS * i + 1].d[2];
+            outputs[i].d[3] = inputs[kINPUTS * i + 1].d[3];
         }
         return 0;
     }
@@ -74,7 +80,11 @@ public:
         int32_t pos, DynamicPluginTensorDesc const* inOut, int32_t inputs, int32_t) noexcept override
     {
         PluginTensorDesc const& desc = inOut[pos].desc;
-        bool const isOffset = pos < inputs && pos % 2 == 1;
+        if (kIS_AT && pos < inputs && pos % kINPUTS == 2)
+        {
+            return desc.type == DataType::kFLOAT && desc.format == TensorFormat::kLINEAR;
+        }
+        bool const isOffset = pos < inputs && pos % kINPUTS == 1;
         DataType const value = inOut[0].desc.type;
         bool const typed = isOffset ? isFloating(desc.type)
             : pos == 0              ? isFloating(desc.type) || desc.type == DataType::kINT8
@@ -86,12 +96,12 @@ public:
 protected:
     void checkShapes(PluginTensorDesc const* in, int32_t inputs) const override
     {
-        if (inputs != 2 * mItems)
+        if (inputs != kINPUTS * mItems)
         {
-            refuse("got " + std::to_string(inputs) + " inputs, expected " + std::to_string(2 * mItems));
+            refuse("got " + std::to_string(inputs) + " inputs, expected " + std::to_string(kINPUTS * mItems));
         }
         int64_t const channels = mAttributes.integer("channels");
-        for (int32_t i = 0; i < inputs; i += 2)
+        for (int32_t i = 0; i < inputs; i += kINPUTS)
         {
             Dims const& value = in[i].dims;
             Dims const& offset = in[i + 1].dims;
@@ -108,6 +118,12 @@ protected:
             if (value.d[0] >= 0 && offset.d[0] >= 0 && value.d[0] != offset.d[0])
             {
                 refuse("value " + shapeText(value) + " and offset " + shapeText(offset) + " are of other batches");
+            }
+            Dims const& position = in[i + kINPUTS - 1].dims;
+            if (kIS_AT
+                && (position.nbDims != 3 || position.d[0] != 9 || position.d[1] != channels || position.d[2] != 4))
+            {
+                refuse("got position " + shapeText(position) + ", expected (9, " + std::to_string(channels) + ", 4)");
             }
         }
     }
@@ -131,8 +147,9 @@ protected:
         params.variant = static_cast<DeformSampleVariant>(mTactic);
         for (int32_t i = 0; i < mItems; ++i)
         {
-            params.value[i] = inputs[2 * i];
-            params.offset[i] = inputs[2 * i + 1];
+            params.value[i] = inputs[kINPUTS * i];
+            params.offset[i] = inputs[kINPUTS * i + 1];
+            params.position[i] = kIS_AT ? static_cast<float const*>(inputs[kINPUTS * i + 2]) : nullptr;
             params.output[i] = outputs[i];
         }
         if (char const* reason = checkDeformSample(params))
@@ -153,18 +170,21 @@ private:
     DeformSampleParams mParams{};
 };
 
+template <bool kIS_AT>
 IPluginV3* make(char const* nameSpace, Attributes const& attributes)
 {
-    return new DeformSamplePlugin(nameSpace, attributes);
+    return new DeformSamplePlugin<kIS_AT>(nameSpace, attributes);
 }
 
 } // namespace
 
 std::vector<IPluginCreatorInterface*> deformSampleCreators()
 {
-    static Creator creator(kNAME, kNAMESPACE, attributes(), make);
-    static Creator int8Creator(kNAME, kINT8_NAMESPACE, attributes(), make);
-    return {&creator, &int8Creator};
+    static Creator sample(kNAME, kNAMESPACE, attributes(), make<false>);
+    static Creator int8Sample(kNAME, kINT8_NAMESPACE, attributes(), make<false>);
+    static Creator sampleAt(kAT_NAME, kNAMESPACE, attributes(), make<true>);
+    static Creator int8SampleAt(kAT_NAME, kINT8_NAMESPACE, attributes(), make<true>);
+    return {&sample, &int8Sample, &sampleAt, &int8SampleAt};
 }
 
 } // namespace trt

@@ -46,6 +46,11 @@ char const* checkDeformSampleFused(DeformSampleFusedParams const& params) noexce
     return nullptr;
 }
 
+int64_t sharedBytesOf(int32_t channels, bool multiplies) noexcept
+{
+    return fused::kMAP_SPACE + (multiplies ? static_cast<int64_t>(fused::kPIXELS) * channels * 2 : 0);
+}
+
 cudaError_t deformSampleFused(DeformSampleFusedParams const& params, cudaStream_t stream) noexcept
 {
     if (checkDeformSampleFused(params) != nullptr)
@@ -59,7 +64,7 @@ cudaError_t deformSampleFused(DeformSampleFusedParams const& params, cudaStream_
     int64_t const tiles = ceilDiv(params.height, fused::kTILE_Y) * ceilDiv(params.width, fused::kTILE_X);
     int64_t const blocks = tiles * params.n * params.items;
     bool const multiplies = params.product[0] != nullptr;
-    int64_t const bytes = fused::kMAP_SPACE + (multiplies ? static_cast<int64_t>(fused::kPIXELS) * params.c * 2 : 0);
+    int64_t const bytes = sharedBytesOf(params.c, multiplies);
     DeviceLimits limits{};
     cudaError_t const status = deviceLimits(limits);
     if (status != cudaSuccess)

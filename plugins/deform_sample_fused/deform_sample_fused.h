@@ -40,6 +40,9 @@ struct DeformSampleFusedParams
 // What is wrong with the parameters, or null.
 char const* checkDeformSampleFused(DeformSampleFusedParams const& params) noexcept;
 
+// Bytes of shared memory that a block needs.
+int64_t sharedBytesOf(int32_t channels, bool multiplies) noexcept;
+
 // Asynchronous, without allocation; cudaErrorInvalidValue if `checkDeformSampleFused` finds something.
 cudaError_t deformSampleFused(DeformSampleFusedParams const& params, cudaStream_t stream) noexcept;
 

@@ -93,19 +93,24 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
     case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
     case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = 233472; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = 232448; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = degmix::emulation::sharedBytesPerBlock(); break;
     }
     return cudaSuccess;
 }
 
-inline cudaError_t cudaFuncSetAttribute(void const*, cudaFuncAttribute, int)
+inline cudaError_t cudaFuncSetAttribute(void const* function, cudaFuncAttribute, int value)
 {
+    degmix::emulation::setSharedLimit(function, value);
     return cudaSuccess;
 }
 
 template <typename... Expected, typename... Given>
 cudaError_t cudaLaunchKernelEx(cudaLaunchConfig_t const* config, void (*kernel)(Expected...), Given const&... given)
 {
+    if (!degmix::emulation::fitsShared(reinterpret_cast<void const*>(kernel), config->dynamicSmemBytes))
+    {
+        return cudaErrorInvalidValue;
+    }
     auto const body = [&] { kernel(given...); };
     using Body = decltype(body);
     degmix::emulation::runGrid(
@@ -163,6 +168,18 @@ inline float __int_as_float(int32_t bits)
     float value;
     std::memcpy(&value, &bits, sizeof value);
     return value;
+}
+
+inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selector)
+{
+    uint64_t const bytes = (static_cast<uint64_t>(high) << 32U) | low;
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < 4; ++i)
+    {
+        uint32_t const from = (selector >> (4 * i)) & 7U;
+        found |= static_cast<uint32_t>((bytes >> (8 * from)) & 0xFFU) << (8 * i);
+    }
+    return found;
 }
 
 inline float __expf(float x)

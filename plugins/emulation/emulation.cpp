@@ -9,7 +9,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <ucontext.h>
 #include <vector>
 
@@ -414,6 +416,46 @@ void runGrid(unsigned blocks, unsigned threads, size_t sharedBytes, void (*body)
 
 } // namespace emulation
 } // namespace degmix
+
+namespace degmix
+{
+namespace emulation
+{
+namespace
+{
+
+constexpr size_t kWITHOUT_OPT_IN = 48 * 1024;
+std::map<void const*, int> limits;
+std::mutex limitsMutex;
+int32_t limitChanges = 0;
+
+} // namespace
+
+void setSharedLimit(void const* function, int bytes)
+{
+    std::lock_guard<std::mutex> const lock(limitsMutex);
+    auto const entry = limits.emplace(function, bytes);
+    if (!entry.second && entry.first->second != bytes)
+    {
+        ++limitChanges;
+        entry.first->second = bytes;
+    }
+}
+
+bool fitsShared(void const* function, size_t bytes)
+{
+    std::lock_guard<std::mutex> const lock(limitsMutex);
+    auto const entry = limits.find(function);
+    return bytes <= (entry == limits.end() ? kWITHOUT_OPT_IN : static_cast<size_t>(entry->second));
+}
+
+} // namespace emulation
+} // namespace degmix
+
+extern "C" int32_t degmix_emulation_limit_changes()
+{
+    return degmix::emulation::limitChanges;
+}
 
 extern "C" void degmix_emulation_set_order(int32_t order)
 {

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 
 namespace degmix
 {
@@ -34,6 +35,17 @@ void copyAsync(void* to, void const* from, bool inside) noexcept;
 void commitCopies() noexcept;
 void waitCopies(int32_t pending) noexcept;
 
+// What a function may use of shared memory; as on a card, it is the function's until it is set again.
+void setSharedLimit(void const* function, int bytes);
+bool fitsShared(void const* function, size_t bytes);
+
+// Of a block, on the emulated card: Hopper's, or what DEGMIX_EMULATED_SHARED_BYTES says.
+inline int sharedBytesPerBlock()
+{
+    char const* given = std::getenv("DEGMIX_EMULATED_SHARED_BYTES");
+    return given == nullptr ? 232448 : std::atoi(given);
+}
+
 // Runs `body(context)` once a thread, block after block.
 void runGrid(unsigned blocks, unsigned threads, size_t sharedBytes, void (*body)(void const*), void const* context);
 
@@ -42,3 +54,6 @@ void runGrid(unsigned blocks, unsigned threads, size_t sharedBytes, void (*body)
 
 // 0: threads run in order; 1: in reverse.
 extern "C" __attribute__((visibility("default"))) void degmix_emulation_set_order(int32_t order);
+
+// How often a function's limit of shared memory was set to another value than before.
+extern "C" __attribute__((visibility("default"))) int32_t degmix_emulation_limit_changes();

@@ -43,7 +43,7 @@ class DeformSampleParams(ctypes.Structure):
     """The struct of that name in deform_sample/deform_sample.h: one launch's tensors and sizes."""
 
     _fields_ = [
-        *_fields(Pointers, "value offset output"),
+        *_fields(Pointers, "value offset position output"),
         *_fields(c_int32, "items n c height width out_height out_width"),
         *_fields(c_int32, "value_type offset_type variant"),
     ]

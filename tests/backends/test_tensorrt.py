@@ -4,6 +4,8 @@ import json
 import os
 import sys
 import threading
+import warnings
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
-from degmix_edge import backends
+from degmix_edge import backends, config, ops
 from degmix_edge.backends import EngineOptions
 from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.cli import invoke
@@ -23,7 +25,9 @@ from degmix_edge.nvidia import cuda
 from degmix_edge.nvidia.arrays import DLPACK_CPU, DLPACK_CUDA, DeviceArray
 from degmix_edge.nvidia.trt import build as trt_build
 from degmix_edge.nvidia.trt import load as trt_load
-from degmix_edge.passes.forms import deploy_model, quantize_model
+from degmix_edge.nvidia.worker import build_in_child
+from degmix_edge.passes.forms import deploy_model, lower_for_tensorrt, quantize_model
+from degmix_edge.quant.recipe import Recipe
 from degmix_edge.quant.rules import choose
 from degmix_edge.runtime import load
 from degmix_edge.workflows import doctor
@@ -47,13 +51,13 @@ def card(monkeypatch, tmp_path):
     tensorrt = backends.find("tensorrt")
     monkeypatch.setattr(tensorrt, "version", classmethod(lambda cls: "10.3.0"))
     monkeypatch.setattr(cuda, "_LIBRARY", [driver.Library()])
-    driver.MADE.update(integrated=False, contexts=0, alive=0, launches=0, graphs=0)
     yield driver
+    assert (driver.STACKS.driver, driver.STACKS.pycuda) == ([], [])  # as this thread was before
+    left = +driver.COUNTS
     for name in [n for n in sys.modules if n.split(".")[0] in ("pycuda", "tensorrt")]:
         del sys.modules[name]
     trt_load._LOGGERS.clear()
-    left = {key: driver.MADE[key] for key in ("contexts", "alive", "graphs")}
-    assert left == {"contexts": 0, "alive": 0, "graphs": 0}
+    assert not left, f"made and not given back: {left}"
 
 
 @pytest.fixture
@@ -121,65 +125,188 @@ def test_eight_threads_give_what_one_gives(made, pictures):
                 np.testing.assert_array_equal(a[task], b[task])
 
 
-class DlpackOnly:
-    """An array of a library that has no `__cuda_array_interface__`."""
+def test_a_session_may_end_in_another_thread_than_it_began_in(made, card, pictures):
+    """PyCUDA's own `detach` releases nothing there, and leaves the context on a stack."""
+    session = load(made)
+    assert "depth" in session(pictures[0])
+    stacks = []
 
-    def __init__(self, array):
-        self.array = array
+    def end():
+        session.close()
+        stacks.append((list(card.STACKS.driver), list(card.STACKS.pycuda)))
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    thread.join()
+    assert stacks == [([], [])]
+    assert not +card.COUNTS
+
+
+def test_a_context_of_the_users_own_is_current_again(card):
+    outer = card.Device(0).retain_primary_context()
+    outer.push()
+    before = list(card.STACKS.driver)
+    cuda.Device().close()
+    assert card.STACKS.driver == before
+    assert card.STACKS.pycuda == [outer]
+    outer.pop()
+    device = cuda.Device()
+    card.STACKS.driver.append(card.PRIMARY)  # torch's: PyCUDA does not know it
+    device.close()
+    assert card.STACKS.driver == [card.PRIMARY]
+    card.STACKS.driver.clear()
+    outer.detach()
+    card.STACKS.driver.clear()
+
+
+def test_out_of_memory_in_the_second_lane(made, card, monkeypatch):
+    allocate, calls = card.mem_alloc, []
+    per_lane = 1 + len(made.manifest.outputs)
+
+    def second_fails(size):
+        calls.append(size)
+        return allocate(size if len(calls) < per_lane + 2 else 1 << 30)
+
+    monkeypatch.setattr(card, "mem_alloc", second_fails)
+    with pytest.raises(CudaError, match="out of memory; close other programs or use fewer lanes"):
+        load(made, threads=2)
+    assert len(calls) == per_lane + 2
+    assert not +card.COUNTS
+
+
+@pytest.mark.parametrize("broken", ["enqueue", "instantiate"])
+def test_an_engine_that_cannot_be_captured_runs_without_a_graph(made, card, pictures, broken):
+    import tensorrt as stand_in
+
+    if broken == "enqueue":
+        stand_in.CAPTURE_FAILS.append("a layer synchronises the stream")
+        reason = "without a CUDA graph.*does not run: ERROR: a layer synchronises the stream"
+    else:
+        card.INSTANTIATE.append(2)
+        reason = "without a CUDA graph.*cuGraphInstantiateWithFlags: CUDA error 2"
+    before = card.MADE["launches"]
+    with pytest.warns(UserWarning, match=reason):
+        session = load(made)
+    with session, warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # said once
+        for picture in pictures[:4]:
+            expected = want(made, picture)["depth"][0]
+            np.testing.assert_allclose(session(picture)["depth"], expected, rtol=1e-4, atol=1e-5)
+    assert card.MADE["launches"] == before
+
+
+class Dlpack:
+    """An array of another library, which orders its work before the stream that is asked for."""
+
+    def __init__(self, view):
+        self.view, self.streams = view, []
 
     def __dlpack_device__(self):
-        return self.array.__dlpack_device__()
+        return self.view.__dlpack_device__()
 
     def __dlpack__(self, *, stream):
-        return self.array.__dlpack__(stream=stream)
+        self.streams.append(stream)
+        return self.view.__dlpack__(stream=stream)
 
 
-def test_images_and_maps_that_stay_on_the_device(made, card, pictures):
+class Torch(Dlpack):
+    """One with a CUDA array interface too, which names no stream."""
+
+    @property
+    def __cuda_array_interface__(self):
+        return self.view.__cuda_array_interface__
+
+
+class Interface:
+    """One with a CUDA array interface alone."""
+
+    def __init__(self, view, stream):
+        self.__cuda_array_interface__ = {**view.__cuda_array_interface__, "stream": stream}
+
+
+@pytest.fixture
+def on_device(card, pictures):
+    """A function that puts a picture on the device, so many bytes into its memory."""
+    device, buffers = cuda.Device(), []
+
+    def put(picture, offset=0):
+        buffer = cuda.Buffer(device, (picture.nbytes + offset,), np.uint8)
+        buffers.append(buffer)
+        buffer.host[offset:] = picture.reshape(-1)
+        with device.current() as driver:
+            stream = driver.Stream(cuda.NON_BLOCKING)
+            buffer.upload(stream)
+            stream.synchronize()
+            del stream
+        where, shape = (DLPACK_CUDA, 0), (1, *picture.shape)
+        return DeviceArray(buffer.pointer + offset, shape, np.uint8, where, buffer)
+
+    yield put
+    for buffer in buffers:
+        if buffer.pointer:
+            buffer.close()
+    device.close()
+
+
+def depth_of(maps):
+    """The stand-in's device memory is the host's: numpy may look."""
+    depth = maps["depth"]
+    assert depth.__cuda_array_interface__["data"][0] == depth.pointer
+    host = DeviceArray(depth.pointer, depth.shape, depth.dtype, (DLPACK_CPU, 0), depth)
+    return np.from_dlpack(host).copy()
+
+
+def test_images_and_maps_that_stay_on_the_device(made, card, pictures, on_device):
     with load(made) as session:
-        device = cuda.Device()
-        image = cuda.Buffer(device, (1, *pictures[0].shape), np.uint8)
-        other = cuda.Buffer(device, (1, *pictures[0].shape), np.uint8)
-        for buffer, picture in ((image, pictures[0]), (other, pictures[1])):
-            with device.current() as driver:
-                stream = driver.Stream()
-                buffer.host[...] = picture
-                buffer.upload(stream)
-                stream.synchronize()
-        where = (DLPACK_CUDA, 0)
-        for buffer, picture in ((image, pictures[0]), (other, pictures[1]), (image, pictures[0])):
-            view = DeviceArray(buffer.pointer, buffer.host.shape, np.uint8, where, buffer)
-            maps = session.backend.infer_device(view)
-            depth = maps["depth"]
-            assert depth.__cuda_array_interface__["data"][0] == depth.pointer
-            # The stand-in's device memory is the host's: numpy may look.
-            host = DeviceArray(depth.pointer, depth.shape, depth.dtype, (DLPACK_CPU, 0), depth)
-            expected = want(made, picture)["depth"]
-            np.testing.assert_allclose(np.from_dlpack(host), expected, rtol=1e-4, atol=1e-5)
-        view.__class__ = type(
-            "Torch",
-            (DeviceArray,),
-            {"__cuda_array_interface__": {**view.__cuda_array_interface__, "stream": 7}},
-        )
-        session.backend.infer_device(view)
-        assert card.MADE["waited"] == 7
-        card.MADE["waited"] = None
-        maps = session.backend.infer_device(DlpackOnly(view))
-        assert (
-            card.MADE["waited"] == 1
-        )  # the default stream, which the producer ordered itself before
-        host = DeviceArray(maps["depth"].pointer, maps["depth"].shape, np.float32, (1, 0), maps)
-        expected = want(made, pictures[0])["depth"]
-        np.testing.assert_allclose(np.from_dlpack(host), expected, rtol=1e-4, atol=1e-5)
-        del host, maps
+        graphs = card.COUNTS["graphs"]
+        for index in range(6):  # each at another address, some of which TensorRT would not take
+            view = on_device(pictures[index], offset=3 * index)
+            expected = want(made, pictures[index])["depth"]
+            got = depth_of(session.backend.infer_device(view))
+            np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+        assert card.COUNTS["graphs"] == graphs  # nothing is captured in service
         assert not device_array._HANDED_OUT  # nothing is kept for capsules that are gone
+
+
+def test_what_still_writes_an_image_on_the_device_is_waited_for(made, card, pictures, on_device):
+    with load(made) as session:
+        view = on_device(pictures[0])
+        expected = want(made, pictures[0])["depth"]
+        for kind in (Dlpack, Torch):
+            image = kind(view)
+            got = depth_of(session.backend.infer_device(image))
+            assert image.streams == [session.backend._lanes[0].stream.handle]
+            np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+        assert "waited" not in card.MADE  # the streams have ordered it by themselves
+        session.backend.infer_device(Interface(view, 7))
+        assert card.MADE["waited"] == 7
+
+
+def test_images_that_cannot_be_read(made, card, pictures, on_device):
+    with load(made) as session:
+        infer = session.backend.infer_device
         with pytest.raises(BackendError, match="got ndarray on the device, expected uint8"):
-            session.backend.infer_device(pictures[0])
-        elsewhere = DeviceArray(image.pointer, image.host.shape, np.uint8, (2, 1), image)
+            infer(pictures[0])
+        with pytest.raises(BackendError, match=r"got uint8 \(1, 8, 8, 3\) on the device"):
+            infer(on_device(pictures[0][:8, :8].copy()))
+        view = on_device(pictures[0])
+        elsewhere = DeviceArray(view.pointer, view.shape, np.uint8, (2, 1), view)
         with pytest.raises(CudaError, match="on device 1, the engine runs on device 0"):
-            session.backend.infer_device(elsewhere)
-        image.close()
-        other.close()
-        device.close()
+            infer(elsewhere)
+        card.ORDINALS[view.pointer] = 1  # an interface does not tell: the driver does
+        with pytest.raises(CudaError, match="on device 1, the engine runs on device 0"):
+            infer(Interface(view, None))
+        card.ORDINALS.clear()
+        view._owner.close()
+        for image in (view, Interface(view, None)):
+            with pytest.raises(CudaError, match="which is no device memory.*was it freed"):
+                infer(image)
+
+
+def test_maps_of_bool_leave_by_dlpack():
+    flags = np.array([[True, False]])
+    view = DeviceArray(flags.ctypes.data, flags.shape, flags.dtype, (DLPACK_CPU, 0), flags)
+    np.testing.assert_array_equal(np.from_dlpack(view), flags)
 
 
 def test_an_engine_of_another_card_is_shown_and_built_again(made, card, pictures, monkeypatch):
@@ -194,8 +321,6 @@ def test_an_engine_of_another_card_is_shown_and_built_again(made, card, pictures
     assert "degmix-edge build engine" in said
     with pytest.warns(UserWarning, match="building one"), load(made) as session:
         first = session(pictures[0])
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         with load(made) as session:  # from the cache
@@ -222,7 +347,13 @@ def test_forms_are_timed_and_one_is_kept(card, exported, pictures, tmp_path, emu
     model, spec, _ = deploy_model(*exported)
     recipe = choose(to_graph(model), spec, "fp16")
     lowered = quantize_model(model, recipe.model_copy(update={"precision": "fp32"}), None, spec)
-    files = tensorrt.build(lowered.SerializeToString(), recipe, None)
+    import tensorrt as stand_in
+
+    asked = EngineOptions(feeds=tuple({IMAGE: picture[None]} for picture in pictures[:2]))
+    files = tensorrt.build(lowered.SerializeToString(), recipe, None, asked)
+    # Timed on images of the user's: a blank one has all offsets side by side.
+    shown = {image.tobytes() for image in stand_in.IMAGES}
+    assert shown == {picture.tobytes() for picture in pictures[:2]}
     said = json.loads(files["layers.json"])
     assert set(said["milliseconds"]) == {"fused", "plugin", "builtin"}
     assert said["dcn"] in said["milliseconds"]
@@ -234,6 +365,36 @@ def test_forms_are_timed_and_one_is_kept(card, exported, pictures, tmp_path, emu
     assert doctor._plugin().found.startswith(plugin.name)
     timing = list((tmp_path / "cache" / "timing").iterdir())
     assert [p.suffix for p in timing] == [".timing"]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_the_fused_form_is_in_the_engine_that_a_build_makes(
+    card, exported, pictures, tmp_path, emulated_plugin, precision
+):
+    """From the network to the plan: nothing between may hide the block from the pass."""
+    bundle = tmp_path / "fused.degmix"
+    build(exported[0], bundle, precision=precision, calibration=pictures, observer="min_max")
+    model = bundle.joinpath("model.onnx").read_bytes()
+    recipe = config.load(Recipe, bundle / "recipe.yaml")
+    files = backends.find("tensorrt").build(model, recipe, None, EngineOptions(dcn="fused"))
+    table = json.loads(files["layers.json"])["layers"]
+    plugins = Counter(x["kind"] for x in table)["PLUGIN_V3"]
+    plan = files["engine.plan"].removeprefix(b"stand-in plan")
+    kinds = Counter(node.op_type for node in onnx.load_from_string(plan).graph.node)
+    # Six tasks in one launch.
+    assert plugins == kinds["DegmixDeformSampleFused"] + kinds["DegmixDeformMix"] == 1
+    assert not kinds["DegmixDeformSample"]
+
+
+def test_a_parser_that_passes_over_the_plugin_is_found(card, exported, emulated_plugin):
+    """As those of TensorRT 10.0 to 10.6 do, where the model has functions of these names."""
+    model, spec, _ = deploy_model(*exported)
+    recipe = choose(to_graph(model), spec, "fp32")
+    lowered = onnx.load_from_string(lower_for_tensorrt(model.SerializeToString(), recipe, "plugin"))
+    options = trt_build.BuilderOptions(workspace_bytes=1 << 28, plugin=str(emulated_plugin))
+    build_in_child("tensorrt", lowered.SerializeToString(), options)
+    with pytest.raises(BuildError, match="does not run 6 of 6 operators with our plugin, 'mixers"):
+        build_in_child("tensorrt", ops.attach(lowered).SerializeToString(), options)
 
 
 @pytest.fixture
@@ -279,7 +440,6 @@ def test_mistakes(card, exported, monkeypatch, tmp_path):
     device.close()
     with pytest.raises(CudaError, match="used after it was closed"):
         device.free_bytes()
-    card.MADE["alive"] = 0  # the host half of the buffer that failed
 
 
 def test_a_plugin_of_another_major_version(card, tmp_path, emulated_plugin, monkeypatch):

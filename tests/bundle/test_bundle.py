@@ -75,15 +75,15 @@ def test_a_missing_file_is_named(copy):
 
 
 def test_a_newer_schema_is_refused(copy):
-    edit(copy, schema_version=3, something_new=1)
-    with pytest.raises(BundleError, match="schema 3, this degmix-edge reads 2; update"):
+    edit(copy, schema_version=4, something_new=1)
+    with pytest.raises(BundleError, match="schema 4, this degmix-edge reads 2 and 3; update"):
         open_bundle(copy)
 
 
 def test_an_older_schema_has_no_hash_of_its_manifest(copy):
     edit(copy, schema_version=1)
     (copy / "manifest.sha256").unlink()
-    with pytest.raises(BundleError, match="schema 1, this degmix-edge reads 2; build the bundle"):
+    with pytest.raises(BundleError, match="schema 1, this degmix-edge reads 2 and 3; build the b"):
         open_bundle(copy)
 
 

@@ -36,6 +36,8 @@ from degmix_edge.workflows.build import build
 COUNTS = {
     "damaged bundles": 2000,
     "hostile bundles": 1000,
+    "damaged sizes": 1000,
+    "hostile sizes": 500,
     "manifest bits": 10**9,
     "onnx": 500,
     "images": 1000,
@@ -53,9 +55,12 @@ def campaigns(
 ) -> Iterator[tuple[str, Callable[[int], str], range]]:
     """Each campaign's name, its case and its seeds."""
     bits, num_bits = mutations.manifest_bits(bundle, folder)
+    sizes = two_sizes(bundle.parent) if any(name.endswith("sizes") for name in counts) else bundle
     cases = {
         "damaged bundles": mutations.damaged_bundles(bundle, folder),
         "hostile bundles": mutations.hostile_bundles(bundle, folder),
+        "damaged sizes": mutations.damaged_bundles(sizes, folder),
+        "hostile sizes": mutations.hostile_bundles(sizes, folder),
         "manifest bits": bits,
         "onnx": mutations.onnx_files(model, folder),
         "images": mutations.images(folder),
@@ -177,6 +182,19 @@ def small_bundle(folder: Path) -> tuple[Path, Any]:
     build(model, target, precision="int8", calibration=photos, observer="min_max")
     assert set(open_bundle(target).manifest.network.task_names) == set(TASKS)
     return target, model
+
+
+def two_sizes(folder: Path) -> Path:
+    """An INT8 bundle of the same network for two sizes, with its weights in one file."""
+    from conftest import HEIGHT, WIDTH, lively_network
+
+    target = folder / "sizes.degmix"
+    if not target.exists():
+        loaded, _ = lively_network("degmix")
+        sizes = ((HEIGHT, WIDTH), (HEIGHT, HEIGHT))
+        photos = [skimage.data.coffee(), skimage.data.chelsea(), skimage.data.astronaut()]
+        build(loaded, target, size=sizes, calibration=photos, observer="min_max")
+    return target
 
 
 def main() -> int:

@@ -99,9 +99,11 @@ def quietly(function: Callable[[], Any]) -> Any:
 
 
 def use_bundle(path: Path, image: np.ndarray) -> None:
-    """What a robot does with a bundle."""
-    with load(path) as session:
-        session(image)
+    """What a robot does with a bundle, at each of its sizes."""
+    opened = open_bundle(path)
+    for size in opened.sizes:
+        with load(opened.at(size)) as session:
+            session(image)
 
 
 def damaged_bundles(bundle: Path, folder: Path) -> Case:

@@ -14,6 +14,8 @@ pytestmark = pytest.mark.slow(file_seconds=35)
 SLICE = {
     "damaged bundles": 60,
     "hostile bundles": 30,
+    "damaged sizes": 60,
+    "hostile sizes": 40,
     "manifest bits": 200,
     "onnx": 40,
     "images": 80,

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from degmix_edge.errors import GraphError
+from degmix_edge.errors import ConfigError, GraphError
 from degmix_edge.graph.adopt import adopt
 from degmix_edge.graph.float32 import narrow_types
 from degmix_edge.graph.opset import OPSET, version_of
@@ -287,11 +287,6 @@ REFUSED = {
         (8, 16),
         r"has the width 12 in its file, and --size is 8x16; leave --size out",
     ),
-    "batch": (
-        file(13, "y = Relu(x)", image="float[4,3,8,12] x"),
-        None,
-        r"a batch of 4, expected 1; export it with a batch of 1 or a dynamic one",
-    ),
     "two channels": (
         file(13, "y = Relu(x)", image="float[1,2,8,12] x"),
         None,
@@ -306,7 +301,7 @@ REFUSED = {
     "two images": (
         file(13, "y = Add(x, z)", image="float[1,3,8,12] x, float[1,3,8,12] z"),
         None,
-        r"2 inputs \('x', 'z'\), expected the one image",
+        r"2 inputs: x \[1, 3, 8, 12\]; z .*One is the image; say what each other is \(--input z",
     ),
     "domain": (
         parser.parse_model(
@@ -352,6 +347,16 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused(case):
     model, size, message = REFUSED[case]
-    with pytest.raises(GraphError, match=message) as caught:
+    error = ConfigError if case == "two images" else GraphError
+    with pytest.raises(error, match=message) as caught:
         adopt(model, "mine.onnx", size=size)
     assert str(caught.value).startswith("mine.onnx: ")
+
+
+def test_the_batch_is_that_of_the_file_or_the_one_asked_for():
+    own = adopt(file(13, "y = Relu(x)", image="float[4,3,8,12] x"), "mine.onnx")
+    assert own.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
+    asked = adopt(file(13, "y = Relu(x)"), "mine.onnx", size=(8, 12), batch=3)
+    assert asked.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
+    with pytest.raises(GraphError, match="a batch of 4, expected 1; leave --batch out, or export"):
+        adopt(file(13, "y = Relu(x)", image="float[4,3,8,12] x"), "mine.onnx", batch=1)

@@ -14,9 +14,10 @@ from degmix_training import models
 from degmix_training.export import network_spec
 
 from degmix_edge import backends, config
+from degmix_edge.backends import EngineOptions
 from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.bundle.golden import LOWERED, differences
-from degmix_edge.errors import BackendError, BuildError, GraphError
+from degmix_edge.errors import BackendError, BuildError, ConfigError, GraphError
 from degmix_edge.graph.model import to_graph, to_model
 from degmix_edge.network import IMAGE
 from degmix_edge.nvidia.trt import build as trt_build
@@ -72,6 +73,66 @@ def test_it_builds(deployed, precision):
     assert (stored > 20) == (precision == "int8")
     named = {x["name"].split("/")[0] for x in layers if x["kind"] == "CONVOLUTION"}
     assert any(name.startswith("backbone.") for name in named)  # layers are modules
+
+
+@pytest.fixture
+def plugin(emulated, monkeypatch):
+    """Our plugin library; its kernels are for the processor, which a builder does not ask about."""
+    library = emulated / "libdegmix_trt_emulated.so"
+    monkeypatch.setenv("DEGMIX_TRT_PLUGIN", str(library))
+    return library
+
+
+@pytest.mark.parametrize("form", ["plugin", "fused"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("deployed", ["degmix"], indirect=True)
+def test_our_plugin_is_in_the_engine(deployed, precision, form, plugin):
+    graph, spec, ranges = deployed
+    recipe = choose(to_graph(graph), spec, precision)
+    model = quantize_model(graph, recipe, ranges, spec).SerializeToString()
+    asked = EngineOptions(dcn=form)
+    files = backends.find("tensorrt-rtx").build(model, recipe, ranges, asked)
+    found = json.loads(files["layers.json"])
+    assert found["dcn"] == form
+    kinds = Counter(layer["kind"] for layer in found["layers"])
+    assert kinds["PLUGIN_V3"] == 1  # of one depth, with the mixers of all tasks
+    assert not kinds["GRID_SAMPLE"]
+
+
+def sampler_model(channels: int) -> bytes:
+    """A graph of one DegmixDeformSample, which says a number of channels."""
+    shapes = {"value": [1, 4, 8, 8], "offset": [1, 8, 8, 8], "out": [1, 4, 8, 8]}
+    values = {k: onnx.helper.make_tensor_value_info(k, 1, v) for k, v in shapes.items()}
+    attrs = {"channels": channels, "plugin_version": "1", "plugin_namespace": "degmix"}
+    node = onnx.helper.make_node(
+        "DegmixDeformSample", ["value", "offset"], ["out"], "sampler", domain="degmix", **attrs
+    )
+    inputs = [values["value"], values["offset"]]
+    graph = onnx.helper.make_graph([node], "g", inputs, [values["out"]])
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("degmix", 1)]
+    model: bytes = onnx.helper.make_model(
+        graph, opset_imports=opsets, ir_version=10
+    ).SerializeToString()
+    return model
+
+
+def test_what_our_plugin_refuses_is_said(plugin):
+    options = trt_build.BuilderOptions(plugin=str(plugin))
+    assert build_in_child("tensorrt-rtx", sampler_model(4), options).layers[0].kind == "PLUGIN_V3"
+    with pytest.raises(BuildError, match=r"degmix: .*\(1, 4, 8, 8\).*expected 5 and 10 channels"):
+        build_in_child("tensorrt-rtx", sampler_model(5), options)
+
+
+def test_forms_that_it_does_not_have(monkeypatch):
+    rtx = backends.find("tensorrt-rtx")
+    monkeypatch.setenv("DEGMIX_TRT_PLUGIN", "none")
+    recipe = Recipe(precision="fp32")
+    with pytest.raises(ConfigError, match="no form of deformable convolutions 'builtin'. Have: pl"):
+        rtx.build(b"", recipe, None, EngineOptions(dcn="builtin"))
+    with pytest.raises(BackendError, match="--dcn plugin: our plugin library is not in"):
+        rtx.build(b"", recipe, None, EngineOptions(dcn="plugin"))
+    with pytest.raises(BackendError, match="has no --dla-core"):
+        rtx.build(b"", recipe, None, EngineOptions(dla_core=0))
 
 
 def test_every_models_int8_runs_on_the_cpu_and_is_near_its_float(deployed, pictures):

@@ -1,5 +1,7 @@
 """Graphs that TensorRT's builders get, run in ONNX Runtime through the function bodies."""
 
+import itertools
+import time
 from collections import Counter
 
 import numpy as np
@@ -11,7 +13,7 @@ from degmix_training import checkpoint, models
 from degmix_training.config import network_config
 from degmix_training.export import export_checkpoint, network_spec
 
-from degmix_edge import backends
+from degmix_edge import backends, ops
 from degmix_edge.bundle.golden import LOWERED, differences
 from degmix_edge.graph.model import to_graph
 from degmix_edge.network import IMAGE
@@ -19,12 +21,16 @@ from degmix_edge.ops import deform_sample_fused
 from degmix_edge.passes._base import apply
 from degmix_edge.passes.forms import deploy_model, lower_for_tensorrt, quantize_model
 from degmix_edge.passes.fuse_deform_offsets import FuseDeformOffsets
+from degmix_edge.passes.group_deform_items import GroupDeformItems
 from degmix_edge.passes.lower_deform_to_plugin import LowerDeformToPlugin
 from degmix_edge.passes.pipeline import FORMS
+from degmix_edge.passes.split_deform_positions import SplitDeformPositions
 from degmix_edge.quant.rules import choose
+from degmix_edge.quant.sites import observed_tensors
 
 pytestmark = pytest.mark.slow(file_seconds=20)
 
+FUSED = ("DegmixDeformSampleFused", "DegmixDeformMix")
 CASES = {
     "published": {"dim": 64, "depth": 2},
     "dcnv2": {"dim": 16, "deform_kernel": 3, "deform_groups": 2},
@@ -44,62 +50,136 @@ def deployed(request, tmp_path_factory):
     return request.param, graph, spec
 
 
-def lowered(deployed, precision: str, form: str):
+@pytest.fixture(scope="module")
+def products(deployed, calibrate):
+    """What a build writes as model.onnx, and its recipe, by precision."""
     _, graph, spec = deployed
-    recipe = choose(to_graph(graph), spec, precision)
-    model = quantize_model(graph, choose(to_graph(graph), spec, "fp32"), None, spec)
-    return lower_for_tensorrt(model.SerializeToString(), recipe, form)
+    made = {}
+    for precision in ("fp32", "fp16", "int8"):
+        recipe = choose(to_graph(graph), spec, precision)
+        ranges = None
+        if precision == "int8":
+            ranges = calibrate(graph, observed_tensors(to_graph(graph), recipe))
+        model = quantize_model(graph, recipe, ranges, spec)
+        made[precision] = (model.SerializeToString(), recipe)
+    return made
+
+
+def lowered(products, precision: str, form: str) -> onnx.ModelProto:
+    """What a TensorRT builder gets."""
+    return onnx.load_from_string(lower_for_tensorrt(*products[precision], form))
+
+
+def maps(spec, model: bytes, image):
+    with backends.find("onnxruntime")(spec, model) as runs:
+        return runs.infer({IMAGE: image})
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_every_form_gives_the_maps(deployed, pictures, form, precision):
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_every_form_gives_the_maps(deployed, products, pictures, form, precision):
     spec, image = deployed[2], pictures[0][None]
-    ort = backends.find("onnxruntime")
-    with ort(spec, deployed[1].SerializeToString()) as runs:
-        want = runs.infer({IMAGE: image})
-    with ort(spec, lowered(deployed, precision, form)) as runs:
-        got = runs.infer({IMAGE: image})
+    want = maps(spec, products[precision][0], image)
+    got = maps(spec, ops.attach(lowered(products, precision, form)).SerializeToString(), image)
     if precision == "fp32":
         np.testing.assert_allclose(got["depth"], want["depth"], rtol=1e-4, atol=1e-6)
-    assert differences(spec, want, got, LOWERED[precision]).passed
+    found = differences(spec, want, got, LOWERED[precision])
+    assert found.passed, found.text
 
 
-def test_what_stands_in_each_form(deployed):
-    kinds = {
-        form: Counter(
-            n.op_type for n in onnx.load_from_string(lowered(deployed, "fp16", form)).graph.node
-        )
-        for form in FORMS
-    }
-    assert kinds["builtin"]["DeformConv"] == 4 or deployed[0] == "dcnv2"
-    assert not kinds["gridsample"]["DeformConv"]
-    if deployed[0] == "published":
-        assert kinds["plugin"]["DegmixDeformSample"] == 4
-        assert kinds["fused"]["DegmixDeformMix"] == 4
-        assert not kinds["fused"]["DegmixDeformSample"]
-        assert kinds["fused"]["Conv"] == kinds["plugin"]["Conv"] - 8  # expansions and products
-    else:
-        assert kinds["plugin"]["DegmixDeformConv2d"] == kinds["fused"]["DegmixDeformConv2d"] > 0
+def test_what_stands_in_each_form(deployed, products):
+    kinds: dict[tuple[str, str], Counter[str]] = {}
+    nodes: dict[tuple[str, str], Counter[str]] = {}
+    for form, precision in itertools.product(FORMS, ("fp16", "int8")):
+        graph = lowered(products, precision, form).graph
+        kinds[form, precision] = Counter()
+        nodes[form, precision] = Counter(n.op_type for n in graph.node)
+        for node in graph.node:
+            items = next((a.i for a in node.attribute if a.name == "items"), 1)
+            kinds[form, precision][node.op_type] += items
+    for precision in ("fp16", "int8"):
+        plugin, fused = kinds["plugin", precision], kinds["fused", precision]
+        assert kinds["builtin", precision]["DeformConv"] == 4 or deployed[0] == "dcnv2"
+        assert not kinds["gridsample", precision]["DeformConv"]
+        if deployed[0] == "published":
+            assert plugin["DegmixDeformSampleAt"] == 4
+            assert not plugin["DegmixDeformSample"]
+            assert not fused["DegmixDeformSample"]
+            assert not fused["DegmixDeformSampleAt"]
+            # Two tasks of two depths each: a node a depth has both tasks.
+            assert nodes["plugin", precision]["DegmixDeformSampleAt"] == 2
+            assert sum(nodes["fused", precision][op] for op in FUSED) == 2
+            # Expansions are in the fused nodes; products too, where they are not INT8.
+            products_too = 4 if precision == "fp16" else 0
+            assert fused["DegmixDeformMix"] == products_too
+            assert fused["DegmixDeformSampleFused"] == 4 - products_too
+            assert fused["Conv"] == plugin["Conv"] - 4 - products_too
+        else:
+            assert plugin["DegmixDeformConv2d"] == fused["DegmixDeformConv2d"] > 0
 
 
-def test_types_of_the_plugins_inputs(deployed):
+def test_a_parser_gets_no_functions_that_it_could_take_in_place_of_the_plugin(products):
+    for precision, form in itertools.product(products, FORMS):
+        assert not lowered(products, precision, form).functions
+
+
+def test_types_of_the_plugins_inputs(products):
     """Offsets, masks and positions stay FP32; maps without positions do not."""
     for form in ("plugin", "fused"):
-        model = onnx.shape_inference.infer_shapes(
-            onnx.load_from_string(lowered(deployed, "fp16", form))
-        )
+        model = onnx.shape_inference.infer_shapes(lowered(products, "fp16", form))
         graph = to_graph(model)
         for node in graph.nodes:
             types = ["half" if t.dtype == np.float16 else str(t.dtype) for t in node.inputs]
-            if node.op == "DegmixDeformSample":
-                assert types == ["half", "float32"]
+            items = node.attrs.get("items", 1)
+            if node.op == "DegmixDeformSampleAt":
+                assert types == ["half", "half", "float32"] * items
+                expands = node.inputs[1].inputs[0]
+                assert (expands.op, expands.inputs[1].dtype) == ("Conv", np.float16)
             if node.op == "DegmixDeformConv2d":
                 assert types == ["half", "half", "float32", "half", "float32"]
             if node.op == "DegmixDeformMix":
-                assert types == ["half", "half", "half", "float32", "half", *["float32"] * 3]
+                one = ["half", "half", "half", "float32", "half", *["float32"] * 3]
+                assert types == one * items
                 taps = node.inputs[1].inputs[0]
                 assert (taps.op, taps.inputs[1].dtype) == ("Conv", np.float16)
+
+
+def test_types_of_the_plugins_inputs_in_an_int8_engine(products):
+    """Values and weights are INT8 as the product has them; offsets are not."""
+    model = onnx.shape_inference.infer_shapes(ops.attach(lowered(products, "int8", "plugin")))
+    types = {"DegmixDeformSampleAt": set(), "DegmixDeformConv2d": set()}
+    for node in to_graph(model).nodes:
+        if node.op in types:
+            types[node.op].add(tuple(str(t.dtype) for t in (*node.inputs, *node.outputs)))
+            assert node.domain == ops.INT8_DOMAIN
+    floats = ("float32", "float16", "float32", "float32", "float16")  # offset .. mask, output
+    wants = {
+        "DegmixDeformSampleAt": {("int8", "float16", "float32", "int8")},
+        "DegmixDeformConv2d": {("int8", "int8", *floats)},
+    }
+    found = {op: kinds for op, kinds in types.items() if kinds}
+    assert len(found) == 1
+    assert found == {op: wants[op] for op in found}
+
+
+@pytest.mark.parametrize("deployed", ["published"], indirect=True)
+def test_positions_are_added_where_no_convolution_rounds_them(deployed):
+    """The offsets of an FP16 convolution that sums positions are wrong by tenths of a pixel."""
+    recipe = choose(to_graph(deployed[1]), deployed[2], "fp16")
+    graph = to_graph(deployed[1])
+    step = SplitDeformPositions()
+    passes = [LowerDeformToPlugin(), step, step]
+    assert [o.rewrites for o in apply(graph, passes)][1:] == [4, 0]
+    with_positions = {
+        n.inputs[1].inputs[0].name for n in graph.nodes if n.op == "DegmixDeformSampleAt"
+    }
+    lowered_graph = to_graph(
+        onnx.load_from_string(lower_for_tensorrt(deployed[1].SerializeToString(), recipe, "plugin"))
+    )
+    for node in lowered_graph.nodes:
+        if node.name in with_positions:
+            assert len(node.inputs) == 2  # the bias is in the table
+            assert node.inputs[0].inputs[0].op == "Conv"
 
 
 @pytest.mark.parametrize("deployed", ["published"], indirect=True)
@@ -130,3 +210,32 @@ def test_the_table_of_positions_is_the_convolution_of_positions():
     np.testing.assert_allclose(got, want.numpy(), atol=1e-12)
     assert deform_sample_fused.position_table(weight, bias, positions[:, :2]) is None
     assert deform_sample_fused.position_table(weight, bias, rng.normal(size=(18, 5, 7))) is None
+
+
+def test_the_table_of_a_published_mixer_takes_milliseconds():
+    """112x144 with 256 channels: a convolution over the whole map would take seconds."""
+    rng = np.random.default_rng(0)
+    positions = np.zeros((18, 112, 144))
+    positions[:9] += np.arange(112)[:, None]
+    positions[9:] += np.arange(144)
+    weight = rng.normal(size=(512, 9, 3, 3))
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        table = deform_sample_fused.position_table(weight, None, positions)
+        taken.append(time.perf_counter() - start)
+    assert table is not None
+    assert table.shape == (9, 256, 4)
+    assert min(taken) < 0.1
+
+
+@pytest.mark.parametrize("deployed", ["published"], indirect=True)
+def test_what_needs_another_ones_result_is_not_in_its_launch(deployed):
+    graph = to_graph(deployed[1])
+    apply(graph, [LowerDeformToPlugin()])
+    step = GroupDeformItems()
+    assert [o.rewrites for o in apply(graph, [step, step])] == [4, 0]
+    samplers = [n for n in graph.nodes if n.op == "DegmixDeformSample"]
+    assert [n.attrs["items"] for n in samplers] == [2, 2]
+    depths = [{name.split(".")[2] for name in n.name.split(" + ")} for n in samplers]
+    assert sorted(depths) == [{"0"}, {"1"}]  # mixers.TASK.DEPTH

@@ -56,14 +56,14 @@ def channels_last(array: np.ndarray, pitch: int) -> np.ndarray:
 
 
 def sample(
-    kernels: native.Kernels, pairs: list[Any], variant: int = native.AUTO
+    kernels: native.Kernels, inputs: list[Any], variant: int = native.AUTO
 ) -> list[np.ndarray]:
-    """`deform_sample` of (value, offset) pairs of one shape, in one launch."""
-    value, offset = pairs[0]
+    """`deform_sample` of (value, offset[, position]) of one shape, in one launch."""
+    value, offset = inputs[0][:2]
     n, c, height, width = value.shape
     out_shape = (n, c, *offset.shape[2:])
     params = native.DeformSampleParams(
-        items=len(pairs),
+        items=len(inputs),
         n=n,
         c=c,
         height=height,
@@ -75,12 +75,14 @@ def sample(
         variant=variant,
     )
     kept = []
-    for i, (one, moved) in enumerate(pairs):
-        guards = Guarded(one), Guarded(moved), Guarded(np.full(out_shape, 77, value.dtype))
+    for i, arrays in enumerate(inputs):
+        guards = [Guarded(array) for array in (np.full(out_shape, 77, value.dtype), *arrays)]
         kept.append(guards)
-        params.value[i], params.offset[i], params.output[i] = (g.address for g in guards)
+        names = ("output", "value", "offset", "position")
+        for name, guard in zip(names, guards, strict=False):
+            getattr(params, name)[i] = guard.address
     kernels.launch("deform_sample", params)
-    return [guards[2].array() for guards in kept]
+    return [guards[0].array() for guards in kept]
 
 
 def convolution(

@@ -76,6 +76,24 @@ def test_sampling_is_its_reference(kernels, seed, n, c, shape, out, kind, offset
     assert np.abs(got - want).max() <= allowed
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8])
+@pytest.mark.parametrize(
+    "shape", [(3, 16), (5, 48), (1, 32), (40, 8), (2, 144), (2, 600), (2, 1040)]
+)
+def test_rows_of_whole_vectors_and_wide_rows(kernels, kind, shape):
+    """Planes are filled by vectors where rows are whole ones; a block has at most 512 columns."""
+    rng = np.random.default_rng(shape[1])
+    whole = 40 if kind is np.int8 else 1
+    value = (whole * rng.standard_normal((1, 2, *shape))).clip(-127, 127).astype(kind)
+    offset = offsets(rng, (1, 4, *shape), 4, np.float16)
+    for variant in (native.SHARED, native.DIRECT):
+        (got,) = twice(kernels, lambda v=variant: sample(kernels, [(value, offset)], v))
+        want = deform_sample.reference(value.astype(np.float64), offset)
+        # A coordinate of 1000 px is rounded to 6e-5 of a pixel.
+        allowed = {np.float32: 1e-3, np.float16: 5e-3, np.int8: 0.51}[kind]
+        assert np.abs(got - want).max() <= allowed
+
+
 def test_several_maps_go_in_one_launch(kernels):
     rng = np.random.default_rng(0)
     pairs = [
@@ -269,6 +287,34 @@ def deform_columns(value, offset):
     return np.stack(taps, axis=1).reshape(c * 9, -1)
 
 
+@pytest.mark.parametrize("variant", [native.SHARED, native.DIRECT])
+@pytest.mark.parametrize("value_type", [np.float32, np.float16, np.int8])
+def test_positions_are_added_in_float32(kernels, variant, value_type):
+    """Positions of a thousand pixels, where FP16, the type of the offsets, has steps of a half."""
+    rng = np.random.default_rng(4)
+    n, c, height, width = 2, 4, 7, 9
+    value = rng.standard_normal((n, c, height, width))
+    value = (40 * value if value_type is np.int8 else value).astype(value_type)
+    offset = rng.standard_normal((n, 2 * c, height, width)).astype(np.float16)
+    position = rng.standard_normal((9, c, 4)).astype(np.float32)
+    offset[:, 0] += 1000  # taken back by the table, to a fraction of a pixel
+    position[:, 0, 1] -= 1000
+    (got,) = sample(kernels, [(value, offset, position)], variant)
+    moved = offset + deform_sample.position_offsets(position, height, width)
+    expected = deform_sample.reference(value, moved)
+    tolerance = {np.float32: 1e-3, np.float16: 3e-3, np.int8: 0.52}[value_type]
+    assert np.abs(got - expected).max() <= tolerance
+
+
+def test_launches_of_two_sizes_do_not_take_shared_memory_from_each_other(kernels):
+    """The limit belongs to the function: set by one lane, it counts for another lane's launch."""
+    rng = np.random.default_rng(3)
+    for height in (150, 130, 150):
+        value = rng.standard_normal((1, 1, height, 100)).astype(np.float32)
+        sample(kernels, [(value, np.zeros((1, 2, height, 100), np.float32))], native.SHARED)
+    assert kernels.library.degmix_emulation_limit_changes() == 0
+
+
 def mixer(rng, n, c, height, width):
     """Inputs of the fused operator, and what it must give without and with the product."""
     weight = (0.1 * rng.standard_normal((2 * c, 9, 3, 3))).astype(np.float16)
@@ -364,13 +410,16 @@ def test_heuristics(kernels):
 
     ask = lambda params, card: kernels.plan("deform_sample", params, card)  # noqa: E731
     demt = ask(plane(native.HALF, 112, 144), native.H200)
-    assert (demt.variant, demt.blocks, demt.threads) == (native.SHARED, 256, 512)
-    assert demt.shared_bytes == 115 * 146 * 4
+    # Three rows of threads; three blocks of the plane and its ring fit an H200's multiprocessor.
+    assert (demt.variant, demt.blocks, demt.threads) == (native.SHARED, 256, 3 * 144)
+    assert demt.shared_bytes == (115 * 148 + 4) * 4
+    assert 3 * demt.shared_bytes <= native.H200.shared_bytes_per_multiprocessor
     for card in (native.H200, native.ORIN, native.RTX4090):
         assert (
             2 * demt.shared_bytes <= card.shared_bytes_per_multiprocessor or card is native.RTX4090
         )
-    assert ask(plane(native.HALF, 28, 36), native.ORIN).threads == 256
+    assert ask(plane(native.HALF, 28, 36), native.ORIN).threads == 7 * 36
+    assert ask(plane(native.HALF, 112, 1000), native.H200).threads == 512
     assert ask(plane(native.HALF, 256, 256), native.RTX4090).variant == native.DIRECT
     assert ask(plane(native.HALF, 112, 144, (3, 3)), native.H200).variant == native.DIRECT
     forced = plane(native.FLOAT, 300, 300)
@@ -386,7 +435,9 @@ def test_heuristics(kernels):
 
     tile = lambda *a, card=native.H200, **k: kernels.plan("deform_conv2d", conv(*a, **k), card)  # noqa: E731
     assert tile(256, 256, 112).tile_n == 256
-    assert tile(256, 256, 64).tile_n == 64  # 64 tiles of pixels would leave half the card idle
+    # 64 tiles of pixels leave half the card idle; four times as many sample four times as often.
+    assert tile(256, 256, 64).tile_n == 128
+    assert tile(256, 256, 16).tile_n == 64  # 16 blocks or 4: each on a multiprocessor of its own
     assert tile(256, 256, 64, card=native.ORIN).tile_n == 256
     assert tile(64, 64, 128).tile_n == 64
     assert tile(256, 256, 112, kind=native.FLOAT).tile_n == 128

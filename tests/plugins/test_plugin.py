@@ -1,6 +1,7 @@
 """The TensorRT plugin: driven by the mini host, taken by NVIDIA's registry, built by nvcc."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,14 +15,20 @@ from degmix_edge import ops, registry
 from degmix_edge.nvidia.trt import load as trt_load
 from degmix_edge.ops import deform_conv2d, deform_sample, deform_sample_fused
 
+sys.path.insert(0, str(ROOT / "plugins" / "tools"))
+import sass  # noqa: E402
+
 pytestmark = pytest.mark.slow(file_seconds=75)
 
 CREATORS = {
     (deform_sample.OP, ops.DOMAIN),
     (deform_sample.OP, ops.INT8_DOMAIN),
+    (deform_sample.AT_OP, ops.DOMAIN),
+    (deform_sample.AT_OP, ops.INT8_DOMAIN),
     (deform_sample_fused.OP, ops.DOMAIN),
     (deform_sample_fused.MIX_OP, ops.DOMAIN),
     (deform_conv2d.OP, ops.DOMAIN),
+    (deform_conv2d.OP, ops.INT8_DOMAIN),
 }
 LISTED = """
 import json, sys
@@ -46,9 +53,87 @@ def test_the_mini_host_drives_every_operator(emulated):
     command = [emulated / "degmix_mini_host_emulated", emulated / "libdegmix_trt_emulated.so"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 creators, 0 failures" in done.stdout
-    assert done.stdout.count("tactic 0: error") == 10
+    assert "8 creators, 0 failures" in done.stdout
+    assert done.stdout.count("tactic 0: error") == 15
     assert not done.stderr
+
+
+def test_a_block_that_does_not_fit_a_card_is_refused_by_the_builder(emulated):
+    """Not by the first frame: cards of compute capability 8.6, 8.9 and 12.0 have 99 KB a block."""
+    command = [emulated / "degmix_mini_host_emulated", emulated / "libdegmix_trt_emulated.so"]
+    environment = {**os.environ, "DEGMIX_EMULATED_SHARED_BYTES": str(99 * 1024)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "384 channels: refused" in done.stdout
+    assert "384 channels need" in done.stderr
+    assert "this card has 101376; use the plugin form, --dcn plugin" in done.stderr
+
+
+SLOW = """
+#include <cuda_runtime.h>
+#include <unistd.h>
+
+inline cudaError_t slowly(int* value, cudaDeviceAttr attribute, int device)
+{
+    usleep(5000);
+    return cudaDeviceGetAttribute(value, attribute, device);
+}
+
+#define cudaDeviceGetAttribute slowly
+"""
+RACE = """
+#include "common/launch.h"
+#include <cstdlib>
+#include <thread>
+#include <vector>
+
+int main()
+{
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 8; ++i)
+    {
+        threads.emplace_back(
+            []
+            {
+                degmix::DeviceLimits limits{};
+                if (degmix::deviceLimits(limits) != cudaSuccess || limits.multiprocessors != 132)
+                {
+                    std::abort();
+                }
+            });
+    }
+    for (std::thread& thread : threads)
+    {
+        thread.join();
+    }
+}
+"""
+
+
+def test_the_limits_of_a_card_are_read_by_many_threads(tmp_path):
+    """ThreadSanitizer finds two that write the same. A slow driver lets all of them in."""
+    compiler = shutil.which("c++") or pytest.skip("no C++ compiler")
+    plugins = ROOT / "plugins"
+    sources = [tmp_path / "race.cpp", plugins / "common" / "launch.cpp"]
+    sources[0].write_text(RACE)
+    (tmp_path / "slow.h").write_text(SLOW)
+    sources.append(plugins / "emulation" / "emulation.cpp")
+    command = [compiler, "-std=c++17", "-fsanitize=thread", "-g", "-DDEGMIX_EMULATED"]
+    command += [
+        "-include",
+        tmp_path / "slow.h",
+        f"-I{plugins / 'emulation'}",
+        f"-I{plugins}",
+        *sources,
+        "-o",
+        tmp_path / "race",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if "cannot find" in done.stderr and "tsan" in done.stderr:
+        pytest.skip("no ThreadSanitizer")
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([tmp_path / "race"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_no_plugin_library(emulated):
@@ -111,25 +196,71 @@ def test_an_old_tensorrt_is_refused(tmp_path):
     assert "has no IPluginV3; expected 10.3 or later" in said
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
-def test_nvcc_compiles_without_warnings_or_spills(tmp_path):
-    """For Orin; the other architectures differ in nothing that the sources ask about."""
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Everything by nvcc for Orin, and what it printed; no architecture has other sources."""
+    folder = tmp_path_factory.mktemp("nvcc")
     said = configure(
-        tmp_path,
+        folder,
         "-DDEGMIX_CPU_OPS=OFF",
         "-DDEGMIX_CUDA_ARCHITECTURES=87-real",
         f"-DTENSORRT_ROOT={INTERFACE}",
     )
     assert "kernels for 87-real" in said
-    done = subprocess.run(["cmake", "--build", str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run(["cmake", "--build", str(folder)], capture_output=True, text=True)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
+    return folder, output
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_nvcc_compiles_without_warnings_or_spills(compiled):
+    folder, output = compiled
     assert not re.search(r"\bwarning\b", output), output
     kernels = re.findall(r"Compiling entry function '(\w+)' for 'sm_(\d+)'", output)
     assert len(kernels) == 30
     assert set(re.findall(r"(\d+) bytes spill", output)) == {"0"}
-    assert "libnvinfer" not in " ".join(symbols(tmp_path / "libdegmix_trt10.so"))
+    assert "libnvinfer" not in " ".join(symbols(folder / "libdegmix_trt10.so"))
+
+
+MOST = {
+    "deformSampleKernel<fp16, fp16, true>": 47,
+    "deformSampleKernel<fp16, fp32, true>": 45,
+    "deformSampleKernel<fp32, fp16, true>": 43,
+    "deformSampleKernel<fp32, fp32, true>": 41,
+    "deformSampleKernel<int8, fp16, true>": 47,
+    "deformSampleKernel<int8, fp32, true>": 45,
+    "deformSampleKernel<fp16, fp16, false>": 90,
+    "deformSampleFusedKernel<false>": 125,
+}
+"""Instructions a sample that a kernel may have on Orin."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_machine_code_stays_within_its_bounds(compiled):
+    """Counted by NVIDIA's disassembler: instructions, divisions, local memory, vectors."""
+    found = {kernel.name: kernel for kernel in sass.kernels(compiled[0] / "libdegmix_kernels.so")}
+    assert len(found) == 30
+    for name, most in MOST.items():
+        kernel = found[name]
+        assert kernel.samples == 4, name
+        assert kernel.main.instructions / kernel.samples <= most, name
+        # Without a table of positions a turn is shorter.
+        turns = [loop.instructions for loop in kernel.loops if loop.parts.get("stores") == 4]
+        assert len(turns) == 1 or min(turns) / 4 <= most - 4, name
+        if "SampleKernel" in name:
+            assert not sum(loop.divisions for loop in kernel.loops), name
+    shared = found["deformSampleKernel<fp16, fp16, true>"]
+    (copy,) = [
+        loop for loop in shared.loops if "STS.128" in loop.widths and "LDG.128" in loop.widths
+    ]
+    assert copy.instructions <= 6 * 8  # eight words a turn
+    for name, kernel in found.items():
+        # Only the convolution of channels that are no vectors keeps places in local memory.
+        assert kernel.stack == 0 or re.match(r"deformConv2dKernel<.*false>", name), name
+        assert (kernel.main.parts.get("local", 0) == 0) or kernel.stack, name
 
 
 def test_the_gpu_benchmark_checks_its_cases(emulated, tmp_path):

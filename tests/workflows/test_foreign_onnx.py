@@ -187,7 +187,7 @@ def test_the_names_of_outputs_on_the_command_line(here, cli):
         (("--map", "seg=semseg"), 3, "no output 'seg'"),
         (("--map", "seg_out=semsg"), 3, "Did you mean 'semseg'"),
         (("--map", "seg_out=depth", "--map", "d=depth"), 3, "seg_out and d are both called so"),
-        (("--map", "seg_out"), 2, "expected OUTPUT=TASK, as in seg_out=semseg"),
+        (("--map", "seg_out"), 2, "expected OUTPUT=KIND, as in seg_out=semseg"),
     ]
     for more, expected, message in cases:
         code, _, err = cli(*build, *more)

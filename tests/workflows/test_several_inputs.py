@@ -360,3 +360,47 @@ tasks: {semseg: {classes: 3}}
         spec.write_text(text.replace("[3, 4]", wrong))
         with pytest.raises(ConfigError, match="together these have to be all of its channels"):
             degmix_edge.build(path, folder / "no.degmix", precision="fp32", spec=spec)
+
+
+def test_a_torch_module_with_a_second_picture(folder, frames, tmp_path):
+    """The spec names the arguments of `forward`, and PyTorch itself is the reference."""
+    text = """
+import torch
+from torch import nn
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.stem, self.seg = nn.Conv2d(6, 8, 3, 2, 1), nn.Conv2d(8, 3, 1)
+
+    def forward(self, left, other, *, gain):
+        both = torch.cat([left, other], 1)
+        return {"semseg": self.seg(self.stem(both).relu()) * gain}
+
+
+def make():
+    return Pair().eval()
+"""
+    (tmp_path / "pair.py").write_text(text)
+    import runpy
+
+    module = runpy.run_path(str(tmp_path / "pair.py"))["make"]()
+    spec = tmp_path / "pair.yaml"
+    spec.write_text(
+        "input: {color: rgb, mean: 0.45, std: 0.22}\n"
+        "inputs: {right: {tensor: other, kind: image}, gain: {kind: tensor, shape: [1, 3, 1, 1]}}\n"
+    )
+    np.save(frames / "gain.npy", np.ones((1, 3, 1, 1), np.float32))
+    bundle = degmix_edge.build(
+        module, tmp_path / "pair.degmix", precision="fp32", spec=spec, size=(HEIGHT, WIDTH)
+    )
+    found = compare(bundle, f"{tmp_path / 'pair.py'}:make", data=str(frames))
+    assert found.passed
+    assert found.tasks["semseg"].agreement > 99.9
+    spec.write_text(spec.read_text().replace(", shape: [1, 3, 1, 1]", ""))
+    with pytest.raises(ConfigError, match="'gain': a torch module does not say the shape of a te"):
+        degmix_edge.build(
+            module, tmp_path / "no.degmix", precision="fp32", spec=spec, size=(HEIGHT, WIDTH)
+        )

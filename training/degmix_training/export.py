@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from degmix_edge import __version__
-from degmix_edge.errors import GraphError
+from degmix_edge.errors import DegmixError, GraphError
 from degmix_edge.graph.outputs import named_outputs
 from degmix_edge.network import IMAGE, METADATA_KEY, NetworkSpec, Source
 from degmix_training.checkpoint import Checkpoint
@@ -38,12 +38,15 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 class _Outputs(nn.Module):
     """Wrap a network so that it returns its outputs as a tuple in the order of `names`."""
 
-    def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
+    def __init__(
+        self, network: nn.Module, names: tuple[str, ...], others: tuple[str, ...] = ()
+    ) -> None:
         super().__init__()
-        self.network, self.names = network, names
+        self.network, self.names, self.others = network, names, others
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        outputs = named_outputs(self.network(image))
+    def forward(self, image: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        more = dict(zip(self.others, others, strict=True))
+        outputs = named_outputs(self.network(image, **more))
         return tuple(outputs[name] for name in self.names)
 
 
@@ -88,6 +91,7 @@ def export_checkpoint(
 
     Raises:
         ConfigError: The network has no such task.
+        ShapeError: The network does not take images of this size.
         GraphError: PyTorch's exporter refused the network.
     """
     spec = network_spec(checkpoint, tasks, batch=batch)
@@ -95,7 +99,7 @@ def export_checkpoint(
     if len(spec.tasks) < len(checkpoint.card.tasks):
         network = network.keep(spec.task_names)
     folds = tuple(network.folds if folds is None else folds)
-    example = torch.zeros(batch, 3, spec.height, spec.width)
+    example = torch.zeros(spec.batch, 3, spec.height, spec.width)
     folded = network.fold_for_inference(folds)
     model = _exported(folded, spec.task_names, example, str(checkpoint.path))
     describe(model, spec, {"folds": folds, "commit": checkpoint.card.commit})
@@ -103,7 +107,12 @@ def export_checkpoint(
 
 
 def export_module(
-    module: nn.Module, size: tuple[int, int], *, channels: int = 3, batch: int = 1
+    module: nn.Module,
+    size: tuple[int, int],
+    *,
+    channels: int = 3,
+    batch: int = 1,
+    others: Mapping[str, Sequence[int]] | None = None,
 ) -> onnx.ModelProto:
     """Export a user's torch module as float ONNX, whose outputs have the module's own names.
 
@@ -113,6 +122,8 @@ def export_module(
         size: H and W in pixels.
         channels: C.
         batch: N.
+        others: Shapes of float32 tensors that `forward` takes beside the image, by the names of its
+            arguments.
 
     Raises:
         GraphError: The module fails on such an image or returns no tensor, or PyTorch's exporter
@@ -120,17 +131,19 @@ def export_module(
     """
     module, name = module.eval(), type(module).__name__
     example = torch.zeros(batch, channels, *size)
+    more = {key: torch.zeros(*shape) for key, shape in (others or {}).items()}
     try:
         with torch.no_grad():
-            returned = named_outputs(module(example))
+            returned = named_outputs(module(example, **more))
     except Exception as error:  # the module is the user's program
+        beside = f" and {', '.join(more)}" if more else ""
         raise GraphError(
-            f"{name}: fails on an image of {tuple(example.shape)}: {first_reason(error)}"
+            f"{name}: fails on an image of {tuple(example.shape)}{beside}: {first_reason(error)}"
         ) from error
     names = tuple(key for key, value in returned.items() if isinstance(value, Tensor))
     if not names:
         raise GraphError(f"{name}: returns no tensor, expected logits by task")
-    return _checked(_exported(module, names, example, name))
+    return _checked(_exported(module, names, example, name, more))
 
 
 def module_hash(module: nn.Module) -> str:
@@ -142,26 +155,33 @@ def module_hash(module: nn.Module) -> str:
 
 
 def _exported(
-    network: nn.Module, names: tuple[str, ...], example: Tensor, where: str
+    network: nn.Module,
+    names: tuple[str, ...],
+    example: Tensor,
+    where: str,
+    others: Mapping[str, Tensor] | None = None,
 ) -> onnx.ModelProto:
     """Export a network without metadata, with names by module path."""
-    module = _Outputs(network, names).eval()
+    more = others or {}
+    module = _Outputs(network, names, tuple(more)).eval()
     try:
         with warnings.catch_warnings(), _silence():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
-                (example,),
+                (example, *more.values()),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[IMAGE],
+                input_names=[IMAGE, *more],
                 output_names=list(names),
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
+        if isinstance(error.__cause__, DegmixError):  # the network itself says why
+            raise error.__cause__ from None
         raise GraphError(f"{where}: PyTorch cannot export it: {first_reason(error)}") from error
     model: onnx.ModelProto = program.model_proto
-    _rename(model, {IMAGE, *names})
+    _rename(model, {IMAGE, *more, *names})
     return model
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from degmix_edge import ops
 from degmix_edge.errors import BackendError, BuildError, GraphError, ShapeError
 from degmix_edge.files import write_file
 from degmix_edge.nvidia.trt.load import (
@@ -86,7 +87,8 @@ def build_plan(
     Raises:
         BackendError: The library is missing or gives no builder.
         GraphError: The parser refused the graph; has its own text and the node.
-        BuildError: The builder gave no plan; has its own text.
+        BuildError: The parser did not take our plugin for one of its operators, or the builder gave
+            no plan; has its own text.
     """
     trt = import_tensorrt(flavour)
     log = Log()
@@ -104,7 +106,10 @@ def build_plan(
     network = builder.create_network(flags=flags)
     parser = trt.OnnxParser(network=network, logger=logger)
     if not parser.parse(model=model):
-        raise GraphError(_parser_errors(flavour, trt, parser))
+        reasons = "".join(f". {reason}" for reason in log.reasons)
+        raise GraphError(_parser_errors(flavour, trt, parser) + reasons)
+    layers = _layers(network)
+    _check_plugin_layers(flavour, str(trt.__version__), layers, ops.node_names(model))
     config = _config(trt, builder, options)
     _add_profile(trt, builder, config, network, options)
     cache = _timing_cache(trt, config, options)
@@ -115,11 +120,31 @@ def build_plan(
         raise BuildError(f"{flavour} {trt.__version__} built no engine: {log.errors}")
     if cache is not None:
         _keep_timing_cache(cache, options)
-    return Built(bytes(plan), _layers(network), str(trt.__version__))
+    return Built(bytes(plan), layers, str(trt.__version__))
+
+
+def _check_plugin_layers(
+    flavour: Flavour, version: str, layers: Sequence[Layer], names: Sequence[str]
+) -> None:
+    """Check that the plugin runs each of our operators.
+
+    Raises:
+        BuildError: The parser took something else for one of them.
+    """
+    plugins = {x.name for x in layers if x.kind == "PLUGIN_V3"}
+    others = [name for name in names if name not in plugins]
+    if others:
+        raise BuildError(
+            f"{flavour} {version} does not run {len(others)} of {len(names)} operators with our "
+            f"plugin, {others[0]!r} first: its parser made other layers of them. Report this with "
+            f"the version"
+        )
 
 
 def _config(trt: Any, builder: Any, options: BuilderOptions) -> Any:
     config = builder.create_builder_config()
+    # Offsets are pixels up to a map's side, which TF32's ten bits round by a tenth of a pixel.
+    config.clear_flag(trt.BuilderFlag.TF32)
     if options.workspace_bytes is not None:
         pool = trt.MemoryPoolType.WORKSPACE
         config.set_memory_pool_limit(pool=pool, pool_size=options.workspace_bytes)

@@ -80,6 +80,10 @@ class Engine:
             raise BackendError(f"no execution context: out of GPU memory? {self._log.errors}")
         return Context(context, self._log)
 
+    def close(self) -> None:
+        """Destroy the engine, whose contexts are closed. A second time does nothing."""
+        self._engine = self._runtime = None
+
     def layers(self) -> list[dict[str, object]]:
         """Layers as they were built: name, kind, tactic, and the modules that went into each."""
         trt, engine = self._trt, self._engine
@@ -117,6 +121,10 @@ class Context:
 
     def __init__(self, context: Any, log: Log) -> None:
         self._context, self._log = context, log
+
+    def close(self) -> None:
+        """Destroy it. A second time does nothing."""
+        self._context = None
 
     def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
         """Set the shape of an input whose sizes are not fixed.

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from degmix_edge.errors import BackendError
+from degmix_edge.ops import DOMAIN
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 RTX_LIBRARIES = "onnxruntime_ep_nv_tensorrt_rtx"
 """The wheel that holds TensorRT-RTX's own libraries."""
 KEPT_LINES = 20
-FIRST_CREATOR = "DegmixDeformSample"
+PLUGIN = "degmix: "
+"""What lines of our plugin begin with."""
 BUILD_PLUGIN = "`make plugin` builds it (see plugins/README.md)"
 
 
@@ -36,9 +38,15 @@ class Log:
 
     @property
     def errors(self) -> str:
-        """Lines of errors, or the last one."""
+        """Lines of errors, or the last one; those of our plugin, which give the reason, first."""
         found = [line for line in self.lines if line.startswith(("ERROR", "INTERNAL"))]
-        return "; ".join(found[-3:] or self.lines[-1:])
+        rest = [line for line in found if PLUGIN not in line][-3:]
+        return "; ".join([*self.reasons, *rest] or self.lines[-1:])
+
+    @property
+    def reasons(self) -> list[str]:
+        """What our plugin said of what it refused."""
+        return list(dict.fromkeys(line for line in self.lines if PLUGIN in line))
 
 
 def unavailable(flavour: Flavour) -> str | None:
@@ -69,13 +77,28 @@ def import_tensorrt(flavour: Flavour) -> Any:
         if flavour == "tensorrt":
             return import_module("tensorrt")
         # The bindings look for libraries by soname: found, because they are loaded already.
-        spec = find_spec(RTX_LIBRARIES)
-        folder = Path(next(iter(spec.submodule_search_locations or ()))) if spec else Path()
+        folder = _rtx_folder()
         for stem in ("libtensorrt_rtx.so.*", "libtensorrt_onnxparser_rtx.so.*"):
             ctypes.CDLL(str(next(folder.glob(stem))), mode=ctypes.RTLD_GLOBAL)
         return import_module("tensorrt_rtx_bindings")
     except (ImportError, OSError, StopIteration) as error:
         raise BackendError(f"{flavour} does not load: {error}") from error
+
+
+def link_rtx(folder: Path) -> None:
+    """Links in `folder` by which TensorRT-RTX's parser finds its own library, when we have plugins.
+
+    It opens `libtensorrt_rtx.so`, and the wheel has that under its full version only. The folder
+    must be on LD_LIBRARY_PATH from the start of the process that parses.
+    """
+    (library,) = _rtx_folder().glob("libtensorrt_rtx.so.*")
+    for name in ("libtensorrt_rtx.so", "libtensorrt_rtx.so.1"):
+        (folder / name).symlink_to(library)
+
+
+def _rtx_folder() -> Path:
+    spec = find_spec(RTX_LIBRARIES)
+    return Path(next(iter(spec.submodule_search_locations or ()))) if spec else Path()
 
 
 def register(flavour: Flavour, library: Path) -> list[str]:
@@ -91,7 +114,8 @@ def register(flavour: Flavour, library: Path) -> list[str]:
     registry = trt.get_plugin_registry()
     if registry is None:
         raise BackendError(f"{flavour} {trt.__version__} has no plugin registry")
-    if registry.get_creator(FIRST_CREATOR, "1", "degmix") is None:
+    # Asking for a creator that is not there yet would be logged as an error, before any real one.
+    if not _ours(registry):
         try:
             built_for = int(ctypes.CDLL(str(library)).degmix_tensorrt_major())
         except (OSError, AttributeError) as error:
@@ -105,8 +129,13 @@ def register(flavour: Flavour, library: Path) -> list[str]:
             )
         if registry.load_library(str(library)) is None:
             raise BackendError(f"{library}: TensorRT's registry does not take it; {BUILD_PLUGIN}")
+    return _ours(registry)
+
+
+def _ours(registry: Any) -> list[str]:
+    """Names of our creators that the registry has."""
     return sorted(
-        creator.name for creator in registry.all_creators if creator.plugin_namespace == "degmix"
+        creator.name for creator in registry.all_creators if creator.plugin_namespace == DOMAIN
     )
 
 

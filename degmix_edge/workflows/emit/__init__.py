@@ -41,7 +41,12 @@ def targets() -> list[str]:
 
 
 def emit(
-    target: str, bundle: str | Path | Bundle, out: str | Path, *, force: bool = False
+    target: str,
+    bundle: str | Path | Bundle,
+    out: str | Path,
+    *,
+    size: tuple[int, int] | None = None,
+    force: bool = False,
 ) -> Emitted:
     """Write the files with which another program runs the model of a bundle.
 
@@ -49,10 +54,11 @@ def emit(
         target: `triton`, `isaac`, `deepstream`, `python` or `cpp`.
         bundle: The bundle, or its folder.
         out: The folder to write, which appears whole or not at all.
+        size: Height and width of a bundle that has several sizes; None takes its first.
         force: Replace a folder at `out` that holds nothing else than an earlier call wrote.
 
     Raises:
-        ConfigError: There is no such target.
+        ConfigError: There is no such target, or the bundle has no such size.
         BundleError: The bundle cannot be opened.
         OutputError: `out` exists without `force`, holds other files, or cannot be written.
     """
@@ -62,7 +68,7 @@ def emit(
     if not force:
         _check_absent(place)
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
-    source = emission(opened)
+    source = emission(opened.at(size))
     files = _render(target, source)
     check_folder(place.absolute().parent)
     with locked(place):

@@ -30,7 +30,7 @@ class Emission:
         name: The bundle's name as letters, digits, `_` and `-`.
         manifest: What the bundle says of itself.
         contract: What its model takes and gives.
-        model: The bytes of model.onnx, which is standard ONNX.
+        model: The bytes of model.onnx, which is standard ONNX, with all weights inside.
         plan: The bytes of the bundle's TensorRT plan; None if it has none.
         engine: For what the plan was built; None if there is none.
     """
@@ -78,6 +78,7 @@ def emission(opened: Bundle) -> Emission:
 
     Raises:
         BundleError: A file of the bundle is no longer what was opened.
+        GraphError: A weight of its model.onnx is not in the bundle.
     """
     manifest = opened.manifest
     engine = manifest.engine(PLAN_BACKEND)
@@ -85,7 +86,7 @@ def emission(opened: Bundle) -> Emission:
         name=re.sub(r"[^A-Za-z0-9_-]", "_", opened.path.resolve().stem) or "model",
         manifest=manifest,
         contract=contract(manifest),
-        model=opened.read(MODEL),
+        model=opened.onnx(),
         plan=opened.read(engine.file) if engine else None,
         engine=engine,
     )

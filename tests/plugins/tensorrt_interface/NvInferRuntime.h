@@ -12,7 +12,8 @@ namespace nvinfer1
 {
 
 enum class DataType : int32_t { kFLOAT, kHALF, kINT8, kINT32, kBOOL, kUINT8, kFP8, kBF16, kINT64 };
-enum class TensorFormat : int32_t { kLINEAR, kCHW2, kHWC8 };
+enum class TensorFormat : int32_t
+{ kLINEAR, kCHW2, kHWC8, kCHW4, kCHW16, kCHW32, kDHWC8, kCDHW32, kHWC, kDLA_LINEAR, kDLA_HWC4, kHWC16, kDHWC };
 enum class PluginCapabilityType : int32_t { kCORE, kBUILD, kRUNTIME };
 enum class TensorRTPhase : int32_t { kBUILD, kRUNTIME };
 enum class APILanguage : int32_t { kCPP };

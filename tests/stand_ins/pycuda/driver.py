@@ -1,6 +1,8 @@
 import ctypes
 import threading
 import time
+import weakref
+from collections import Counter
 
 import numpy as np
 
@@ -14,9 +16,28 @@ class LogicError(Error):
 
 
 LogicError.__module__ = Error.__module__ = "pycuda._driver"
-_stack = threading.local()
 STREAMS: dict[int, "Stream"] = {}
-MADE = {"integrated": False, "contexts": 0, "alive": 0, "launches": 0, "graphs": 0}
+MADE = {"integrated": False, "launches": 0}
+"""How the card is, and what was done on it."""
+COUNTS = Counter()
+"""What was made and not given back, by kind: what is left at the end is a leak."""
+MEMORY: dict[int, int] = {}
+"""Sizes of device memory by address."""
+ORDINALS: dict[int, int] = {}
+"""Devices of memory that is not on the first one."""
+PRIMARY = 0xC0FFEE
+"""Handle of the primary context."""
+NON_BLOCKING = 1
+
+
+class _Stacks(threading.local):
+    """Contexts that are current in a thread: PyCUDA keeps a stack beside the driver's own."""
+
+    def __init__(self):
+        self.driver, self.pycuda = [], []
+
+
+STACKS = _Stacks()
 
 
 def init():
@@ -28,8 +49,14 @@ def get_driver_version():
 
 
 def _needs_context():
-    if not getattr(_stack, "depth", 0):
+    if not STACKS.driver:
         raise LogicError("invalid device context")
+
+
+def destroyed(kind):
+    """An object of the driver's goes: only while the context is current, and for good."""
+    if STACKS.driver and COUNTS["contexts"]:
+        COUNTS[kind] -= 1
 
 
 class device_attribute:  # noqa: N801
@@ -41,15 +68,42 @@ class host_alloc_flags:  # noqa: N801
 
 
 class Context:
+    """A primary context, with what PyCUDA 2025.1 makes of threads and stacks."""
+
+    def __init__(self):
+        self.thread, self.valid = threading.get_ident(), True
+
     def push(self):
-        _stack.depth = getattr(_stack, "depth", 0) + 1
+        if STACKS.pycuda:
+            STACKS.driver.pop()
+        STACKS.driver.append(PRIMARY)
+        STACKS.pycuda.append(self)
 
     @staticmethod
     def pop():
-        _stack.depth -= 1
+        if not STACKS.pycuda:
+            raise LogicError("context::pop failed: invalid device context")
+        STACKS.driver.pop()
+        STACKS.pycuda.pop()
+        if STACKS.pycuda:
+            STACKS.driver.append(PRIMARY)
 
     def detach(self):
-        MADE["contexts"] -= 1
+        """Releases if it is current or of this thread; never pops the driver's stack."""
+        if not self.valid:
+            raise LogicError("context::detach failed: cannot detach from invalid context")
+        active = bool(STACKS.pycuda) and STACKS.pycuda[-1] is self
+        if active:
+            COUNTS["contexts"] -= 1
+        elif self.thread == threading.get_ident():
+            STACKS.driver.append(PRIMARY)
+            COUNTS["contexts"] -= 1
+        self.valid = False
+        if active:
+            while STACKS.pycuda and not STACKS.pycuda[-1].valid:
+                STACKS.pycuda.pop()
+            if STACKS.pycuda:
+                STACKS.driver.append(PRIMARY)
 
 
 class Device:
@@ -73,23 +127,28 @@ class Device:
         return int(MADE["integrated"]) if which == device_attribute.INTEGRATED else 0
 
     def retain_primary_context(self):
-        MADE["contexts"] += 1
+        COUNTS["contexts"] += 1
         return Context()
 
 
 class _Memory:
+    """On 256 bytes, as the driver's."""
+
     def __init__(self, size):
         _needs_context()
-        self.data = (ctypes.c_ubyte * size)()
-        MADE["alive"] += 1
+        self.size = size
+        self.data = (ctypes.c_ubyte * (size + 256))()
+        MEMORY[int(self)] = size
+        COUNTS["memory"] += 1
 
     def __int__(self):
-        return ctypes.addressof(self.data)
+        return -(-ctypes.addressof(self.data) // 256) * 256
 
     def free(self):
         _needs_context()
-        ctypes.memset(self.data, 0xEE, len(self.data))
-        MADE["alive"] -= 1
+        ctypes.memset(int(self), 0xEE, self.size)
+        del MEMORY[int(self)]
+        COUNTS["memory"] -= 1
 
 
 class _HostAllocation(_Memory):
@@ -123,11 +182,18 @@ def mem_get_info():
 
 
 class Stream:
-    def __init__(self):
+    def __init__(self, flags=0):
         _needs_context()
+        # On a blocking stream a capture fails as soon as torch works in another thread.
+        assert flags == NON_BLOCKING
+        COUNTS["streams"] += 1
         self.handle = id(self)
         self.queue, self.recording = [], None
-        STREAMS[self.handle] = self
+        STREAMS[self.handle] = weakref.proxy(self)
+
+    def __del__(self):
+        STREAMS.pop(self.handle, None)
+        destroyed("streams")
 
     def add(self, work):
         (self.queue if self.recording is None else self.recording).append(work)
@@ -142,6 +208,10 @@ class Stream:
 class Event:
     def __init__(self):
         _needs_context()
+        COUNTS["events"] += 1
+
+    def __del__(self):
+        destroyed("events")
 
     def record(self, stream):
         stream.add(lambda: setattr(self, "at", time.perf_counter()))
@@ -154,6 +224,10 @@ def memcpy_htod_async(pointer, host, stream):
     stream.add(lambda: ctypes.memmove(int(pointer), host.ctypes.data, host.nbytes))
 
 
+def memcpy_dtod_async(target, source, size, stream):
+    stream.add(lambda: ctypes.memmove(int(target), int(source), size))
+
+
 def memcpy_dtoh_async(host, pointer, stream):
     stream.add(lambda: ctypes.memmove(host.ctypes.data, int(pointer), host.nbytes))
 
@@ -164,23 +238,52 @@ class Library:
     def __init__(self):
         self.graphs = {}
 
+    def cuCtxGetCurrent(self, context):
+        context._obj.value = STACKS.driver[-1] if STACKS.driver else None
+        return 0
+
+    def cuCtxPushCurrent_v2(self, context):
+        STACKS.driver.append(context.value)
+        return 0
+
+    def cuCtxPopCurrent_v2(self, context):
+        context._obj.value = STACKS.driver.pop()
+        return 0
+
+    def cuPointerGetAttribute(self, value, attribute, pointer):
+        assert attribute == 9
+        if not any(p <= pointer.value < p + size for p, size in MEMORY.items()):
+            return 1
+        value._obj.value = ORDINALS.get(pointer.value, 0)
+        return 0
+
     def cuStreamBeginCapture_v2(self, handle, mode):
         STREAMS[handle.value].recording = []
         return 0
 
     def cuStreamEndCapture(self, handle, graph):
         stream = STREAMS[handle.value]
+        work, stream.recording = stream.recording, None
+        if BROKEN in work:
+            graph._obj.value = None
+            return 901  # the capture was invalidated
         key = len(self.graphs) + 1
-        self.graphs[key], stream.recording = stream.recording, None
+        self.graphs[key] = work
         graph._obj.value = key
+        COUNTS["recorded graphs"] += 1
         return 0
 
     def cuGraphInstantiateWithFlags(self, executable, graph, flags):
+        if INSTANTIATE:
+            return INSTANTIATE[0]
         executable._obj.value = graph.value
-        MADE["graphs"] += 1
+        COUNTS["graphs"] += 1
         return 0
 
     def cuGraphDestroy(self, graph):
+        if not graph.value:
+            return 1
+        COUNTS["recorded graphs"] -= 1
         return 0
 
     def cuGraphLaunch(self, executable, handle):
@@ -194,5 +297,11 @@ class Library:
         return 0
 
     def cuGraphExecDestroy(self, executable):
-        MADE["graphs"] -= 1
+        COUNTS["graphs"] -= 1
         return 0
+
+
+BROKEN = "broken"
+"""Work that no graph can hold."""
+INSTANTIATE: list[int] = []
+"""What instantiating a graph ends with, if anything."""

@@ -5,16 +5,24 @@ It has what `degmix_edge/trt.py` uses; that those names exist in the real one is
 
 import ctypes
 import enum
+import weakref
 
 import numpy as np
 
 __version__ = "10.3.0"
 MAGIC = b"stand-in plan"
+CAPTURE_FAILS: list[str] = []
+"""Why no engine can be captured, if anything."""
+IMAGES: list[np.ndarray] = []
+"""What engines have run on."""
 
 
 class ILogger:
     class Severity(enum.IntEnum):
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+        def __str__(self):
+            return f"Severity.{self.name}"
 
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
@@ -30,7 +38,11 @@ class ProfilingVerbosity(enum.Enum):
 
 
 class BuilderFlag(enum.Enum):
-    VERSION_COMPATIBLE, GPU_FALLBACK = range(2)
+    VERSION_COMPATIBLE, GPU_FALLBACK, TF32 = range(3)
+
+
+class LayerType(enum.Enum):
+    CONSTANT, PLUGIN_V3 = range(2)
 
 
 class HardwareCompatibilityLevel(enum.Enum):
@@ -51,13 +63,16 @@ class IProgressMonitor:
 
 class _Config:
     def __init__(self):
-        self.flags, self.progress_monitor, self.pool = [], None, None
+        self.flags, self.progress_monitor, self.pool = [BuilderFlag.TF32], None, None  # a default
 
     def set_memory_pool_limit(self, pool, pool_size):
         self.pool = pool_size
 
     def set_flag(self, flag):
         self.flags.append(flag)
+
+    def clear_flag(self, flag):
+        self.flags = [f for f in self.flags if f is not flag]
 
     def add_optimization_profile(self, profile):
         assert profile.shapes == ("x", (1, 2), (4, 2), (8, 2))
@@ -83,8 +98,15 @@ class _Profile:
 
 
 class _Network:
-    num_layers = 0
+    layers = ()
     inputs = ()
+
+    @property
+    def num_layers(self):
+        return len(self.layers)
+
+    def get_layer(self, index):
+        return self.layers[index]
 
     @property
     def num_inputs(self):
@@ -92,6 +114,13 @@ class _Network:
 
     def get_input(self, index):
         return self.inputs[index]
+
+
+class _Layer:
+    num_outputs = 0
+
+    def __init__(self, name, kind):
+        self.name, self.type = name, kind
 
 
 class _Input:
@@ -118,6 +147,7 @@ class Builder:
 
     def build_serialized_network(self, network, config):
         assert config.pool == 1 << 28  # half of what is free
+        assert BuilderFlag.TF32 not in config.flags  # offsets are pixels: ten bits are too few
         if config.progress_monitor is not None:
             config.progress_monitor.phase_start("Building", None, 4)
             config.progress_monitor.phase_start("Tactics", "Building", 9)
@@ -148,10 +178,15 @@ class OnnxParser:
     def parse(self, model):
         import onnx
 
-        graph = onnx.load_from_string(model).graph
-        ours = [n for n in graph.node if n.op_type.startswith("Degmix")]
+        loaded = onnx.load_from_string(model)
+        graph, local = loaded.graph, {f.name for f in loaded.functions}
+        # 10.0 to 10.6 take a function of the model's own before a plugin of that name.
+        ours = [n for n in graph.node if n.op_type.startswith("Degmix") and n.op_type not in local]
         known = {creator.name for creator in _REGISTRY.all_creators}
         self.errors = [_ParserError(n) for n in ours if n.op_type not in known]
+        plugins = {n.name for n in ours}
+        kinds = {True: LayerType.PLUGIN_V3, False: LayerType.CONSTANT}
+        self.network.layers = [_Layer(n.name, kinds[n.name in plugins]) for n in graph.node]
         self.network.model = model
         self.network.inputs = [_Input(value) for value in graph.input]
         return not self.errors
@@ -179,7 +214,12 @@ class _Registry:
     def load_library(self, path):
         count = ctypes.c_int32()
         ctypes.CDLL(path).getCreators(ctypes.byref(count))
-        names = ["DegmixDeformSample", "DegmixDeformConv2d", "DegmixDeformMix"]
+        names = [
+            "DegmixDeformSample",
+            "DegmixDeformSampleAt",
+            "DegmixDeformConv2d",
+            "DegmixDeformMix",
+        ]
         self.all_creators = [_Creator(name) for name in [*names, "DegmixDeformSampleFused"]]
         return self if count.value else None
 
@@ -199,13 +239,34 @@ class Runtime:
         if not plan.startswith(MAGIC):
             self.logger.log(ILogger.Severity.ERROR, "the plan's magic tag does not match")
             return None
-        return _Engine(plan[len(MAGIC) :])
+        engine = _Engine(plan[len(MAGIC) :])
+        engine.logger = self.logger
+        return engine
 
 
-class _Engine:
+class _Counted:
+    """Of the driver's context: made and destroyed while that is current."""
+
+    def __init__(self):
+        from pycuda import driver
+
+        driver._needs_context()
+        driver.COUNTS[type(self).__name__] += 1
+        self._destroyed = driver.destroyed
+
+    def __del__(self):
+        self._destroyed(type(self).__name__)
+
+
+class _Engine(_Counted):
     def __init__(self, model):
+        super().__init__()
+        import onnx
         import onnxruntime
 
+        from degmix_edge import ops
+
+        model = ops.attach(onnx.load_from_string(model)).SerializeToString()
         options = onnxruntime.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = 3, 1
         self.session = onnxruntime.InferenceSession(
@@ -249,11 +310,13 @@ class _Inspector:
         )
 
 
-class _Context:
+class _Context(_Counted):
     def __init__(self, engine):
+        super().__init__()
         self.engine, self.addresses = engine, {}
 
     def set_tensor_address(self, name, pointer):
+        assert pointer % 256 == 0, "TensorRT asks for addresses on 256 bytes"
         self.addresses[name] = pointer
         return pointer != 0
 
@@ -261,12 +324,20 @@ class _Context:
         from pycuda import driver
 
         driver._needs_context()
+        stream = driver.STREAMS[handle]
+        if stream.recording is not None and CAPTURE_FAILS:
+            self.engine.logger.log(ILogger.Severity.ERROR, CAPTURE_FAILS[0])
+            stream.add(driver.BROKEN)
+            return False
         addresses = dict(self.addresses)
-        driver.STREAMS[handle].add(lambda: self._run(addresses))
+        # What is recorded does not keep the context.
+        run = weakref.WeakMethod(self._run)
+        stream.add(lambda: run()(addresses))
         return True
 
     def _run(self, addresses):
         image = self._view("image", addresses)
+        IMAGES.append(image.copy())
         names = [n for n, (_, mode) in self.engine.tensors.items() if mode is TensorIOMode.OUTPUT]
         for name, value in zip(
             names, self.engine.session.run(names, {"image": image}), strict=True

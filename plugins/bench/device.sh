@@ -1,0 +1,122 @@
+#!/bin/sh
+# What a card can tell about the kernels, in three commands of a few minutes each, on a machine that has
+# the CUDA toolkit, torch and torchvision, and no network. Results are written to OUT as they come.
+#
+#   plugins/bench/device.sh check OUT     the kernels are right: sanitizers, every case, the quick table
+#   plugins/bench/device.sh table OUT     the full table of times
+#   plugins/bench/device.sh profile OUT   Nsight Compute on each kernel
+#   plugins/bench/device.sh --dry-run     here, without a card: is all of it ready?
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+plugins=$(dirname "$here")
+python=${PYTHON:-python3}
+
+said() {
+    echo "device.sh: $*" >&2
+}
+
+# The compute capability of the card, as 90.
+capability() {
+    "$python" -c 'import torch; a, b = torch.cuda.get_device_capability(); print(10 * a + b)'
+}
+
+# One library for this card in OUT/build; a second command finds it there.
+build() {
+    if [ ! -f "$out/build/libdegmix_kernels.so" ]; then
+        "$python" - "$out/build" "$(capability)" <<'EOF'
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path.cwd() / "plugins" / "bench"))
+from measure import build
+
+print(build(Path(sys.argv[1]), int(sys.argv[2])))
+EOF
+    fi
+}
+
+facts() {
+    { date -u; nvidia-smi; nvcc --version; "$python" -c 'import torch; print(torch.__version__)'; } \
+        > "$out/facts.txt" 2>&1 || true
+}
+
+bench() {
+    "$python" "$here/gpu.py" --library "$out/build/libdegmix_kernels.so" "$@"
+}
+
+check() {
+    facts
+    build
+    bench --quick --json "$out/quick.json" 2>&1 | tee "$out/quick.txt"
+    for tool in memcheck racecheck synccheck initcheck; do
+        # One launch of each kernel and no timing: the tools make a launch many times slower.
+        timeout 100 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+            "$python" "$here/gpu.py" --library "$out/build/libdegmix_kernels.so" --quick --profile none \
+            > "$out/$tool.txt" 2>&1 && said "$tool: clean" || said "$tool: exit $?, see $out/$tool.txt"
+    done
+}
+
+table() {
+    facts
+    build
+    bench --json "$out/table.json" 2>&1 | tee "$out/table.txt"
+}
+
+profile() {
+    build
+    for case in demt mixer dcnv2; do
+        timeout 120 ncu --profile-from-start off --set full --clock-control none \
+            --export "$out/$case" --force-overwrite "$python" "$here/gpu.py" \
+            --library "$out/build/libdegmix_kernels.so" --quick --profile "$case" \
+            > "$out/ncu_$case.txt" 2>&1 || said "ncu $case: exit $?, see $out/ncu_$case.txt"
+    done
+}
+
+# All that can be known without a card: tools, compilation for a card, and every case in emulation.
+dry_run() {
+    missing=0
+    for tool in nvcc "$python" cmake; do
+        command -v "$tool" > /dev/null || { said "no $tool"; missing=1; }
+    done
+    "$python" -c 'import torch, torchvision' || missing=1
+    for tool in nvidia-smi compute-sanitizer ncu; do
+        command -v "$tool" > /dev/null || said "no $tool here; the card's machine needs it"
+    done
+    [ "$missing" = 0 ] || { said "not ready"; return 1; }
+    out=$(mktemp -d)
+    trap 'rm -rf "$out"' EXIT
+    "$python" - "$out/build" <<'EOF'
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path.cwd() / "plugins" / "bench"))
+from measure import build
+
+print(build(Path(sys.argv[1]), 90))
+EOF
+    emulated=${EMULATED:-}
+    if [ -z "$emulated" ]; then
+        cmake -S "$plugins" -B "$out/emulated" -DDEGMIX_EMULATION=ON -DDEGMIX_CUDA=OFF \
+            -DDEGMIX_CPU_OPS=OFF > "$out/cmake.txt"
+        cmake --build "$out/emulated" > "$out/cmake.txt"
+        emulated=$out/emulated/libdegmix_kernels_emulated.so
+    fi
+    "$python" "$here/gpu.py" --emulated "$emulated" --json "$out/small.json"
+    said "ready: check, table and profile need a card"
+}
+
+cd "$plugins/.."
+command=${1:-}
+case $command in
+    check | table | profile)
+        out=${2:?device.sh: give a folder for the results}
+        mkdir -p "$out"
+        out=$(cd "$out" && pwd)
+        "$command"
+        ;;
+    --dry-run) dry_run ;;
+    *)
+        said "expected check, table or profile with a folder, or --dry-run"
+        exit 2
+        ;;
+esac
