@@ -83,7 +83,7 @@ def test_a_newer_schema_is_refused(copy):
 def test_an_older_schema_has_no_hash_of_its_manifest(copy):
     edit(copy, schema_version=1)
     (copy / "manifest.sha256").unlink()
-    with pytest.raises(BundleError, match="schema 1, this degmix-edge reads 2; build the bundle"):
+    with pytest.raises(BundleError, match="schema 1, this degmix-edge reads 2 and 3; build"):
         open_bundle(copy)
 
 
