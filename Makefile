@@ -4,7 +4,7 @@ BIN := .venv/bin
 CPP_FILES := find plugins -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' | xargs
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo campaign corpus test lint format fast coverage docs lock weights cpu-ops plugin zoo-smoke
+.PHONY: demo campaign corpus test lint format fast coverage docs lock weights cpu-ops plugin zoo-smoke builder-table
 
 demo: .venv/installed
 	$(BIN)/degmix-edge demo --out demo
@@ -67,6 +67,11 @@ plugin:
 	cmake -S plugins -B build/plugins -DDEGMIX_CPU_OPS=OFF -DTENSORRT_ROOT=$(TENSORRT_ROOT)
 	cmake --build build/plugins --parallel 2
 	cmake --install build/plugins
+
+# What NVIDIA's builder makes of every model, precision and form, without a GPU: a table in
+# build/builder.md, in about five minutes.
+builder-table: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/nvidia/builder_table.py
 
 # Trains the checkpoint that ships with the package, with the command that users have.
 weights: .venv/installed

@@ -128,6 +128,11 @@ class Backend(EngineBackend):
         if not found:
             raise BuildError("; ".join(f"{form}: {why}" for form, why in refused.items()))
         fastest = min(found, key=lambda name: found[name][0])
+        if refused:
+            why = "; ".join(f"{form}: {reason}" for form, reason in refused.items())
+            warnings.warn(
+                f"--dcn {fastest} is used, as others cannot be built. {why}", stacklevel=2
+            )
         _, inspected, built = found[fastest]
         said = {
             "version": built.version,

@@ -17,7 +17,14 @@ from degmix_edge import backends, config, ops
 from degmix_edge.backends import EngineOptions
 from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.cli import invoke
-from degmix_edge.errors import BackendError, BuildError, ConfigError, CudaError, ShapeError
+from degmix_edge.errors import (
+    BackendError,
+    BuildError,
+    ConfigError,
+    CudaError,
+    GraphError,
+    ShapeError,
+)
 from degmix_edge.graph.model import to_graph
 from degmix_edge.network import IMAGE
 from degmix_edge.nvidia import arrays as device_array
@@ -365,6 +372,22 @@ def test_forms_are_timed_and_one_is_kept(card, exported, pictures, tmp_path, emu
     assert doctor._plugin().found.startswith(plugin.name)
     timing = list((tmp_path / "cache" / "timing").iterdir())
     assert [p.suffix for p in timing] == [".timing"]
+
+
+def test_a_form_that_cannot_be_built_is_said(card, exported, emulated_plugin, monkeypatch):
+    model, spec, _ = deploy_model(*exported)
+    recipe = choose(to_graph(model), spec, "fp16")
+
+    def lower(data, recipe, form):
+        if form == "fused":
+            raise GraphError("384 channels need 105600 bytes of shared memory")
+        return lower_for_tensorrt(data, recipe, form)
+
+    monkeypatch.setattr("degmix_edge.passes.forms.lower_for_tensorrt", lower)
+    said = "--dcn (plugin|builtin) is used, as others cannot be built. fused: 384 channels need"
+    with pytest.warns(UserWarning, match=said):
+        files = backends.find("tensorrt").build(model.SerializeToString(), recipe, None)
+    assert set(json.loads(files["layers.json"])["refused"]) == {"fused"}
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
