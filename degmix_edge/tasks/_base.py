@@ -14,8 +14,8 @@ from degmix_edge.errors import ConfigError
 from degmix_edge.tasks._decodes import DECODES, DecodeName
 from degmix_edge.tensors import TensorSpec
 
-BYTE_LABELS, MOST_LABELS = 256, 65536
-"""Classes of a map with one byte a pixel, and with two."""
+BYTE_LABELS, MOST_LABELS = 256, 65535
+"""Classes of a map with one byte a pixel, and with two, whose last label means no class."""
 _Byte = Annotated[int, Field(ge=0, le=255)]
 
 

@@ -119,7 +119,7 @@ def test_a_zero_vector_stays_zero():
     ("values", "message"),
     [
         ({"decode": "clamp", "num_channels": 2}, "2 channels, clamp takes 1"),
-        ({"decode": "argmax", "num_channels": 65537}, "expected at most 65536"),
+        ({"decode": "argmax", "num_channels": 65536}, "expected at most 65535"),
         ({"decode": "argmax", "num_channels": 4, "scale": 2}, "argmax has no scale"),
         ({"decode": "raw", "num_channels": 1}, "only raw has a shape and a dtype"),
         ({"decode": "clamp", "num_channels": 1, "dtype": "int64"}, "only raw has a shape"),

@@ -127,11 +127,12 @@ def test_yaml_that_is_refused(tmp_path, text):
         config.load(TrainConfig, path)
 
 
-def test_a_class_map_has_at_most_65536_classes():
-    names = tuple(f"class {i}" for i in range(65537))
-    with pytest.raises(ValidationError, match="65537 classes, expected at most 65536"):
+def test_a_class_map_has_at_most_65535_classes():
+    """The last label of two bytes is that of pixels that are not scored."""
+    names = tuple(f"class {i}" for i in range(65536))
+    with pytest.raises(ValidationError, match="65536 classes, expected at most 65535"):
         tasks.find("semseg").spec(names)
-    widths = {count: tasks.find("semseg").spec(names[:count]) for count in (256, 257, 65536)}
+    widths = {count: tasks.find("semseg").spec(names[:count]) for count in (256, 257, 65535)}
     dtypes = [spec.map_spec(4, 6).dtype for spec in widths.values()]
     assert dtypes == ["uint8", "uint16", "uint16"]
 
