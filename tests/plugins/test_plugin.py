@@ -231,7 +231,7 @@ MOST = {
     "deformSampleKernel<fp32, fp32, true>": 41,
     "deformSampleKernel<int8, fp16, true>": 47,
     "deformSampleKernel<int8, fp32, true>": 45,
-    "deformSampleKernel<fp16, fp16, false>": 90,
+    "deformSampleKernel<fp16, fp16, false>": 95,
     "deformSampleFusedKernel<false>": 125,
 }
 """Instructions a sample that a kernel may have on Orin."""
