@@ -325,7 +325,7 @@ __device__ __forceinline__ PositionLine alongRows(PositionLine const& line, bool
     return PositionLine{0.F, line.slopeY * column + line.interceptY, 0.F, line.slopeX * column + line.interceptX};
 }
 
-__device__ __forceinline__ ColumnPosition positionOf(
+__device__ __forceinline__ ColumnPosition columnPosition(
     PositionLine const* lines, DeformSampleParams const& params, int32_t channel, int32_t column)
 {
     PositionLine const* line = lines + borderOf(column, params.outWidth) * params.c + channel;
@@ -494,7 +494,7 @@ __global__ void __launch_bounds__(512) deformSampleKernel(DeformSampleParams par
         }
         else
         {
-            ColumnPosition const position = positionOf(lines, params, channel, column);
+            ColumnPosition const position = columnPosition(lines, params, channel, column);
             sampleDown<true>(sampled, position, dy + column, dx + column, output + column, rows);
         }
     }

@@ -400,7 +400,7 @@ def make():
     assert found.passed
     assert found.tasks["semseg"].agreement > 99.9
     spec.write_text(spec.read_text().replace(", shape: [1, 3, 1, 1]", ""))
-    with pytest.raises(ConfigError, match="'gain': a torch module does not say the shape of a te"):
+    with pytest.raises(ConfigError, match="'gain': a torch module does not say the shape"):
         degmix_edge.build(
             module, tmp_path / "no.degmix", precision="fp32", spec=spec, size=(HEIGHT, WIDTH)
         )
