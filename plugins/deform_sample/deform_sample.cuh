@@ -293,14 +293,31 @@ struct alignas(16) PositionLine
     float interceptX;
 };
 
-// What a pixel's own position adds to the offsets of one channel, down one column of the output: a line of
-// the row, since a column's own share is constant. The first and the last row have lines of their own.
+// A line as one of the row: of a channel that moves along the columns it is a constant.
+__device__ __forceinline__ PositionLine alongRows(PositionLine const& line, bool isAlongRows, float column)
+{
+    if (isAlongRows)
+    {
+        return line;
+    }
+    return PositionLine{0.F, line.slopeY * column + line.interceptY, 0.F, line.slopeX * column + line.interceptX};
+}
+
+// What a pixel's own position adds to the offsets of one channel, down one column of the output. The first
+// and the last row have lines of their own, which are read when they are needed.
 struct ColumnPosition
 {
-    PositionLine first;
-    PositionLine middle;
-    PositionLine last;
+    PositionLine const* lines; // of the column's border class and the channel
+    int32_t ofRows;            // from one class of rows to the next
+    bool isAlongRows;
+    float column;
     float lastRow;
+    PositionLine middle;
+
+    __device__ __forceinline__ PositionLine line(int32_t rowBorder) const
+    {
+        return alongRows(lines[rowBorder * ofRows], isAlongRows, column);
+    }
 };
 
 __device__ __forceinline__ void addLine(PositionLine const& line, float row, float& y, float& x)
@@ -315,25 +332,17 @@ __device__ __forceinline__ int32_t borderOf(int32_t at, int32_t size)
     return at == 0 ? 0 : at == size - 1 ? 2 : 1;
 }
 
-// A line as one of the row: of a channel that moves along the columns it is a constant.
-__device__ __forceinline__ PositionLine alongRows(PositionLine const& line, bool isAlongRows, float column)
-{
-    if (isAlongRows)
-    {
-        return line;
-    }
-    return PositionLine{0.F, line.slopeY * column + line.interceptY, 0.F, line.slopeX * column + line.interceptX};
-}
-
 __device__ __forceinline__ ColumnPosition columnPosition(
     PositionLine const* lines, DeformSampleParams const& params, int32_t channel, int32_t column)
 {
-    PositionLine const* line = lines + borderOf(column, params.outWidth) * params.c + channel;
-    int32_t const ofRows = 3 * params.c; // from one class of rows to the next
-    bool const isAlong = 2 * channel < params.c;
-    float const at = static_cast<float>(column);
-    return ColumnPosition{alongRows(line[0], isAlong, at), alongRows(line[ofRows], isAlong, at),
-        alongRows(line[2 * ofRows], isAlong, at), static_cast<float>(params.outHeight - 1)};
+    ColumnPosition position{};
+    position.lines = lines + borderOf(column, params.outWidth) * params.c + channel;
+    position.ofRows = 3 * params.c;
+    position.isAlongRows = 2 * channel < params.c;
+    position.column = static_cast<float>(column);
+    position.lastRow = static_cast<float>(params.outHeight - 1);
+    position.middle = position.line(1);
+    return position;
 }
 
 // One column of a plane, sampled at any row.
@@ -399,7 +408,7 @@ __device__ __forceinline__ void sampleDown(SampleColumn<T, TOffset, kSHARED> con
     float row = static_cast<float>(rows.first);
     if (kAT && rows.first == 0)
     {
-        output[0] = column.sample(0.F, __ldg(dy), __ldg(dx), position.first);
+        output[0] = column.sample(0.F, __ldg(dy), __ldg(dx), position.line(0));
         pixel += stride;
         row += step;
     }
@@ -432,7 +441,7 @@ __device__ __forceinline__ void sampleDown(SampleColumn<T, TOffset, kSHARED> con
             PositionLine line = position.middle;
             if (row == position.lastRow)
             {
-                line = position.last;
+                line = position.line(2);
             }
             output[pixel] = column.sample(row, y, x, line);
         }
@@ -444,8 +453,13 @@ __device__ __forceinline__ void sampleDown(SampleColumn<T, TOffset, kSHARED> con
     }
 }
 
+// Blocks of 512 threads whose registers a multiprocessor has to hold: three of DeMT's planes fit an H100's
+// shared memory. INT8 needs more registers to copy a plane.
+template <typename T, bool kSHARED>
+constexpr int32_t kBLOCKS = kSHARED && sizeof(T) > 1 ? 3 : 2;
+
 template <typename T, typename TOffset, bool kSHARED>
-__global__ void __launch_bounds__(512) deformSampleKernel(DeformSampleParams params)
+__global__ void __launch_bounds__(512, (kBLOCKS<T, kSHARED>) ) deformSampleKernel(DeformSampleParams params)
 {
     using Plane = PlaneWord<T>;
     DEGMIX_SHARED(shared);

@@ -225,12 +225,12 @@ def test_nvcc_compiles_without_warnings_or_spills(compiled):
 
 
 MOST = {
-    "deformSampleKernel<fp16, fp16, true>": 47,
-    "deformSampleKernel<fp16, fp32, true>": 45,
-    "deformSampleKernel<fp32, fp16, true>": 43,
-    "deformSampleKernel<fp32, fp32, true>": 41,
-    "deformSampleKernel<int8, fp16, true>": 47,
-    "deformSampleKernel<int8, fp32, true>": 45,
+    "deformSampleKernel<fp16, fp16, true>": 48,
+    "deformSampleKernel<fp16, fp32, true>": 46,
+    "deformSampleKernel<fp32, fp16, true>": 42,
+    "deformSampleKernel<fp32, fp32, true>": 40,
+    "deformSampleKernel<int8, fp16, true>": 46,
+    "deformSampleKernel<int8, fp32, true>": 44,
     "deformSampleKernel<fp16, fp16, false>": 95,
     "deformSampleFusedKernel<false>": 125,
 }
@@ -249,10 +249,11 @@ def test_machine_code_stays_within_its_bounds(compiled):
         assert kernel.main.instructions / kernel.samples <= most, name
         # Without a table of positions a turn is shorter.
         turns = [loop.instructions for loop in kernel.loops if loop.parts.get("stores") == 4]
-        assert len(turns) == 1 or min(turns) / 4 <= most - 4, name
+        assert len(turns) == 1 or min(turns) / 4 <= most - 2, name
         if "SampleKernel" in name:
             assert not sum(loop.divisions for loop in kernel.loops), name
     shared = found["deformSampleKernel<fp16, fp16, true>"]
+    assert shared.registers <= 40  # three blocks of 432 threads on a multiprocessor
     (copy,) = [
         loop for loop in shared.loops if "STS.128" in loop.widths and "LDG.128" in loop.widths
     ]
