@@ -80,7 +80,8 @@ def colour(array: np.ndarray, spec: TaskSpec, limit: float | None = None) -> np.
 
 
 def _classes(array: np.ndarray, spec: TaskSpec, limit: float | None) -> np.ndarray:
-    size = BYTE_LABELS if spec.num_channels < BYTE_LABELS else MOST_LABELS
+    # Of two bytes too, the last label is that of no class.
+    size = BYTE_LABELS if spec.num_channels < BYTE_LABELS else MOST_LABELS + 1
     table = np.zeros((size, 3), np.uint8)
     table[: spec.num_channels] = _colours(spec)
     return np.asarray(table[array])
