@@ -2,7 +2,8 @@
 # What a card can tell about the kernels, in three commands of a few minutes each, on a machine that has
 # the CUDA toolkit, torch and torchvision, and no network. Results are written to OUT as they come.
 #
-#   plugins/bench/device.sh check OUT     the kernels are right: sanitizers, every case, the quick table
+#   plugins/bench/device.sh check OUT     the kernels are right: property tests, alone and under each
+#                                         sanitizer, and the quick table
 #   plugins/bench/device.sh table OUT     the full table of times
 #   plugins/bench/device.sh profile OUT   Nsight Compute on each kernel
 #   plugins/bench/device.sh --dry-run     here, without a card: is all of it ready?
@@ -48,12 +49,28 @@ check() {
     facts
     build
     bench --quick --json "$out/quick.json" 2>&1 | tee "$out/quick.txt"
+    property_tests > "$out/tests.txt" 2>&1 || said "property tests: exit $?"
+    tail -n 3 "$out/tests.txt"
+    # The tools make a launch many times slower, so they run side by side and look at our kernels alone.
     for tool in memcheck racecheck synccheck initcheck; do
-        # One launch of each kernel and no timing: the tools make a launch many times slower.
-        timeout 100 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-            "$python" "$here/gpu.py" --library "$out/build/libdegmix_kernels.so" --quick --profile none \
-            > "$out/$tool.txt" 2>&1 && said "$tool: clean" || said "$tool: exit $?, see $out/$tool.txt"
+        sanitize "$tool" &
     done
+    wait
+}
+
+# The tests that the emulated kernels pass, on this card; also under the command that is given.
+property_tests() {
+    DEGMIX_KERNELS="$out/build/libdegmix_kernels.so" PYTHONPATH="$PWD:$PWD/tests/plugins" \
+        "$@" "$python" -m pytest --noconftest -o addopts= -q -p on_card -p no:cacheprovider \
+        tests/plugins/test_kernels.py
+}
+
+# Every tensor has an allocation of its own, so that the end of an array is known to the tool.
+sanitize() {
+    found=0
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 property_tests timeout 200 compute-sanitizer --tool "$1" \
+        --kernel-name kns=degmix --error-exitcode 9 > "$out/$1.txt" 2>&1 || found=$?
+    said "$1: exit $found; $(grep 'ERROR SUMMARY' "$out/$1.txt" || echo no summary)"
 }
 
 table() {
@@ -65,8 +82,8 @@ table() {
 profile() {
     build
     for case in demt mixer dcnv2; do
-        timeout 120 ncu --profile-from-start off --set full --clock-control none \
-            --export "$out/$case" --force-overwrite "$python" "$here/gpu.py" \
+        timeout 120 ncu --profile-from-start off --set full --clock-control none --print-details all \
+            --kernel-name-base mangled --kernel-name regex:degmix "$python" "$here/gpu.py" \
             --library "$out/build/libdegmix_kernels.so" --quick --profile "$case" \
             > "$out/ncu_$case.txt" 2>&1 || said "ncu $case: exit $?, see $out/ncu_$case.txt"
     done

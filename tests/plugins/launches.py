@@ -1,4 +1,8 @@
-"""Kernels over numpy arrays, through the C interface. Arrays end at a page without access."""
+"""Kernels over numpy arrays, through the C interface.
+
+On the processor, arrays end at a page without access. On a card they are torch's, and end where
+compute-sanitizer knows that they end if PYTORCH_NO_CUDA_MEMORY_CACHING is 1.
+"""
 
 import ctypes
 import mmap
@@ -20,6 +24,25 @@ _LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ct
 _LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 ANONYMOUS, NO_ACCESS = 0x20, 0
+
+
+class OnCard:
+    """A copy of an array in a card's memory, of whole 16 bytes."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        import torch
+
+        array = np.ascontiguousarray(array)
+        self.shape, self.dtype = array.shape, array.dtype
+        self.bytes = np.zeros(-(-array.nbytes // 16) * 16, np.uint8)
+        self.bytes[: array.nbytes] = array.reshape(-1).view(np.uint8)
+        self.tensor = torch.from_numpy(self.bytes).cuda()
+        self.address = self.tensor.data_ptr()
+
+    def array(self) -> np.ndarray:
+        raw = self.tensor.cpu().numpy().tobytes()
+        count = int(np.prod(self.shape))
+        return np.frombuffer(raw, self.dtype, count).reshape(self.shape).copy()
 
 
 class Guarded:
@@ -48,6 +71,11 @@ class Guarded:
         _LIBC.munmap(self.base, self.length)
 
 
+def memory(kernels: native.Kernels) -> type[Guarded] | type[OnCard]:
+    """Where the arrays of a library's launches lie."""
+    return Guarded if hasattr(kernels.library, "degmix_emulation_set_order") else OnCard
+
+
 def channels_last(array: np.ndarray, pitch: int) -> np.ndarray:
     n, c, height, width = array.shape
     out = np.zeros((n, height, width, pitch), array.dtype)
@@ -74,9 +102,9 @@ def sample(
         offset_type=TYPES[offset.dtype],
         variant=variant,
     )
-    kept = []
+    kept, copy = [], memory(kernels)
     for i, arrays in enumerate(inputs):
-        guards = [Guarded(array) for array in (np.full(out_shape, 77, value.dtype), *arrays)]
+        guards = [copy(array) for array in (np.full(out_shape, 77, value.dtype), *arrays)]
         kept.append(guards)
         names = ("output", "value", "offset", "position")
         for name, guard in zip(names, guards, strict=False):
@@ -120,7 +148,8 @@ def convolution(
         "weight_scale": None if scales is None else scales[1].astype(np.float32),
         "output": np.full(shape, 77, out_dtype),
     }
-    guards = {name: Guarded(array) for name, array in arrays.items() if array is not None}
+    copy = memory(kernels)
+    guards = {name: copy(array) for name, array in arrays.items() if array is not None}
     params = native.DeformConv2dParams(
         **{name: guard.address for name, guard in guards.items()},
         n=n,
@@ -172,10 +201,10 @@ def fused(kernels: native.Kernels, blocks: list[dict[str, np.ndarray]]) -> list[
         activation=native.ACTIVATIONS["gelu"],
         residual=1,
     )
-    kept = []
+    kept, copy = [], memory(kernels)
     for i, block in enumerate(blocks):
-        guards = {name: Guarded(array) for name, array in block.items()}
-        guards["output"] = Guarded(np.full((n, c, height, width), 77, np.float16))
+        guards = {name: copy(array) for name, array in block.items()}
+        guards["output"] = copy(np.full((n, c, height, width), 77, np.float16))
         kept.append(guards)
         for name, guard in guards.items():
             getattr(params, name)[i] = guard.address
