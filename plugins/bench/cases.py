@@ -45,6 +45,7 @@ def demt(bench: Bench, kind: str, shape: tuple[int, int, int], tasks: int) -> No
         for one in sets:
             for name in ("value", "weight", "bias"):
                 one[f"{name}32"] = one[name].float()
+            one["out"] = torch.empty_like(one["sampled"])
             one["from"] = torch.empty(moved // 2, dtype=torch.uint8, device=bench.device)
             one["into"] = torch.empty_like(one["from"])
         return sets
@@ -78,13 +79,32 @@ def product(one: Tensors) -> torch.Tensor:
     return F.conv2d(one["sampled"], one["weight"], one["bias"])
 
 
+def products(sets: list[Tensors]) -> None:
+    """The same of all tasks by cuBLAS, without the bias, which an engine adds in the product."""
+    for one in sets:
+        c = one["sampled"].shape[1]
+        torch.mm(one["weight"].view(c, c), one["sampled"].view(c, -1), out=one["out"].view(c, -1))
+
+
 def demt_contestants(bench: Bench) -> dict[str, Callable[[list[Tensors]], object]]:
     """What is timed, by its name in the table."""
 
     def ours_and_product(sets: list[Tensors]) -> None:
         bench.sample(sets)
+        products(sets)
+
+    def ours_and_cudnn(sets: list[Tensors]) -> None:
+        bench.sample(sets)
         for one in sets:
             product(one)
+
+    def half_offsets(sets: list[Tensors]) -> None:
+        """With half the bytes: small numbers where a table has the positions."""
+        bench.sample(sets, offsets="offset16")
+
+    def half_offsets_and_product(sets: list[Tensors]) -> None:
+        half_offsets(sets)
+        products(sets)
 
     def stand_in(sets: list[Tensors]) -> None:
         """What the stock plugin does: columns through the caches, a product, a bias pass."""
@@ -113,7 +133,10 @@ def demt_contestants(bench: Bench) -> dict[str, Callable[[list[Tensors]], object
 
     return {
         "deform_sample": bench.sample,
-        "deform_sample + product": ours_and_product,
+        "deform_sample + product (cuBLAS)": ours_and_product,
+        "deform_sample + product (cuDNN)": ours_and_cudnn,
+        "deform_sample, fp16 offsets": half_offsets,
+        "deform_sample, fp16 offsets + product (cuBLAS)": half_offsets_and_product,
         "im2col stand-in": stand_in,
         "torchvision fp16": torchvision_half,
         "torchvision fp32": torchvision_float,
@@ -150,11 +173,33 @@ def mixer(bench: Bench, shape: tuple[int, int, int], tasks: int) -> None:
         make,
         {
             "deform_sample_fused": bench.fused,
+            "deform_sample_fused without product": lambda sets: bench.fused(sets, is_whole=False),
+            "... + product (cuBLAS)": lambda sets: [
+                bench.fused(sets, is_whole=False),
+                products(sets),
+            ],
+            "offset convolution": lambda sets: [offsets_of(one) for one in sets],
+            "deform_sample, fp16 offsets and positions": lambda sets: bench.sample(
+                sets, offsets="offset16"
+            ),
+            "offset convolution + deform_sample + product": lambda sets: [
+                [offsets_of(one) for one in sets],
+                bench.sample(sets, offsets="offset16"),
+                products(sets),
+            ],
+            "torchvision fp16 + offset convolution": lambda sets: [
+                mixer_in_pieces(one, torch.float16, has_tail=False) for one in sets
+            ],
             "torchvision fp16 + offset convolution + tail": lambda sets: [
                 mixer_in_pieces(one, torch.float16) for one in sets
             ],
         },
     )
+
+
+def offsets_of(one: Tensors) -> None:
+    """Expand a block's maps to offsets without positions, in half precision."""
+    one["offset16"] = F.conv2d(one["maps"], one["plain"], padding=1, groups=2)
 
 
 def mixer_inputs(bench: Bench, shape: tuple[int, int, int]) -> Tensors:
@@ -180,15 +225,20 @@ def mixer_inputs(bench: Bench, shape: tuple[int, int, int]) -> Tensors:
     for name in ("bias", "scale", "shift"):
         one[name] = bench.put(torch.randn(c), torch.float32)
     one["mixed"] = poisoned(one["value"])
+    one["sampled"], one["out"] = poisoned(one["value"]), torch.empty_like(one["value"])
+    one["offset16"] = torch.empty(1, 2 * c, height, width, dtype=torch.float16)
     return one
 
 
-def mixer_in_pieces(one: Tensors, dtype: torch.dtype) -> torch.Tensor:
-    """The same tail by PyTorch and torchvision, in `dtype`."""
+def mixer_in_pieces(one: Tensors, dtype: torch.dtype, *, has_tail: bool = True) -> torch.Tensor:
+    """The same by PyTorch and torchvision, in `dtype`: to the product, or with the tail."""
     value, weight = one["value"].to(dtype), one["weight"].to(dtype)
     maps = one["maps"].to(dtype) + one["constant"].to(dtype)
     offset = F.conv2d(maps, one["plain"].to(dtype), padding=1, groups=2)
-    mixed = F.gelu(by_torchvision(value, offset, weight, one["bias"].to(dtype)))
+    mixed = by_torchvision(value, offset, weight, one["bias"].to(dtype))
+    if not has_tail:
+        return mixed
+    mixed = F.gelu(mixed)
     scale, shift = (one[k].to(dtype).view(-1, 1, 1) for k in ("scale", "shift"))
     return mixed * scale + shift + value
 

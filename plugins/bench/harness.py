@@ -41,12 +41,18 @@ class Bench:
 
     # Launches.
 
-    def sample(self, sets: list[Tensors], variant: int = native.AUTO) -> None:
-        """Launch deform_sample once for several maps of one shape."""
-        value, offset = sets[0]["value"], sets[0]["offset"]
+    def sample(
+        self, sets: list[Tensors], variant: int = native.AUTO, offsets: str = "offset"
+    ) -> None:
+        """Launch deform_sample once for several maps of one shape.
+
+        The offsets are the tensor of that name; a tensor `position` is added to them.
+        """
+        value, offset = sets[0]["value"], sets[0][offsets]
         params = native.DeformSampleParams(
             value=pointers([s["value"] for s in sets]),
-            offset=pointers([s["offset"] for s in sets]),
+            offset=pointers([s[offsets] for s in sets]),
+            position=pointers([s["position"] for s in sets if "position" in s]),
             output=pointers([s["sampled"] for s in sets]),
             items=len(sets),
             n=value.shape[0],
@@ -61,13 +67,17 @@ class Bench:
         )
         self.kernels.launch("deform_sample", params, self.stream())
 
-    def fused(self, sets: list[Tensors]) -> None:
-        """Launch the whole tail of a mixer block once for several blocks of one shape."""
+    def fused(self, sets: list[Tensors], *, is_whole: bool = True) -> None:
+        """Launch the tail of a mixer block once for several blocks of one shape.
+
+        The tail is whole, or ends with the sampling.
+        """
         n, c, height, width = sets[0]["value"].shape
-        names = ("value", "maps", "expand", "position", "product", "bias", "scale", "shift")
+        names = ["value", "maps", "expand", "position"]
+        names += ["product", "bias", "scale", "shift"] if is_whole else []
         params = native.DeformSampleFusedParams(
             **{name: pointers([s[name] for s in sets]) for name in names},
-            output=pointers([s["mixed"] for s in sets]),
+            output=pointers([s["mixed" if is_whole else "sampled"] for s in sets]),
             items=len(sets),
             n=n,
             c=c,

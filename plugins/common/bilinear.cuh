@@ -20,12 +20,12 @@ struct Place
 // Clamping comes before the integer conversion: offsets may be anything, infinite too. Between -1 and
 // size the clamp changes nothing; at either end all that is sampled is outside, which is zero.
 // fmaxf drops a NaN, which therefore samples outside.
-__host__ __device__ __forceinline__ float clampCoordinate(float at, int32_t size)
+__host__ __device__ __forceinline__ float clampCoordinate(float at, float size)
 {
-    return fminf(fmaxf(at, -1.F), static_cast<float>(size));
+    return fminf(fmaxf(at, -1.F), size);
 }
 
-__host__ __device__ __forceinline__ Place placeOf(float y, float x, int32_t height, int32_t width)
+__host__ __device__ __forceinline__ Place placeOf(float y, float x, float height, float width)
 {
     float const atY = clampCoordinate(y, height);
     float const atX = clampCoordinate(x, width);

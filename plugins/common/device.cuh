@@ -29,6 +29,62 @@ __device__ __forceinline__ T* pinned(T* pointer)
     return pointer;
 }
 
+// The same number, which the compiler must keep instead of computing it again where it is used.
+__device__ __forceinline__ int32_t pinned(int32_t number)
+{
+#ifdef __CUDA_ARCH__
+    asm("" : "+r"(number));
+#endif
+    return number;
+}
+
+__device__ __forceinline__ float pinned(float number)
+{
+#ifdef __CUDA_ARCH__
+    asm("" : "+f"(number));
+#endif
+    return number;
+}
+
+// Neighbours in memory that are read and written together.
+template <typename T, int32_t kCOUNT>
+struct alignas(sizeof(T) * kCOUNT) Together
+{
+    T of[kCOUNT];
+};
+
+// Values that are read once: they need not stay in a cache.
+template <typename T, int32_t kCOUNT>
+__device__ __forceinline__ Together<T, kCOUNT> loadOnce(T const* from)
+{
+    using Values = Together<T, kCOUNT>;
+#ifdef __CUDA_ARCH__
+    static_assert(sizeof(Values) <= 8, "two words at most");
+    union
+    {
+        Values values;
+        unsigned short two;
+        uint32_t four;
+        uint2 eight;
+    } bytes;
+    if constexpr (sizeof(Values) == 8)
+    {
+        bytes.eight = __ldcs(reinterpret_cast<uint2 const*>(from));
+    }
+    else if constexpr (sizeof(Values) == 4)
+    {
+        bytes.four = __ldcs(reinterpret_cast<uint32_t const*>(from));
+    }
+    else
+    {
+        bytes.two = __ldcs(reinterpret_cast<unsigned short const*>(from));
+    }
+    return bytes.values;
+#else
+    return *reinterpret_cast<Values const*>(from);
+#endif
+}
+
 // One conversion, where a rounding and a conversion would be two.
 __host__ __device__ __forceinline__ int32_t floorToInt(float value)
 {

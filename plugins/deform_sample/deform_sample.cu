@@ -27,12 +27,31 @@ int64_t planeBytes(DeformSampleParams const& params)
     return 0;
 }
 
+// Pixels that a thread takes together: two where rows of offsets and of the output allow that.
+int32_t pixelsOf(DeformSampleParams const& params)
+{
+    bool isAligned = params.outWidth % 2 == 0;
+    for (int32_t i = 0; i < params.items; ++i)
+    {
+        isAligned = isAligned && reinterpret_cast<uintptr_t>(params.offset[i]) % 8 == 0
+            && reinterpret_cast<uintptr_t>(params.output[i]) % 8 == 0;
+    }
+    return isAligned ? 2 : 1;
+}
+
+template <typename T, typename TOffset, int32_t kPIXELS>
+cudaError_t launchPixels(DeformSampleParams const& params, DeformSampleLaunch const& plan, cudaStream_t stream)
+{
+    auto const kernel = plan.variant == DeformSampleVariant::kSHARED ? deformSampleKernel<T, TOffset, true, kPIXELS>
+                                                                     : deformSampleKernel<T, TOffset, false, 1>;
+    return launch(kernel, params, plan.blocks, plan.threads, plan.sharedBytes, stream);
+}
+
 template <typename T, typename TOffset>
 cudaError_t launchTyped(DeformSampleParams const& params, DeformSampleLaunch const& plan, cudaStream_t stream)
 {
-    auto const kernel = plan.variant == DeformSampleVariant::kSHARED ? deformSampleKernel<T, TOffset, true>
-                                                                     : deformSampleKernel<T, TOffset, false>;
-    return launch(kernel, params, plan.blocks, plan.threads, plan.sharedBytes, stream);
+    return pixelsOf(params) == 2 ? launchPixels<T, TOffset, 2>(params, plan, stream)
+                                 : launchPixels<T, TOffset, 1>(params, plan, stream);
 }
 
 template <typename T>
@@ -110,8 +129,9 @@ DeformSampleLaunch planDeformSample(DeformSampleParams const& params, DeviceLimi
     bool const isShared = variant == DeformSampleVariant::kSHARED;
     // Whole rows of threads, so that each keeps its column; small planes get small blocks, of which more
     // are resident.
-    int64_t const columns = std::min<int64_t>(std::max<int32_t>(params.outWidth, 1), 512);
-    int64_t const rows = std::min<int64_t>(512 / columns, ceilDiv(params.outHeight, kSAMPLE_UNROLL));
+    int64_t const width = ceilDiv(std::max<int32_t>(params.outWidth, 1), pixelsOf(params));
+    int64_t const columns = ceilDiv(width, ceilDiv(width, kSAMPLE_THREADS));
+    int64_t const rows = std::min<int64_t>(kSAMPLE_THREADS / columns, ceilDiv(params.outHeight, kSAMPLE_UNROLL));
     int64_t const threads = columns * std::max<int64_t>(rows, 1);
     return DeformSampleLaunch{variant, planes, static_cast<int32_t>(threads), isShared ? bytes : 0};
 }

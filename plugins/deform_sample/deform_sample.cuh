@@ -7,7 +7,8 @@
 namespace degmix
 {
 
-constexpr int32_t kSAMPLE_UNROLL = 4;
+constexpr int32_t kSAMPLE_UNROLL = 4;    // samples of a round
+constexpr int32_t kSAMPLE_THREADS = 384; // at most: three such blocks leave a thread 56 registers
 
 // How planes lie in shared memory. Each word holds what one load should bring: a float alone, a half
 // with its right neighbour, an int8 with its right, lower and lower right ones. Around the plane lies a
@@ -41,9 +42,10 @@ struct PlaneWord<float>
         return 0;
     }
 
-    static __device__ __forceinline__ float sample(Word const* words, int32_t at, int32_t pitch, float fy, float fx)
+    static __device__ __forceinline__ float sample(Word const* at, int32_t pitch, float fy, float fx)
     {
-        return blend(words[at], words[at + 1], words[at + pitch], words[at + pitch + 1], fy, fx);
+        Word const* const below = at + pitch;
+        return blend(at[0], at[1], below[0], below[1], fy, fx);
     }
 };
 
@@ -79,10 +81,10 @@ struct PlaneWord<__half>
         return first << 16U;
     }
 
-    static __device__ __forceinline__ float sample(Word const* words, int32_t at, int32_t pitch, float fy, float fx)
+    static __device__ __forceinline__ float sample(Word const* at, int32_t pitch, float fy, float fx)
     {
-        Word const top = words[at];
-        Word const bottom = words[at + pitch];
+        Word const top = at[0];
+        Word const bottom = at[pitch];
         return blend(
             toFloat(lowHalf(top)), toFloat(highHalf(top)), toFloat(lowHalf(bottom)), toFloat(highHalf(bottom)), fy, fx);
     }
@@ -137,11 +139,11 @@ struct PlaneWord<int8_t>
         return __int_as_float(static_cast<int32_t>(__byte_perm(word, 0x4B000000U, 0x7440U + index)));
     }
 
-    static __device__ __forceinline__ float sample(Word const* words, int32_t at, int32_t, float fy, float fx)
+    static __device__ __forceinline__ float sample(Word const* at, int32_t, float fy, float fx)
     {
         // Differences are the same with the bias, and all of it is exact.
         constexpr float kBIAS = 8388736.F; // 2^23 + 128
-        Word const word = words[at];
+        Word const word = at[0];
         float const left = biased(word, 0);
         float const leftBelow = biased(word, 2);
         float const top = (left - kBIAS) + fx * (biased(word, 1) - left);
@@ -239,7 +241,7 @@ __device__ __forceinline__ void fillWords(
     for (int32_t c = thread - firstRow * across; c < pitch && firstRow < step; c += across)
     {
         int32_t const column = c - kRING;
-#pragma unroll 4
+#pragma unroll 2
         for (int32_t row = firstRow - 1; row < height + Plane::kROWS - 1; row += step)
         {
             T const value = zeroOr(plane, row, column, height, width);
@@ -293,89 +295,53 @@ struct alignas(16) PositionLine
     float interceptX;
 };
 
-// A line as one of the row: of a channel that moves along the columns it is a constant.
-__device__ __forceinline__ PositionLine alongRows(PositionLine const& line, bool isAlongRows, float column)
-{
-    if (isAlongRows)
-    {
-        return line;
-    }
-    return PositionLine{0.F, line.slopeY * column + line.interceptY, 0.F, line.slopeX * column + line.interceptX};
-}
-
-// What a pixel's own position adds to the offsets of one channel, down one column of the output. The first
-// and the last row have lines of their own, which are read when they are needed.
-struct ColumnPosition
-{
-    PositionLine const* lines; // of the column's border class and the channel
-    int32_t ofRows;            // from one class of rows to the next
-    bool isAlongRows;
-    float column;
-    float lastRow;
-    PositionLine middle;
-
-    __device__ __forceinline__ PositionLine line(int32_t rowBorder) const
-    {
-        return alongRows(lines[rowBorder * ofRows], isAlongRows, column);
-    }
-};
-
-__device__ __forceinline__ void addLine(PositionLine const& line, float row, float& y, float& x)
-{
-    y += line.slopeY * row + line.interceptY;
-    x += line.slopeX * row + line.interceptX;
-}
-
 // 0 at the first row or column, 2 at the last, else 1.
 __device__ __forceinline__ int32_t borderOf(int32_t at, int32_t size)
 {
     return at == 0 ? 0 : at == size - 1 ? 2 : 1;
 }
 
-__device__ __forceinline__ ColumnPosition columnPosition(
-    PositionLine const* lines, DeformSampleParams const& params, int32_t channel, int32_t column)
+// Where a pixel of one column of a plane samples, before its own offset is added: y and x as lines over
+// the row. Without a table of positions that is the pixel itself.
+__device__ __forceinline__ PositionLine lineOf(PositionLine const* lines, DeformSampleParams const& params,
+    int32_t channel, int32_t column, int32_t rowBorder)
 {
-    ColumnPosition position{};
-    position.lines = lines + borderOf(column, params.outWidth) * params.c + channel;
-    position.ofRows = 3 * params.c;
-    position.isAlongRows = 2 * channel < params.c;
-    position.column = static_cast<float>(column);
-    position.lastRow = static_cast<float>(params.outHeight - 1);
-    position.middle = position.line(1);
-    return position;
+    float const x = static_cast<float>(column);
+    if (lines == nullptr)
+    {
+        return PositionLine{1.F, 0.F, 0.F, x};
+    }
+    PositionLine const line = lines[(3 * rowBorder + borderOf(column, params.outWidth)) * params.c + channel];
+    // Of a channel that moves along the columns, the line is over the column: a constant here.
+    bool const isAlongRows = 2 * channel < params.c;
+    return isAlongRows
+        ? PositionLine{1.F + line.slopeY, line.interceptY, line.slopeX, line.interceptX + x}
+        : PositionLine{1.F, line.slopeY * x + line.interceptY, 0.F, line.slopeX * x + line.interceptX + x};
 }
 
-// One column of a plane, sampled at any row.
-template <typename T, typename TOffset, bool kSHARED>
-struct SampleColumn
+// A plane, sampled anywhere.
+template <typename T, bool kSHARED>
+struct SampledPlane
 {
     using Plane = PlaneWord<T>;
-    typename Plane::Word const* words;
-    T const* value;
-    int32_t pitch;
+    typename Plane::Word const* words; // of its first pixel, in shared memory
+    T const* value;                    // the same in global memory
+    int32_t pitch; // words from row to row
     int32_t height;
     int32_t width;
-    float column;
+    float lowest; // height and width as coordinates
+    float rightmost;
 
-    __device__ __forceinline__ T sample(float row, TOffset dy, TOffset dx) const
+    template <typename TOffset>
+    __device__ __forceinline__ T sample(PositionLine const& line, float row, TOffset dy, TOffset dx) const
     {
-        return at(row, toFloat(dy), toFloat(dx));
-    }
-
-    __device__ __forceinline__ T sample(float row, TOffset dy, TOffset dx, PositionLine const& line) const
-    {
-        float y = toFloat(dy);
-        float x = toFloat(dx);
-        addLine(line, row, y, x);
-        return at(row, y, x);
-    }
-
-    __device__ __forceinline__ T at(float row, float y, float x) const
-    {
-        Place const place = placeOf(row + y, column + x, height, width);
+        float const y = toFloat(dy) + (line.slopeY * row + line.interceptY);
+        float const x = toFloat(dx) + (line.slopeX * row + line.interceptX);
+        Place const place = placeOf(y, x, lowest, rightmost);
         if constexpr (kSHARED)
         {
-            return betweenValues<T>(Plane::sample(words, place.row * pitch + place.column, pitch, place.fy, place.fx));
+            return betweenValues<T>(
+                Plane::sample(words + place.row * pitch + place.column, pitch, place.fy, place.fx));
         }
         return betweenValues<T>(blend(toFloat(zeroOr(value, place.row, place.column, height, width)),
             toFloat(zeroOr(value, place.row, place.column + 1, height, width)),
@@ -384,82 +350,80 @@ struct SampleColumn
     }
 };
 
-// The rows of a column that one thread samples.
-struct Rows
+// The pixels of one plane that a thread samples: neighbours in a row, of rows at equal distances.
+struct Share
 {
-    int32_t first;
-    int32_t step;
-    int32_t count;
-    int32_t width; // from one row to the next
+    uint32_t first;  // pixel
+    uint32_t stride; // pixels
+    uint32_t end;    // pixels of the plane
+    int32_t row;
+    int32_t step; // rows
 };
 
-// Sample down a column, given the pointers of its first row.
-template <bool kAT, typename T, typename TOffset, bool kSHARED>
-__device__ __forceinline__ void sampleDown(SampleColumn<T, TOffset, kSHARED> const& column,
-    ColumnPosition const& position, TOffset const* dy, TOffset const* dx, T* output, Rows const& rows)
+// The offsets of a thread's next rows. They are asked for a round before they are used, and the first ones
+// before the plane is copied, so that the memory always has something to bring.
+template <typename TOffset, int32_t kPIXELS>
+struct Round
 {
-    dy = pinned(dy);
-    dx = pinned(dx);
-    output = pinned(output);
-    float const step = static_cast<float>(rows.step);
-    uint32_t const stride = static_cast<uint32_t>(rows.step * rows.width);
-    uint32_t const end = static_cast<uint32_t>(rows.count * rows.width);
-    uint32_t pixel = static_cast<uint32_t>(rows.first * rows.width);
-    float row = static_cast<float>(rows.first);
-    if (kAT && rows.first == 0)
+    static constexpr int32_t kROWS = kSAMPLE_UNROLL / kPIXELS;
+    Together<TOffset, kPIXELS> y[kROWS];
+    Together<TOffset, kPIXELS> x[kROWS];
+
+    __device__ __forceinline__ void ask(TOffset const* dy, TOffset const* dx, uint32_t pixel, Share const& share)
     {
-        output[0] = column.sample(0.F, __ldg(dy), __ldg(dx), position.line(0));
-        pixel += stride;
-        row += step;
-    }
-    // All offsets of a round are asked for before the first is used. The last row is no middle one.
-    uint32_t const middleEnd = kAT ? end - static_cast<uint32_t>(rows.width) : end;
-    for (; pixel + (kSAMPLE_UNROLL - 1) * stride < middleEnd; pixel += kSAMPLE_UNROLL * stride)
-    {
-        TOffset y[kSAMPLE_UNROLL];
-        TOffset x[kSAMPLE_UNROLL];
 #pragma unroll
-        for (int32_t i = 0; i < kSAMPLE_UNROLL; ++i)
+        for (int32_t i = 0; i < kROWS; ++i)
         {
-            y[i] = __ldg(dy + pixel + i * stride);
-            x[i] = __ldg(dx + pixel + i * stride);
-        }
-#pragma unroll
-        for (int32_t i = 0; i < kSAMPLE_UNROLL; ++i)
-        {
-            output[pixel + i * stride]
-                = kAT ? column.sample(row, y[i], x[i], position.middle) : column.sample(row, y[i], x[i]);
-            row += step;
-        }
-    }
-    for (; pixel < end; pixel += stride)
-    {
-        TOffset const y = __ldg(dy + pixel);
-        TOffset const x = __ldg(dx + pixel);
-        if constexpr (kAT)
-        {
-            PositionLine line = position.middle;
-            if (row == position.lastRow)
+            uint32_t const at = pixel + i * share.stride;
+            if (at < share.end)
             {
-                line = position.line(2);
+                y[i] = loadOnce<TOffset, kPIXELS>(dy + at);
+                x[i] = loadOnce<TOffset, kPIXELS>(dx + at);
             }
-            output[pixel] = column.sample(row, y, x, line);
         }
-        else
+    }
+};
+
+// Sample a thread's share of a plane; `lines` has one a column, and `next` what was asked for first.
+template <typename T, typename TOffset, bool kSHARED, int32_t kPIXELS>
+__device__ __forceinline__ void sampleShare(SampledPlane<T, kSHARED> const& plane,
+    PositionLine const (&lines)[kPIXELS], TOffset const* dy, TOffset const* dx, T* output, Share const& share,
+    Round<TOffset, kPIXELS> next)
+{
+    using Offsets = Round<TOffset, kPIXELS>;
+    float row = static_cast<float>(share.row);
+    float const step = static_cast<float>(share.step);
+    for (uint32_t pixel = share.first; pixel < share.end;)
+    {
+        Offsets const round = next;
+        uint32_t const at = pixel;
+        pixel += Offsets::kROWS * share.stride;
+        next.ask(dy, dx, pixel, share);
+#pragma unroll
+        for (int32_t i = 0; i < Offsets::kROWS; ++i)
         {
-            output[pixel] = column.sample(row, y, x);
+            Together<T, kPIXELS> sampled;
+#pragma unroll
+            for (int32_t k = 0; k < kPIXELS; ++k)
+            {
+                sampled.of[k] = plane.sample(lines[k], row, round.y[i].of[k], round.x[i].of[k]);
+            }
+            row += step;
+            if (at + i * share.stride < share.end)
+            {
+                *reinterpret_cast<Together<T, kPIXELS>*>(output + at + i * share.stride) = sampled;
+            }
         }
-        row += step;
     }
 }
 
-// Blocks of 512 threads whose registers a multiprocessor has to hold: three of DeMT's planes fit an H100's
-// shared memory. INT8 needs more registers to copy a plane.
+// Blocks whose registers a multiprocessor has to hold: three of DeMT's planes fit an H100's shared memory.
+// INT8 needs more registers to copy a plane.
 template <typename T, bool kSHARED>
 constexpr int32_t kBLOCKS = kSHARED && sizeof(T) > 1 ? 3 : 2;
 
-template <typename T, typename TOffset, bool kSHARED>
-__global__ void __launch_bounds__(512, (kBLOCKS<T, kSHARED>) ) deformSampleKernel(DeformSampleParams params)
+template <typename T, typename TOffset, bool kSHARED, int32_t kPIXELS>
+__global__ void __launch_bounds__(kSAMPLE_THREADS, (kBLOCKS<T, kSHARED>) ) deformSampleKernel(DeformSampleParams params)
 {
     using Plane = PlaneWord<T>;
     DEGMIX_SHARED(shared);
@@ -476,40 +440,67 @@ __global__ void __launch_bounds__(512, (kBLOCKS<T, kSHARED>) ) deformSampleKerne
     T* output = static_cast<T*>(params.output[item]) + plane * pixels;
     auto* words = reinterpret_cast<typename Plane::Word*>(shared);
     int32_t const pitch = width + kRING;
+    // A thread keeps its columns and goes down the rows, so that no pixel needs a division. Lanes take
+    // neighbouring columns: offsets and outputs are whole lines of memory, and neighbours sample
+    // neighbouring banks.
+    int32_t const threads = static_cast<int32_t>(blockDim.x);
+    int32_t const across = outWidth / kPIXELS;
+    int32_t const columns = across < threads ? across : threads;
+    int32_t const row = static_cast<int32_t>(threadIdx.x) / columns;
+    int32_t column = (static_cast<int32_t>(threadIdx.x) - row * columns) * kPIXELS;
+    Share share{};
+    share.row = row;
+    share.step = threads / columns;
+    share.stride = static_cast<uint32_t>(share.step * outWidth);
+    share.end = static_cast<uint32_t>(pixels);
+    share.first = row < share.step ? static_cast<uint32_t>(row * outWidth + column) : share.end;
+    dy = pinned(dy);
+    dx = pinned(dx);
+    output = pinned(output);
+    Round<TOffset, kPIXELS> first;
+    first.ask(dy, dx, share.first, share);
     if constexpr (kSHARED)
     {
         fillPlane<T>(words, value, height, width);
         __syncthreads();
     }
-    // A thread keeps its column and goes down the rows, so that no pixel needs a division. Lanes take
-    // neighbouring columns: offsets and outputs are whole lines of memory, and neighbours sample
-    // neighbouring banks.
-    int32_t const threads = static_cast<int32_t>(blockDim.x);
-    int32_t const columns = outWidth < threads ? outWidth : threads;
-    Rows rows{};
-    rows.step = threads / columns;
-    rows.first = static_cast<int32_t>(threadIdx.x) / columns;
-    rows.count = params.outHeight;
-    rows.width = outWidth;
-    int32_t const firstColumn = static_cast<int32_t>(threadIdx.x) - rows.first * columns;
-    if (rows.first >= rows.step)
+    SampledPlane<T, kSHARED> const sampled{words + pitch + kRING, value, pinned(pitch), height, width,
+        pinned(static_cast<float>(height)), pinned(static_cast<float>(width))};
+    int32_t const channel = static_cast<int32_t>(plane % params.c);
+    auto const* table = reinterpret_cast<PositionLine const*>(params.position[item]);
+    while (share.first < share.end)
+    {
+        PositionLine lines[kPIXELS];
+#pragma unroll
+        for (int32_t k = 0; k < kPIXELS; ++k)
+        {
+            lines[k] = lineOf(table, params, channel, column + k, 1);
+        }
+        sampleShare<T, TOffset, kSHARED, kPIXELS>(sampled, lines, dy, dx, output, share, first);
+        column += columns * kPIXELS;
+        share.first += static_cast<uint32_t>(columns * kPIXELS);
+        if (column >= outWidth)
+        {
+            break;
+        }
+        first.ask(dy, dx, share.first, share);
+    }
+    if (table == nullptr)
     {
         return;
     }
-    int32_t const channel = static_cast<int32_t>(plane % params.c);
-    auto const* lines = reinterpret_cast<PositionLine const*>(params.position[item]);
-    for (int32_t column = firstColumn; column < outWidth; column += columns)
+    // The first and the last row have lines of their own.
+    __syncthreads();
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < 2 * outWidth; i += threads)
     {
-        SampleColumn<T, TOffset, kSHARED> const sampled{
-            words + pitch + kRING, value, pitch, height, width, static_cast<float>(column)};
-        if (lines == nullptr)
+        bool const isLast = i >= outWidth;
+        int32_t const x = isLast ? i - outWidth : i;
+        int32_t const y = isLast ? params.outHeight - 1 : 0;
+        if (!isLast || y > 0)
         {
-            sampleDown<false>(sampled, ColumnPosition{}, dy + column, dx + column, output + column, rows);
-        }
-        else
-        {
-            ColumnPosition const position = columnPosition(lines, params, channel, column);
-            sampleDown<true>(sampled, position, dy + column, dx + column, output + column, rows);
+            int32_t const at = y * outWidth + x;
+            output[at] = sampled.sample(
+                lineOf(table, params, channel, x, isLast ? 2 : 0), static_cast<float>(y), dy[at], dx[at]);
         }
     }
 }

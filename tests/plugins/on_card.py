@@ -13,7 +13,9 @@ from launches import native
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: as in the conftest, which a card's machine cannot load")
+    config.addinivalue_line(
+        "markers", "slow: as in the conftest, which a card's machine cannot load"
+    )
 
 
 @pytest.fixture(scope="session")
