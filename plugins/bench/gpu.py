@@ -60,7 +60,8 @@ def all_cases(bench: Bench) -> None:
 
 def quick_cases(bench: Bench) -> None:
     """One case of each kernel, at the size of DeMTG and of a classic network."""
-    demt(bench, "net-init", (256, 112, 144), 4)
+    for tasks in (4, 1):
+        demt(bench, "net-init", (256, 112, 144), tasks)
     mixer(bench, (256, 112, 144), 4)
     classic(bench, "gauss 2 px", (256, 64, 64))
 
