@@ -14,7 +14,7 @@ from harness import Bench, Tensors
 from offsets import per_channel_offsets, positions
 from torchvision.ops import deform_conv2d as by_torchvision
 
-from degmix_edge.ops.deform_sample_fused import pack, pack_expansion, position_table
+from degmix_edge.ops.deform_offsets import pack, position_table
 
 # DeMT's call: 1x1, an offset pair a channel, FP16 values, FP32 offsets.
 
@@ -145,102 +145,95 @@ def demt_contestants(bench: Bench) -> dict[str, Callable[[list[Tensors]], object
     }
 
 
-# The tail of a mixer block: offsets, sampling, product, GELU, norm, residual.
+# What is deformable of a mixer block: the offsets of 18 maps and of positions, sampling, product.
 
 
 def mixer(bench: Bench, shape: tuple[int, int, int], tasks: int) -> None:
-    """The fused tail of a mixer block at `shape` (C, H, W), for each task."""
+    """The deformable convolution of a mixer block at `shape` (C, H, W), for each task."""
     c, height, width = shape
 
     def make() -> list[Tensors]:
         return [mixer_inputs(bench, shape) for _ in range(tasks)]
 
     sets = make()
-    bench.fused(sets)
+    bench.offsets(sets)
+    bench.sample(sets, offsets="offset16")
     results = [
         (
-            one["mixed"].double(),
-            mixer_in_pieces(one, torch.float64),
-            mixer_in_pieces(one, torch.float16),
+            product(one).double(),
+            mixer_by_torchvision(one, torch.float64),
+            mixer_by_torchvision(one, torch.float16),
         )
         for one in sets
     ]
-    row = bench.row(f"mixer tail {c}x{height}x{width}, {tasks} tasks", "net-init", results)
+    row = bench.row(f"mixer {c}x{height}x{width}, {tasks} tasks", "net-init", results)
     row.bytes = tasks * height * width * (4 * c + 36)
     row.flops = tasks * height * width * (2 * c * c + 2 * 2 * c * 81)
-    bench.time(
-        row,
-        make,
-        {
-            "deform_sample_fused": bench.fused,
-            "deform_sample_fused without product": lambda sets: bench.fused(sets, is_whole=False),
-            "... + product (cuBLAS)": lambda sets: [
-                bench.fused(sets, is_whole=False),
-                products(sets),
-            ],
-            "offset convolution": lambda sets: [offsets_of(one) for one in sets],
-            "deform_sample, fp16 offsets and positions": lambda sets: bench.sample(
-                sets, offsets="offset16"
-            ),
-            "offset convolution + deform_sample + product": lambda sets: [
-                [offsets_of(one) for one in sets],
-                bench.sample(sets, offsets="offset16"),
-                products(sets),
-            ],
-            "torchvision fp16 + offset convolution": lambda sets: [
-                mixer_in_pieces(one, torch.float16, has_tail=False) for one in sets
-            ],
-            "torchvision fp16 + offset convolution + tail": lambda sets: [
-                mixer_in_pieces(one, torch.float16) for one in sets
-            ],
-        },
-    )
+    bench.time(row, make, mixer_contestants(bench))
 
 
-def offsets_of(one: Tensors) -> None:
-    """Expand a block's maps to offsets without positions, in half precision."""
-    one["offset16"] = F.conv2d(one["maps"], one["plain"], padding=1, groups=2)
+def mixer_contestants(bench: Bench) -> dict[str, Callable[[list[Tensors]], object]]:
+    """What is timed, by its name in the table."""
+
+    def whole(sets: list[Tensors]) -> None:
+        bench.offsets(sets)
+        bench.sample(sets, offsets="offset16")
+        products(sets)
+
+    def by_cudnn(sets: list[Tensors]) -> None:
+        """The offsets by cuDNN, in half precision."""
+        for one in sets:
+            one["offset16"] = F.conv2d(one["maps"], one["weight_of_maps"], padding=1, groups=2)
+
+    def by_cudnn_and_sampled(sets: list[Tensors]) -> None:
+        by_cudnn(sets)
+        bench.sample(sets, offsets="offset16")
+        products(sets)
+
+    def torchvision_half(sets: list[Tensors]) -> None:
+        for one in sets:
+            mixer_by_torchvision(one, torch.float16)
+
+    return {
+        "deform_offsets + deform_sample + product": whole,
+        "deform_offsets": bench.offsets,
+        "deform_sample with positions": lambda sets: bench.sample(sets, offsets="offset16"),
+        "offset convolution (cuDNN)": by_cudnn,
+        "offset convolution (cuDNN) + deform_sample + product": by_cudnn_and_sampled,
+        "offset convolution (cuDNN) + torchvision fp16": torchvision_half,
+    }
 
 
 def mixer_inputs(bench: Bench, shape: tuple[int, int, int]) -> Tensors:
     """The tensors of one task, packed for the kernel and plain for torchvision."""
     c, height, width = shape
     constant = positions(height, width)
-    expand = torch.empty(2 * c, 9, 3, 3)
-    torch.nn.init.kaiming_uniform_(expand, a=5**0.5)
-    expand = expand.half().float()
-    weight = (torch.randn(c, c) / c**0.5).half()
-    packed = pack_expansion(expand.cpu().numpy())
-    table = position_table(expand.cpu().numpy(), None, constant[0].cpu().numpy())
+    weight_of_maps = torch.empty(2 * c, 9, 3, 3)
+    torch.nn.init.kaiming_uniform_(weight_of_maps, a=5**0.5)
+    weight_of_maps = weight_of_maps.half().float()
+    kernel = weight_of_maps.cpu().numpy()
+    table = position_table(kernel, None, constant[0].cpu().numpy())
     one = {
         "value": bench.put(torch.randn(1, c, height, width), torch.float16),
         "maps": bench.put(0.3 * torch.randn(1, 18, height, width), torch.float16),
-        "expand": bench.put(torch.tensor(packed), torch.float16),
+        "packed": bench.put(torch.tensor(pack(kernel)), torch.float16),
         "position": bench.put(torch.tensor(table), torch.float32),
-        "product": bench.put(torch.tensor(pack(weight.cpu().numpy())), torch.float16),
-        "weight": bench.put(weight.view(c, c, 1, 1), torch.float16),
-        "plain": bench.put(expand, torch.float16),
+        "weight": bench.put(torch.randn(c, c, 1, 1) / c**0.5, torch.float16),
+        "bias": bench.put(torch.randn(c), torch.float16),
+        "weight_of_maps": bench.put(weight_of_maps, torch.float16),
         "constant": bench.put(constant, torch.float16),
     }
-    for name in ("bias", "scale", "shift"):
-        one[name] = bench.put(torch.randn(c), torch.float32)
-    one["mixed"] = poisoned(one["value"])
     one["sampled"], one["out"] = poisoned(one["value"]), torch.empty_like(one["value"])
-    one["offset16"] = torch.empty(1, 2 * c, height, width, dtype=torch.float16)
+    one["offset16"] = poisoned(torch.empty(1, 2 * c, height, width, dtype=torch.float16))
     return one
 
 
-def mixer_in_pieces(one: Tensors, dtype: torch.dtype, *, has_tail: bool = True) -> torch.Tensor:
-    """The same by PyTorch and torchvision, in `dtype`: to the product, or with the tail."""
-    value, weight = one["value"].to(dtype), one["weight"].to(dtype)
+def mixer_by_torchvision(one: Tensors, dtype: torch.dtype) -> torch.Tensor:
+    """The same by PyTorch and torchvision, in `dtype`."""
     maps = one["maps"].to(dtype) + one["constant"].to(dtype)
-    offset = F.conv2d(maps, one["plain"].to(dtype), padding=1, groups=2)
-    mixed = by_torchvision(value, offset, weight, one["bias"].to(dtype))
-    if not has_tail:
-        return mixed
-    mixed = F.gelu(mixed)
-    scale, shift = (one[k].to(dtype).view(-1, 1, 1) for k in ("scale", "shift"))
-    return mixed * scale + shift + value
+    offset = F.conv2d(maps, one["weight_of_maps"].to(dtype), padding=1, groups=2)
+    value, weight, bias = (one[k].to(dtype) for k in ("value", "weight", "bias"))
+    return by_torchvision(value, offset, weight, bias)
 
 
 # DCNv1 and DCNv2: 3x3, channels last.

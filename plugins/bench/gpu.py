@@ -38,6 +38,7 @@ def small_cases(bench: Bench) -> None:
     for kind in KINDS:
         demt(bench, kind, (16, 10, 12), 2)
     mixer(bench, (64, 9, 19), 2)
+    mixer(bench, (32, 9, 16), 2)
     classic(bench, "gauss 2 px", (32, 9, 11), groups=2, batch=2, stride=2)
 
 

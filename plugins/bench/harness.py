@@ -67,26 +67,20 @@ class Bench:
         )
         self.kernels.launch("deform_sample", params, self.stream())
 
-    def fused(self, sets: list[Tensors], *, is_whole: bool = True) -> None:
-        """Launch the tail of a mixer block once for several blocks of one shape.
-
-        The tail is whole, or ends with the sampling.
-        """
-        n, c, height, width = sets[0]["value"].shape
-        names = ["value", "maps", "expand", "position"]
-        names += ["product", "bias", "scale", "shift"] if is_whole else []
-        params = native.DeformSampleFusedParams(
-            **{name: pointers([s[name] for s in sets]) for name in names},
-            output=pointers([s["mixed" if is_whole else "sampled"] for s in sets]),
+    def offsets(self, sets: list[Tensors]) -> None:
+        """Launch deform_offsets once for several mixers of one shape."""
+        n, _, height, width = sets[0]["maps"].shape
+        params = native.DeformOffsetsParams(
+            maps=pointers([s["maps"] for s in sets]),
+            weight=pointers([s["packed"] for s in sets]),
+            offset=pointers([s["offset16"] for s in sets]),
             items=len(sets),
             n=n,
-            c=c,
+            c=sets[0]["packed"].shape[0] // 2,
             height=height,
             width=width,
-            activation=native.ACTIVATIONS["gelu"],
-            residual=1,
         )
-        self.kernels.launch("deform_sample_fused", params, self.stream())
+        self.kernels.launch("deform_offsets", params, self.stream())
 
     def convolution(self, one: Tensors, geometry: dict[str, int]) -> None:
         """Launch deform_conv2d with channels last; `geometry` has `stride` and offset `groups`."""

@@ -14,8 +14,8 @@ import torch
 PLUGINS = Path(__file__).resolve().parents[1]
 SOURCES = (
     "common/launch.cpp",
+    "deform_offsets/deform_offsets.cu",
     "deform_sample/deform_sample.cu",
-    "deform_sample_fused/deform_sample_fused.cu",
     "deform_conv2d/deform_conv2d.cu",
     "kernels/degmix_kernels.cpp",
 )

@@ -303,8 +303,8 @@ __device__ __forceinline__ int32_t borderOf(int32_t at, int32_t size)
 
 // Where a pixel of one column of a plane samples, before its own offset is added: y and x as lines over
 // the row. Without a table of positions that is the pixel itself.
-__device__ __forceinline__ PositionLine lineOf(PositionLine const* lines, DeformSampleParams const& params,
-    int32_t channel, int32_t column, int32_t rowBorder)
+__device__ __forceinline__ PositionLine lineOf(
+    PositionLine const* lines, DeformSampleParams const& params, int32_t channel, int32_t column, int32_t rowBorder)
 {
     float const x = static_cast<float>(column);
     if (lines == nullptr)
@@ -326,7 +326,7 @@ struct SampledPlane
     using Plane = PlaneWord<T>;
     typename Plane::Word const* words; // of its first pixel, in shared memory
     T const* value;                    // the same in global memory
-    int32_t pitch; // words from row to row
+    int32_t pitch;                     // words from row to row
     int32_t height;
     int32_t width;
     float lowest; // height and width as coordinates
@@ -340,8 +340,7 @@ struct SampledPlane
         Place const place = placeOf(y, x, lowest, rightmost);
         if constexpr (kSHARED)
         {
-            return betweenValues<T>(
-                Plane::sample(words + place.row * pitch + place.column, pitch, place.fy, place.fx));
+            return betweenValues<T>(Plane::sample(words + place.row * pitch + place.column, pitch, place.fy, place.fx));
         }
         return betweenValues<T>(blend(toFloat(zeroOr(value, place.row, place.column, height, width)),
             toFloat(zeroOr(value, place.row, place.column + 1, height, width)),
@@ -386,9 +385,8 @@ struct Round
 
 // Sample a thread's share of a plane; `lines` has one a column, and `next` what was asked for first.
 template <typename T, typename TOffset, bool kSHARED, int32_t kPIXELS>
-__device__ __forceinline__ void sampleShare(SampledPlane<T, kSHARED> const& plane,
-    PositionLine const (&lines)[kPIXELS], TOffset const* dy, TOffset const* dx, T* output, Share const& share,
-    Round<TOffset, kPIXELS> next)
+__device__ __forceinline__ void sampleShare(SampledPlane<T, kSHARED> const& plane, PositionLine const (&lines)[kPIXELS],
+    TOffset const* dy, TOffset const* dx, T* output, Share const& share, Round<TOffset, kPIXELS> next)
 {
     using Offsets = Round<TOffset, kPIXELS>;
     float row = static_cast<float>(share.row);

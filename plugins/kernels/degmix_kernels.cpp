@@ -44,14 +44,14 @@ void degmix_deform_conv2d_plan(
     *plan = degmix::planDeformConv2d(*params, *limits);
 }
 
-int32_t degmix_deform_sample_fused(degmix::DeformSampleFusedParams const* params, void* stream)
+int32_t degmix_deform_offsets(degmix::DeformOffsetsParams const* params, void* stream)
 {
-    return degmix::deformSampleFused(*params, static_cast<cudaStream_t>(stream));
+    return degmix::deformOffsets(*params, static_cast<cudaStream_t>(stream));
 }
 
-char const* degmix_deform_sample_fused_check(degmix::DeformSampleFusedParams const* params)
+char const* degmix_deform_offsets_check(degmix::DeformOffsetsParams const* params)
 {
-    return degmix::checkDeformSampleFused(*params);
+    return degmix::checkDeformOffsets(*params);
 }
 
 void degmix_corners(

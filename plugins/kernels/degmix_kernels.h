@@ -5,8 +5,8 @@
 #pragma once
 
 #include "deform_conv2d/deform_conv2d.h"
+#include "deform_offsets/deform_offsets.h"
 #include "deform_sample/deform_sample.h"
-#include "deform_sample_fused/deform_sample_fused.h"
 
 #define DEGMIX_API extern "C" __attribute__((visibility("default")))
 
@@ -23,8 +23,8 @@ DEGMIX_API char const* degmix_deform_conv2d_check(degmix::DeformConv2dParams con
 DEGMIX_API void degmix_deform_conv2d_plan(
     degmix::DeformConv2dParams const* params, degmix::DeviceLimits const* limits, degmix::DeformConv2dLaunch* plan);
 
-DEGMIX_API int32_t degmix_deform_sample_fused(degmix::DeformSampleFusedParams const* params, void* stream);
-DEGMIX_API char const* degmix_deform_sample_fused_check(degmix::DeformSampleFusedParams const* params);
+DEGMIX_API int32_t degmix_deform_offsets(degmix::DeformOffsetsParams const* params, void* stream);
+DEGMIX_API char const* degmix_deform_offsets_check(degmix::DeformOffsetsParams const* params);
 
 // The index and weight arithmetic alone, on the host: for each of `count` places the four pixel indices
 // and weights.

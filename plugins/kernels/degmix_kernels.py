@@ -16,7 +16,6 @@ PLANAR, CHANNELS_LAST = 0, 1
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 AUTO, SHARED, DIRECT = 0, 1, 2
 ITEMS = 8
-DEPTH, PADDED_MAPS, MAPS, TAPS = 96, 10, 9, 9
 
 Pointers = c_void_p * ITEMS
 
@@ -88,12 +87,12 @@ class DeformConv2dLaunch(ctypes.Structure):
     ]
 
 
-class DeformSampleFusedParams(ctypes.Structure):
-    """The struct of that name in deform_sample_fused/deform_sample_fused.h."""
+class DeformOffsetsParams(ctypes.Structure):
+    """The struct of that name in deform_offsets/deform_offsets.h."""
 
     _fields_ = [
-        *_fields(Pointers, "value maps expand position product bias scale shift output"),
-        *_fields(c_int32, "items n c height width activation residual"),
+        *_fields(Pointers, "maps weight offset"),
+        *_fields(c_int32, "items n c height width"),
     ]
 
 
@@ -106,7 +105,7 @@ class Kernels:
         for name, params, plan in (
             ("deform_sample", DeformSampleParams, DeformSampleLaunch),
             ("deform_conv2d", DeformConv2dParams, DeformConv2dLaunch),
-            ("deform_sample_fused", DeformSampleFusedParams, None),
+            ("deform_offsets", DeformOffsetsParams, None),
         ):
             launch = getattr(self.library, f"degmix_{name}")
             launch.argtypes, launch.restype = [POINTER(params), c_void_p], c_int32

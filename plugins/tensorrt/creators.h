@@ -41,7 +41,7 @@ private:
 
 // One function an operator: its creators, in the operator's own file.
 std::vector<nvinfer1::IPluginCreatorInterface*> deformSampleCreators();
-std::vector<nvinfer1::IPluginCreatorInterface*> deformSampleFusedCreators();
+std::vector<nvinfer1::IPluginCreatorInterface*> deformOffsetsCreators();
 std::vector<nvinfer1::IPluginCreatorInterface*> deformConv2dCreators();
 
 } // namespace trt

@@ -12,7 +12,7 @@ extern "C" __attribute__((visibility("default"))) IPluginCreatorInterface* const
     static std::vector<IPluginCreatorInterface*> const creators = []
     {
         std::vector<IPluginCreatorInterface*> all;
-        for (auto const& some : {degmix::trt::deformSampleCreators(), degmix::trt::deformSampleFusedCreators(),
+        for (auto const& some : {degmix::trt::deformSampleCreators(), degmix::trt::deformOffsetsCreators(),
                  degmix::trt::deformConv2dCreators()})
         {
             all.insert(all.end(), some.begin(), some.end());

@@ -682,7 +682,7 @@ void convolutionCases(std::vector<IPluginCreatorV3One*> const& creators, cudaStr
     }
 }
 
-// Fragment order, as degmix_edge/ops/deform_sample_fused.py packs it.
+// Fragment order, as degmix_edge/ops/deform_offsets.py packs it.
 std::vector<double> pack(std::vector<double> const& matrix, int64_t rows, int64_t depth)
 {
     std::vector<double> packed(matrix.size());
@@ -690,130 +690,75 @@ std::vector<double> pack(std::vector<double> const& matrix, int64_t rows, int64_
     {
         for (int64_t k = 0; k < depth; ++k)
         {
-            int64_t const fragment = (n / 8 * (depth / 16) + k / 16) * 128;
+            int64_t const fragment = (n / 16 * (depth / 16) + k / 16) * 256;
             int64_t const lane = n % 8 * 4 + k % 8 / 2;
-            packed[static_cast<size_t>(fragment + lane * 4 + k % 16 / 8 * 2 + k % 2)]
+            int64_t const word = k % 16 / 8 * 2 + n % 16 / 8;
+            packed[static_cast<size_t>(fragment + lane * 8 + word * 2 + k % 2)]
                 = matrix[static_cast<size_t>(n * depth + k)];
         }
     }
     return packed;
 }
 
-void fusedCases(std::vector<IPluginCreatorV3One*> const& creators, cudaStream_t stream)
+void offsetCases(std::vector<IPluginCreatorV3One*> const& creators, cudaStream_t stream)
 {
-    constexpr int64_t kC = 64;
+    constexpr int64_t kC = 32;
     constexpr int64_t kH = 9;
     constexpr int64_t kW = 19;
-    Tensor value({2, kC, kH, kW}, DataType::kHALF);
-    Tensor maps({2, 18, kH, kW}, DataType::kHALF);
-    Tensor expansion({2 * kC, 96}, DataType::kHALF);
-    Tensor position({9, kC, 4}, DataType::kFLOAT);
-    Tensor product({kC, kC}, DataType::kHALF);
-    Tensor bias({kC}, DataType::kFLOAT);
-    Tensor scale({kC}, DataType::kFLOAT);
-    Tensor shift({kC}, DataType::kFLOAT);
-    Tensor out({2, kC, kH, kW}, DataType::kHALF);
-    fill(value, 1);
-    fill(maps, 0.5);
-    fill(position, 0.5);
-    fill(bias, 1);
-    fill(scale, 1);
-    fill(shift, 1);
-    out.upload();
-    // Packed order is a permutation: what the reference reads is put back from what was rounded.
-    std::vector<double> expand(2 * kC * 96, 0.0);
+    constexpr int kITEMS = 2;
+    std::vector<Tensor> maps;
+    std::vector<Tensor> weights;
+    std::vector<Tensor> outs;
+    std::vector<std::vector<double>> matrices;
+    std::vector<Tensor*> inputs;
+    std::vector<Tensor*> outputs;
     std::normal_distribution<double> normal(0, 0.2);
-    for (int64_t n = 0; n < 2 * kC; ++n)
+    for (int i = 0; i < kITEMS; ++i)
     {
-        for (int64_t k = 0; k < 90; ++k)
+        maps.emplace_back(std::vector<int64_t>{2, 18, kH, kW}, DataType::kHALF);
+        weights.emplace_back(std::vector<int64_t>{2 * kC, 96}, DataType::kHALF);
+        outs.emplace_back(std::vector<int64_t>{2, 2 * kC, kH, kW}, DataType::kHALF);
+        // Packed order is a permutation: what the reference reads is put back from what was rounded.
+        std::vector<double> matrix(2 * kC * 96, 0.0);
+        for (int64_t n = 0; n < 2 * kC; ++n)
         {
-            double const weight = k % 10 < 9 ? normal(generator) : 0.0;
-            expand[static_cast<size_t>(n * 96 + k)] = __half2float(__float2half_rn(static_cast<float>(weight)));
+            for (int64_t k = 0; k < 90; ++k)
+            {
+                double const weight = k % 10 < 9 ? normal(generator) : 0.0;
+                matrix[static_cast<size_t>(n * 96 + k)] = __half2float(__float2half_rn(static_cast<float>(weight)));
+            }
         }
+        matrices.push_back(matrix);
     }
-    std::vector<double> mix(kC * kC);
-    for (double& weight : mix)
+    for (int i = 0; i < kITEMS; ++i)
     {
-        weight = __half2float(__float2half_rn(static_cast<float>(normal(generator))));
+        size_t const at = static_cast<size_t>(i);
+        fill(maps[at], 0.5);
+        weights[at].values = pack(matrices[at], 2 * kC, 96);
+        weights[at].upload();
+        outs[at].upload();
+        inputs.push_back(&maps[at]);
+        inputs.push_back(&weights[at]);
+        outputs.push_back(&outs[at]);
     }
-    expansion.values = pack(expand, 2 * kC, 96);
-    expansion.upload();
-    product.values = pack(mix, kC, kC);
-    product.upload();
-    auto const offsetAt = [&](int64_t n, int64_t o, int64_t y, int64_t x)
+    auto const reference = [&](size_t i, int64_t n, int64_t o, int64_t y, int64_t x)
     {
-        int64_t const c = o / 2;
-        bool const isFirst = c < kC / 2;
-        int64_t const border = 3 * (y == 0 ? 0 : y == kH - 1 ? 2 : 1) + (x == 0 ? 0 : x == kW - 1 ? 2 : 1);
-        double const* line = &position.values[static_cast<size_t>((border * kC + c) * 4 + o % 2 * 2)];
-        double sum = line[0] * static_cast<double>(isFirst ? y : x) + line[1];
+        double sum = 0;
         for (int64_t k = 0; k < 90; ++k)
         {
             int64_t const row = y + k / 10 / 3 - 1;
             int64_t const column = x + k / 10 % 3 - 1;
             if (k % 10 < 9 && row >= 0 && row < kH && column >= 0 && column < kW)
             {
-                sum += expand[static_cast<size_t>(o * 96 + k)] * maps.at(n, (isFirst ? 0 : 9) + k % 10, row, column);
+                sum += matrices[i][static_cast<size_t>(o * 96 + k)]
+                    * maps[i].at(n, (o < kC ? 0 : 9) + k % 10, row, column);
             }
         }
         return sum;
     };
-    Tensor sampled({2, kC, kH, kW}, DataType::kFLOAT);
-    for (size_t i = 0; i < sampled.values.size(); ++i)
-    {
-        int64_t const index = static_cast<int64_t>(i);
-        int64_t const x = index % kW;
-        int64_t const y = index / kW % kH;
-        int64_t const c = index / kW / kH % kC;
-        int64_t const n = index / kW / kH / kC;
-        sampled.values[i] = sample(value, n, c, static_cast<double>(y) + offsetAt(n, 2 * c, y, x),
-            static_cast<double>(x) + offsetAt(n, 2 * c + 1, y, x));
-    }
-    run(Case{"DegmixDeformSampleFused", "DegmixDeformSampleFused", "degmix", {ints("channels", {kC})},
-            {&value, &maps, &expansion, &position}, {&out},
-            [&](size_t, int64_t n, int64_t c, int64_t y, int64_t x) { return sampled.at(n, c, y, x); }, 1e-3},
+    run(Case{"DegmixDeformOffsets", "DegmixDeformOffsets", "degmix", {ints("channels", {kC}), ints("items", {kITEMS})},
+            inputs, outputs, reference, 1e-3},
         creators, stream);
-    auto const mixed = [&](size_t, int64_t n, int64_t o, int64_t y, int64_t x)
-    {
-        double sum = bias.values[static_cast<size_t>(o)];
-        for (int64_t c = 0; c < kC; ++c)
-        {
-            sum += mix[static_cast<size_t>(o * kC + c)] * sampled.at(n, c, y, x);
-        }
-        double const bent = 0.5 * sum * (1 + std::erf(sum / std::sqrt(2.0)));
-        return bent * scale.values[static_cast<size_t>(o)] + shift.values[static_cast<size_t>(o)]
-            + value.at(n, o, y, x);
-    };
-    run(Case{"DegmixDeformMix", "DegmixDeformMix", "degmix",
-            {ints("channels", {kC}), text("activation", "gelu"), ints("residual", {1})},
-            {&value, &maps, &expansion, &position, &product, &bias, &scale, &shift}, {&out}, mixed, 1e-3},
-        creators, stream);
-}
-
-// A block that a card's shared memory does not hold is refused by the builder, not by the first frame.
-void wideCase(std::vector<IPluginCreatorV3One*> const& creators)
-{
-    constexpr int64_t kC = 384;
-    constexpr int64_t kPIXEL_BYTES = 128 * 2 * kC;
-    int limit = 0;
-    cuda(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0), "attribute");
-    Tensor value({1, kC, 8, 16}, DataType::kHALF);
-    Tensor maps({1, 18, 8, 16}, DataType::kHALF);
-    Tensor expansion({2 * kC, 96}, DataType::kHALF);
-    Tensor position({9, kC, 4}, DataType::kFLOAT);
-    Tensor product({kC, kC}, DataType::kHALF);
-    Tensor channel({kC}, DataType::kFLOAT);
-    Tensor out({1, kC, 8, 16}, DataType::kHALF);
-    Case const test{"DegmixDeformMix, 384 channels", "DegmixDeformMix", "degmix",
-        {ints("channels", {kC}), text("activation", "gelu"), ints("residual", {1})},
-        {&value, &maps, &expansion, &position, &product, &channel, &channel, &channel}, {&out}, {}, 0};
-    IPluginV3* plugin = create(find(creators, test.op, test.nameSpace), test.fields, TensorRTPhase::kBUILD);
-    auto* build = capability<IPluginV3OneBuild>(plugin, PluginCapabilityType::kBUILD);
-    std::vector<DynamicPluginTensorDesc> const descs = dynamic(test);
-    bool const isTaken = build->configurePlugin(descs.data(), 8, descs.data() + 8, 1) == 0;
-    std::printf("%s: %s\n", test.title.c_str(), isTaken ? "taken" : "refused");
-    expect(isTaken == (limit >= kPIXEL_BYTES + 8 * 1024), "blocks fit the card's shared memory");
-    delete plugin;
 }
 
 } // namespace
@@ -846,8 +791,7 @@ int main(int argc, char** argv)
     cuda(cudaStreamCreate(&stream), "cudaStreamCreate");
     sampleCases(creators, stream);
     convolutionCases(creators, stream);
-    fusedCases(creators, stream);
-    wideCase(creators);
+    offsetCases(creators, stream);
     std::printf("%s: %d creators, %d failures\n", argv[1], count, failures);
     return failures == 0 ? 0 : 1;
 }

@@ -189,24 +189,20 @@ def convolution(
     return out[..., :outputs].transpose(0, 3, 1, 2) if last else out
 
 
-def fused(kernels: native.Kernels, blocks: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
-    """`deform_sample_fused` of blocks of one shape; with `product`, the whole tail."""
-    n, c, height, width = blocks[0]["value"].shape
-    params = native.DeformSampleFusedParams(
-        items=len(blocks),
-        n=n,
-        c=c,
-        height=height,
-        width=width,
-        activation=native.ACTIVATIONS["gelu"],
-        residual=1,
+def offsets(
+    kernels: native.Kernels, items: list[tuple[np.ndarray, np.ndarray]]
+) -> list[np.ndarray]:
+    """`deform_offsets` of (maps, packed weights) of one shape, in one launch."""
+    n, _, height, width = items[0][0].shape
+    rows = len(items[0][1])
+    params = native.DeformOffsetsParams(
+        items=len(items), n=n, c=rows // 2, height=height, width=width
     )
     kept, copy = [], memory(kernels)
-    for i, block in enumerate(blocks):
-        guards = {name: copy(array) for name, array in block.items()}
-        guards["output"] = copy(np.full((n, c, height, width), 77, np.float16))
+    for i, arrays in enumerate(items):
+        guards = [copy(array) for array in (*arrays, np.full((n, rows, height, width), 77, "f2"))]
         kept.append(guards)
-        for name, guard in guards.items():
+        for name, guard in zip(("maps", "weight", "offset"), guards, strict=True):
             getattr(params, name)[i] = guard.address
-    kernels.launch("deform_sample_fused", params)
-    return [guards["output"].array() for guards in kept]
+    kernels.launch("deform_offsets", params)
+    return [guards[2].array() for guards in kept]

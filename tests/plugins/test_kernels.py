@@ -10,11 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from launches import convolution, fused, native, sample
+from launches import convolution, native, sample
+from launches import offsets as convolved
 from onnx.backend.test.case.node import deformconv
 from torchvision.ops import deform_conv2d as by_torchvision
 
-from degmix_edge.ops import deform_conv2d, deform_sample, deform_sample_fused
+from degmix_edge.ops import deform_conv2d, deform_offsets, deform_sample
 
 pytestmark = pytest.mark.slow
 
@@ -318,8 +319,27 @@ def test_launches_of_two_sizes_do_not_take_shared_memory_from_each_other(kernels
         assert kernels.library.degmix_emulation_limit_changes() == 0
 
 
-def mixer(rng, n, c, height, width):
-    """Inputs of the fused operator, and what it must give without and with the product."""
+@pytest.mark.parametrize(
+    "shape", [(1, 16, 4, 3), (2, 64, 9, 19), (1, 48, 8, 32), (1, 32, 11, 40), (1, 16, 1, 1)]
+)
+def test_offsets_are_their_reference(kernels, shape):
+    rng = np.random.default_rng(6)
+    n, c, height, width = shape
+    items = []
+    for _ in range(2):
+        weight = (0.1 * rng.standard_normal((2 * c, 9, 3, 3))).astype(np.float16)
+        packed = deform_offsets.pack(weight)
+        np.testing.assert_array_equal(deform_offsets.unpack(packed), weight)
+        items.append((rng.standard_normal((n, 18, height, width)).astype(np.float16), packed))
+    got = twice(kernels, lambda: convolved(kernels, items))
+    for one, (maps, packed) in zip(got, items, strict=True):
+        assert relative(one, deform_offsets.reference(maps, packed)) < 3e-4
+
+
+def test_offsets_of_positions_make_the_samples_of_the_whole_convolution(kernels):
+    """What engines run, in two launches, against a float64 convolution that sums positions too."""
+    rng = np.random.default_rng(6)
+    c, height, width = 32, 12, 24
     weight = (0.1 * rng.standard_normal((2 * c, 9, 3, 3))).astype(np.float16)
     positions = np.zeros((18, height, width))
     positions[:9] = (
@@ -327,38 +347,19 @@ def mixer(rng, n, c, height, width):
     )
     positions[9:] = np.arange(1, width + 1)[None, None] + np.tile([-1, 0, 1], 3)[:, None, None]
     bias = rng.standard_normal(2 * c)
-    table = deform_sample_fused.position_table(weight, bias, positions)
-    inputs = {
-        "value": rng.standard_normal((n, c, height, width)).astype(np.float16),
-        "maps": (0.3 * rng.standard_normal((n, 18, height, width))).astype(np.float16),
-        "expand": deform_sample_fused.pack_expansion(weight),
-        "position": table.astype(np.float32),
-    }
-    sampled = deform_sample_fused.reference(
-        inputs["value"], inputs["maps"], inputs["expand"], inputs["position"]
-    )
-    product = (rng.standard_normal((c, c)) / np.sqrt(c)).astype(np.float16)
-    tail = {"product": deform_sample_fused.pack(product)}
-    tail |= {k: rng.standard_normal(c).astype(np.float32) for k in ("bias", "scale", "shift")}
-    mixed = np.einsum("oc,nchw->nohw", product.astype(np.float64), sampled)
-    mixed += tail["bias"][:, None, None]
-    mixed = torch.nn.functional.gelu(torch.tensor(mixed)).numpy()
-    mixed = mixed * tail["scale"][:, None, None] + tail["shift"][:, None, None] + inputs["value"]
-    return inputs, tail, sampled, mixed
-
-
-@pytest.mark.parametrize(
-    "shape", [(1, 64, 4, 3), (2, 64, 9, 19), (1, 128, 8, 16), (1, 192, 11, 17)]
-)
-def test_fused_sampling_is_its_reference(kernels, shape):
-    rng = np.random.default_rng(6)
-    made = [mixer(rng, *shape) for _ in range(2)]
-    got = twice(kernels, lambda: fused(kernels, [inputs for inputs, *_ in made]))
-    for one, (_, _, sampled, _) in zip(got, made, strict=True):
-        assert relative(one, sampled) < 5e-4
-    got = twice(kernels, lambda: fused(kernels, [inputs | tail for inputs, tail, *_ in made]))
-    for one, (*_, mixed) in zip(got, made, strict=True):
-        assert relative(one, mixed) < 5e-4
+    table = deform_offsets.position_table(weight, bias, positions).astype(np.float32)
+    value = rng.standard_normal((1, c, height, width)).astype(np.float16)
+    maps = (0.3 * rng.standard_normal((1, 18, height, width))).astype(np.float16)
+    (offset,) = convolved(kernels, [(maps, deform_offsets.pack(weight))])
+    (got,) = sample(kernels, [(value, offset, table)])
+    whole = torch.nn.functional.conv2d(
+        torch.tensor(maps.astype(np.float64) + positions),
+        torch.tensor(weight.astype(np.float64)),
+        torch.tensor(bias),
+        padding=1,
+        groups=2,
+    ).numpy()
+    assert relative(got, deform_sample.reference(value, whole)) < 5e-4
 
 
 def test_what_is_empty(kernels):
@@ -468,6 +469,24 @@ def test_sampling_refuses(kernels, change, reason):
     params = native.DeformSampleParams(**right | change)
     with pytest.raises(ValueError, match="deform_sample: ") as refused:
         kernels.launch("deform_sample", params)
+    assert reason in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"items": 9}, "items: expected 1 to 8"),
+        ({"c": 24}, "c: expected a multiple of 16"),
+        ({"width": -1}, "a size is negative"),
+        ({}, "a pointer is null"),
+    ],
+)
+def test_offsets_refuse(kernels, change, reason):
+    params = native.DeformOffsetsParams(
+        **{"items": 1, "n": 1, "c": 16, "height": 3, "width": 3} | change
+    )
+    with pytest.raises(ValueError, match="deform_offsets: ") as refused:
+        kernels.launch("deform_offsets", params)
     assert reason in str(refused.value)
 
 

@@ -13,7 +13,6 @@ from native_build import INTERFACE, ROOT, configure
 
 from degmix_edge import ops, registry
 from degmix_edge.nvidia.trt import load as trt_load
-from degmix_edge.ops import deform_conv2d, deform_sample, deform_sample_fused
 
 sys.path.insert(0, str(ROOT / "plugins" / "tools"))
 import sass  # noqa: E402
@@ -25,8 +24,6 @@ CREATORS = {
     (deform_sample.OP, ops.INT8_DOMAIN),
     (deform_sample.AT_OP, ops.DOMAIN),
     (deform_sample.AT_OP, ops.INT8_DOMAIN),
-    (deform_sample_fused.OP, ops.DOMAIN),
-    (deform_sample_fused.MIX_OP, ops.DOMAIN),
     (deform_conv2d.OP, ops.DOMAIN),
     (deform_conv2d.OP, ops.INT8_DOMAIN),
 }

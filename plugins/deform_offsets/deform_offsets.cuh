@@ -1,0 +1,184 @@
+// Device code of deform_offsets. A block takes 32 x 8 pixels of one group, a warp a row of them.
+//
+// The product has output channels as rows and pixels as columns. A warp's pixels, with their 3 x 3
+// neighbours of nine maps, stay in registers while the weights pass by. Which pixel a column is, is free: they
+// are numbered so that a lane's columns are eight neighbours, which it stores as one vector.
+#pragma once
+
+#include "common/tensor_core.cuh"
+#include "deform_offsets/deform_offsets.h"
+
+namespace degmix
+{
+namespace offsets
+{
+
+constexpr int32_t kTILE_X = 32;
+constexpr int32_t kTILE_Y = 8;
+constexpr int32_t kTHREADS = 32 * kTILE_Y;
+constexpr int32_t kHALO_X = kTILE_X + 2;
+constexpr int32_t kHALO_Y = kTILE_Y + 2;
+constexpr int32_t kPADDED = 10; // maps of a pixel, so that a pair of them is a word
+constexpr int32_t kSTEPS = DeformOffsetsParams::kDEPTH / 16;
+constexpr int32_t kCOLUMNS = kTILE_X / 8; // fragments of eight pixels
+constexpr int32_t kMAP_BYTES = kHALO_Y * kHALO_X * kPADDED * 2;
+
+// The group's maps of the tile and a ring of one pixel, zeros outside the image, maps last.
+__device__ __forceinline__ void fillMaps(
+    __half* to, __half const* maps, int32_t y0, int32_t x0, int32_t height, int32_t width)
+{
+    constexpr int32_t kPLACES = kPADDED * kHALO_Y * kHALO_X;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kPLACES; i += kTHREADS)
+    {
+        int32_t const column = i % kHALO_X;
+        int32_t const row = i / kHALO_X % kHALO_Y;
+        int32_t const map = i / (kHALO_X * kHALO_Y);
+        int32_t const y = y0 + row - 1;
+        int32_t const x = x0 + column - 1;
+        bool const inside = map < DeformOffsetsParams::kMAPS && y >= 0 && y < height && x >= 0 && x < width;
+        to[(row * kHALO_X + column) * kPADDED + map]
+            = inside ? maps[(static_cast<int64_t>(map) * height + y) * width + x] : fromFloat<__half>(0.F);
+    }
+}
+
+// A lane's words of the weights of 16 rows, which lie in the order that lanes read them.
+__device__ __forceinline__ void loadWeights(uint32_t (&a)[kSTEPS][4], uint4 const* weight, int32_t fragment)
+{
+#pragma unroll
+    for (int32_t step = 0; step < kSTEPS; ++step)
+    {
+        uint4 const words = __ldg(weight + (fragment * kSTEPS + step) * 32 + threadIdx.x % 32);
+        a[step][0] = words.x;
+        a[step][1] = words.y;
+        a[step][2] = words.z;
+        a[step][3] = words.w;
+    }
+}
+
+// Eight neighbours of one row; `kVECTOR` says that they are inside together and aligned.
+template <bool kVECTOR>
+__device__ __forceinline__ void storeRow(__half* to, uint32_t const (&words)[kCOLUMNS], int32_t left)
+{
+    if constexpr (kVECTOR)
+    {
+        if (left > 0)
+        {
+            *reinterpret_cast<uint4*>(to) = uint4{words[0], words[1], words[2], words[3]};
+        }
+    }
+    else
+    {
+#pragma unroll
+        for (int32_t i = 0; i < kCOLUMNS; ++i)
+        {
+            if (2 * i < left)
+            {
+                to[2 * i] = lowHalf(words[i]);
+            }
+            if (2 * i + 1 < left)
+            {
+                to[2 * i + 1] = highHalf(words[i]);
+            }
+        }
+    }
+}
+
+template <bool kVECTOR>
+__global__ void __launch_bounds__(kTHREADS, 2) deformOffsetsKernel(DeformOffsetsParams params)
+{
+    DEGMIX_SHARED(shared);
+    __half* const maps = reinterpret_cast<__half*>(shared);
+    int32_t const height = params.height;
+    int32_t const width = params.width;
+    int32_t const c = params.c;
+    int32_t const tilesX = (width + kTILE_X - 1) / kTILE_X;
+    int32_t const tilesY = (height + kTILE_Y - 1) / kTILE_Y;
+    int64_t block = blockIdx.x;
+    int32_t const group = static_cast<int32_t>(block % 2);
+    block /= 2;
+    int32_t const x0 = static_cast<int32_t>(block % tilesX) * kTILE_X;
+    block /= tilesX;
+    int32_t const y0 = static_cast<int32_t>(block % tilesY) * kTILE_Y;
+    block /= tilesY;
+    int64_t const n = block % params.n;
+    int32_t const item = static_cast<int32_t>(block / params.n);
+    int64_t const pixels = static_cast<int64_t>(height) * width;
+    auto const* from = static_cast<__half const*>(params.maps[item]);
+    fillMaps(maps, from + (2 * n + group) * DeformOffsetsParams::kMAPS * pixels, y0, x0, height, width);
+    __syncthreads();
+
+    int32_t const row = static_cast<int32_t>(threadIdx.x) / 32;
+    int32_t const lane = static_cast<int32_t>(threadIdx.x) % 32;
+    int32_t const eighth = lane / 4;
+    int32_t const quarter = lane % 4;
+    uint32_t b[kCOLUMNS][kSTEPS][2];
+#pragma unroll
+    for (int32_t step = 0; step < kSTEPS; ++step)
+    {
+#pragma unroll
+        for (int32_t side = 0; side < 2; ++side)
+        {
+            int32_t const k = 16 * step + 8 * side + 2 * quarter;
+            int32_t const tap = k / kPADDED;
+            bool const inside = tap < DeformOffsetsParams::kTAPS;
+            int32_t const dy = inside ? tap / 3 : 0;
+            int32_t const dx = inside ? tap % 3 : 0;
+            // Column i of fragment j is pixel 8 (i / 2) + 2 j + i % 2.
+            int32_t const x = 8 * (eighth / 2) + eighth % 2 + dx;
+            auto const* words
+                = reinterpret_cast<uint32_t const*>(maps + ((row + dy) * kHALO_X + x) * kPADDED + k % kPADDED);
+#pragma unroll
+            for (int32_t j = 0; j < kCOLUMNS; ++j)
+            {
+                b[j][step][side] = inside ? words[j * kPADDED] : 0U;
+            }
+        }
+    }
+
+    int32_t const fragments = c / DeformOffsetsParams::kROWS;
+    auto const* weight = static_cast<uint4 const*>(params.weight[item]) + group * fragments * kSTEPS * 32;
+    int32_t const x = x0 + 8 * quarter;
+    int32_t const left = y0 + row < height ? width - x : 0;
+    __half* to = static_cast<__half*>(params.offset[item]) + (2 * n + group) * c * pixels
+        + static_cast<int64_t>(y0 + row) * width + x + eighth * pixels;
+    uint32_t next[kSTEPS][4];
+    loadWeights(next, weight, 0);
+    for (int32_t fragment = 0; fragment < fragments; ++fragment)
+    {
+        uint32_t a[kSTEPS][4];
+#pragma unroll
+        for (int32_t i = 0; i < 4 * kSTEPS; ++i)
+        {
+            a[i / 4][i % 4] = next[i / 4][i % 4];
+        }
+        if (fragment + 1 < fragments)
+        {
+            loadWeights(next, weight, fragment + 1);
+        }
+        float sum[kCOLUMNS][4] = {};
+#pragma unroll
+        for (int32_t step = 0; step < kSTEPS; ++step)
+        {
+#pragma unroll
+            for (int32_t j = 0; j < kCOLUMNS; ++j)
+            {
+                multiplyAdd(sum[j], a[step], b[j][step]);
+            }
+        }
+#pragma unroll
+        for (int32_t side = 0; side < 2; ++side)
+        {
+            uint32_t words[kCOLUMNS];
+#pragma unroll
+            for (int32_t j = 0; j < kCOLUMNS; ++j)
+            {
+                words[j] = packHalves(sum[j][2 * side], sum[j][2 * side + 1]);
+            }
+            storeRow<kVECTOR>(to + 8 * side * pixels, words, left);
+        }
+        to += DeformOffsetsParams::kROWS * pixels;
+    }
+}
+
+} // namespace offsets
+} // namespace degmix
