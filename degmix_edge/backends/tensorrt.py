@@ -306,8 +306,8 @@ def _forms(asked: str, recipe: Recipe, plugin: Path | None) -> tuple[Dcn, ...]:
     if asked == "auto":
         if plugin is None:
             return ("builtin",)
-        fused: tuple[Dcn, ...] = ("fused",) if recipe.precision != "fp32" else ()
-        return (*fused, "plugin", "builtin")
+        offsets: tuple[Dcn, ...] = ("offsets",) if recipe.precision != "fp32" else ()
+        return (*offsets, "plugin", "builtin")
     form = check_form(asked)
     if form in NEED_PLUGIN and plugin is None:
         _trt_plugin.needed(Backend.major(), form)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PLUGIN_MAJOR = "10"
 """TensorRT's major version whose plugin interface TensorRT-RTX 1 has."""
-FORMS: tuple[Dcn, ...] = ("plugin", "fused", "gridsample")
+FORMS: tuple[Dcn, ...] = ("plugin", "offsets", "gridsample")
 """Ways of deformable convolutions that it has; it lacks an importer of its own."""
 BINDINGS = "tensorrt_rtx_cu13_bindings"
 NOT_RUN = (

@@ -83,7 +83,7 @@ ENGINE = [
     click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True),
     click.option(
         "--dcn",
-        type=click.Choice(["auto", "plugin", "fused", "builtin", "gridsample"]),
+        type=click.Choice(["auto", "plugin", "offsets", "builtin", "gridsample"]),
         default="auto",
         show_default=True,
         help="TensorRT: the form of deformable convolutions; auto times each.",

@@ -14,7 +14,6 @@ from degmix_edge.graph.check import check_graph
 from degmix_edge.graph.model import to_graph, to_model
 from degmix_edge.network import METADATA_KEY, NetworkSpec, from_metadata
 from degmix_edge.ops.deform_sample import AT_OP
-from degmix_edge.ops.deform_sample_fused import MIX_OP, OP
 from degmix_edge.passes import pipeline
 from degmix_edge.passes._base import apply
 from degmix_edge.passes.pipeline import Dcn
@@ -120,10 +119,10 @@ def _with_half_maps(graph: gs.Graph, recipe: Recipe) -> Recipe:
     """Let convolutions that make maps and offsets without positions run in FP16."""
     makers: set[str] = set()
     for node in graph.nodes:
-        if node.op in (OP, MIX_OP, AT_OP):
-            makers |= {maker.name for maker in node.inputs[1].inputs}
-        if node.op == AT_OP:  # its offsets are made of the maps by one more convolution
-            makers |= {m.name for maker in node.inputs[1].inputs for m in maker.inputs[0].inputs}
+        if node.op == AT_OP:  # its offsets are made of maps, which another convolution makes
+            offsets = node.inputs[1].inputs
+            makers |= {maker.name for maker in offsets}
+            makers |= {maker.name for conv in offsets for maker in conv.inputs[0].inputs}
     placements = tuple(
         place.model_copy(update={"precision": "fp16", "reason": "makes maps without positions"})
         if place.node in makers

@@ -12,13 +12,12 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from degmix_edge.ops.deform_offsets import OP as OFFSETS
 from degmix_edge.ops.deform_sample import AT_OP
 from degmix_edge.ops.deform_sample import OP as SAMPLE
-from degmix_edge.ops.deform_sample_fused import MIX_OP
-from degmix_edge.ops.deform_sample_fused import OP as FUSED
 from degmix_edge.passes._base import Pass
 
-GROUPED = (SAMPLE, AT_OP, FUSED, MIX_OP)
+GROUPED = (SAMPLE, AT_OP, OFFSETS)
 MOST_ITEMS = 8
 
 

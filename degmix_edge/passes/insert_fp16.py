@@ -29,13 +29,11 @@ HALF_INPUTS = {
     **dict.fromkeys(("Resize", "BatchNormalization", "DegmixDeformSample", "Pad"), (0,)),
     "DegmixDeformSampleAt": (0, 1),
     "DegmixDeformConv2d": (0, 1, 3),
-    "DegmixDeformSampleFused": (0, 1, 2),
-    "DegmixDeformMix": (0, 1, 2, 4),
 }
 """Inputs that become FP16, for operators whose other inputs (scales, offsets, sizes) do not."""
 AS_THEY_ARE = {"DegmixDeformSampleAt": (1,)}
 """Inputs that operators take in FP16 too where they run in another type themselves."""
-ALWAYS = {"DegmixDeformSampleFused", "DegmixDeformMix"}
+ALWAYS = {"DegmixDeformOffsets"}
 """Operators that have kernels for FP16 alone."""
 LONGEST_SUM = 1024
 """Longest sum of a product of two variables in FP16: attention's are 32 to 64 terms long, while a

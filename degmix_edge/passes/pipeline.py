@@ -13,13 +13,13 @@ from degmix_edge.passes.decode_tasks import DecodeTasks
 from degmix_edge.passes.fold_batchnorm import FoldBatchnorm
 from degmix_edge.passes.fold_constants import FoldConstants
 from degmix_edge.passes.fold_conv_mixture import FoldConvMixture
-from degmix_edge.passes.fuse_deform_offsets import FuseDeformOffsets
 from degmix_edge.passes.fuse_integer_matmul import FuseIntegerMatmul
 from degmix_edge.passes.group_deform_items import GroupDeformItems
 from degmix_edge.passes.hoist_pointwise import HoistPointwise
 from degmix_edge.passes.insert_fp16 import InsertFp16
 from degmix_edge.passes.insert_image_input import InsertImageInput
 from degmix_edge.passes.insert_qdq import InsertQdq
+from degmix_edge.passes.lower_deform_offsets import LowerDeformOffsets
 from degmix_edge.passes.lower_deform_sample import LowerDeformSample
 from degmix_edge.passes.lower_deform_to_gridsample import LowerDeformToGridsample
 from degmix_edge.passes.lower_deform_to_plugin import LowerDeformToPlugin
@@ -36,12 +36,12 @@ from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.recipe import Recipe
 from degmix_edge.registry import unknown
 
-Dcn = Literal["plugin", "fused", "builtin", "gridsample"]
-"""How a TensorRT builder gets deformable convolutions: through our plugin; through our plugin with
-offsets and tail inside, which engines with FP16 layers have; through TensorRT's own importer; or as
+Dcn = Literal["plugin", "offsets", "builtin", "gridsample"]
+"""How a TensorRT builder gets deformable convolutions: through our plugin; through our plugin, which
+also convolves the offsets in engines with FP16 layers; through TensorRT's own importer; or as
 GridSample, for builders without a kernel."""
 FORMS: tuple[Dcn, ...] = get_args(Dcn)
-NEED_PLUGIN: tuple[Dcn, ...] = ("plugin", "fused")
+NEED_PLUGIN: tuple[Dcn, ...] = ("plugin", "offsets")
 
 
 def check_form(asked: str, have: Sequence[Dcn] = FORMS) -> Dcn:
@@ -113,12 +113,10 @@ def deformable(dcn: Dcn, recipe: Recipe) -> list[Pass]:
         return [*floats, LowerDeformToGridsample()]
     if dcn == "builtin":
         return [*floats, AddDeformBias()]
-    # Sampling is fused before the plugin's own pass, which would make it sample INT8.
-    fused = dcn == "fused" and recipe.precision != "fp32"
-    first = [LowerDeformSample(), FuseDeformOffsets()] if fused else []
-    # Behind the others, which look for samplings with positions in their offsets.
-    last = [SplitDeformPositions()] if recipe.precision != "fp32" else []
-    return [*floats, *first, LowerDeformToPlugin(), *last]
+    if recipe.precision == "fp32":
+        return [*floats, LowerDeformToPlugin()]
+    last = [LowerDeformOffsets()] if dcn == "offsets" else []
+    return [*floats, LowerDeformToPlugin(), SplitDeformPositions(), *last]
 
 
 def half_floats(dcn: Dcn, recipe: Recipe) -> list[Pass]:

@@ -2,18 +2,19 @@
 
 The convolution sums a constant position of up to a map's side, in pixels, and 18 maps of a few
 pixels. In FP16 or TF32 the position alone would be wrong by a tenth of a pixel. What it makes of
-the positions is an affine function of y or x (see `ops.deform_sample_fused`), which
+the positions is an affine function of y or x (see `ops.deform_offsets`), which
 `DegmixDeformSampleAt` adds in FP32, so that the convolution may run in FP16.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from degmix_edge.graph.model import constant
+from degmix_edge.ops.deform_offsets import MAPS, position_table
 from degmix_edge.ops.deform_sample import AT_OP, OP
 from degmix_edge.passes._base import Pass
-from degmix_edge.passes.fuse_deform_offsets import expansion_of
 
 
 class SplitDeformPositions(Pass):
@@ -22,11 +23,51 @@ class SplitDeformPositions(Pass):
     def run(self, graph: gs.Graph) -> int:
         rewrites = 0
         for sampler in [n for n in graph.nodes if n.op == OP]:
-            expansion = expansion_of(sampler)
-            if expansion is None:
+            conv = convolution_of(sampler)
+            found = None if conv is None else _maps_and_table(conv)
+            if conv is None or found is None:
                 continue
-            expansion.conv.inputs = [expansion.maps, expansion.conv.inputs[1]]
+            maps, table = found
+            conv.inputs = [maps, conv.inputs[1]]
             sampler.op = AT_OP
-            sampler.inputs.append(constant(f"{sampler.name}/position", expansion.position))
+            sampler.inputs.append(constant(f"{sampler.name}/position", table))
             rewrites += 1
         return rewrites
+
+
+def convolution_of(sampler: gs.Node) -> gs.Node | None:
+    """The convolution of 18 maps in two groups that makes a sampling's offsets, and nothing else."""
+    conv = _only_maker(sampler.inputs[1], "Conv")
+    if conv is None or not isinstance(conv.inputs[1], gs.Constant):
+        return None
+    attrs = conv.attrs
+    plain = (
+        list(conv.inputs[1].shape[1:]) == [MAPS, 3, 3]
+        and attrs.get("group", 1) == 2
+        and list(attrs.get("pads", [0] * 4)) == [1] * 4
+        and list(attrs.get("strides", [1, 1])) == [1, 1]
+        and list(attrs.get("dilations", [1, 1])) == [1, 1]
+    )
+    return conv if plain else None
+
+
+def _maps_and_table(conv: gs.Node) -> tuple[gs.Variable, np.ndarray] | None:
+    """The 18 maps without positions, and what the convolution makes of those and of its bias."""
+    add = _only_maker(conv.inputs[0], "Add")
+    if add is None:
+        return None
+    fixed = [t for t in add.inputs if isinstance(t, gs.Constant)]
+    maps = [t for t in add.inputs if isinstance(t, gs.Variable)]
+    if len(fixed) != 1 or len(maps) != 1:
+        return None
+    positions = fixed[0].values
+    if positions.ndim != 4 or positions.shape[:2] != (1, 2 * MAPS):
+        return None
+    bias = conv.inputs[2].values if len(conv.inputs) > 2 else None
+    table = position_table(conv.inputs[1].values, bias, positions[0])
+    return None if table is None else (maps[0], table)
+
+
+def _only_maker(tensor: gs.Tensor, op: str) -> gs.Node | None:
+    maker = tensor.inputs[0] if tensor.inputs else None
+    return maker if maker is not None and maker.op == op and len(tensor.outputs) == 1 else None

@@ -183,11 +183,11 @@ def mixer_contestants(bench: Bench) -> dict[str, Callable[[list[Tensors]], objec
     def by_cudnn(sets: list[Tensors]) -> None:
         """The offsets by cuDNN, in half precision."""
         for one in sets:
-            one["offset16"] = F.conv2d(one["maps"], one["weight_of_maps"], padding=1, groups=2)
+            one["by_cudnn"] = F.conv2d(one["maps"], one["weight_of_maps"], padding=1, groups=2)
 
     def by_cudnn_and_sampled(sets: list[Tensors]) -> None:
         by_cudnn(sets)
-        bench.sample(sets, offsets="offset16")
+        bench.sample(sets, offsets="by_cudnn")
         products(sets)
 
     def torchvision_half(sets: list[Tensors]) -> None:

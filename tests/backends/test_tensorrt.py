@@ -362,7 +362,7 @@ def test_forms_are_timed_and_one_is_kept(card, exported, pictures, tmp_path, emu
     shown = {image.tobytes() for image in stand_in.IMAGES}
     assert shown == {picture.tobytes() for picture in pictures[:2]}
     said = json.loads(files["layers.json"])
-    assert set(said["milliseconds"]) == {"fused", "plugin", "builtin"}
+    assert set(said["milliseconds"]) == {"offsets", "plugin", "builtin"}
     assert said["dcn"] in said["milliseconds"]
     assert not said["refused"]
     only = tensorrt.build(
@@ -379,33 +379,34 @@ def test_a_form_that_cannot_be_built_is_said(card, exported, emulated_plugin, mo
     recipe = choose(to_graph(model), spec, "fp16")
 
     def lower(data, recipe, form):
-        if form == "fused":
-            raise GraphError("384 channels need 105600 bytes of shared memory")
+        if form == "offsets":
+            raise GraphError("channels: expected a multiple of 16")
         return lower_for_tensorrt(data, recipe, form)
 
     monkeypatch.setattr("degmix_edge.passes.forms.lower_for_tensorrt", lower)
-    said = "--dcn (plugin|builtin) is used, as others cannot be built. fused: 384 channels need"
+    said = "--dcn (plugin|builtin) is used, as others cannot be built. offsets: channels: expected"
     with pytest.warns(UserWarning, match=said):
         files = backends.find("tensorrt").build(model.SerializeToString(), recipe, None)
-    assert set(json.loads(files["layers.json"])["refused"]) == {"fused"}
+    assert set(json.loads(files["layers.json"])["refused"]) == {"offsets"}
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_the_fused_form_is_in_the_engine_that_a_build_makes(
+def test_our_offsets_are_in_the_engine_that_a_build_makes(
     card, exported, pictures, tmp_path, emulated_plugin, precision
 ):
-    """From the network to the plan: nothing between may hide the block from the pass."""
-    bundle = tmp_path / "fused.degmix"
+    """From the network to the plan: nothing between may hide the mixers from the passes."""
+    bundle = tmp_path / "offsets.degmix"
     build(exported[0], bundle, precision=precision, calibration=pictures, observer="min_max")
     model = bundle.joinpath("model.onnx").read_bytes()
     recipe = config.load(Recipe, bundle / "recipe.yaml")
-    files = backends.find("tensorrt").build(model, recipe, None, EngineOptions(dcn="fused"))
+    files = backends.find("tensorrt").build(model, recipe, None, EngineOptions(dcn="offsets"))
     table = json.loads(files["layers.json"])["layers"]
     plugins = Counter(x["kind"] for x in table)["PLUGIN_V3"]
     plan = files["engine.plan"].removeprefix(b"stand-in plan")
     kinds = Counter(node.op_type for node in onnx.load_from_string(plan).graph.node)
-    # Six tasks in one launch.
-    assert plugins == kinds["DegmixDeformSampleFused"] + kinds["DegmixDeformMix"] == 1
+    # Six tasks in one launch of each.
+    assert kinds["DegmixDeformOffsets"] == kinds["DegmixDeformSampleAt"] == 1
+    assert plugins == 2
     assert not kinds["DegmixDeformSample"]
 
 

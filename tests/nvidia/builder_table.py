@@ -39,7 +39,7 @@ def forms(model: Any) -> tuple[str, ...]:
     if not deformable:
         return ("gridsample",)
     with_plugin = _trt_plugin.library("10") is not None
-    return ("plugin", "fused", "gridsample") if with_plugin else ("gridsample",)
+    return ("plugin", "offsets", "gridsample") if with_plugin else ("gridsample",)
 
 
 def row(name: str, precision: str, form: str, folder: Path) -> dict[str, Any]:

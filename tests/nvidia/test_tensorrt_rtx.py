@@ -83,7 +83,7 @@ def plugin(emulated, monkeypatch):
     return library
 
 
-@pytest.mark.parametrize("form", ["plugin", "fused"])
+@pytest.mark.parametrize("form", ["plugin", "offsets"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("deployed", ["degmix"], indirect=True)
 def test_our_plugin_is_in_the_engine(deployed, precision, form, plugin):

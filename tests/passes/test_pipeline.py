@@ -17,10 +17,11 @@ from degmix_edge import backends, ops
 from degmix_edge.bundle.golden import LOWERED, differences
 from degmix_edge.graph.model import to_graph
 from degmix_edge.network import IMAGE
-from degmix_edge.ops import deform_sample_fused
+from degmix_edge.ops import deform_offsets
+from degmix_edge.ops.deform_sample import position_offsets
 from degmix_edge.passes._base import apply
 from degmix_edge.passes.forms import deploy_model, lower_for_tensorrt, quantize_model
-from degmix_edge.passes.fuse_deform_offsets import FuseDeformOffsets
+from degmix_edge.passes.lower_deform_offsets import LowerDeformOffsets
 from degmix_edge.passes.group_deform_items import GroupDeformItems
 from degmix_edge.passes.lower_deform_to_plugin import LowerDeformToPlugin
 from degmix_edge.passes.pipeline import FORMS
@@ -30,7 +31,6 @@ from degmix_edge.quant.sites import observed_tensors
 
 pytestmark = pytest.mark.slow(file_seconds=20)
 
-FUSED = ("DegmixDeformSampleFused", "DegmixDeformMix")
 CASES = {
     "published": {"dim": 64, "depth": 2},
     "dcnv2": {"dim": 16, "deform_kernel": 3, "deform_groups": 2},
@@ -98,24 +98,21 @@ def test_what_stands_in_each_form(deployed, products):
             items = next((a.i for a in node.attribute if a.name == "items"), 1)
             kinds[form, precision][node.op_type] += items
     for precision in ("fp16", "int8"):
-        plugin, fused = kinds["plugin", precision], kinds["fused", precision]
+        plugin, ours = kinds["plugin", precision], kinds["offsets", precision]
         assert kinds["builtin", precision]["DeformConv"] == 4 or deployed[0] == "dcnv2"
         assert not kinds["gridsample", precision]["DeformConv"]
         if deployed[0] == "published":
             assert plugin["DegmixDeformSampleAt"] == 4
             assert not plugin["DegmixDeformSample"]
-            assert not fused["DegmixDeformSample"]
-            assert not fused["DegmixDeformSampleAt"]
+            assert not ours["DegmixDeformSample"]
+            assert ours["DegmixDeformSampleAt"] == ours["DegmixDeformOffsets"] == 4
+            assert ours["Conv"] == plugin["Conv"] - 4
             # Two tasks of two depths each: a node a depth has both tasks.
             assert nodes["plugin", precision]["DegmixDeformSampleAt"] == 2
-            assert sum(nodes["fused", precision][op] for op in FUSED) == 2
-            # Expansions are in the fused nodes; products too, where they are not INT8.
-            products_too = 4 if precision == "fp16" else 0
-            assert fused["DegmixDeformMix"] == products_too
-            assert fused["DegmixDeformSampleFused"] == 4 - products_too
-            assert fused["Conv"] == plugin["Conv"] - 4 - products_too
+            assert nodes["offsets", precision]["DegmixDeformSampleAt"] == 2
+            assert nodes["offsets", precision]["DegmixDeformOffsets"] == 2
         else:
-            assert plugin["DegmixDeformConv2d"] == fused["DegmixDeformConv2d"] > 0
+            assert plugin["DegmixDeformConv2d"] == ours["DegmixDeformConv2d"] > 0
 
 
 def test_a_parser_gets_no_functions_that_it_could_take_in_place_of_the_plugin(products):
@@ -125,7 +122,7 @@ def test_a_parser_gets_no_functions_that_it_could_take_in_place_of_the_plugin(pr
 
 def test_types_of_the_plugins_inputs(products):
     """Offsets, masks and positions stay FP32; maps without positions do not."""
-    for form in ("plugin", "fused"):
+    for form, convolves in (("plugin", "Conv"), ("offsets", "DegmixDeformOffsets")):
         model = onnx.shape_inference.infer_shapes(lowered(products, "fp16", form))
         graph = to_graph(model)
         for node in graph.nodes:
@@ -133,15 +130,13 @@ def test_types_of_the_plugins_inputs(products):
             items = node.attrs.get("items", 1)
             if node.op == "DegmixDeformSampleAt":
                 assert types == ["half", "half", "float32"] * items
-                expands = node.inputs[1].inputs[0]
-                assert (expands.op, expands.inputs[1].dtype) == ("Conv", np.float16)
+                convolution = node.inputs[1].inputs[0]
+                assert (convolution.op, convolution.inputs[1].dtype) == (convolves, np.float16)
+                assert convolution.inputs[0].dtype == np.float16
+                taps = convolution.inputs[0].inputs[0]
+                assert (taps.op, taps.inputs[1].dtype) == ("Conv", np.float16)
             if node.op == "DegmixDeformConv2d":
                 assert types == ["half", "half", "float32", "half", "float32"]
-            if node.op == "DegmixDeformMix":
-                one = ["half", "half", "half", "float32", "half", *["float32"] * 3]
-                assert types == one * items
-                taps = node.inputs[1].inputs[0]
-                assert (taps.op, taps.inputs[1].dtype) == ("Conv", np.float16)
 
 
 def test_types_of_the_plugins_inputs_in_an_int8_engine(products):
@@ -183,15 +178,16 @@ def test_positions_are_added_where_no_convolution_rounds_them(deployed):
 
 
 @pytest.mark.parametrize("deployed", ["published"], indirect=True)
-def test_fusing_is_idempotent_and_needs_the_positions(deployed):
+def test_offsets_of_our_own_are_idempotent_and_need_the_positions(deployed):
     graph = to_graph(deployed[1])
     apply(graph, [LowerDeformToPlugin()])
     other = graph.copy()
-    assert [o.rewrites for o in apply(graph, [FuseDeformOffsets(), FuseDeformOffsets()])] == [4, 0]
+    steps = [SplitDeformPositions(), LowerDeformOffsets()]
+    assert [o.rewrites for o in apply(graph, [*steps, *steps])] == [4, 4, 0, 0]
     for node in other.nodes:
         if node.op == "Add" and "offset" in node.name:
             node.inputs[1].values = node.inputs[1].values ** 2  # no affine function any more
-    assert apply(other, [FuseDeformOffsets()])[0].rewrites == 0
+    assert [o.rewrites for o in apply(other, steps)] == [0, 0]
 
 
 def test_the_table_of_positions_is_the_convolution_of_positions():
@@ -202,14 +198,13 @@ def test_the_table_of_positions_is_the_convolution_of_positions():
     positions = np.zeros((18, height, width))
     positions[:9] = np.arange(height)[None, :, None] + rng.normal(size=(9, 1, 1))
     positions[9:] = np.arange(width)[None, None] + rng.normal(size=(9, 1, 1))
-    table = deform_sample_fused.position_table(weight, bias, positions)
-    packed = deform_sample_fused.pack_expansion(np.zeros_like(weight))
-    got = deform_sample_fused.expand(np.zeros((1, 18, height, width)), packed, table)
+    table = deform_offsets.position_table(weight, bias, positions)
+    got = position_offsets(table, height, width)[None]
     padded = torch.nn.functional.pad(torch.tensor(positions)[None], (1, 1, 1, 1))
     want = torch.nn.functional.conv2d(padded, torch.tensor(weight), torch.tensor(bias), groups=2)
     np.testing.assert_allclose(got, want.numpy(), atol=1e-12)
-    assert deform_sample_fused.position_table(weight, bias, positions[:, :2]) is None
-    assert deform_sample_fused.position_table(weight, bias, rng.normal(size=(18, 5, 7))) is None
+    assert deform_offsets.position_table(weight, bias, positions[:, :2]) is None
+    assert deform_offsets.position_table(weight, bias, rng.normal(size=(18, 5, 7))) is None
 
 
 def test_the_table_of_a_published_mixer_takes_milliseconds():
@@ -222,7 +217,7 @@ def test_the_table_of_a_published_mixer_takes_milliseconds():
     taken = []
     for _ in range(3):
         start = time.perf_counter()
-        table = deform_sample_fused.position_table(weight, None, positions)
+        table = deform_offsets.position_table(weight, None, positions)
         taken.append(time.perf_counter() - start)
     assert table is not None
     assert table.shape == (9, 256, 4)

@@ -218,9 +218,9 @@ class _Registry:
             "DegmixDeformSample",
             "DegmixDeformSampleAt",
             "DegmixDeformConv2d",
-            "DegmixDeformMix",
+            "DegmixDeformOffsets",
         ]
-        self.all_creators = [_Creator(name) for name in [*names, "DegmixDeformSampleFused"]]
+        self.all_creators = [_Creator(name) for name in names]
         return self if count.value else None
 
 
