@@ -355,8 +355,8 @@ struct Share
     uint32_t first;  // pixel
     uint32_t stride; // pixels
     uint32_t end;    // pixels of the plane
-    int32_t row;
-    int32_t step; // rows
+    float row;
+    float step; // rows
 };
 
 // The offsets of a thread's next rows. They are asked for a round before they are used, and the first ones
@@ -368,7 +368,7 @@ struct Round
     Together<TOffset, kPIXELS> y[kROWS];
     Together<TOffset, kPIXELS> x[kROWS];
 
-    __device__ __forceinline__ void ask(TOffset const* dy, TOffset const* dx, uint32_t pixel, Share const& share)
+    __device__ __forceinline__ void ask(TOffset const* offset, uint32_t pixel, Share const& share)
     {
 #pragma unroll
         for (int32_t i = 0; i < kROWS; ++i)
@@ -376,8 +376,8 @@ struct Round
             uint32_t const at = pixel + i * share.stride;
             if (at < share.end)
             {
-                y[i] = loadOnce<TOffset, kPIXELS>(dy + at);
-                x[i] = loadOnce<TOffset, kPIXELS>(dx + at);
+                y[i] = loadOnce<TOffset, kPIXELS>(offset + at);
+                x[i] = loadOnce<TOffset, kPIXELS>(offset + (at + share.end)); // behind the plane of dy
             }
         }
     }
@@ -386,17 +386,16 @@ struct Round
 // Sample a thread's share of a plane; `lines` has one a column, and `next` what was asked for first.
 template <typename T, typename TOffset, bool kSHARED, int32_t kPIXELS>
 __device__ __forceinline__ void sampleShare(SampledPlane<T, kSHARED> const& plane, PositionLine const (&lines)[kPIXELS],
-    TOffset const* dy, TOffset const* dx, T* output, Share const& share, Round<TOffset, kPIXELS> next)
+    TOffset const* offset, T* output, Share const& share, Round<TOffset, kPIXELS> next)
 {
     using Offsets = Round<TOffset, kPIXELS>;
-    float row = static_cast<float>(share.row);
-    float const step = static_cast<float>(share.step);
+    float row = share.row;
     for (uint32_t pixel = share.first; pixel < share.end;)
     {
         Offsets const round = next;
         uint32_t const at = pixel;
         pixel += Offsets::kROWS * share.stride;
-        next.ask(dy, dx, pixel, share);
+        next.ask(offset, pixel, share);
 #pragma unroll
         for (int32_t i = 0; i < Offsets::kROWS; ++i)
         {
@@ -406,7 +405,7 @@ __device__ __forceinline__ void sampleShare(SampledPlane<T, kSHARED> const& plan
             {
                 sampled.of[k] = plane.sample(lines[k], row, round.y[i].of[k], round.x[i].of[k]);
             }
-            row += step;
+            row += share.step;
             if (at + i * share.stride < share.end)
             {
                 *reinterpret_cast<Together<T, kPIXELS>*>(output + at + i * share.stride) = sampled;
@@ -415,28 +414,78 @@ __device__ __forceinline__ void sampleShare(SampledPlane<T, kSHARED> const& plan
     }
 }
 
-// Blocks whose registers a multiprocessor has to hold: three of DeMT's planes fit an H100's shared memory.
-// INT8 needs more registers to copy a plane.
+// Blocks whose registers a multiprocessor has to hold: of DeMT's planes, 227 KB of shared memory hold three and
+// Orin's 163 KB two. INT8 needs more registers to copy a plane.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200)
+constexpr int32_t kPLANES = 2;
+#else
+constexpr int32_t kPLANES = 3;
+#endif
 template <typename T, bool kSHARED>
-constexpr int32_t kBLOCKS = kSHARED && sizeof(T) > 1 ? 3 : 2;
+constexpr int32_t kBLOCKS = kSHARED && sizeof(T) > 1 ? kPLANES : 2;
+
+// What a block works on.
+template <typename T, typename TOffset>
+struct BlockPlane
+{
+    T const* value;
+    TOffset const* offset; // a plane of dy, then one of dx
+    T* output;
+    PositionLine const* table; // of the item, or null
+    int32_t channel;
+
+    __device__ __forceinline__ BlockPlane(DeformSampleParams const& params, int32_t block)
+    {
+        int32_t const perItem = params.n * params.c;
+        int32_t const item = block / perItem;
+        int64_t const plane = block - item * perItem;
+        int64_t const pixels = params.outHeight * params.outWidth;
+        value = static_cast<T const*>(params.value[item]) + plane * (params.height * params.width);
+        offset = static_cast<TOffset const*>(params.offset[item]) + 2 * plane * pixels;
+        output = static_cast<T*>(params.output[item]) + plane * pixels;
+        table = reinterpret_cast<PositionLine const*>(params.position[item]);
+        channel = static_cast<int32_t>(plane) % params.c;
+    }
+};
+
+// The first and the last row, which have lines of their own in a table of positions. What is needed for them is
+// computed here again, so that no register has to keep it meanwhile.
+template <typename T, typename TOffset, bool kSHARED>
+__device__ __forceinline__ void sampleBorderRows(
+    SampledPlane<T, kSHARED> const& sampled, DeformSampleParams const& params, int32_t block)
+{
+    BlockPlane<T, TOffset> const plane(params, pinned(block));
+    if (plane.table == nullptr)
+    {
+        return;
+    }
+    __syncthreads(); // these rows were written by others, too
+    int32_t const width = params.outWidth;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < 2 * width; i += static_cast<int32_t>(blockDim.x))
+    {
+        bool const isLast = i >= width;
+        int32_t const x = isLast ? i - width : i;
+        int32_t const y = isLast ? params.outHeight - 1 : 0;
+        if (!isLast || y > 0)
+        {
+            int32_t const at = y * width + x;
+            PositionLine const line = lineOf(plane.table, params, plane.channel, x, isLast ? 2 : 0);
+            plane.output[at] = sampled.sample(line, static_cast<float>(y), plane.offset[at],
+                plane.offset[static_cast<uint32_t>(at) + static_cast<uint32_t>(params.outHeight * width)]);
+        }
+    }
+}
 
 template <typename T, typename TOffset, bool kSHARED, int32_t kPIXELS>
 __global__ void __launch_bounds__(kSAMPLE_THREADS, (kBLOCKS<T, kSHARED>) ) deformSampleKernel(DeformSampleParams params)
 {
-    using Plane = PlaneWord<T>;
     DEGMIX_SHARED(shared);
-    int64_t const perItem = static_cast<int64_t>(params.n) * params.c;
-    int64_t const item = static_cast<int64_t>(blockIdx.x) / perItem;
-    int64_t const plane = static_cast<int64_t>(blockIdx.x) % perItem;
+    int32_t const block = static_cast<int32_t>(blockIdx.x);
+    BlockPlane<T, TOffset> const plane(params, block);
     int32_t const height = params.height;
     int32_t const width = params.width;
     int32_t const outWidth = params.outWidth;
-    int32_t const pixels = params.outHeight * outWidth;
-    T const* value = static_cast<T const*>(params.value[item]) + plane * height * width;
-    TOffset const* dy = static_cast<TOffset const*>(params.offset[item]) + 2 * plane * pixels;
-    TOffset const* dx = dy + pixels;
-    T* output = static_cast<T*>(params.output[item]) + plane * pixels;
-    auto* words = reinterpret_cast<typename Plane::Word*>(shared);
+    auto* words = reinterpret_cast<typename PlaneWord<T>::Word*>(shared);
     int32_t const pitch = width + kRING;
     // A thread keeps its columns and goes down the rows, so that no pixel needs a division. Lanes take
     // neighbouring columns: offsets and outputs are whole lines of memory, and neighbours sample
@@ -447,60 +496,41 @@ __global__ void __launch_bounds__(kSAMPLE_THREADS, (kBLOCKS<T, kSHARED>) ) defor
     int32_t const row = static_cast<int32_t>(threadIdx.x) / columns;
     int32_t column = (static_cast<int32_t>(threadIdx.x) - row * columns) * kPIXELS;
     Share share{};
-    share.row = row;
-    share.step = threads / columns;
-    share.stride = static_cast<uint32_t>(share.step * outWidth);
-    share.end = static_cast<uint32_t>(pixels);
-    share.first = row < share.step ? static_cast<uint32_t>(row * outWidth + column) : share.end;
-    dy = pinned(dy);
-    dx = pinned(dx);
-    output = pinned(output);
+    int32_t const step = threads / columns;
+    share.row = static_cast<float>(row);
+    share.step = static_cast<float>(step);
+    share.stride = static_cast<uint32_t>(step * outWidth);
+    share.end = static_cast<uint32_t>(params.outHeight * outWidth);
+    share.first = row < step ? static_cast<uint32_t>(row * outWidth + column) : share.end;
+    TOffset const* const offset = pinned(plane.offset);
+    T* const output = pinned(plane.output);
     Round<TOffset, kPIXELS> first;
-    first.ask(dy, dx, share.first, share);
+    first.ask(offset, share.first, share);
     if constexpr (kSHARED)
     {
-        fillPlane<T>(words, value, height, width);
+        fillPlane<T>(words, plane.value, height, width);
         __syncthreads();
     }
-    SampledPlane<T, kSHARED> const sampled{words + pitch + kRING, value, pinned(pitch), height, width,
+    SampledPlane<T, kSHARED> const sampled{words + pitch + kRING, plane.value, pinned(pitch), height, width,
         pinned(static_cast<float>(height)), pinned(static_cast<float>(width))};
-    int32_t const channel = static_cast<int32_t>(plane % params.c);
-    auto const* table = reinterpret_cast<PositionLine const*>(params.position[item]);
     while (share.first < share.end)
     {
         PositionLine lines[kPIXELS];
 #pragma unroll
         for (int32_t k = 0; k < kPIXELS; ++k)
         {
-            lines[k] = lineOf(table, params, channel, column + k, 1);
+            lines[k] = lineOf(plane.table, params, plane.channel, column + k, 1);
         }
-        sampleShare<T, TOffset, kSHARED, kPIXELS>(sampled, lines, dy, dx, output, share, first);
+        sampleShare<T, TOffset, kSHARED, kPIXELS>(sampled, lines, offset, output, share, first);
         column += columns * kPIXELS;
         share.first += static_cast<uint32_t>(columns * kPIXELS);
         if (column >= outWidth)
         {
             break;
         }
-        first.ask(dy, dx, share.first, share);
+        first.ask(offset, share.first, share);
     }
-    if (table == nullptr)
-    {
-        return;
-    }
-    // The first and the last row have lines of their own.
-    __syncthreads();
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < 2 * outWidth; i += threads)
-    {
-        bool const isLast = i >= outWidth;
-        int32_t const x = isLast ? i - outWidth : i;
-        int32_t const y = isLast ? params.outHeight - 1 : 0;
-        if (!isLast || y > 0)
-        {
-            int32_t const at = y * outWidth + x;
-            output[at] = sampled.sample(
-                lineOf(table, params, channel, x, isLast ? 2 : 0), static_cast<float>(y), dy[at], dx[at]);
-        }
-    }
+    sampleBorderRows<T, TOffset>(sampled, params, block);
 }
 
 } // namespace degmix

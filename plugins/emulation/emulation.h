@@ -8,7 +8,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 
 namespace degmix
 {
@@ -39,11 +38,10 @@ void waitCopies(int32_t pending) noexcept;
 void setSharedLimit(void const* function, int bytes);
 bool fitsShared(void const* function, size_t bytes);
 
-// Of a block, on the emulated card: Hopper's, or what DEGMIX_EMULATED_SHARED_BYTES says.
-inline int sharedBytesPerBlock()
+// Of a block, on the emulated card, which is like Hopper.
+constexpr int sharedBytesPerBlock()
 {
-    char const* given = std::getenv("DEGMIX_EMULATED_SHARED_BYTES");
-    return given == nullptr ? 232448 : std::atoi(given);
+    return 232448;
 }
 
 // Runs `body(context)` once a thread, block after block.

@@ -36,6 +36,7 @@ PARTS = {
 }
 """Units of a multiprocessor by the beginning of an instruction's name; the rest is `integer`."""
 TYPES = {"__half": "fp16", "float": "fp32", "signed char": "int8"}
+SIZES = {"fp16": 2, "fp32": 4, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Kernel:
     """One kernel of one architecture.
 
     Attributes:
-        name: As in `deformSampleKernel<fp16, fp16, true>`.
+        name: As in `deformSampleKernel<fp16, fp16, true, 2>`.
         architecture: As in `sm_87`.
         instructions: Of the whole kernel, without padding.
         registers, stack: Of a thread; the stack is local memory in bytes.
@@ -81,8 +82,10 @@ class Kernel:
 
     @property
     def samples(self) -> int:
-        """Samples of a turn of the main loop: what it stores, one value each."""
-        return self.main.parts.get("stores", 0)
+        """Values that a thread stores in a turn of the main loop."""
+        stored = {w: n for w, n in self.main.widths.items() if w.startswith("STG.")}
+        size = next((s for name, s in SIZES.items() if f"<{name}" in self.name), 2)
+        return sum(int(w.strip("STG.U")) // 8 * n for w, n in stored.items()) // size
 
     @property
     def main(self) -> Loop:

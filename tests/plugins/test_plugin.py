@@ -1,7 +1,6 @@
 """The TensorRT plugin: driven by the mini host, taken by NVIDIA's registry, built by nvcc."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from native_build import INTERFACE, ROOT, configure
 
 from degmix_edge import ops, registry
 from degmix_edge.nvidia.trt import load as trt_load
+from degmix_edge.ops import deform_conv2d, deform_offsets, deform_sample
 
 sys.path.insert(0, str(ROOT / "plugins" / "tools"))
 import sass  # noqa: E402
@@ -24,12 +24,14 @@ CREATORS = {
     (deform_sample.OP, ops.INT8_DOMAIN),
     (deform_sample.AT_OP, ops.DOMAIN),
     (deform_sample.AT_OP, ops.INT8_DOMAIN),
+    (deform_offsets.OP, ops.DOMAIN),
     (deform_conv2d.OP, ops.DOMAIN),
     (deform_conv2d.OP, ops.INT8_DOMAIN),
 }
 LISTED = """
 import json, sys
 from degmix_edge.nvidia.trt import load as trt_load
+from degmix_edge.ops import deform_conv2d, deform_offsets, deform_sample
 module = trt_load.import_tensorrt("tensorrt-rtx")
 logger = module.Logger(module.Logger.ERROR)
 registry = module.get_plugin_registry()
@@ -50,20 +52,9 @@ def test_the_mini_host_drives_every_operator(emulated):
     command = [emulated / "degmix_mini_host_emulated", emulated / "libdegmix_trt_emulated.so"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 creators, 0 failures" in done.stdout
-    assert done.stdout.count("tactic 0: error") == 15
+    assert "7 creators, 0 failures" in done.stdout
+    assert done.stdout.count("tactic 0: error") == 14
     assert not done.stderr
-
-
-def test_a_block_that_does_not_fit_a_card_is_refused_by_the_builder(emulated):
-    """Not by the first frame: cards of compute capability 8.6, 8.9 and 12.0 have 99 KB a block."""
-    command = [emulated / "degmix_mini_host_emulated", emulated / "libdegmix_trt_emulated.so"]
-    environment = {**os.environ, "DEGMIX_EMULATED_SHARED_BYTES": str(99 * 1024)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "384 channels: refused" in done.stdout
-    assert "384 channels need" in done.stderr
-    assert "this card has 101376; use the plugin form, --dcn plugin" in done.stderr
 
 
 SLOW = """
@@ -216,20 +207,20 @@ def test_nvcc_compiles_without_warnings_or_spills(compiled):
     folder, output = compiled
     assert not re.search(r"\bwarning\b", output), output
     kernels = re.findall(r"Compiling entry function '(\w+)' for 'sm_(\d+)'", output)
-    assert len(kernels) == 30
+    assert len(kernels) == 36
     assert set(re.findall(r"(\d+) bytes spill", output)) == {"0"}
     assert "libnvinfer" not in " ".join(symbols(folder / "libdegmix_trt10.so"))
 
 
 MOST = {
-    "deformSampleKernel<fp16, fp16, true>": 48,
-    "deformSampleKernel<fp16, fp32, true>": 46,
-    "deformSampleKernel<fp32, fp16, true>": 42,
-    "deformSampleKernel<fp32, fp32, true>": 40,
-    "deformSampleKernel<int8, fp16, true>": 46,
-    "deformSampleKernel<int8, fp32, true>": 44,
-    "deformSampleKernel<fp16, fp16, false>": 95,
-    "deformSampleFusedKernel<false>": 125,
+    "deformSampleKernel<fp16, fp16, true, 2>": 43,
+    "deformSampleKernel<fp16, fp32, true, 2>": 41,
+    "deformSampleKernel<fp32, fp16, true, 2>": 40,
+    "deformSampleKernel<fp32, fp32, true, 2>": 39,
+    "deformSampleKernel<int8, fp16, true, 2>": 43,
+    "deformSampleKernel<int8, fp32, true, 2>": 41,
+    "deformSampleKernel<fp16, fp32, true, 1>": 52,
+    "deformSampleKernel<fp16, fp16, false, 1>": 96,
 }
 """Instructions a sample that a kernel may have on Orin."""
 
@@ -239,18 +230,14 @@ MOST = {
 def test_machine_code_stays_within_its_bounds(compiled):
     """Counted by NVIDIA's disassembler: instructions, divisions, local memory, vectors."""
     found = {kernel.name: kernel for kernel in sass.kernels(compiled[0] / "libdegmix_kernels.so")}
-    assert len(found) == 30
+    assert len(found) == 36
     for name, most in MOST.items():
         kernel = found[name]
         assert kernel.samples == 4, name
         assert kernel.main.instructions / kernel.samples <= most, name
-        # Without a table of positions a turn is shorter.
-        turns = [loop.instructions for loop in kernel.loops if loop.parts.get("stores") == 4]
-        assert len(turns) == 1 or min(turns) / 4 <= most - 2, name
-        if "SampleKernel" in name:
-            assert not sum(loop.divisions for loop in kernel.loops), name
-    shared = found["deformSampleKernel<fp16, fp16, true>"]
-    assert shared.registers <= 40  # three blocks of 432 threads on a multiprocessor
+        assert not sum(loop.divisions for loop in kernel.loops), name
+    shared = found["deformSampleKernel<fp16, fp16, true, 2>"]
+    assert shared.registers <= 80  # two blocks of 384 threads on a multiprocessor
     (copy,) = [
         loop for loop in shared.loops if "STS.128" in loop.widths and "LDG.128" in loop.widths
     ]
