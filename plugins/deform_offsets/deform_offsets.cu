@@ -1,6 +1,9 @@
 #include "common/launch.h"
 #include "deform_offsets/deform_offsets.cuh"
 
+#include <algorithm>
+#include <initializer_list>
+
 namespace degmix
 {
 namespace
@@ -11,15 +14,22 @@ bool isEmpty(DeformOffsetsParams const& params)
     return params.n == 0 || params.c == 0 || params.height == 0 || params.width == 0;
 }
 
-// Whether eight neighbours in a row can be stored together.
-bool canVectorise(DeformOffsetsParams const& params)
+// Neighbours in a row that can be stored together: 8, 4 or 1.
+int32_t vectorOf(DeformOffsetsParams const& params)
 {
-    bool isAligned = params.width % 8 == 0;
+    uintptr_t addresses = 0;
     for (int32_t i = 0; i < params.items; ++i)
     {
-        isAligned = isAligned && reinterpret_cast<uintptr_t>(params.offset[i]) % 16 == 0;
+        addresses |= reinterpret_cast<uintptr_t>(params.offset[i]);
     }
-    return isAligned;
+    for (int32_t vector : {8, 4})
+    {
+        if (params.width % vector == 0 && addresses % (2 * static_cast<uintptr_t>(vector)) == 0)
+        {
+            return vector;
+        }
+    }
+    return 1;
 }
 
 } // namespace
@@ -69,8 +79,13 @@ cudaError_t deformOffsets(DeformOffsetsParams const& params, cudaStream_t stream
     }
     int64_t const tiles = ceilDiv(params.height, offsets::kTILE_Y) * ceilDiv(params.width, offsets::kTILE_X);
     int64_t const blocks = 2 * tiles * params.n * params.items;
-    auto const kernel = canVectorise(params) ? offsets::deformOffsetsKernel<true> : offsets::deformOffsetsKernel<false>;
-    return launch(kernel, params, blocks, offsets::kTHREADS, offsets::kMAP_BYTES, stream);
+    int32_t const vector = vectorOf(params);
+    auto const kernel = vector == 8 ? offsets::deformOffsetsKernel<8>
+        : vector == 4               ? offsets::deformOffsetsKernel<4>
+                                    : offsets::deformOffsetsKernel<1>;
+    int64_t const fragments = std::min<int64_t>(params.c / DeformOffsetsParams::kROWS, offsets::kFRAGMENTS);
+    int64_t const bytes = offsets::kMAP_BYTES + fragments * offsets::kFRAGMENT_BYTES;
+    return launch(kernel, params, blocks, offsets::kTHREADS, bytes, stream);
 }
 
 } // namespace degmix

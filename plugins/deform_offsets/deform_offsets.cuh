@@ -21,69 +21,84 @@ constexpr int32_t kHALO_Y = kTILE_Y + 2;
 constexpr int32_t kPADDED = 10; // maps of a pixel, so that a pair of them is a word
 constexpr int32_t kSTEPS = DeformOffsetsParams::kDEPTH / 16;
 constexpr int32_t kCOLUMNS = kTILE_X / 8; // fragments of eight pixels
-constexpr int32_t kMAP_BYTES = kHALO_Y * kHALO_X * kPADDED * 2;
+constexpr int32_t kMAP_BYTES = (kHALO_Y * kHALO_X * kPADDED * 2 + 15) / 16 * 16;
+constexpr int32_t kFRAGMENTS = 16; // of weights that lie in shared memory at once
+constexpr int32_t kFRAGMENT_BYTES = kSTEPS * 32 * 16;
 
-// The group's maps of the tile and a ring of one pixel, zeros outside the image, maps last.
+// The group's maps of the tile and a ring of one pixel, zeros outside the image, maps last. All are asked for
+// before the first is stored.
 __device__ __forceinline__ void fillMaps(
     __half* to, __half const* maps, int32_t y0, int32_t x0, int32_t height, int32_t width)
 {
     constexpr int32_t kPLACES = kPADDED * kHALO_Y * kHALO_X;
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kPLACES; i += kTHREADS)
+    constexpr int32_t kTURNS = (kPLACES + kTHREADS - 1) / kTHREADS;
+    __half values[kTURNS];
+#pragma unroll
+    for (int32_t turn = 0; turn < kTURNS; ++turn)
     {
+        int32_t const i = turn * kTHREADS + static_cast<int32_t>(threadIdx.x);
         int32_t const column = i % kHALO_X;
         int32_t const row = i / kHALO_X % kHALO_Y;
         int32_t const map = i / (kHALO_X * kHALO_Y);
         int32_t const y = y0 + row - 1;
         int32_t const x = x0 + column - 1;
         bool const inside = map < DeformOffsetsParams::kMAPS && y >= 0 && y < height && x >= 0 && x < width;
-        to[(row * kHALO_X + column) * kPADDED + map]
-            = inside ? maps[(static_cast<int64_t>(map) * height + y) * width + x] : fromFloat<__half>(0.F);
+        values[turn] = fromFloat<__half>(0.F);
+        if (inside)
+        {
+            values[turn] = maps[(static_cast<int64_t>(map) * height + y) * width + x];
+        }
     }
-}
-
-// A lane's words of the weights of 16 rows, which lie in the order that lanes read them.
-__device__ __forceinline__ void loadWeights(uint32_t (&a)[kSTEPS][4], uint4 const* weight, int32_t fragment)
-{
 #pragma unroll
-    for (int32_t step = 0; step < kSTEPS; ++step)
+    for (int32_t turn = 0; turn < kTURNS; ++turn)
     {
-        uint4 const words = __ldg(weight + (fragment * kSTEPS + step) * 32 + threadIdx.x % 32);
-        a[step][0] = words.x;
-        a[step][1] = words.y;
-        a[step][2] = words.z;
-        a[step][3] = words.w;
+        int32_t const i = turn * kTHREADS + static_cast<int32_t>(threadIdx.x);
+        if (i < kPLACES)
+        {
+            int32_t const place = i % (kHALO_X * kHALO_Y);
+            to[place * kPADDED + i / (kHALO_X * kHALO_Y)] = values[turn];
+        }
     }
 }
 
-// Eight neighbours of one row; `kVECTOR` says that they are inside together and aligned.
-template <bool kVECTOR>
+// Weights of up to kFRAGMENTS fragments into shared memory, in the order that lanes read them.
+__device__ __forceinline__ void askForWeights(uint4* to, uint4 const* weight, int32_t fragments)
+{
+    int32_t const count = (fragments < kFRAGMENTS ? fragments : kFRAGMENTS) * kSTEPS * 32;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < count; i += kTHREADS)
+    {
+        copyAsync(to + i, weight + i, true);
+    }
+    commitCopies();
+}
+
+// Eight neighbours of one row, of which `left` are inside, `kVECTOR` at a time.
+template <int32_t kVECTOR>
 __device__ __forceinline__ void storeRow(__half* to, uint32_t const (&words)[kCOLUMNS], int32_t left)
 {
-    if constexpr (kVECTOR)
+#pragma unroll
+    for (int32_t i = 0; i < 8; i += kVECTOR)
     {
-        if (left > 0)
+        if (i >= left)
+        {
+            continue;
+        }
+        if constexpr (kVECTOR == 8)
         {
             *reinterpret_cast<uint4*>(to) = uint4{words[0], words[1], words[2], words[3]};
         }
-    }
-    else
-    {
-#pragma unroll
-        for (int32_t i = 0; i < kCOLUMNS; ++i)
+        else if constexpr (kVECTOR == 4)
         {
-            if (2 * i < left)
-            {
-                to[2 * i] = lowHalf(words[i]);
-            }
-            if (2 * i + 1 < left)
-            {
-                to[2 * i + 1] = highHalf(words[i]);
-            }
+            *reinterpret_cast<uint2*>(to + i) = uint2{words[i / 2], words[i / 2 + 1]};
+        }
+        else
+        {
+            to[i] = i % 2 == 0 ? lowHalf(words[i / 2]) : highHalf(words[i / 2]);
         }
     }
 }
 
-template <bool kVECTOR>
+template <int32_t kVECTOR>
 __global__ void __launch_bounds__(kTHREADS, 2) deformOffsetsKernel(DeformOffsetsParams params)
 {
     DEGMIX_SHARED(shared);
@@ -104,6 +119,10 @@ __global__ void __launch_bounds__(kTHREADS, 2) deformOffsetsKernel(DeformOffsets
     int32_t const item = static_cast<int32_t>(block / params.n);
     int64_t const pixels = static_cast<int64_t>(height) * width;
     auto const* from = static_cast<__half const*>(params.maps[item]);
+    auto* const weights = reinterpret_cast<uint4*>(shared + kMAP_BYTES);
+    int32_t const fragments = c / DeformOffsetsParams::kROWS;
+    auto const* weight = static_cast<uint4 const*>(params.weight[item]) + group * fragments * kSTEPS * 32;
+    askForWeights(weights, weight, fragments);
     fillMaps(maps, from + (2 * n + group) * DeformOffsetsParams::kMAPS * pixels, y0, x0, height, width);
     __syncthreads();
 
@@ -135,34 +154,33 @@ __global__ void __launch_bounds__(kTHREADS, 2) deformOffsetsKernel(DeformOffsets
         }
     }
 
-    int32_t const fragments = c / DeformOffsetsParams::kROWS;
-    auto const* weight = static_cast<uint4 const*>(params.weight[item]) + group * fragments * kSTEPS * 32;
     int32_t const x = x0 + 8 * quarter;
     int32_t const left = y0 + row < height ? width - x : 0;
     __half* to = static_cast<__half*>(params.offset[item]) + (2 * n + group) * c * pixels
         + static_cast<int64_t>(y0 + row) * width + x + eighth * pixels;
-    uint32_t next[kSTEPS][4];
-    loadWeights(next, weight, 0);
     for (int32_t fragment = 0; fragment < fragments; ++fragment)
     {
-        uint32_t a[kSTEPS][4];
-#pragma unroll
-        for (int32_t i = 0; i < 4 * kSTEPS; ++i)
+        int32_t const inShared = fragment % kFRAGMENTS;
+        if (inShared == 0)
         {
-            a[i / 4][i % 4] = next[i / 4][i % 4];
-        }
-        if (fragment + 1 < fragments)
-        {
-            loadWeights(next, weight, fragment + 1);
+            if (fragment > 0)
+            {
+                __syncthreads(); // all have read the last ones
+                askForWeights(weights, weight + fragment * kSTEPS * 32, fragments - fragment);
+            }
+            waitCopies<0>();
+            __syncthreads();
         }
         float sum[kCOLUMNS][4] = {};
 #pragma unroll
         for (int32_t step = 0; step < kSTEPS; ++step)
         {
+            uint4 const words = weights[(inShared * kSTEPS + step) * 32 + lane];
+            uint32_t const a[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
             for (int32_t j = 0; j < kCOLUMNS; ++j)
             {
-                multiplyAdd(sum[j], a[step], b[j][step]);
+                multiplyAdd(sum[j], a, b[j][step]);
             }
         }
 #pragma unroll

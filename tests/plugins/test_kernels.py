@@ -320,7 +320,15 @@ def test_launches_of_two_sizes_do_not_take_shared_memory_from_each_other(kernels
 
 
 @pytest.mark.parametrize(
-    "shape", [(1, 16, 4, 3), (2, 64, 9, 19), (1, 48, 8, 32), (1, 32, 11, 40), (1, 16, 1, 1)]
+    "shape",
+    [
+        (1, 16, 4, 3),
+        (2, 64, 9, 19),
+        (1, 48, 8, 32),
+        (1, 272, 11, 40),
+        (1, 16, 3, 36),
+        (1, 16, 1, 1),
+    ],
 )
 def test_offsets_are_their_reference(kernels, shape):
     rng = np.random.default_rng(6)
