@@ -37,8 +37,8 @@ from degmix_edge.quant.recipe import Recipe
 from degmix_edge.registry import unknown
 
 Dcn = Literal["plugin", "offsets", "builtin", "gridsample"]
-"""How a TensorRT builder gets deformable convolutions: through our plugin; through our plugin, which
-also convolves the offsets in engines with FP16 layers; through TensorRT's own importer; or as
+"""How a TensorRT builder gets deformable convolutions: through our plugin; the same with DeMT's
+offsets made by our plugin too, in engines with FP16 layers; through TensorRT's own importer; or as
 GridSample, for builders without a kernel."""
 FORMS: tuple[Dcn, ...] = get_args(Dcn)
 NEED_PLUGIN: tuple[Dcn, ...] = ("plugin", "offsets")

@@ -36,7 +36,7 @@ class SplitDeformPositions(Pass):
 
 
 def convolution_of(sampler: gs.Node) -> gs.Node | None:
-    """The convolution of 18 maps in two groups that makes a sampling's offsets, and nothing else."""
+    """The convolution of 18 maps in two groups that makes the offsets of this sampling alone."""
     conv = _only_maker(sampler.inputs[1], "Conv")
     if conv is None or not isinstance(conv.inputs[1], gs.Constant):
         return None

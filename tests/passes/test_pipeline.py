@@ -21,8 +21,8 @@ from degmix_edge.ops import deform_offsets
 from degmix_edge.ops.deform_sample import position_offsets
 from degmix_edge.passes._base import apply
 from degmix_edge.passes.forms import deploy_model, lower_for_tensorrt, quantize_model
-from degmix_edge.passes.lower_deform_offsets import LowerDeformOffsets
 from degmix_edge.passes.group_deform_items import GroupDeformItems
+from degmix_edge.passes.lower_deform_offsets import LowerDeformOffsets
 from degmix_edge.passes.lower_deform_to_plugin import LowerDeformToPlugin
 from degmix_edge.passes.pipeline import FORMS
 from degmix_edge.passes.split_deform_positions import SplitDeformPositions
