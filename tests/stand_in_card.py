@@ -1,9 +1,10 @@
 """A card that is a stand-in for CUDA's driver: how it is, and what was left on it."""
 
 import ctypes
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,13 +50,17 @@ class Card:
 
 
 CARDS: list[Card] = []
+LIBRARY = "DEGMIX_TEST_LIBCUDA"
+"""Names another stand-in for the driver, which the real PyCUDA needs; that is on the path then."""
 
 
-def compile_stand_in(path: Path) -> None:
-    """Compile the stand-in for CUDA's driver."""
-    command = ["cc", "-shared", "-fPIC", "-O1", "-Wl,-soname,libcuda.so.1", "-x", "c"]
-    command += [str(STAND_INS / "libcuda.c"), "-o", str(path), "-lpthread", "-ldl"]
-    done = subprocess.run(command, capture_output=True, text=True)
+def compile_stand_in(path: Path, others: Sequence[str] = ()) -> None:
+    """Compile the stand-in for CUDA's driver; `others` are functions that nobody calls."""
+    command = ["cc", "-shared", "-fPIC", "-O1", "-Wl,-soname,libcuda.so.1", "-x", "c", "-"]
+    source = (STAND_INS / "libcuda.c").read_text()
+    source += "".join(f"EXPORT {name}(void) {{ return 801; }}\n" for name in others)
+    command += ["-o", str(path), "-lpthread", "-ldl"]
+    done = subprocess.run(command, input=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -64,7 +69,8 @@ def the_card() -> Card:
     if not CARDS:
         from conftest import shared_file
 
-        card = Card(shared_file("libcuda.stand_in.so", compile_stand_in))
+        path = os.environ.get(LIBRARY) or shared_file("libcuda.stand_in.so", compile_stand_in)
+        card = Card(Path(path))
         # PyTorch remembers that there are no devices, else it would take the stand-in for a card.
         import torch
 
@@ -81,9 +87,11 @@ def the_card() -> Card:
 def a_card(package: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
     """One device, reached through one binding; nothing may be left on it.
 
-    PyCUDA is a stand-in, as it has no wheels; cuda-bindings is the real package.
+    PyCUDA is a stand-in, as it has no wheels, or the one that is on the path; cuda-bindings is the
+    real package.
     """
-    monkeypatch.syspath_prepend(STAND_INS)
+    if LIBRARY not in os.environ:
+        monkeypatch.syspath_prepend(STAND_INS)
     monkeypatch.setattr(cuda, "BINDINGS", {package: cuda.BINDINGS[package]})
     cuda.load_driver.cache_clear()
     card = the_card()
@@ -94,8 +102,9 @@ def a_card(package: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
     depth, left = card.depth(), card.leaks()
     for kind in KINDS:
         setattr(card, kind, 0)  # the next test's are its own
-    for name in [name for name in sys.modules if name.split(".")[0] == "pycuda"]:
-        del sys.modules[name]
+    if LIBRARY not in os.environ:
+        for name in [name for name in sys.modules if name.split(".")[0] == "pycuda"]:
+            del sys.modules[name]
     assert depth == 0, "a context is left on this thread's stack"
     assert not left, f"made and not given back: {left}"
 

@@ -1,11 +1,17 @@
 """Both bindings of CUDA's driver do the same, over one stand-in for the driver."""
 
+import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from stand_in_card import a_card
+import real_pycuda
+from conftest import shared
+from stand_in_card import LIBRARY, STAND_INS, a_card, compile_stand_in
 
 from degmix_edge.errors import CudaError
 from degmix_edge.nvidia import cuda
@@ -37,6 +43,8 @@ def test_what_a_card_is(card, device, binding):
     package, version = device.driver.name.split()
     assert package == {"pycuda": "pycuda", "cuda.bindings": "cuda-bindings"}[binding]
     assert version[0].isdigit()
+    if LIBRARY in os.environ:
+        assert "pycuda._driver" in sys.modules  # PyCUDA itself
 
 
 @pytest.mark.parametrize("integrated", [False, True])
@@ -159,8 +167,9 @@ def test_a_context_of_the_users_own_is_current_again(monkeypatch):
         before = (card.depth(), card.current())
         cuda.Device().close()
         assert (card.depth(), card.current()) == before
-        assert driver.STACK.contexts == [outer]
-        outer.pop()
+        driver.mem_get_info()
+        outer.pop()  # PyCUDA knows it too
+        assert card.depth() == 0
         outer.detach()
         card.library.cuCtxPopCurrent_v2(None)  # PyCUDA's detach leaves it on the driver's stack
 
@@ -232,3 +241,66 @@ def test_pycuda_comes_first_and_then_cuda_bindings(monkeypatch):
     assert "cuda.bindings does not load (libcuda.so.1" in cuda.unavailable()
     assert "libcuda.so.1 comes with NVIDIA's driver" in cuda.unavailable()
     assert [name.rpartition(".")[2] for name in files[:2]] == ["pycuda_driver", "bindings_driver"]
+
+
+@pytest.mark.slow(file_seconds=120)
+def test_pycuda_itself_does_the_same(tmp_path):
+    """Every test above with the real PyCUDA, which is compiled for it."""
+    if LIBRARY in os.environ:
+        pytest.skip("this is that run")
+    folder = shared("pycuda", real_pycuda.build)
+    environment = {**os.environ, LIBRARY: str(folder / "libcuda.so.1")}
+    paths = [str(folder / "site"), os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n0", __file__]
+    command += ["-k", "pycuda or context_of_the_users_own", "--basetemp", str(tmp_path / "base")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+LANES = ROOT / "plugins" / "bench" / "lanes.py"
+BROKEN = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+sys.path.insert(0, str(__import__("pathlib").Path(sys.argv[0]).parent))
+from degmix_edge.nvidia import cuda
+cuda.Buffer.close = lambda self: None
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def checks_of_lanes(command, emulated, tmp_path, binding="cuda.bindings"):
+    """The report of `plugins/bench/lanes.py` in a dry run, and its exit code."""
+    report, library = tmp_path / "lanes.json", tmp_path / "libcuda.so.1"
+    compile_stand_in(library)
+    options = ["--stand-in", library, "--json", report]
+    options += ["--library", emulated / "libdegmix_kernels_emulated.so"]
+    paths = [str(ROOT)] + ([str(STAND_INS)] if binding == "pycuda" else [])
+    done = subprocess.run(
+        [sys.executable, *command, *options],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )
+    return done.returncode, json.loads(report.read_text()), done.stdout + done.stderr
+
+
+@pytest.mark.slow(file_seconds=120)
+def test_the_script_for_a_card_in_a_dry_run(binding, emulated, tmp_path):
+    """The script for a card, with a stand-in for the card and for torch."""
+    code, report, text = checks_of_lanes([LANES], emulated, tmp_path, binding)
+    assert code == 0, text
+    assert report["facts"]["binding"].startswith(binding.replace(".", "-"))
+    assert len(report["checks"]) == 13
+    assert all(check["ok"] for check in report["checks"])
+    assert text.count("\nok ") + text.startswith("ok ") == 13
+
+
+@pytest.mark.slow(file_seconds=120)
+def test_memory_that_lanes_lose_fails_the_checks(emulated, tmp_path):
+    code, report, text = checks_of_lanes(["-c", BROKEN, LANES], emulated, tmp_path)
+    assert code == 1, text
+    failed = {check["name"]: check["detail"] for check in report["checks"] if not check["ok"]}
+    assert list(failed) == ["closed by another thread"], text
+    assert "bytes are lost in 4 sessions" in failed["closed by another thread"]

@@ -67,6 +67,12 @@ EXPORT cuDeviceGetAttribute(int* value, int attribute, int device)
         : attribute == INTEGRATED ? stand_in_integrated : 0;
     return SUCCESS;
 }
+EXPORT cuDeviceComputeCapability(int* major, int* minor, int device)
+{
+    *major = stand_in_capability / 10;
+    *minor = stand_in_capability % 10;
+    return SUCCESS;
+}
 EXPORT cuGetErrorString(int status, char const** text)
 {
     *text = status == OUT_OF_MEMORY ? "out of memory"
