@@ -55,7 +55,8 @@ def load_driver() -> Driver:
     except ImportError as error:
         raise CudaError(
             f"{package} does not load ({error}): libcuda.so.1 comes with NVIDIA's driver, on a "
-            f"Jetson with L4T; in a container run it with --gpus all or --runtime nvidia"
+            f"Jetson with L4T, and must be as new as the CUDA toolkit; in a container run it with "
+            f"--gpus all or --runtime nvidia"
         ) from None
     except Exception as error:  # the base of PyCUDA's errors cannot be named without PyCUDA
         reason = NO_DEVICE if "no CUDA-capable device" in str(error) else error

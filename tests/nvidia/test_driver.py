@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from stand_in_card import LIBRARY, STAND_INS, a_card, compile_stand_in
 
 from degmix_edge.errors import CudaError
 from degmix_edge.nvidia import cuda
+from degmix_edge.workflows import doctor
 
 ROOT = Path(__file__).parents[2]
 
@@ -212,6 +215,27 @@ def test_a_driver_older_than_the_toolkit(card, binding):
     said = rf"the driver supports CUDA 12, {package} [\d.]+ is made for CUDA 13: update"
     with pytest.raises(CudaError, match=f"{said} the driver, or install a {package} that is made"):
         cuda.Device()
+
+
+def test_doctor_says_which_binding_is_used(card, binding, monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: name)
+    check = doctor._gpu()
+    assert (check.name, check.status) == ("gpu", "ok")
+    package = re.escape(binding.replace(".", "-"))
+    assert re.search(rf"Stand-in \(sm_87\), driver 13000, {package} [\d.]+, 0.5 GB", check.found)
+    versions = {"cuda-bindings": "13.5", "onnx": "1", "onnx-graphsurgeon": "1"}
+
+    def version(name):
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    assert doctor._role("tensorrt").found.startswith("cuda-bindings 13.5, onnx 1,")
+    versions["pycuda"] = "2026.1"
+    assert doctor._role("tensorrt").found.startswith("pycuda 2026.1, onnx 1,")
+    del versions["pycuda"], versions["cuda-bindings"]
+    assert doctor._role("tensorrt").found.endswith("no tensorrt, no pycuda or cuda-bindings")
 
 
 def test_neither_binding(monkeypatch):
