@@ -49,7 +49,7 @@ bench() {
 # Lanes over the real driver: needs PyCUDA or cuda-bindings.
 lanes() {
     build
-    timeout 90 "$python" "$here/lanes.py" --library "$out/build/libdegmix_kernels.so" --json "$out/lanes.json" \
+    timeout 150 "$python" "$here/lanes.py" --library "$out/build/libdegmix_kernels.so" --json "$out/lanes.json" \
         > "$out/lanes.txt" 2>&1 && status=0 || status=$?
     cat "$out/lanes.txt"
     return "$status"

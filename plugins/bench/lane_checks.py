@@ -28,9 +28,11 @@ from degmix_edge.ops import deform_sample
 
 CAPTURES = 20
 MIB = 1 << 20
-BALLAST_BYTES = 32 * MIB
-ROUNDS = 4
+BALLAST_BYTES = 16 * MIB
+ROUNDS = 6
 """How often a session is opened and closed to see what it leaves."""
+SLACK_BYTES = 4 * MIB
+"""Two blocks that the driver may keep for later; a leak of every round is larger."""
 
 
 # Before the other library starts: nobody else holds the primary context.
@@ -223,7 +225,7 @@ def out_of_memory(run: Run) -> str:
             same(lane.run({"image": run.images[0]})["sampled"], run.results[0], "the first lane")
         Lane(lanes.device, lanes.engine).close()
     assert "out of memory; close other programs or use fewer lanes" in said, said or "it fits"
-    assert lost <= MIB, f"{lost} bytes are lost"
+    assert lost <= SLACK_BYTES, f"{lost} bytes are lost"
     return said
 
 
@@ -283,11 +285,12 @@ def returned(run: Run) -> str:
         session()
     after = device.free_bytes()
     device.close()
-    assert before - after <= MIB, f"{before - after} bytes are lost in {ROUNDS} sessions"
+    lost = before - after
+    assert lost <= SLACK_BYTES, f"{lost} bytes are lost in {ROUNDS} sessions"
     assert current_context() == stack, "this thread's context is another than before"
     run.partner.work()
     in_thread(run.partner.work)
-    return f"{before - after} bytes lost in {ROUNDS} sessions; {run.partner.name} works on"
+    return f"{lost} bytes lost in {ROUNDS} sessions; {run.partner.name} works on"
 
 
 # What is worth knowing about the driver, in the end, as it may leave errors behind.

@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--library", type=Path, help="the kernels; else they are compiled")
     parser.add_argument("--json", type=Path, help="write the report there")
     parser.add_argument("--stand-in", type=Path, help="a stand-in for libcuda: a dry run")
-    parser.add_argument("--limit", type=float, default=60, help="give up after so many seconds")
+    parser.add_argument("--limit", type=float, default=60, help="seconds that all checks may take")
     options = parser.parse_args()
     if options.stand_in is not None and options.library is None:
         parser.error("--stand-in needs the emulated kernels as --library")
@@ -61,7 +61,6 @@ def main() -> int:
     options = arguments()
     if options.library is None:
         options.library = compiled()
-    faulthandler.dump_traceback_later(options.limit, exit=True)
     start = time.perf_counter()
     if options.stand_in is None:
         launch = launcher(options.library)
@@ -76,6 +75,7 @@ def main() -> int:
     device.close()
     run.partner = Torch() if options.stand_in is None else StandIn()
     run.partner.work()
+    faulthandler.dump_traceback_later(options.limit, exit=True)  # torch is there by now
     run.report["facts"]["partner"] = run.partner.name
     run.check("kernel without a graph", plain)
     for name, work in CHECKS.items():

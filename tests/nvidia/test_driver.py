@@ -327,4 +327,4 @@ def test_memory_that_lanes_lose_fails_the_checks(emulated, tmp_path):
     assert code == 1, text
     failed = {check["name"]: check["detail"] for check in report["checks"] if not check["ok"]}
     assert list(failed) == ["closed by another thread"], text
-    assert "bytes are lost in 4 sessions" in failed["closed by another thread"]
+    assert "bytes are lost in 6 sessions" in failed["closed by another thread"]
