@@ -19,6 +19,7 @@ from degmix_training.data import synthetic
 from degmix_training.export import export_checkpoint
 from filelock import FileLock
 from native_build import emulated, kernels  # noqa: F401
+from stand_in_card import binding  # noqa: F401
 
 from degmix_edge import tasks
 from degmix_edge.bundle.contents import open_bundle

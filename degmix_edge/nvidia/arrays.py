@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from degmix_edge.errors import CudaError
-from degmix_edge.nvidia.cuda import call, device_of
+from degmix_edge.nvidia.cuda import device_of, wait
 
 DLPACK_CPU, DLPACK_CUDA = 1, 2
 """Kinds of device, in DLPack's numbers."""
@@ -149,7 +149,7 @@ class ForeignImage:
     def wait(self) -> None:
         """Until it is written; the context is current."""
         if self.stream is not None:
-            call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
+            wait(self.stream)
 
 
 def foreign_image(image: Any, device: int, stream: int) -> ForeignImage | None:

@@ -24,10 +24,10 @@ ROLES = {
     "compare": ("polygraphy",),
     "train": ("lightning", "tensorboard", "scipy", "safetensors"),
     "demo": ("scikit-image",),
-    "tensorrt": ("tensorrt", "pycuda", "onnx", "onnx-graphsurgeon"),
+    "tensorrt": ("tensorrt", "pycuda or cuda-bindings", "onnx", "onnx-graphsurgeon"),
     "tensorrt-rtx": ("tensorrt_rtx_cu13_bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13"),
 }
-"""Packages by extra."""
+"""Packages by extra; of packages that stand in for each other the first one is used."""
 OPTIONAL = ("tensorrt", "tensorrt-rtx")
 VNNI = ("avx512_vnni", "avx_vnni", "asimddp", "i8mm")
 LOW_DISK_BYTES = 1_000_000_000
@@ -72,9 +72,10 @@ def _python() -> Check:
 def _role(extra: str) -> Check:
     have, missing = [], []
     for package in ROLES[extra]:
-        try:
-            have.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
+        installed = [one for one in package.split(" or ") if _is_installed(one)]
+        if installed:
+            have.append(f"{installed[0]} {metadata.version(installed[0])}")
+        else:
             missing.append(package)
     found = ", ".join(have + [f"no {package}" for package in missing])
     if not missing:
@@ -82,6 +83,14 @@ def _role(extra: str) -> Check:
     if extra in OPTIONAL:
         return Check(extra, "note", found, "needed for GPU engines only")
     return Check(extra, "missing", found, f"pip install 'degmix-edge[{extra}]'")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _backend(name: str) -> Check:
@@ -133,7 +142,7 @@ def _gpu() -> Check:
     card = cuda.Device()
     free = card.free_bytes()
     card.close()
-    text = f"{card.info}, driver {card.info.driver}, {free / 1e9:.1f} GB free"
+    text = f"{card.info}, driver {card.info.driver}, {card.driver.name}, {free / 1e9:.1f} GB free"
     return Check("gpu", "ok", text)
 
 

@@ -3,9 +3,10 @@
 # the CUDA toolkit, torch and torchvision, and no network. Results are written to OUT as they come.
 #
 #   plugins/bench/device.sh check OUT     the kernels are right: property tests, alone and under each
-#                                         sanitizer, and the quick table
+#                                         sanitizer, and the quick table; lanes beside torch
 #   plugins/bench/device.sh table OUT     the full table of times
 #   plugins/bench/device.sh profile OUT   Nsight Compute on each kernel
+#   plugins/bench/device.sh lanes OUT     the lanes alone, a part of check
 #   plugins/bench/device.sh --dry-run     here, without a card: is all of it ready?
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -45,9 +46,19 @@ bench() {
     "$python" "$here/gpu.py" --library "$out/build/libdegmix_kernels.so" "$@"
 }
 
+# Lanes over the real driver: needs PyCUDA or cuda-bindings.
+lanes() {
+    build
+    timeout 150 "$python" "$here/lanes.py" --library "$out/build/libdegmix_kernels.so" --json "$out/lanes.json" \
+        > "$out/lanes.txt" 2>&1 && status=0 || status=$?
+    cat "$out/lanes.txt"
+    return "$status"
+}
+
 check() {
     facts
     build
+    lanes || said "lanes: exit $?, see $out/lanes.txt"
     bench --quick --json "$out/quick.json" 2>&1 | tee "$out/quick.txt"
     property_tests > "$out/tests.txt" 2>&1 || said "property tests: exit $?"
     tail -n 3 "$out/tests.txt"
@@ -70,7 +81,7 @@ sanitize() {
     found=0
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 property_tests timeout 200 compute-sanitizer --tool "$1" \
         --kernel-name kns=degmix --error-exitcode 9 > "$out/$1.txt" 2>&1 || found=$?
-    said "$1: exit $found; $(grep 'ERROR SUMMARY' "$out/$1.txt" || echo no summary)"
+    said "$1: exit $found; $(grep ' SUMMARY:' "$out/$1.txt" || echo no summary)"
 }
 
 table() {
@@ -119,13 +130,16 @@ EOF
         emulated=$out/emulated/libdegmix_kernels_emulated.so
     fi
     "$python" "$here/gpu.py" --emulated "$emulated" --json "$out/small.json"
-    said "ready: check, table and profile need a card"
+    "${CC:-cc}" -shared -fPIC -Wl,-soname,libcuda.so.1 "$plugins/../tests/stand_ins/libcuda.c" \
+        -o "$out/libcuda.so.1" -lpthread -ldl
+    "$python" "$here/lanes.py" --stand-in "$out/libcuda.so.1" --library "$emulated"
+    said "ready: check, table, profile and lanes need a card"
 }
 
 cd "$plugins/.."
 command=${1:-}
 case $command in
-    check | table | profile)
+    check | table | profile | lanes)
         out=${2:?device.sh: give a folder for the results}
         mkdir -p "$out"
         out=$(cd "$out" && pwd)
@@ -133,7 +147,7 @@ case $command in
         ;;
     --dry-run) dry_run ;;
     *)
-        said "expected check, table or profile with a folder, or --dry-run"
+        said "expected check, table, profile or lanes with a folder, or --dry-run"
         exit 2
         ;;
 esac

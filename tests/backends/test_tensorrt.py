@@ -1,4 +1,4 @@
-"""The TensorRT backend over stand-ins of PyCUDA and TensorRT, which no registry has."""
+"""The TensorRT backend over stand-ins of CUDA's driver and TensorRT, through each binding."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from stand_in_card import STAND_INS, a_card
 
 from degmix_edge import backends, config, ops
 from degmix_edge.backends import EngineOptions
@@ -42,29 +43,25 @@ from degmix_edge.workflows.build import build
 
 pytestmark = pytest.mark.slow
 
-STAND_INS = Path(__file__).parents[1] / "stand_ins"
-
 
 @pytest.fixture
-def card(monkeypatch, tmp_path):
+def card(binding, monkeypatch, tmp_path):
     """TensorRT and a card, as far as our own code can tell; what was made and not given back."""
-    monkeypatch.syspath_prepend(STAND_INS)
     path = f"{STAND_INS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     monkeypatch.setenv("PYTHONPATH", path)  # of the builder's process
     monkeypatch.setenv("DEGMIX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("DEGMIX_TRT_PLUGIN", "none")
-    import pycuda.driver as driver
+    with a_card(binding, monkeypatch) as card:
+        import tensorrt as stand_in
 
-    tensorrt = backends.find("tensorrt")
-    monkeypatch.setattr(tensorrt, "version", classmethod(lambda cls: "10.3.0"))
-    monkeypatch.setattr(cuda, "_LIBRARY", [driver.Library()])
-    yield driver
-    assert (driver.STACKS.driver, driver.STACKS.pycuda) == ([], [])  # as this thread was before
-    left = +driver.COUNTS
-    for name in [n for n in sys.modules if n.split(".")[0] in ("pycuda", "tensorrt")]:
-        del sys.modules[name]
-    trt_load._LOGGERS.clear()
-    assert not left, f"made and not given back: {left}"
+        stand_in.COUNTS.clear()
+        tensorrt = backends.find("tensorrt")
+        monkeypatch.setattr(tensorrt, "version", classmethod(lambda cls: "10.3.0"))
+        yield card
+        left = +stand_in.COUNTS
+        del sys.modules["tensorrt"]
+        trt_load._LOGGERS.clear()
+        assert not left, f"made and not given back: {left}"
 
 
 @pytest.fixture
@@ -101,7 +98,7 @@ def test_a_session_gives_the_maps(made, card, pictures):
             for task in maps:
                 np.testing.assert_allclose(maps[task], expected[task][0], rtol=1e-4, atol=1e-5)
         assert set(session.latency.stages) == {"copy_in_ms", "gpu_ms", "copy_out_ms"}
-    assert card.MADE["launches"] >= 4  # as a graph, after warming up
+    assert card.launches >= 4  # as a graph, after warming up
     with pytest.raises(BackendError, match="not active"):
         session(pictures[0])
     with pytest.raises(BackendError, match="the session is closed"):
@@ -110,12 +107,13 @@ def test_a_session_gives_the_maps(made, card, pictures):
 
 
 def test_mapped_memory_on_an_integrated_card(made, card, pictures):
-    card.MADE["integrated"] = True
-    with pytest.MonkeyPatch().context() as patch, load(made) as session:
-        patch.setattr(card, "memcpy_htod_async", None)  # no copy is made
+    card.integrated = True
+    before = card.uploads
+    with load(made) as session:
         np.testing.assert_allclose(
             session(pictures[1])["depth"], want(made, pictures[1])["depth"][0], rtol=1e-4, atol=1e-5
         )
+    assert card.uploads == before
 
 
 def test_eight_threads_give_what_one_gives(made, pictures):
@@ -136,49 +134,26 @@ def test_a_session_may_end_in_another_thread_than_it_began_in(made, card, pictur
     """PyCUDA's own `detach` releases nothing there, and leaves the context on a stack."""
     session = load(made)
     assert "depth" in session(pictures[0])
-    stacks = []
+    depths = []
 
     def end():
         session.close()
-        stacks.append((list(card.STACKS.driver), list(card.STACKS.pycuda)))
+        depths.append(card.depth())
 
     thread = threading.Thread(target=end)
     thread.start()
     thread.join()
-    assert stacks == [([], [])]
-    assert not +card.COUNTS
+    assert depths == [0]
+    assert not card.leaks()
 
 
-def test_a_context_of_the_users_own_is_current_again(card):
-    outer = card.Device(0).retain_primary_context()
-    outer.push()
-    before = list(card.STACKS.driver)
-    cuda.Device().close()
-    assert card.STACKS.driver == before
-    assert card.STACKS.pycuda == [outer]
-    outer.pop()
-    device = cuda.Device()
-    card.STACKS.driver.append(card.PRIMARY)  # torch's: PyCUDA does not know it
-    device.close()
-    assert card.STACKS.driver == [card.PRIMARY]
-    card.STACKS.driver.clear()
-    outer.detach()
-    card.STACKS.driver.clear()
-
-
-def test_out_of_memory_in_the_second_lane(made, card, monkeypatch):
-    allocate, calls = card.mem_alloc, []
+def test_out_of_memory_in_the_second_lane(made, card):
     per_lane = 1 + len(made.manifest.outputs)
-
-    def second_fails(size):
-        calls.append(size)
-        return allocate(size if len(calls) < per_lane + 2 else 1 << 30)
-
-    monkeypatch.setattr(card, "mem_alloc", second_fails)
+    card.fails_from = card.allocated + per_lane + 2
     with pytest.raises(CudaError, match="out of memory; close other programs or use fewer lanes"):
         load(made, threads=2)
-    assert len(calls) == per_lane + 2
-    assert not +card.COUNTS
+    assert card.allocated == card.fails_from
+    assert not card.leaks()
 
 
 @pytest.mark.parametrize("broken", ["enqueue", "instantiate"])
@@ -189,9 +164,9 @@ def test_an_engine_that_cannot_be_captured_runs_without_a_graph(made, card, pict
         stand_in.CAPTURE_FAILS.append("a layer synchronises the stream")
         reason = "without a CUDA graph.*does not run: ERROR: a layer synchronises the stream"
     else:
-        card.INSTANTIATE.append(2)
-        reason = "without a CUDA graph.*cuGraphInstantiateWithFlags: CUDA error 2"
-    before = card.MADE["launches"]
+        card.instantiate_status = 2
+        reason = "without a CUDA graph.*cuGraphInstantiate.* failed: out of memory"
+    before = card.launches
     with pytest.warns(UserWarning, match=reason):
         session = load(made)
     with session, warnings.catch_warnings():
@@ -199,7 +174,7 @@ def test_an_engine_that_cannot_be_captured_runs_without_a_graph(made, card, pict
         for picture in pictures[:4]:
             expected = want(made, picture)["depth"][0]
             np.testing.assert_allclose(session(picture)["depth"], expected, rtol=1e-4, atol=1e-5)
-    assert card.MADE["launches"] == before
+    assert card.launches == before
 
 
 class Dlpack:
@@ -241,10 +216,10 @@ def on_device(card, pictures):
         buffers.append(buffer)
         buffer.host[offset:] = picture.reshape(-1)
         with device.current() as driver:
-            stream = driver.Stream(cuda.NON_BLOCKING)
+            stream = driver.stream()
             buffer.upload(stream)
             stream.synchronize()
-            del stream
+            stream.close()
         where, shape = (DLPACK_CUDA, 0), (1, *picture.shape)
         return DeviceArray(buffer.pointer + offset, shape, np.uint8, where, buffer)
 
@@ -265,13 +240,13 @@ def depth_of(maps):
 
 def test_images_and_maps_that_stay_on_the_device(made, card, pictures, on_device):
     with load(made) as session:
-        graphs = card.COUNTS["graphs"]
+        graphs = card.executables
         for index in range(6):  # each at another address, some of which TensorRT would not take
             view = on_device(pictures[index], offset=3 * index)
             expected = want(made, pictures[index])["depth"]
             got = depth_of(session.backend.infer_device(view))
             np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
-        assert card.COUNTS["graphs"] == graphs  # nothing is captured in service
+        assert card.executables == graphs  # nothing is captured in service
         assert not device_array._HANDED_OUT  # nothing is kept for capsules that are gone
 
 
@@ -282,11 +257,11 @@ def test_what_still_writes_an_image_on_the_device_is_waited_for(made, card, pict
         for kind in (Dlpack, Torch):
             image = kind(view)
             got = depth_of(session.backend.infer_device(image))
-            assert image.streams == [session.backend._lanes[0].stream.handle]
+            assert image.streams == [session.backend._lanes.lanes[0].stream.handle]
             np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
-        assert "waited" not in card.MADE  # the streams have ordered it by themselves
+        assert card.waited == session.backend._lanes.lanes[0].stream.handle  # ordered by themselves
         session.backend.infer_device(Interface(view, 7))
-        assert card.MADE["waited"] == 7
+        assert card.defaults == 1
 
 
 def test_images_that_cannot_be_read(made, card, pictures, on_device):
@@ -300,10 +275,10 @@ def test_images_that_cannot_be_read(made, card, pictures, on_device):
         elsewhere = DeviceArray(view.pointer, view.shape, np.uint8, (2, 1), view)
         with pytest.raises(CudaError, match="on device 1, the engine runs on device 0"):
             infer(elsewhere)
-        card.ORDINALS[view.pointer] = 1  # an interface does not tell: the driver does
+        card.elsewhere = view.pointer  # an interface does not tell: the driver does
         with pytest.raises(CudaError, match="on device 1, the engine runs on device 0"):
             infer(Interface(view, None))
-        card.ORDINALS.clear()
+        card.elsewhere = 0
         view._owner.close()
         for image in (view, Interface(view, None)):
             with pytest.raises(CudaError, match="which is no device memory.*was it freed"):
@@ -316,8 +291,8 @@ def test_maps_of_bool_leave_by_dlpack():
     np.testing.assert_array_equal(np.from_dlpack(view), flags)
 
 
-def test_an_engine_of_another_card_is_shown_and_built_again(made, card, pictures, monkeypatch):
-    monkeypatch.setattr(card.Device, "compute_capability", lambda self: (9, 0))
+def test_an_engine_of_another_card_is_shown_and_built_again(made, card, pictures):
+    card.capability = 90
     with pytest.raises(BackendError) as refused:
         load(made, rebuild=False)
     said = str(refused.value)
@@ -478,18 +453,6 @@ def test_a_plugin_of_another_major_version(card, tmp_path, emulated_plugin, monk
         trt_load.register("tensorrt", junk)
     with pytest.raises(BackendError, match="no such plugin library; `make plugin` builds it"):
         trt_load.register("tensorrt", tmp_path / "none.so")
-
-
-def test_without_pycuda_or_a_driver(monkeypatch):
-    monkeypatch.setattr(cuda, "find_spec", lambda name: None)
-    assert "pip install 'degmix-edge[tensorrt]'" in cuda.unavailable()
-    monkeypatch.setattr(cuda, "find_spec", lambda name: object())
-
-    def missing(name):
-        raise ImportError("libcuda.so.1: cannot open shared object file")
-
-    monkeypatch.setattr(cuda, "import_module", missing)
-    assert "libcuda.so.1 comes with NVIDIA's driver" in cuda.unavailable()
 
 
 def test_engines_side_by_side_with_pytorch(made, checkpoint_path, capfd):

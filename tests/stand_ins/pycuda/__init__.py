@@ -1,5 +1,4 @@
-"""A stand-in for PyCUDA, which needs a driver: device memory is host memory.
+"""A stand-in for PyCUDA; the driver has it all."""
 
-Stricter than a card: what is enqueued runs when the stream is waited for and not before, a call
-without a current context fails, and freed memory is filled.
-"""
+VERSION = (2026, 1)
+VERSION_TEXT = "2026.1"

@@ -1,10 +1,16 @@
+"""A stand-in for PyCUDA, which has no wheels: its classes over the stand-in for CUDA's driver.
+
+It has what PyCUDA 2026.1 makes of threads and of its own stack of contexts.
+"""
+
+import contextlib
 import ctypes
 import threading
-import time
-import weakref
-from collections import Counter
 
 import numpy as np
+
+_LIBRARY = ctypes.CDLL("libcuda.so.1")
+NON_BLOCKING = 1
 
 
 class Error(Exception):
@@ -15,48 +21,54 @@ class LogicError(Error):
     pass
 
 
-LogicError.__module__ = Error.__module__ = "pycuda._driver"
-STREAMS: dict[int, "Stream"] = {}
-MADE = {"integrated": False, "launches": 0}
-"""How the card is, and what was done on it."""
-COUNTS = Counter()
-"""What was made and not given back, by kind: what is left at the end is a leak."""
-MEMORY: dict[int, int] = {}
-"""Sizes of device memory by address."""
-ORDINALS: dict[int, int] = {}
-"""Devices of memory that is not on the first one."""
-PRIMARY = 0xC0FFEE
-"""Handle of the primary context."""
-NON_BLOCKING = 1
-
-
-class _Stacks(threading.local):
-    """Contexts that are current in a thread: PyCUDA keeps a stack beside the driver's own."""
-
-    def __init__(self):
-        self.driver, self.pycuda = [], []
-
-
-STACKS = _Stacks()
-
-
-def init():
+class MemoryError(Error):  # noqa: A001
     pass
 
 
+for _kind in (Error, LogicError, MemoryError):
+    _kind.__module__ = "pycuda._driver"
+
+
+class _Stack(threading.local):
+    """Contexts that a thread has pushed; the driver has a stack of its own."""
+
+    def __init__(self):
+        self.contexts = []
+
+
+STACK = _Stack()
+
+
+def _call(name, *arguments):
+    status = getattr(_LIBRARY, name)(*arguments)
+    if status:
+        text = ctypes.c_char_p()
+        _LIBRARY.cuGetErrorString(status, ctypes.byref(text))
+        kind = MemoryError if status == 2 else LogicError
+        raise kind(f"{name.removesuffix('_v2')} failed: {text.value.decode()}")
+
+
+def _value(name, kind, *arguments):
+    result = kind()
+    _call(name, ctypes.byref(result), *arguments)
+    return result.value
+
+
+def init():
+    _call("cuInit", 0)
+
+
+def get_version():
+    return (13, 0, 0)
+
+
 def get_driver_version():
-    return 13000
+    return _value("cuDriverGetVersion", ctypes.c_int)
 
 
-def _needs_context():
-    if not STACKS.driver:
-        raise LogicError("invalid device context")
-
-
-def destroyed(kind):
-    """An object of the driver's goes: only while the context is current, and for good."""
-    if STACKS.driver and COUNTS["contexts"]:
-        COUNTS[kind] -= 1
+def mem_get_info():
+    total = ctypes.c_size_t()
+    return (_value("cuMemGetInfo_v2", ctypes.c_size_t, ctypes.byref(total)), total.value)
 
 
 class device_attribute:  # noqa: N801
@@ -68,42 +80,42 @@ class host_alloc_flags:  # noqa: N801
 
 
 class Context:
-    """A primary context, with what PyCUDA 2025.1 makes of threads and stacks."""
+    """A primary context."""
 
-    def __init__(self):
-        self.thread, self.valid = threading.get_ident(), True
+    def __init__(self, handle):
+        self.handle, self.thread, self.valid = handle, threading.get_ident(), True
 
     def push(self):
-        if STACKS.pycuda:
-            STACKS.driver.pop()
-        STACKS.driver.append(PRIMARY)
-        STACKS.pycuda.append(self)
+        if STACK.contexts:
+            _call("cuCtxPopCurrent_v2", None)
+        _call("cuCtxPushCurrent_v2", self.handle)
+        STACK.contexts.append(self)
 
     @staticmethod
     def pop():
-        if not STACKS.pycuda:
+        if not STACK.contexts:
             raise LogicError("context::pop failed: invalid device context")
-        STACKS.driver.pop()
-        STACKS.pycuda.pop()
-        if STACKS.pycuda:
-            STACKS.driver.append(PRIMARY)
+        _call("cuCtxPopCurrent_v2", None)
+        STACK.contexts.pop()
+        if STACK.contexts:
+            _call("cuCtxPushCurrent_v2", STACK.contexts[-1].handle)
 
     def detach(self):
         """Releases if it is current or of this thread; never pops the driver's stack."""
         if not self.valid:
             raise LogicError("context::detach failed: cannot detach from invalid context")
-        active = bool(STACKS.pycuda) and STACKS.pycuda[-1] is self
-        if active:
-            COUNTS["contexts"] -= 1
+        is_active = bool(STACK.contexts) and STACK.contexts[-1] is self
+        if is_active:
+            _call("cuDevicePrimaryCtxRelease_v2", 0)
         elif self.thread == threading.get_ident():
-            STACKS.driver.append(PRIMARY)
-            COUNTS["contexts"] -= 1
+            _call("cuCtxPushCurrent_v2", self.handle)
+            _call("cuDevicePrimaryCtxRelease_v2", 0)
         self.valid = False
-        if active:
-            while STACKS.pycuda and not STACKS.pycuda[-1].valid:
-                STACKS.pycuda.pop()
-            if STACKS.pycuda:
-                STACKS.driver.append(PRIMARY)
+        if is_active:
+            while STACK.contexts and not STACK.contexts[-1].valid:
+                STACK.contexts.pop()
+            if STACK.contexts:
+                _call("cuCtxPushCurrent_v2", STACK.contexts[-1].handle)
 
 
 class Device:
@@ -112,196 +124,140 @@ class Device:
 
     @staticmethod
     def count():
-        return 1
+        return _value("cuDeviceGetCount", ctypes.c_int)
 
     def name(self):
-        return "Stand-in"
+        text = ctypes.create_string_buffer(64)
+        _call("cuDeviceGetName", text, 64, self.index)
+        return text.value.decode()
 
     def compute_capability(self):
-        return (8, 7)
+        return (self.get_attribute(75), self.get_attribute(76))
 
     def total_memory(self):
-        return 1 << 30
+        return _value("cuDeviceTotalMem_v2", ctypes.c_size_t, self.index)
 
     def get_attribute(self, which):
-        return int(MADE["integrated"]) if which == device_attribute.INTEGRATED else 0
+        return _value("cuDeviceGetAttribute", ctypes.c_int, which, self.index)
 
     def retain_primary_context(self):
-        COUNTS["contexts"] += 1
-        return Context()
+        context = _value("cuDevicePrimaryCtxRetain", ctypes.c_void_p, self.index)
+        return Context(ctypes.c_void_p(context))
 
 
-class _Memory:
-    """On 256 bytes, as the driver's."""
+class _Dependent:
+    """An object that is of the context which is current: destroyed with its last reference.
 
-    def __init__(self, size):
-        _needs_context()
-        self.size = size
-        self.data = (ctypes.c_ubyte * (size + 256))()
-        MEMORY[int(self)] = size
-        COUNTS["memory"] += 1
+    That succeeds only while the context is current, or in the thread that made the context.
+    """
 
-    def __int__(self):
-        return -(-ctypes.addressof(self.data) // 256) * 256
+    destroy: str
+
+    def __init__(self):
+        if not STACK.contexts:
+            raise LogicError("explicit_context_dependent failed: no currently active context?")
+        self.context, self.value = STACK.contexts[-1], None
 
     def free(self):
-        _needs_context()
-        ctypes.memset(int(self), 0xEE, self.size)
-        del MEMORY[int(self)]
-        COUNTS["memory"] -= 1
+        value, self.value = self.value, None
+        if value is None:
+            return
+        is_current = bool(STACK.contexts) and STACK.contexts[-1] is self.context
+        is_thread = self.context.thread == threading.get_ident()
+        if not self.context.valid or not (is_current or is_thread):
+            return  # a leak, of which PyCUDA warns
+        with contextlib.ExitStack() as stack:
+            if not is_current:
+                self.context.push()
+                stack.callback(self.context.pop)
+            _call(self.destroy, ctypes.c_void_p(value))
+
+    __del__ = free
 
 
-class _HostAllocation(_Memory):
-    def __init__(self, shape, dtype):
-        dtype = np.dtype(dtype)
-        super().__init__(max(int(np.prod(shape)) * dtype.itemsize, 1))
+class DeviceAllocation(_Dependent):
+    destroy = "cuMemFree_v2"
+
+    def __init__(self, size):
+        super().__init__()
+        self.value = _value("cuMemAlloc_v2", ctypes.c_void_p, ctypes.c_size_t(size))
+
+    def __int__(self):
+        return self.value
+
+
+class PagelockedHostAllocation(_Dependent):
+    destroy = "cuMemFreeHost"
+
+    def __init__(self, shape, dtype, flags):
+        super().__init__()
+        size = max(int(np.prod(shape)) * dtype.itemsize, 1)
+        self.value = _value("cuMemHostAlloc", ctypes.c_void_p, ctypes.c_size_t(size), flags)
         self.__array_interface__ = {
             "shape": tuple(shape),
             "typestr": dtype.str,
-            "data": (int(self), False),
+            "data": (self.value, False),
             "version": 3,
         }
 
     def get_device_pointer(self):
-        return int(self)
+        return _value("cuMemHostGetDevicePointer_v2", ctypes.c_void_p, _pointer(self.value), 0)
+
+
+def _pointer(value):
+    return ctypes.c_void_p(int(value))
 
 
 def pagelocked_empty(shape, dtype, order="C", mem_flags=0):
-    return np.asarray(_HostAllocation(shape, dtype))
+    return np.asarray(PagelockedHostAllocation(shape, np.dtype(dtype), mem_flags))
 
 
-def mem_alloc(size):
-    if size > 1 << 29:
-        raise LogicError("cuMemAlloc failed: out of memory")
-    return _Memory(size)
+def mem_alloc(bytes):  # noqa: A002
+    return DeviceAllocation(bytes)
 
 
-def mem_get_info():
-    _needs_context()
-    return (1 << 29, 1 << 30)
+class Stream(_Dependent):
+    destroy = "cuStreamDestroy_v2"
 
-
-class Stream:
     def __init__(self, flags=0):
-        _needs_context()
-        # On a blocking stream a capture fails as soon as torch works in another thread.
-        assert flags == NON_BLOCKING
-        COUNTS["streams"] += 1
-        self.handle = id(self)
-        self.queue, self.recording = [], None
-        STREAMS[self.handle] = weakref.proxy(self)
+        super().__init__()
+        self.value = _value("cuStreamCreate", ctypes.c_void_p, flags)
 
-    def __del__(self):
-        STREAMS.pop(self.handle, None)
-        destroyed("streams")
-
-    def add(self, work):
-        (self.queue if self.recording is None else self.recording).append(work)
+    @property
+    def handle(self):
+        return self.value
 
     def synchronize(self):
-        _needs_context()
-        assert self.recording is None, "a stream that is being captured must not be waited for"
-        while self.queue:
-            self.queue.pop(0)()
+        _call("cuStreamSynchronize", _pointer(self.value))
 
 
-class Event:
-    def __init__(self):
-        _needs_context()
-        COUNTS["events"] += 1
+class Event(_Dependent):
+    destroy = "cuEventDestroy_v2"
 
-    def __del__(self):
-        destroyed("events")
+    def __init__(self, flags=0):
+        super().__init__()
+        self.value = _value("cuEventCreate", ctypes.c_void_p, flags)
 
-    def record(self, stream):
-        stream.add(lambda: setattr(self, "at", time.perf_counter()))
+    def record(self, stream=None):
+        _call("cuEventRecord", _pointer(self.value), _pointer(stream.handle))
+        return self
 
-    def time_since(self, other):
-        return 1e3 * (self.at - other.at)
-
-
-def memcpy_htod_async(pointer, host, stream):
-    stream.add(lambda: ctypes.memmove(int(pointer), host.ctypes.data, host.nbytes))
+    def time_since(self, event):
+        both = (_pointer(event.value), _pointer(self.value))
+        return _value("cuEventElapsedTime", ctypes.c_float, *both)
 
 
-def memcpy_dtod_async(target, source, size, stream):
-    stream.add(lambda: ctypes.memmove(int(target), int(source), size))
+def _copy(name, dest, src, size, stream):
+    _call(name, _pointer(dest), _pointer(src), ctypes.c_size_t(size), _pointer(stream.handle))
 
 
-def memcpy_dtoh_async(host, pointer, stream):
-    stream.add(lambda: ctypes.memmove(host.ctypes.data, int(pointer), host.nbytes))
+def memcpy_htod_async(dest, src, stream=None):
+    _copy("cuMemcpyHtoDAsync_v2", dest, src.ctypes.data, src.nbytes, stream)
 
 
-class Library:
-    """libcuda's graph functions over the streams above."""
-
-    def __init__(self):
-        self.graphs = {}
-
-    def cuCtxGetCurrent(self, context):
-        context._obj.value = STACKS.driver[-1] if STACKS.driver else None
-        return 0
-
-    def cuCtxPushCurrent_v2(self, context):
-        STACKS.driver.append(context.value)
-        return 0
-
-    def cuCtxPopCurrent_v2(self, context):
-        context._obj.value = STACKS.driver.pop()
-        return 0
-
-    def cuPointerGetAttribute(self, value, attribute, pointer):
-        assert attribute == 9
-        if not any(p <= pointer.value < p + size for p, size in MEMORY.items()):
-            return 1
-        value._obj.value = ORDINALS.get(pointer.value, 0)
-        return 0
-
-    def cuStreamBeginCapture_v2(self, handle, mode):
-        STREAMS[handle.value].recording = []
-        return 0
-
-    def cuStreamEndCapture(self, handle, graph):
-        stream = STREAMS[handle.value]
-        work, stream.recording = stream.recording, None
-        if BROKEN in work:
-            graph._obj.value = None
-            return 901  # the capture was invalidated
-        key = len(self.graphs) + 1
-        self.graphs[key] = work
-        graph._obj.value = key
-        COUNTS["recorded graphs"] += 1
-        return 0
-
-    def cuGraphInstantiateWithFlags(self, executable, graph, flags):
-        if INSTANTIATE:
-            return INSTANTIATE[0]
-        executable._obj.value = graph.value
-        COUNTS["graphs"] += 1
-        return 0
-
-    def cuGraphDestroy(self, graph):
-        if not graph.value:
-            return 1
-        COUNTS["recorded graphs"] -= 1
-        return 0
-
-    def cuGraphLaunch(self, executable, handle):
-        MADE["launches"] += 1
-        for work in self.graphs[executable.value]:
-            STREAMS[handle.value].add(work)
-        return 0
-
-    def cuStreamSynchronize(self, handle):
-        MADE["waited"] = handle.value
-        return 0
-
-    def cuGraphExecDestroy(self, executable):
-        COUNTS["graphs"] -= 1
-        return 0
+def memcpy_dtoh_async(dest, src, stream=None):
+    _copy("cuMemcpyDtoHAsync_v2", dest.ctypes.data, src, dest.nbytes, stream)
 
 
-BROKEN = "broken"
-"""Work that no graph can hold."""
-INSTANTIATE: list[int] = []
-"""What instantiating a graph ends with, if anything."""
+def memcpy_dtod_async(dest, src, size, stream=None):
+    _copy("cuMemcpyDtoDAsync_v2", dest, src, size, stream)

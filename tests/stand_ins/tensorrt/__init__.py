@@ -1,11 +1,13 @@
 """A stand-in for TensorRT, whose libraries are on no registry: a plan is ONNX, run by ONNX Runtime.
 
-It has what `degmix_edge/trt.py` uses; that those names exist in the real one is another test's.
+It has what `degmix_edge/nvidia/trt/` uses; another test holds that the real one has those names.
 """
 
 import ctypes
 import enum
+import functools
 import weakref
+from collections import Counter
 
 import numpy as np
 
@@ -244,18 +246,25 @@ class Runtime:
         return engine
 
 
+COUNTS: Counter[str] = Counter()
+"""What was made and not given back, by kind."""
+
+
+@functools.cache
+def _libcuda():
+    return ctypes.CDLL("libcuda.so.1")
+
+
 class _Counted:
     """Of the driver's context: made and destroyed while that is current."""
 
     def __init__(self):
-        from pycuda import driver
-
-        driver._needs_context()
-        driver.COUNTS[type(self).__name__] += 1
-        self._destroyed = driver.destroyed
+        assert _libcuda().stand_in_depth(), "made without a current context"
+        COUNTS[type(self).__name__] += 1
 
     def __del__(self):
-        self._destroyed(type(self).__name__)
+        if _libcuda().stand_in_depth() and ctypes.c_int.in_dll(_libcuda(), "stand_in_contexts"):
+            COUNTS[type(self).__name__] -= 1
 
 
 class _Engine(_Counted):
@@ -310,6 +319,11 @@ class _Inspector:
         )
 
 
+_Call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_CALLS: list[object] = []
+"""What streams and graphs may call."""
+
+
 class _Context(_Counted):
     def __init__(self, engine):
         super().__init__()
@@ -321,19 +335,17 @@ class _Context(_Counted):
         return pointer != 0
 
     def execute_async_v3(self, handle):
-        from pycuda import driver
-
-        driver._needs_context()
-        stream = driver.STREAMS[handle]
-        if stream.recording is not None and CAPTURE_FAILS:
+        stream, capturing = ctypes.c_void_p(handle), ctypes.c_int()
+        _libcuda().cuStreamIsCapturing(stream, ctypes.byref(capturing))
+        if capturing.value and CAPTURE_FAILS:
             self.engine.logger.log(ILogger.Severity.ERROR, CAPTURE_FAILS[0])
-            stream.add(driver.BROKEN)
+            _libcuda().cuStreamSynchronize(stream)  # no capture allows that
             return False
         addresses = dict(self.addresses)
         # What is recorded does not keep the context.
         run = weakref.WeakMethod(self._run)
-        stream.add(lambda: run()(addresses))
-        return True
+        _CALLS.append(_Call(lambda _: run()(addresses)))
+        return _libcuda().cuLaunchHostFunc(stream, _CALLS[-1], None) == 0
 
     def _run(self, addresses):
         image = self._view("image", addresses)
