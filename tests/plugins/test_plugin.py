@@ -221,7 +221,6 @@ MOST = {
     "deformSampleKernel<int8, fp32, true, 2>": 41,
     "deformSampleKernel<fp16, fp32, true, 1>": 52,
     "deformSampleKernel<fp16, fp16, false, 1>": 98,
-    "deformOffsetsKernel<8>": 4,
 }
 """Instructions a value that a kernel stores, at most, on Orin."""
 
@@ -234,7 +233,7 @@ def test_machine_code_stays_within_its_bounds(compiled):
     assert len(found) == 37
     for name, most in MOST.items():
         kernel = found[name]
-        assert kernel.samples == (16 if "Offsets" in name else 4), name
+        assert kernel.samples == 4, name
         assert kernel.main.instructions / kernel.samples <= most, name
         assert not sum(loop.divisions for loop in kernel.loops), name
     shared = found["deformSampleKernel<fp16, fp16, true, 2>"]
@@ -243,6 +242,9 @@ def test_machine_code_stays_within_its_bounds(compiled):
         loop for loop in shared.loops if "STS.128" in loop.widths and "LDG.128" in loop.widths
     ]
     assert copy.instructions <= 6 * 8  # eight words a turn
+    offsets = found["deformOffsetsKernel<8>"]
+    assert offsets.instructions <= 1000  # most of them before the loop over channels
+    assert offsets.registers <= 80  # three blocks of 256 threads
     for name, kernel in found.items():
         # Only the convolution of channels that are no vectors keeps places in local memory.
         assert kernel.stack == 0 or re.match(r"deformConv2dKernel<.*false>", name), name
