@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,19 +85,36 @@ def calibration_images(
     return found
 
 
-def first_image(
-    source: str | Path | Iterable[Any], fit: Fit, *, network: NetworkSpec | None = None
-) -> NamedImage:
-    """The first image of a source that `calibration_images` takes.
+def some_images(
+    source: str | Path | Iterable[Any],
+    fit: Fit,
+    count: int,
+    *,
+    network: NetworkSpec | None = None,
+) -> list[NamedImage]:
+    """The first image of a source that `calibration_images` takes, and others of it.
+
+    Args:
+        source: The source. Of an iterator only the first `count` are taken.
+        fit: To the network's size.
+        count: How many images, if there are as many.
+        network: What the images are for.
 
     Raises:
         InputError: There are no images, or one cannot be read.
     """
     if isinstance(source, str | Path):
-        return images(str(source), fit, split="train", network=network)[0]
-    for item in source:
-        return _named(0, item)
-    raise InputError("no images; give at least one")
+        return spread(images(str(source), fit, split="train", network=network), count)
+    found = as_named(source if isinstance(source, Sequence) else islice(source, count))
+    if not found:
+        raise InputError("no images; give at least one")
+    return spread(found, count)
+
+
+def spread(found: Sequence[NamedImage], count: int) -> list[NamedImage]:
+    """Return at most `count` of the images, the first and the last among them."""
+    places = np.linspace(0, len(found) - 1, min(count, len(found)))
+    return [found[int(place)] for place in places]
 
 
 def as_named(items: Iterable[Any]) -> list[NamedImage]:

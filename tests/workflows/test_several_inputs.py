@@ -111,6 +111,22 @@ def test_it_is_proved_against_its_own_file(built, stereo, frames):
     assert verify(built).passed
 
 
+def test_a_build_is_checked_on_the_frames_of_the_user(stereo, frames, folder):
+    said = []
+    options = {"spec": folder / "stereo.yaml", "size": (HEIGHT, WIDTH), "progress": said.append}
+    for calibration, words in ((str(frames), "on 4 real images"), (None, "on 1 synthetic scene")):
+        degmix_edge.build(
+            stereo,
+            folder / "checked.degmix",
+            precision="fp32",
+            calibration=calibration,
+            force=True,
+            **options,
+        )
+        checks = [event.detail for event in said if event.name == "source check"]
+        assert words in checks[-1]
+
+
 def frame(root, index):
     numbers = np.asarray(Image.open(root / "range" / f"{index}.png"))
     pictures = {
