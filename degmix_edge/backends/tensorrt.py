@@ -376,8 +376,9 @@ class Lane:
 
     def noise(self) -> dict[str, np.ndarray]:
         """A feed of zeros and of an image of noise."""
-        shape = self.buffers[IMAGE].host.shape
-        return self.zeros() | {IMAGE: np.random.default_rng(0).integers(0, 256, shape, np.uint8)}
+        image = self.buffers[IMAGE].host
+        noise = np.random.default_rng(0).integers(0, 256, image.shape, np.uint8)
+        return self.zeros() | {IMAGE: noise.astype(image.dtype)}
 
     def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Maps in this lane's host buffers, until the next call."""

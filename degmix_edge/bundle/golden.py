@@ -130,7 +130,7 @@ def unpack(
         BundleError: `data` is not the golden file of such a network.
     """
     stored: dict[str, tuple[tuple[Any, ...], np.dtype[Any]]] = {}
-    stored[IMAGE] = (spec.image_spec.shape[1:], np.dtype(np.uint8))
+    stored[IMAGE] = (spec.image_spec.shape[1:], np.dtype(spec.image_spec.dtype))
     for tensor in spec.input_specs[1:]:
         shape = spec.row_shape(tensor)
         stored[f"{tensor.name}{INPUT}"] = (shape, np.dtype(tensor.dtype))

@@ -40,10 +40,9 @@ from degmix_edge.workflows.engine import (
     rebuild,
     write_parts,
 )
-from degmix_edge.workflows.frame_folders import made_up_frame, needed_inputs
 from degmix_edge.workflows.networks import Network, check_network, read_network, task_names
 from degmix_edge.workflows.options import TARGET, Options, Source, make_options
-from degmix_edge.workflows.sources import NamedImage, check_images, images, is_rendered
+from degmix_edge.workflows.sources import NamedImage, check_images, is_rendered, made_up_image
 
 if TYPE_CHECKING:
     import onnx
@@ -210,19 +209,14 @@ class Build:
 
     def _checked_images(self) -> list[NamedImage]:
         """The golden image, and others of the user's on which a foreign network is checked too."""
-        golden = [] if self._golden_source is None else as_named([self._golden_source])
+        given = [] if self._golden_source is None else [self._golden_source]
+        golden = as_named(given, self.spec)
         count = CHECKED - len(golden) if self._original is not None else 1 - len(golden)
         if self._found:
             golden += spread(self._found, count)
         elif self._calibration is not None and count:
             golden += some_images(self._calibration, self._fit, count, network=self.spec)
-        if golden:
-            return golden
-        scene = images("synthetic:1", self._fit)[0]  # no image of the user's
-        if not needed_inputs(self.spec):
-            return [scene]
-        frame = made_up_frame(scene.image, self.spec)
-        return as_named([(f"{scene.name} with made-up other inputs", frame)])
+        return golden or [made_up_image(self._fit, self.spec)]
 
     @property
     def _checked_in_words(self) -> str:
