@@ -619,3 +619,42 @@ def test_a_wrong_pass_on_depth_is_found(depth_net, depth_frames, folder, monkeyp
             outputs={"free": "mask"},
             **DEPTH,
         )
+
+
+def test_a_map_of_two_channels_beside_a_picture(folder, pictures, tmp_path):
+    """Each channel of a further map has a mean and a std of its own."""
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Net(5)
+
+        def forward(self, view, radar):
+            return self.net(torch.cat([view, radar], 1))
+
+    path = folder / "radar.onnx"
+    example = (torch.randn(1, 3, HEIGHT, WIDTH), torch.randn(1, 2, HEIGHT, WIDTH))
+    names = {"input_names": ["view", "radar"], "output_names": ["semseg", "free"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Both().eval(), example, path, dynamo=False, **names)
+    (tmp_path / "radar.yaml").write_text(
+        "input: {color: rgb, mean: 0.5, std: 0.25}\n"
+        "inputs: {radar: {kind: map, mean: [10, -2], std: [4, 0.5]}}\n"
+        "tasks: {semseg: {classes: 4}, free: {kind: mask}}\n"
+    )
+    options = {"precision": "fp32", "spec": tmp_path / "radar.yaml"}
+    bundle = degmix_edge.build(path, tmp_path / "radar.degmix", **options)
+    view = np.asarray(Image.fromarray(pictures[0]).resize((WIDTH, HEIGHT)))
+    radar = np.random.default_rng(0).normal((10, -2), (4, 0.5), (HEIGHT, WIDTH, 2))
+    feed = {
+        "view": ((view / 255 - 0.5) / 0.25).transpose(2, 0, 1)[None].astype(np.float32),
+        "radar": ((radar - [10, -2]) / [4, 0.5]).transpose(2, 0, 1)[None].astype(np.float32),
+    }
+    _, free = cpu_session(path.read_bytes()).run(None, feed)
+    free = torch.nn.functional.interpolate(torch.from_numpy(free), (HEIGHT, WIDTH), mode="bilinear")
+    with degmix_edge.load(bundle) as session:
+        got = session({"image": view, "radar": radar})["free"]
+        np.testing.assert_allclose(got, free.sigmoid().numpy()[0, 0], atol=1e-5)
+        with pytest.raises(InputError, match=r"radar: got float64 \(64, 96\), expected numbers"):
+            session({"image": view, "radar": radar[..., 0]})
