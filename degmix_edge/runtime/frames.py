@@ -184,8 +184,14 @@ def _numbers(value: Any, channels: int) -> np.ndarray:
     have = array.shape[2] if array.ndim == 3 else 1
     if not is_map or have != channels or array.dtype.kind not in "iuf" or not array.size:
         wanted = f"(H, W, {channels})" if channels > 1 else "(H, W)"
-        raise InputError(f"got {array.dtype} {array.shape}, expected numbers {wanted}")
+        got = f"{_place(value)}got {array.dtype} {array.shape}"
+        raise InputError(f"{got}, expected numbers {wanted}")
     return array
+
+
+def _place(value: Any) -> str:
+    """The beginning of a message about a file; of another value there is nothing to say."""
+    return f"{value}: " if isinstance(value, str | os.PathLike) else ""
 
 
 def _fitted_map(array: np.ndarray, fit: Fit, pad: float) -> np.ndarray:
@@ -206,7 +212,7 @@ def _array(value: Any) -> np.ndarray:
                 return np.atleast_1d(np.loadtxt(path))
             with PIL.Image.open(path) as image:
                 check_limit("image_pixels", image.width * image.height, str(path), InputError)
-                return _pixels(image)
+                return _pixels(image, f"{path}: ")
         except InputError:
             raise
         except Exception as error:  # the readers raise nearly anything on a damaged file
@@ -214,10 +220,10 @@ def _array(value: Any) -> np.ndarray:
     return _pixels(value) if isinstance(value, PIL.Image.Image) else np.asarray(value)
 
 
-def _pixels(image: PIL.Image.Image) -> np.ndarray:
+def _pixels(image: PIL.Image.Image, place: str = "") -> np.ndarray:
     if image.mode in ("P", "PA"):
         raise InputError(
-            f"got a picture with a palette (Pillow mode {image.mode}), whose numbers measure "
-            "nothing; expected numbers as pixels"
+            f"{place}got a picture with a palette (Pillow mode {image.mode}), whose numbers are no "
+            "measurements; expected numbers as pixels"
         )
     return np.asarray(image)

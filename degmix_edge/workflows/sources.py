@@ -182,7 +182,7 @@ def made_up_image(fit: Fit, network: NetworkSpec) -> NamedImage:
 def _made_up_numbers(pixels: np.ndarray, network: NetworkSpec) -> np.ndarray:
     """Numbers with the mean and the spread that a network takes; bytes where it has none."""
     planes = pixels[..., np.arange(network.channels) % 3]
-    mean, std = np.float32(network.mean), np.float32(network.std)
+    mean, std = np.array(network.mean), np.array(network.std)
     if (network.scale, {*network.mean}, {*network.std}) == (1, {0}, {1}):
         return planes
     return np.asarray((mean + std * (planes - 127.5) / 64) / network.scale, np.float32)

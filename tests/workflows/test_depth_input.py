@@ -175,7 +175,7 @@ def test_what_is_no_depth_is_refused(built, pictures, tmp_path):
             tmp_path / "photo.jpg",
             rf"got uint8 \({height}, {width}, 3\), expected numbers .*{takes}",
         ),
-        (tmp_path / "colours.png", "got a picture with a palette .*expected numbers"),
+        (tmp_path / "colours.png", "colours.png: got a picture with a palette .*expected numbers"),
         (np.zeros((1, 120, 160), np.float32), r"got float32 \(1, 120, 160\), expected numbers"),
         (np.zeros((0, 5), np.float32), r"got float32 \(0, 5\), expected numbers"),
         (np.zeros((120, 160), bool), "got bool"),
@@ -345,6 +345,20 @@ def test_several_bands(folder, bands, precision, last, dynamic):
         InputError, match=r"synthetic:64: has pictures, .* takes other; give a folder"
     ):
         compare(bundle, path)
+
+
+def test_a_number_for_each_band_on_the_command_line(folder, bands, cli):
+    path = export(folder / "typed.onnx", 4)
+    command = ("build", "engine", path, "--precision", "fp32", "--map", "free=mask")
+    command += ("--color", "other", "--std", 8, 4, 2, 0.25, "--mean", 300, -20, 5, 0.5)
+    code, _, err = cli(*command, "--calib", bands, "--out", "typed.degmix")
+    assert code == 0, err
+    text = " ".join(err.split())
+    assert "other 64x96, values times 1 minus 300 -20 5 0.5 by 8 4 2 0.25, letterbox" in text
+    assert "as it came, on 4 real images" in text
+    code, _, err = cli("build", "engine", path, "--mean", "blue", "--std", 1, "--color", "other")
+    assert code == 2
+    assert "'blue': expected one number, or one by channel" in err
 
 
 def test_bytes_of_four_bands(folder, tmp_path):
