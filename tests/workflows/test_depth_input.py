@@ -173,7 +173,7 @@ def test_what_is_no_depth_is_refused(built, pictures, tmp_path):
         (photo, rf"image: got uint8 \({height}, {width}, 3\), expected numbers \(H, W\); {takes}"),
         (
             tmp_path / "photo.jpg",
-            rf"got uint8 \({height}, {width}, 3\), expected numbers .*{takes}",
+            rf"photo.jpg: got uint8 \({height}, {width}, 3\), expected numbers .*{takes}",
         ),
         (tmp_path / "colours.png", "colours.png: got a picture with a palette .*expected numbers"),
         (np.zeros((1, 120, 160), np.float32), r"got float32 \(1, 120, 160\), expected numbers"),
