@@ -15,7 +15,7 @@ from degmix_edge.config import parse
 from degmix_edge.errors import ConfigError, GraphError
 from degmix_edge.files import sha256
 from degmix_edge.graph.layout import has_last_channels, is_channels_last
-from degmix_edge.graph.spec_file import OtherEntry, SpecFile, TaskEntry
+from degmix_edge.graph.spec_file import InputEntry, OtherEntry, SpecFile, TaskEntry
 from degmix_edge.network import NetworkSpec, Normalisation, Source, from_metadata, part_name
 from degmix_edge.registry import unknown
 from degmix_edge.tasks import DECODES, TaskSpec
@@ -68,17 +68,10 @@ def network_spec(
             last = is_last and has_last_channels(tensor.shape, image.shape[2:])
             entry = entry.model_copy(update={"channels_last": last})
         specs.append(task_spec(name, entry, tensor, image, f"{path}: task {name!r}"))
-    values: dict[str, Any] = {"color": said.input.color or "rgb"}
-    if values["color"] == "grey":
-        values |= {"mean": (0.5,), "std": (0.5,)}
-    if said.input.takes_map:  # its normalisation comes later
-        ones = (image.shape[1] or 1) * (1.0,)
-        values |= {"mean": tuple(0.0 for _ in ones), "std": ones}
-        values |= {"unit": said.input.unit or "", "pad": said.input.pad or 0.0}
     return parse(
         NetworkSpec,
         {
-            **values,
+            **_first_input(said.input, image.shape[1] or 1),
             "model": said.model or path.stem,
             "batch": image.shape[0],
             "tensor": said.input.tensor or "",
@@ -91,6 +84,15 @@ def network_spec(
         },
         str(path),
     )
+
+
+def _first_input(said: InputEntry, channels: int) -> dict[str, Any]:
+    """The first input before its normalisation, for which this has some of as many channels."""
+    values: dict[str, Any] = {"color": said.color or "rgb"}
+    if said.takes_map:
+        mean, std = channels * (0.0,), channels * (1.0,)
+        return {**values, "mean": mean, "std": std, "unit": said.unit or "", "pad": said.pad or 0.0}
+    return values | ({"mean": (0.5,), "std": (0.5,)} if said.color == "grey" else {})
 
 
 def _source(path: Path, data: bytes | None) -> Source:
