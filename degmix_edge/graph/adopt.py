@@ -232,9 +232,10 @@ def _freeze_image(
     kind, shape = image.type.tensor_type.elem_type, _shape(image)
     what = f"{where}: input {image.name!r}"
     if len(shape) != 4:
-        raise GraphError(
-            f"{what} has shape {shape}, expected an image [N, 3, H, W] or [N, H, W, 3]"
-        )
+        expected = "an image [N, 3, H, W] or [N, H, W, 3]"
+        if said.takes_map:
+            expected = "[N, C, H, W] or [N, H, W, C]; export it with an axis for the channels"
+        raise GraphError(f"{what} has shape {shape}, expected {expected}")
     if kind not in INPUT_TYPES:
         name = TensorProto.DataType.Name(kind).lower()
         raise GraphError(f"{what} is {name}, expected one of {', '.join(INPUT_TYPES.values())}")

@@ -613,6 +613,54 @@ def test_what_does_not_fit(folder, channels, said, error, message):
         )
 
 
+def test_depth_without_an_axis_of_channels_is_refused(folder):
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Net(1)
+
+        def forward(self, sensor):
+            return self.net(sensor[:, None])
+
+    names = {"input_names": ["sensor"], "output_names": ["semseg", "free"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = (torch.randn(1, HEIGHT, WIDTH),)
+        torch.onnx.export(Flat().eval(), image, folder / "flat.onnx", dynamo=False, **names)
+    message = r"shape \[1, 64, 96\], expected \[N, C, H, W\] .* export it with an axis for"
+    with pytest.raises(GraphError, match=message):
+        degmix_edge.build(
+            folder / "flat.onnx",
+            folder / "no.degmix",
+            precision="fp32",
+            outputs={"free": "mask"},
+            **DEPTH,
+        )
+
+
+def test_colours_and_depth_in_one_tensor_with_depth_first(folder):
+    """The parts of four channels may be named either way round."""
+    path = export(folder / "rgbd.onnx", 4)
+    spec = folder / "rgbd.yaml"
+    spec.write_text(
+        "input: {tensor: sensor, channels: [3, 4], color: depth, mean: 2000, std: 1500, unit: mm}\n"
+        "inputs:\n"
+        "  view: {tensor: sensor, channels: [0, 3], kind: image, color: rgb, mean: 0.5, std: 0.2}\n"
+        "tasks: {semseg: {classes: 4}, free: {kind: mask}}\n"
+    )
+    bundle = degmix_edge.build(path, folder / "rgbd.degmix", precision="fp32", spec=spec)
+    rng = np.random.default_rng(0)
+    depth = rng.integers(500, 5000, (HEIGHT, WIDTH), np.uint16)
+    view = rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    planes = [*((view / 255 - 0.5) / 0.2).transpose(2, 0, 1), (depth - 2000.0) / 1500]
+    feed = {"sensor": np.stack(planes)[None].astype(np.float32)}
+    _, free = cpu_session(path.read_bytes()).run(None, feed)
+    free = torch.nn.functional.interpolate(torch.from_numpy(free), (HEIGHT, WIDTH), mode="bilinear")
+    with degmix_edge.load(bundle) as session:
+        got = session({"image": depth, "view": view})["free"]
+    np.testing.assert_allclose(got, free.sigmoid().numpy()[0, 0], atol=1e-5)
+
+
 def test_a_wrong_pass_on_depth_is_found(depth_net, depth_frames, folder, monkeypatch):
     from degmix_edge.passes.insert_image_input import InsertImageInput
 
