@@ -53,11 +53,12 @@ class Normalisation(Settings):
 
     @model_validator(mode="after")
     def _for_channels(self) -> Normalisation:
+        allowed = (1,) if self.color == "depth" else (1, 3)
+        more = {"depth": "", "other": ", or one for each channel"}
         for values in (self.mean, self.std):
-            count, of = len(values), {"depth": (1,), "other": ()}.get(self.color, (1, 3))
-            if not values or (of and count not in of):
-                more = ", or one for each of 3 channels" if len(of) > 1 else ""
-                raise ValueError(f"{count} numbers, expected one{more}")
+            if not values or (self.color != "other" and len(values) not in allowed):
+                each = more.get(self.color, ", or one for each of 3 channels")
+                raise ValueError(f"{len(values)} numbers, expected one{each}")
         return self
 
     @model_validator(mode="after")
@@ -284,10 +285,9 @@ class NetworkSpec(Settings):
     @property
     def image(self) -> InputSpec:
         """The first input, described as the others are."""
-        is_map = self.color == "depth" or self.color == "other"
         return InputSpec(
             name=IMAGE,
-            kind="map" if is_map else "image",
+            kind="map" if self.takes_map else "image",
             tensor=self.tensor,
             channels=self.image_channels,
             shape=(self.batch, self.channels, self.height, self.width),
