@@ -180,7 +180,8 @@ class Backend(EngineBackend):
                 return 0.0, layers
             with lanes.take() as lane:
                 blank = lane.zeros()
-                noise = np.random.default_rng(0).integers(0, 256, blank[IMAGE].shape, np.uint8)
+                image = blank[IMAGE]
+                noise = np.random.default_rng(0).integers(0, 256, image.shape).astype(image.dtype)
                 given = [
                     {name: fill(array, len(blank[name])) for name, array in feed.items()}
                     for feed in feeds or (blank | {IMAGE: noise},)
