@@ -29,6 +29,27 @@ __device__ __forceinline__ T* pinned(T* pointer)
     return pointer;
 }
 
+// The thread's index, read anew: what is made of it need not lie in registers through a long loop before.
+__device__ __forceinline__ int32_t threadAgain()
+{
+#ifdef __CUDA_ARCH__
+    int32_t index;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+    return index;
+#else
+    return static_cast<int32_t>(threadIdx.x);
+#endif
+}
+
+// The same value, of which nothing is computed before its place in the program.
+__device__ __forceinline__ int32_t onlyHere(int32_t value)
+{
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+r"(value));
+#endif
+    return value;
+}
+
 // One conversion, where a rounding and a conversion would be two.
 __host__ __device__ __forceinline__ int32_t floorToInt(float value)
 {
@@ -114,6 +135,29 @@ __device__ __forceinline__ __half highHalf(uint32_t word)
 __device__ __forceinline__ uint32_t packHalves(float low, float high)
 {
     return bits(__float2half_rn(low)) | (bits(__float2half_rn(high)) << 16U);
+}
+
+// Pairs of halves in a word, element by element: a b, and a b + c with one rounding.
+__device__ __forceinline__ uint32_t multiplyHalves(uint32_t a, uint32_t b)
+{
+#if defined(DEGMIX_EMULATED)
+    return emulation::fusedHalves(a, b, 0x80008000U);
+#else
+    uint32_t d;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+#endif
+}
+
+__device__ __forceinline__ uint32_t multiplyAddHalves(uint32_t a, uint32_t b, uint32_t c)
+{
+#if defined(DEGMIX_EMULATED)
+    return emulation::fusedHalves(a, b, c);
+#else
+    uint32_t d;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+#endif
 }
 
 } // namespace degmix

@@ -48,6 +48,7 @@ struct DeformConv2dParams
     float valueScale;    // of int8 values
     float outputScale;   // of an int8 output
     int32_t tileN;       // output channels of a block: 64, 128 or 256; 0 leaves the choice to the heuristic
+    int32_t tileM;       // pixels of a block: 64 (with 128 channels) or 128; 0 as above
 };
 
 struct DeformConv2dLaunch
@@ -57,6 +58,7 @@ struct DeformConv2dLaunch
     int64_t blocks;
     int32_t threads;
     int64_t sharedBytes;
+    int32_t tileM;
 };
 
 // What is wrong with the parameters, or null.

@@ -170,6 +170,13 @@ inline float __int_as_float(int32_t bits)
     return value;
 }
 
+inline int32_t __float_as_int(float value)
+{
+    int32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
 inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selector)
 {
     uint64_t const bytes = (static_cast<uint64_t>(high) << 32U) | low;
@@ -185,6 +192,11 @@ inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selector)
 inline float __expf(float x)
 {
     return expf(x);
+}
+
+inline float __fdividef(float x, float y)
+{
+    return x / y;
 }
 
 struct uint2

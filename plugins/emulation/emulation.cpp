@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
@@ -339,6 +340,28 @@ void multiplyAddHalf(float (&d)[4], uint32_t const (&a)[4], uint32_t const (&b)[
 void multiplyAddInt8(int32_t (&d)[4], uint32_t const (&a)[4], uint32_t const (&b)[2]) noexcept
 {
     multiplyAdd<4>(d, a, b, byteAt);
+}
+
+uint32_t fusedHalves(uint32_t a, uint32_t b, uint32_t c) noexcept
+{
+    uint32_t result = 0;
+    for (unsigned i = 0; i < 2; ++i)
+    {
+        // The product is exact in float64. The sum is rounded there to 53 bits, and to odd on the way to the
+        // 24 bits of a float, so that the rounding to half is the only one that counts.
+        double const sum = static_cast<double>(halfAt(a, i)) * halfAt(b, i) + halfAt(c, i);
+        float near = static_cast<float>(sum);
+        uint32_t word;
+        std::memcpy(&word, &near, sizeof word);
+        if (std::isfinite(sum) && near != sum)
+        {
+            bool const isLarger = std::fabs(static_cast<double>(near)) > std::fabs(sum);
+            word = (isLarger ? word - 1 : word) | 1U;
+            std::memcpy(&near, &word, sizeof near);
+        }
+        result |= static_cast<uint32_t>(__half_as_ushort(__float2half_rn(near))) << (16U * i);
+    }
+    return result;
 }
 
 void loadMatrices(uint32_t (&r)[4], void const* row) noexcept

@@ -31,6 +31,7 @@ void const* const* publish(void const* mine) noexcept;
 void multiplyAddHalf(float (&d)[4], uint32_t const (&a)[4], uint32_t const (&b)[2]) noexcept;
 void multiplyAddInt8(int32_t (&d)[4], uint32_t const (&a)[4], uint32_t const (&b)[2]) noexcept;
 void loadMatrices(uint32_t (&r)[4], void const* row) noexcept;
+uint32_t fusedHalves(uint32_t a, uint32_t b, uint32_t c) noexcept; // a b + c of both halves of a word
 void copyAsync(void* to, void const* from, bool inside) noexcept;
 void commitCopies() noexcept;
 void waitCopies(int32_t pending) noexcept;

@@ -72,7 +72,7 @@ class DeformConv2dParams(ctypes.Structure):
         *_fields(c_int32, "value_layout output_layout value_pitch output_pitch"),
         *_fields(c_int32, "activation sigmoid_mask"),
         *_fields(c_float, "value_scale output_scale"),
-        ("tile_n", c_int32),
+        *_fields(c_int32, "tile_n tile_m"),
     ]
 
 
@@ -85,6 +85,7 @@ class DeformConv2dLaunch(ctypes.Structure):
         ("blocks", c_int64),
         ("threads", c_int32),
         ("shared_bytes", c_int64),
+        ("tile_m", c_int32),
     ]
 
 

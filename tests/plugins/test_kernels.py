@@ -437,13 +437,13 @@ def test_heuristics(kernels):
     assert tile(256, 256, 112).tile_n == 256
     # 64 tiles of pixels leave half the card idle; four times as many sample four times as often.
     assert tile(256, 256, 64).tile_n == 128
-    assert tile(256, 256, 16).tile_n == 64  # 16 blocks or 4: each on a multiprocessor of its own
+    assert tile(256, 256, 16).tile_n == 128
     assert tile(256, 256, 64, card=native.ORIN).tile_n == 256
     assert tile(64, 64, 128).tile_n == 64
     assert tile(256, 256, 112, kind=native.FLOAT).tile_n == 128
     assert tile(256, 256, 112).is_vector == 1
     assert tile(12, 24, 112).is_vector == 0
-    assert tile(256, 256, 112).shared_bytes == 64 * (2 * 64 + 3 * 256)
+    assert tile(256, 256, 112).shared_bytes == 128 * 2 * (128 + 256) + 9 * 128 * 24
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,242 @@
+// A block's samples: what is read, blended and written to shared memory in a step.
+#pragma once
+
+#include "common/epilogue.cuh"
+#include "deform_conv2d/blend.cuh"
+
+namespace degmix
+{
+
+// Where the taps of a tile's pixels sample: made once for several taps and all their channels.
+template <typename T, typename TILE>
+struct CornerTable
+{
+    using Weights = typename Blend<T>::Weights;
+    static constexpr int32_t kENTRIES = kTABLE_ROWS * TILE::kM;
+    static constexpr int32_t kBYTES = kENTRIES * static_cast<int32_t>(sizeof(uint4) + sizeof(Weights));
+
+    uint4* places; // of the four neighbours, in 16 bytes from the plane's first pixel
+    Weights* weights;
+
+    __device__ __forceinline__ explicit CornerTable(unsigned char* at)
+        : places(reinterpret_cast<uint4*>(at))
+        , weights(reinterpret_cast<Weights*>(at + kENTRIES * sizeof(uint4)))
+    {
+    }
+
+    // Of the step's table: a row of pixels for each tap and each offset group from `firstGroup`.
+    __device__ __forceinline__ void fill(
+        DeformConv2dWork const& work, BlockPlace const& block, Step const& step, int32_t firstGroup) const
+    {
+        DeformConv2dParams const& params = work.params;
+        int32_t const groups = work.tableGroups;
+        constexpr int32_t kROWS = TILE::kTHREADS / TILE::kM; // that all threads fill together
+        int32_t const thread = threadAgain();
+        int32_t const pixel = thread % TILE::kM;
+        int32_t const y = block.y + pixel / TILE::kX;
+        int32_t const x = block.x + pixel % TILE::kX;
+        bool const isPixel = y < params.outHeight && x < params.outWidth;
+        uint32_t const unit = static_cast<uint32_t>(params.valuePitch) * sizeof(T) / 16;
+        int32_t group = thread / TILE::kM;
+        int32_t row = 0;
+        int32_t column = step.firstTap;
+#pragma unroll 1
+        for (int32_t i = group; i < step.tableTaps * groups; i += kROWS)
+        {
+            for (; group >= groups; group -= groups)
+            {
+                ++column;
+            }
+            for (; column >= params.kernelWidth; column -= params.kernelWidth)
+            {
+                ++row;
+            }
+            Corners corners{};
+            if (isPixel && firstGroup + group < params.offsetGroups)
+            {
+                corners = cornersAt(params, block.image, firstGroup + group, row, column, y, x);
+                sortByDistance(corners);
+            }
+            int32_t const entry = i * TILE::kM + pixel;
+            places[entry]
+                = uint4{static_cast<uint32_t>(corners.index[0]) * unit, static_cast<uint32_t>(corners.index[1]) * unit,
+                    static_cast<uint32_t>(corners.index[2]) * unit, static_cast<uint32_t>(corners.index[3]) * unit};
+            weights[entry] = Blend<T>::weights(corners.weight);
+            group += kROWS;
+        }
+    }
+};
+
+// The samples of channels that lie together: a thread has 16 bytes of channels of every 32nd or 64th pixel.
+template <typename T, typename TILE>
+class VectorSamples
+{
+public:
+    static constexpr int32_t kCOUNT = TILE::kM / TILE::kROWS_AT_ONCE;
+
+    __device__ __forceinline__ VectorSamples(
+        DeformConv2dWork const& work, BlockPlace const& block, CornerTable<T, TILE> const& table)
+        : mWork(work)
+        , mTable(table)
+        , mPart(static_cast<int32_t>(threadIdx.x) % kPARTS)
+        , mPixel(static_cast<int32_t>(threadIdx.x) / kPARTS)
+        , mGroupChannel(block.group * work.perGroup)
+        , mTo(partAt(mPixel, mPart))
+        , mFirstEntry(mPixel)
+    {
+        DeformConv2dParams const& params = work.params;
+        int64_t const pixels = static_cast<int64_t>(params.height) * params.width;
+        mValue = static_cast<T const*>(params.value)
+            + elementAt(params.valueLayout, block.image, mGroupChannel, 0, params.c, pixels, params.valuePitch);
+    }
+
+    // The first step with a new table.
+    __device__ __forceinline__ void begin(Step const& step)
+    {
+        if (mWork.tableGroups > 1)
+        {
+            // Several offset groups meet in the table's chunk: whose this part's channels are.
+            int32_t const first = mGroupChannel + step.chunk * kCHUNK<T>;
+            int32_t const mine = first + partIn(step) * Part<T>::kCOUNT;
+            mFirstEntry = mPixel + (mine / mWork.perOffsetGroup - first / mWork.perOffsetGroup) * TILE::kM;
+        }
+        find(step);
+        mEntry = mFirstEntry;
+    }
+
+    // The next step. Of the one behind a table's last nothing is used, but all can be read.
+    __device__ __forceinline__ void go(Step const& step)
+    {
+        mEntry += mWork.tableGroups * TILE::kM;
+        if (step.tap == 0)
+        {
+            mEntry = mFirstEntry;
+            find(step);
+        }
+    }
+
+    // Ask for the neighbours of the thread's i-th pixel.
+    __device__ __forceinline__ void load(int32_t i)
+    {
+        int32_t const entry = mEntry + i * TILE::kROWS_AT_ONCE;
+        uint4 const place = mTable.places[entry];
+        mWeights = mTable.weights[entry];
+        mRead[0] = neighbour(place.x);
+        mRead[1] = neighbour(place.y);
+        mRead[2] = neighbour(place.z);
+        mRead[3] = neighbour(place.w);
+    }
+
+    // Blend them into the stage at `values`.
+    __device__ __forceinline__ void store(unsigned char* values, int32_t i) const
+    {
+        *reinterpret_cast<uint4*>(values + mTo + i * TILE::kROWS_AT_ONCE * kROW_BYTES) = Blend<T>::of(mRead, mWeights);
+    }
+
+private:
+    // The thread's. Behind the group's last channel it is the chunk's first one again: its weights are zeros.
+    __device__ __forceinline__ int32_t partIn(Step const& step) const
+    {
+        return step.chunk * kCHUNK<T> + mPart * Part<T>::kCOUNT < mWork.perGroup ? mPart : 0;
+    }
+
+    __device__ __forceinline__ void find(Step const& step)
+    {
+        constexpr int32_t kBLOCK_PARTS = kBLOCK_CHANNELS / Part<T>::kCOUNT;
+        int32_t const part = partIn(step);
+        mFrom = reinterpret_cast<unsigned char const*>(mValue) + step.chunk * mWork.chunkBytes
+            + part / kBLOCK_PARTS * mWork.blockBytes + part % kBLOCK_PARTS * 16;
+    }
+
+    __device__ __forceinline__ uint4 neighbour(uint32_t place) const
+    {
+        return __ldg(reinterpret_cast<uint4 const*>(mFrom + static_cast<uint64_t>(place) * 16U));
+    }
+
+    DeformConv2dWork const& mWork;
+    CornerTable<T, TILE> mTable;
+    int32_t mPart;
+    int32_t mPixel;
+    int32_t mGroupChannel; // the group's first
+    int32_t mTo;
+    int32_t mFirstEntry;
+    T const* mValue; // the group's first
+    int32_t mEntry{0};
+    unsigned char const* mFrom{nullptr};
+    typename Blend<T>::Weights mWeights{};
+    uint4 mRead[4]{};
+};
+
+// The samples of any channels in any layout, an element at a time.
+template <typename T, typename TILE>
+class ScalarSamples
+{
+public:
+    __device__ __forceinline__ ScalarSamples(DeformConv2dWork const& work, BlockPlace const& block)
+        : mWork(work)
+        , mParams(work.params)
+        , mBlock(block)
+    {
+    }
+
+    // Those of a step into the stage at `values`.
+    __device__ __forceinline__ void store(unsigned char* values, Step const& step) const
+    {
+        int32_t const row = step.tap / mParams.kernelWidth;
+        int32_t const column = step.tap - row * mParams.kernelWidth;
+        int32_t const part = static_cast<int32_t>(threadIdx.x) % kPARTS;
+#pragma unroll 1
+        for (int32_t pixel = static_cast<int32_t>(threadIdx.x) / kPARTS; pixel < TILE::kM; pixel += TILE::kROWS_AT_ONCE)
+        {
+            storePart(reinterpret_cast<T*>(values + partAt(pixel, part)), pixel, row, column,
+                step.chunk * kCHUNK<T> + part * Part<T>::kCOUNT);
+        }
+    }
+
+private:
+    __device__ __forceinline__ void storePart(T* to, int32_t pixel, int32_t row, int32_t column, int32_t channel) const
+    {
+        int32_t const y = mBlock.y + pixel / TILE::kX;
+        int32_t const x = mBlock.x + pixel % TILE::kX;
+        bool const isPixel = y < mParams.outHeight && x < mParams.outWidth;
+        int32_t const first = mBlock.group * mWork.perGroup + channel;
+        int32_t group = first / mWork.perOffsetGroup;
+        int32_t nextGroup = first;
+        Corners corners{};
+#pragma unroll 1
+        for (int32_t e = 0; e < Part<T>::kCOUNT; ++e)
+        {
+            float sum = 0.F;
+            if (isPixel && channel + e < mWork.perGroup)
+            {
+                // Places are computed again only where the offset group changes.
+                if (first + e == nextGroup)
+                {
+                    group = (first + e) / mWork.perOffsetGroup;
+                    nextGroup = (group + 1) * mWork.perOffsetGroup;
+                    corners = cornersAt(mParams, mBlock.image, group, row, column, y, x);
+                }
+#pragma unroll
+                for (int32_t i = 0; i < 4; ++i)
+                {
+                    sum += corners.weight[i] * toFloat(valueAt(corners.index[i], first + e));
+                }
+            }
+            to[e] = fromFloat<T>(sum);
+        }
+    }
+
+    __device__ __forceinline__ T valueAt(int32_t pixel, int32_t channel) const
+    {
+        T const* data = static_cast<T const*>(mParams.value);
+        int64_t const pixels = static_cast<int64_t>(mParams.height) * mParams.width;
+        return data[elementAt(
+            mParams.valueLayout, mBlock.image, channel, pixel, mParams.c, pixels, mParams.valuePitch)];
+    }
+
+    DeformConv2dWork const& mWork;
+    DeformConv2dParams const& mParams;
+    BlockPlace mBlock;
+};
+
+} // namespace degmix

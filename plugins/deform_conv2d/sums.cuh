@@ -1,0 +1,231 @@
+// What becomes of a tile's sums: 32 pixels at a time they pass through shared memory, where a thread finds
+// output channels, or pixels, that lie together in the output.
+#pragma once
+
+#include "common/epilogue.cuh"
+#include "deform_conv2d/tile.cuh"
+
+namespace degmix
+{
+
+// Eight output channels, and one, of a type.
+template <typename T>
+struct Output;
+
+template <>
+struct Output<float>
+{
+    static __device__ __forceinline__ void store(void* output, int64_t index, float const (&value)[8], float)
+    {
+        auto* const to = reinterpret_cast<Part<float>*>(static_cast<float*>(output) + index);
+        to[0] = Part<float>{{value[0], value[1], value[2], value[3]}};
+        to[1] = Part<float>{{value[4], value[5], value[6], value[7]}};
+    }
+    static __device__ __forceinline__ void store(void* output, int64_t index, float value, float)
+    {
+        static_cast<float*>(output)[index] = value;
+    }
+};
+
+template <>
+struct Output<__half>
+{
+    static __device__ __forceinline__ void store(void* output, int64_t index, float const (&value)[8], float)
+    {
+        *reinterpret_cast<uint4*>(static_cast<__half*>(output) + index) = uint4{packHalves(value[0], value[1]),
+            packHalves(value[2], value[3]), packHalves(value[4], value[5]), packHalves(value[6], value[7])};
+    }
+    static __device__ __forceinline__ void store(void* output, int64_t index, float value, float)
+    {
+        static_cast<__half*>(output)[index] = fromFloat<__half>(value);
+    }
+};
+
+template <>
+struct Output<int8_t>
+{
+    static __device__ __forceinline__ void store(void* output, int64_t index, float const (&value)[8], float perScale)
+    {
+        uint32_t word[2] = {0, 0};
+#pragma unroll
+        for (int32_t e = 0; e < 8; ++e)
+        {
+            word[e / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(fromFloat<int8_t>(value[e] * perScale)))
+                << (e % 4 * 8);
+        }
+        *reinterpret_cast<uint2*>(static_cast<int8_t*>(output) + index) = uint2{word[0], word[1]};
+    }
+    static __device__ __forceinline__ void store(void* output, int64_t index, float value, float perScale)
+    {
+        static_cast<int8_t*>(output)[index] = fromFloat<int8_t>(value * perScale);
+    }
+};
+
+template <typename T, typename TILE>
+class Slab
+{
+public:
+    static constexpr int32_t kPITCH = TILE::kN + kSLAB_PADDING;
+    static constexpr int32_t kBYTES = kWARP_M * kPITCH * 4;
+
+    __device__ __forceinline__ Slab(
+        unsigned char* shared, DeformConv2dWork const& work, BlockPlace const& block, int32_t thread)
+        : mSums(reinterpret_cast<float*>(shared))
+        , mWork(work)
+        , mParams(work.params)
+        , mBlock(block)
+        , mThread(thread)
+        , mOutputs(work.outputs)
+    {
+        mPaddedOutputs = mParams.outputLayout == Layout::kPLANAR ? mParams.outChannels
+            : mParams.outputLayout == Layout::kCHANNELS_LAST
+            ? mParams.outputPitch
+            : (mParams.outChannels + kBLOCK_CHANNELS - 1) / kBLOCK_CHANNELS * kBLOCK_CHANNELS;
+    }
+
+    // One warp's sums, whose first column is `column`.
+    template <typename Sum>
+    __device__ __forceinline__ void put(Sum const (&sum)[2][TILE::kFRAGMENTS][4], int32_t column) const
+    {
+        int32_t const lane = mThread % 32;
+        float* to = mSums + lane / 4 * kPITCH + column + 2 * (lane % 4);
+#pragma unroll
+        for (int32_t m = 0; m < 2; ++m)
+        {
+#pragma unroll
+            for (int32_t f = 0; f < TILE::kFRAGMENTS; ++f)
+            {
+#pragma unroll
+                for (int32_t i = 0; i < 2; ++i)
+                {
+                    *reinterpret_cast<float2*>(to + (16 * m + 8 * i) * kPITCH + 8 * f)
+                        = float2{static_cast<float>(sum[m][f][2 * i]), static_cast<float>(sum[m][f][2 * i + 1])};
+                }
+            }
+        }
+    }
+
+    // Finish the sums of 32 pixels of the tile from `firstPixel`, and write them to the output.
+    __device__ __forceinline__ void store(int32_t firstPixel) const
+    {
+        if (mWork.isVectorOutput != 0)
+        {
+            storeVectors(firstPixel);
+        }
+        else
+        {
+            storeElements(firstPixel);
+        }
+    }
+
+private:
+    // Channels that only fill a vector are zero: whoever reads them multiplies them by zero, which what
+    // memory happens to hold need not survive.
+    __device__ __forceinline__ bool isStored(int32_t inGroup) const
+    {
+        int32_t const output = mBlock.group * mOutputs + inGroup;
+        return inGroup < mOutputs || (output >= mParams.outChannels && output < mPaddedOutputs);
+    }
+
+    __device__ __forceinline__ float finished(float sum, int32_t inGroup) const
+    {
+        if (inGroup >= mOutputs)
+        {
+            return 0.F;
+        }
+        int32_t const output = mBlock.group * mOutputs + inGroup;
+        if constexpr (sizeof(T) == 1)
+        {
+            sum *= mParams.valueScale * mParams.weightScale[output];
+        }
+        sum += mParams.bias != nullptr ? loadAs(mParams.bias, output, mParams.biasType) : 0.F;
+        return activate(sum, mParams.activation);
+    }
+
+    __device__ __forceinline__ int64_t placeOfPixel(int32_t pixel, bool& isPixel) const
+    {
+        int32_t const y = mBlock.y + pixel / TILE::kX;
+        int32_t const x = mBlock.x + pixel % TILE::kX;
+        isPixel = y < mParams.outHeight && x < mParams.outWidth;
+        return static_cast<int64_t>(y) * mParams.outWidth + x;
+    }
+
+    __device__ __forceinline__ int64_t indexOf(int32_t inGroup, int64_t place) const
+    {
+        int64_t const pixels = static_cast<int64_t>(mParams.outHeight) * mParams.outWidth;
+        return elementAt(mParams.outputLayout, mBlock.image, mBlock.group * mOutputs + inGroup, place,
+            mParams.outChannels, pixels, mParams.outputPitch);
+    }
+
+    __device__ __forceinline__ void storeVectors(int32_t firstPixel) const
+    {
+        constexpr int32_t kVECTORS = TILE::kN / kSLAB_VECTOR;
+#pragma unroll 1
+        for (int32_t i = mThread; i < kWARP_M * kVECTORS; i += TILE::kTHREADS)
+        {
+            int32_t const row = i / kVECTORS;
+            int32_t const column = i % kVECTORS * kSLAB_VECTOR;
+            int32_t const inGroup = mBlock.firstOutput + column;
+            bool isPixel;
+            int64_t const place = placeOfPixel(firstPixel + row, isPixel);
+            if (!isPixel || !isStored(inGroup))
+            {
+                continue;
+            }
+            float value[kSLAB_VECTOR];
+#pragma unroll
+            for (int32_t e = 0; e < kSLAB_VECTOR; ++e)
+            {
+                value[e] = finished(mSums[row * kPITCH + column + e], inGroup + e);
+            }
+            storeAsOutput(indexOf(inGroup, place), value);
+        }
+    }
+
+    // The output has the values' type, unless that is int8.
+    template <typename Value>
+    __device__ __forceinline__ void storeAsOutput(int64_t index, Value const& value) const
+    {
+        if constexpr (sizeof(T) > 1)
+        {
+            Output<T>::store(mParams.output, index, value, mWork.perOutputScale);
+        }
+        else
+        {
+            switch (mParams.outputType)
+            {
+            case Type::kFLOAT: Output<float>::store(mParams.output, index, value, mWork.perOutputScale); break;
+            case Type::kHALF: Output<__half>::store(mParams.output, index, value, mWork.perOutputScale); break;
+            case Type::kINT8: Output<int8_t>::store(mParams.output, index, value, mWork.perOutputScale); break;
+            }
+        }
+    }
+
+    // Neighbouring threads have neighbouring pixels, as planes have.
+    __device__ __forceinline__ void storeElements(int32_t firstPixel) const
+    {
+#pragma unroll 1
+        for (int32_t i = mThread; i < kWARP_M * TILE::kN; i += TILE::kTHREADS)
+        {
+            int32_t const row = i % kWARP_M;
+            int32_t const column = i / kWARP_M;
+            int32_t const inGroup = mBlock.firstOutput + column;
+            bool isPixel;
+            int64_t const place = placeOfPixel(firstPixel + row, isPixel);
+            if (isPixel && isStored(inGroup))
+            {
+                storeAsOutput(indexOf(inGroup, place), finished(mSums[row * kPITCH + column], inGroup));
+            }
+        }
+    }
+
+    float* mSums;
+    DeformConv2dWork const& mWork;
+    DeformConv2dParams const& mParams;
+    BlockPlace mBlock;
+    int32_t mThread;
+    int32_t mOutputs;
+    int32_t mPaddedOutputs;
+};
+
+} // namespace degmix
