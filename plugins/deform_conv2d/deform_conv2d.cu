@@ -89,9 +89,10 @@ int64_t blocksOf(DeformConv2dParams const& params, TileChoice const& tile)
 int64_t costOf(DeformConv2dParams const& params, TileChoice const& tile, DeviceLimits const& limits)
 {
     int64_t const blocks = ceilDiv(blocksOf(params, tile), std::max(limits.multiprocessors, 1));
-    int32_t const warpN = tile.m * tile.n > 64 * 128 && tile.n > 64 ? 64 : 32;
+    int32_t const warpM = tile.m * tile.n > 128 * 128 ? 64 : 32;
+    int32_t const warpN = tile.m * tile.n > 64 * 128 ? 64 : 32;
     int64_t const sampling = tile.m * (params.valueType == Type::kINT8 ? 25 : 5);
-    int64_t const reading = tile.n + tile.m * tile.n / warpN + tile.n * tile.m / kWARP_M;
+    int64_t const reading = tile.n + tile.m * tile.n / warpN + tile.n * tile.m / warpM;
     int64_t const product = params.valueType == Type::kFLOAT ? tile.m * tile.n / 4 : 0;
     return blocks * (sampling + reading + product);
 }

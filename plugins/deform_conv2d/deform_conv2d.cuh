@@ -35,7 +35,7 @@ struct Stages
 template <typename TILE>
 __device__ __forceinline__ int32_t firstRow(int32_t thread)
 {
-    return thread / 32 % TILE::kWARPS_M * kWARP_M;
+    return thread / 32 % TILE::kWARPS_M * TILE::kWARP_M;
 }
 
 template <typename TILE>
@@ -52,26 +52,27 @@ __device__ __forceinline__ void multiplyVectors(
     VectorSamples<T, TILE> samples(work, block, table);
     Weights<T, TILE> const weights(work, block);
     Stages<TILE> stages{shared};
-    constexpr int32_t kCOUNT = VectorSamples<T, TILE>::kCOUNT;
-    constexpr int32_t kEVERY = kSLICES / kCOUNT; // slices of the product for a pixel's samples
-    [[maybe_unused]] constexpr int32_t kUNROLL = sizeof(T) == 1 ? kEVERY : kSLICES; // INT8 blends in all registers
+    using Samples = VectorSamples<T, TILE>;
+    constexpr int32_t kEVERY = kSLICES / Samples::kCOUNT; // slices of the product for a pixel's samples
     Step next(work);
     weights.copy(stages.weights(0), next);
     while (!next.isEnd(work))
     {
-        int32_t const left = work.chunks - next.chunk;
-        int32_t const tableChunks = left < work.tableChunks ? left : work.tableChunks;
         int32_t const firstChannel = block.group * work.perGroup + next.chunk * kCHUNK<T>;
-        int32_t const steps = next.tableTaps * tableChunks;
+        int32_t const steps = next.leftOfTable(work);
         __syncthreads(); // the last table has been read
         table.fill(work, block, next, firstChannel / work.perOffsetGroup);
         __syncthreads();
-        samples.begin(next);
-#pragma unroll 1
-        for (int32_t i = 0; i < kCOUNT; ++i)
+        samples.begin(next, steps);
+#pragma unroll
+        for (int32_t i = 0; i < Samples::kAHEAD; ++i)
         {
             samples.load(i);
-            samples.store(stages.values(0), i);
+        }
+#pragma unroll
+        for (int32_t i = 0; i < Samples::kCOUNT; ++i)
+        {
+            samples.turn(stages.values(0), i);
         }
 #pragma unroll 1
         for (int32_t step = 0; step < steps; ++step)
@@ -79,20 +80,15 @@ __device__ __forceinline__ void multiplyVectors(
             next.advance(work);
             waitCopies<0>();
             __syncthreads(); // this step's operands are whole, and the last step's are read
-            samples.go(next);
             weights.copy(stages.weights(1), next);
-#pragma unroll(kUNROLL)
+#pragma unroll
             for (int32_t k = 0; k < kSLICES; ++k)
             {
                 if (k % kEVERY == 0)
                 {
-                    samples.load(k / kEVERY);
+                    samples.turn(stages.values(1), k / kEVERY);
                 }
                 product.slice(sum, stages.values(0), stages.weights(0), k);
-                if (k % kEVERY == kEVERY - 1)
-                {
-                    samples.store(stages.values(1), k / kEVERY);
-                }
             }
             stages.now ^= 1;
         }
@@ -128,7 +124,7 @@ __global__ void __launch_bounds__(Tile<kM, kN>::kTHREADS, Tile<kM, kN>::kBLOCKS)
     using TILE = Tile<kM, kN>;
     DEGMIX_SHARED(shared);
     BlockPlace const block = blockPlace<TILE>(work);
-    typename Product<T>::Sum sum[2][TILE::kFRAGMENTS][4] = {};
+    typename Product<T>::Sum sum[TILE::kFRAGMENTS_M][TILE::kFRAGMENTS_N][4] = {};
     Product<T> const product(
         firstRow<TILE>(static_cast<int32_t>(threadIdx.x)), firstColumn<TILE>(static_cast<int32_t>(threadIdx.x)));
     if constexpr (kVECTOR)
@@ -142,7 +138,7 @@ __global__ void __launch_bounds__(Tile<kM, kN>::kTHREADS, Tile<kM, kN>::kBLOCKS)
     int32_t const thread = threadAgain();
     Slab<T, TILE> const slab(shared, work, block, thread);
 #pragma unroll 1
-    for (int32_t first = 0; first < TILE::kM; first += kWARP_M)
+    for (int32_t first = 0; first < TILE::kM; first += TILE::kWARP_M)
     {
         __syncthreads(); // the operands, or the last pixels' sums, are read
         if (firstRow<TILE>(thread) == first)

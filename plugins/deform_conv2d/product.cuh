@@ -1,4 +1,4 @@
-// The products of one step by one warp: 32 pixels times `kFRAGMENTS` x 8 output channels.
+// The products of one step by one warp, as fragments of 16 pixels and 8 output channels.
 #pragma once
 
 #include "common/tensor_core.cuh"
@@ -28,27 +28,27 @@ struct TensorCoreProduct
         mWeight = partAt(column + lane % 8 + 8 * (matrix >> 1), matrix & 1);
     }
 
-    template <int32_t kFRAGMENTS>
-    __device__ __forceinline__ void slice(
-        Sum (&sum)[2][kFRAGMENTS][4], unsigned char const* values, unsigned char const* weights, int32_t k) const
+    template <int32_t kFRAGMENTS_M, int32_t kFRAGMENTS_N>
+    __device__ __forceinline__ void slice(Sum (&sum)[kFRAGMENTS_M][kFRAGMENTS_N][4], unsigned char const* values,
+        unsigned char const* weights, int32_t k) const
     {
-        uint32_t a[2][4];
+        uint32_t a[kFRAGMENTS_M][4];
         unsigned char const* const value = values + (mValue ^ (k << 5));
         unsigned char const* const weight = weights + (mWeight ^ (k << 5));
 #pragma unroll
-        for (int32_t m = 0; m < 2; ++m)
+        for (int32_t m = 0; m < kFRAGMENTS_M; ++m)
         {
             loadMatrices(a[m], value + 16 * m * kROW_BYTES);
         }
 #pragma unroll
-        for (int32_t f = 0; f < kFRAGMENTS; f += 2)
+        for (int32_t f = 0; f < kFRAGMENTS_N; f += 2)
         {
             uint32_t b[4];
             loadMatrices(b, weight + 8 * f * kROW_BYTES);
             uint32_t const first[2] = {b[0], b[1]};
             uint32_t const second[2] = {b[2], b[3]};
 #pragma unroll
-            for (int32_t m = 0; m < 2; ++m)
+            for (int32_t m = 0; m < kFRAGMENTS_M; ++m)
             {
                 multiplyAdd(sum[m][f], a[m], first);
                 multiplyAdd(sum[m][f + 1], a[m], second);
@@ -86,21 +86,21 @@ struct Product<float>
     {
     }
 
-    template <int32_t kFRAGMENTS>
-    __device__ __forceinline__ void slice(
-        Sum (&sum)[2][kFRAGMENTS][4], unsigned char const* values, unsigned char const* weights, int32_t k) const
+    template <int32_t kFRAGMENTS_M, int32_t kFRAGMENTS_N>
+    __device__ __forceinline__ void slice(Sum (&sum)[kFRAGMENTS_M][kFRAGMENTS_N][4], unsigned char const* values,
+        unsigned char const* weights, int32_t k) const
     {
 #pragma unroll 1
         for (int32_t part = 2 * k; part < 2 * k + 2; ++part)
         {
-            Part<float> a[4];
+            Part<float> a[2 * kFRAGMENTS_M];
 #pragma unroll
-            for (int32_t i = 0; i < 4; ++i)
+            for (int32_t i = 0; i < 2 * kFRAGMENTS_M; ++i)
             {
                 a[i] = *reinterpret_cast<Part<float> const*>(values + partAt(mRow + 8 * i, part));
             }
 #pragma unroll
-            for (int32_t f = 0; f < kFRAGMENTS; ++f)
+            for (int32_t f = 0; f < kFRAGMENTS_N; ++f)
             {
 #pragma unroll
                 for (int32_t j = 0; j < 2; ++j)
@@ -108,7 +108,7 @@ struct Product<float>
                     Part<float> const b
                         = *reinterpret_cast<Part<float> const*>(weights + partAt(mColumn + 8 * f + j, part));
 #pragma unroll
-                    for (int32_t i = 0; i < 4; ++i)
+                    for (int32_t i = 0; i < 2 * kFRAGMENTS_M; ++i)
                     {
 #pragma unroll
                         for (int32_t e = 0; e < 4; ++e)

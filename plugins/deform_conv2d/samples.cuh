@@ -67,12 +67,15 @@ struct CornerTable
     }
 };
 
-// The samples of channels that lie together: a thread has 16 bytes of channels of every 32nd or 64th pixel.
+// The samples of channels that lie together: a thread has 16 bytes of channels of every 32nd pixel. What is read
+// lies in registers while the pixels before it are blended and stored.
 template <typename T, typename TILE>
 class VectorSamples
 {
 public:
-    static constexpr int32_t kCOUNT = TILE::kM / TILE::kROWS_AT_ONCE;
+    static constexpr int32_t kCOUNT = TILE::kM / TILE::kROWS_AT_ONCE; // pixels of a thread
+    // Those that are being read, as many as there are registers for.
+    static constexpr int32_t kAHEAD = TILE::kBLOCKS == 1 || (sizeof(T) == 2 && TILE::kM * TILE::kN < 128 * 128) ? 2 : 1;
 
     __device__ __forceinline__ VectorSamples(
         DeformConv2dWork const& work, BlockPlace const& block, CornerTable<T, TILE> const& table)
@@ -90,28 +93,37 @@ public:
             + elementAt(params.valueLayout, block.image, mGroupChannel, 0, params.c, pixels, params.valuePitch);
     }
 
-    // The first step with a new table.
-    __device__ __forceinline__ void begin(Step const& step)
+    // The first of `steps` steps with a new table.
+    __device__ __forceinline__ void begin(Step const& step, int32_t steps)
     {
+        mTap = step.tap;
+        mTaps = step.tableTaps;
+        mChunk = step.chunk;
+        mLeft = steps - 1;
         if (mWork.tableGroups > 1)
         {
             // Several offset groups meet in the table's chunk: whose this part's channels are.
-            int32_t const first = mGroupChannel + step.chunk * kCHUNK<T>;
-            int32_t const mine = first + partIn(step) * Part<T>::kCOUNT;
+            int32_t const first = mGroupChannel + mChunk * kCHUNK<T>;
+            int32_t const mine = first + part() * Part<T>::kCOUNT;
             mFirstEntry = mPixel + (mine / mWork.perOffsetGroup - first / mWork.perOffsetGroup) * TILE::kM;
         }
-        find(step);
-        mEntry = mFirstEntry;
+        mEntry = mFirstEntry + mTap * mWork.tableGroups * TILE::kM;
+        find();
     }
 
-    // The next step. Of the one behind a table's last nothing is used, but all can be read.
-    __device__ __forceinline__ void go(Step const& step)
+    // The next step with the same table; of what is read behind the last one nothing is used.
+    __device__ __forceinline__ void advance()
     {
-        mEntry += mWork.tableGroups * TILE::kM;
-        if (step.tap == 0)
+        if (--mLeft >= 0)
         {
-            mEntry = mFirstEntry;
-            find(step);
+            mEntry += mWork.tableGroups * TILE::kM;
+            if (++mTap == mTaps)
+            {
+                mTap = 0;
+                mEntry = mFirstEntry;
+                ++mChunk;
+                find();
+            }
         }
     }
 
@@ -120,32 +132,43 @@ public:
     {
         int32_t const entry = mEntry + i * TILE::kROWS_AT_ONCE;
         uint4 const place = mTable.places[entry];
-        mWeights = mTable.weights[entry];
-        mRead[0] = neighbour(place.x);
-        mRead[1] = neighbour(place.y);
-        mRead[2] = neighbour(place.z);
-        mRead[3] = neighbour(place.w);
+        mWeights[i % kAHEAD] = mTable.weights[entry];
+        mRead[i % kAHEAD][0] = neighbour(place.x);
+        mRead[i % kAHEAD][1] = neighbour(place.y);
+        mRead[i % kAHEAD][2] = neighbour(place.z);
+        mRead[i % kAHEAD][3] = neighbour(place.w);
     }
 
     // Blend them into the stage at `values`.
     __device__ __forceinline__ void store(unsigned char* values, int32_t i) const
     {
-        *reinterpret_cast<uint4*>(values + mTo + i * TILE::kROWS_AT_ONCE * kROW_BYTES) = Blend<T>::of(mRead, mWeights);
+        *reinterpret_cast<uint4*>(values + mTo + i * TILE::kROWS_AT_ONCE * kROW_BYTES)
+            = Blend<T>::of(mRead[i % kAHEAD], mWeights[i % kAHEAD]);
+    }
+
+    // Blend the i-th pixel of the step whose values are at `values`, and ask for the one `kAHEAD` after it.
+    __device__ __forceinline__ void turn(unsigned char* values, int32_t i)
+    {
+        if (i == kCOUNT - kAHEAD)
+        {
+            advance();
+        }
+        store(values, i);
+        load((i + kAHEAD) % kCOUNT);
     }
 
 private:
     // The thread's. Behind the group's last channel it is the chunk's first one again: its weights are zeros.
-    __device__ __forceinline__ int32_t partIn(Step const& step) const
+    __device__ __forceinline__ int32_t part() const
     {
-        return step.chunk * kCHUNK<T> + mPart * Part<T>::kCOUNT < mWork.perGroup ? mPart : 0;
+        return mChunk * kCHUNK<T> + mPart * Part<T>::kCOUNT < mWork.perGroup ? mPart : 0;
     }
 
-    __device__ __forceinline__ void find(Step const& step)
+    __device__ __forceinline__ void find()
     {
         constexpr int32_t kBLOCK_PARTS = kBLOCK_CHANNELS / Part<T>::kCOUNT;
-        int32_t const part = partIn(step);
-        mFrom = reinterpret_cast<unsigned char const*>(mValue) + step.chunk * mWork.chunkBytes
-            + part / kBLOCK_PARTS * mWork.blockBytes + part % kBLOCK_PARTS * 16;
+        mFrom = reinterpret_cast<unsigned char const*>(mValue) + mChunk * mWork.chunkBytes
+            + part() / kBLOCK_PARTS * mWork.blockBytes + part() % kBLOCK_PARTS * 16;
     }
 
     __device__ __forceinline__ uint4 neighbour(uint32_t place) const
@@ -161,10 +184,14 @@ private:
     int32_t mTo;
     int32_t mFirstEntry;
     T const* mValue; // the group's first
+    int32_t mTap{0};
+    int32_t mTaps{0};
+    int32_t mChunk{0};
+    int32_t mLeft{0};
     int32_t mEntry{0};
     unsigned char const* mFrom{nullptr};
-    typename Blend<T>::Weights mWeights{};
-    uint4 mRead[4]{};
+    typename Blend<T>::Weights mWeights[kAHEAD]{};
+    uint4 mRead[kAHEAD][4]{};
 };
 
 // The samples of any channels in any layout, an element at a time.

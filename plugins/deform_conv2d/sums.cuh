@@ -1,4 +1,4 @@
-// What becomes of a tile's sums: 32 pixels at a time they pass through shared memory, where a thread finds
+// What becomes of a tile's sums: a warp's pixels at a time they pass through shared memory, where a thread finds
 // output channels, or pixels, that lie together in the output.
 #pragma once
 
@@ -66,7 +66,7 @@ class Slab
 {
 public:
     static constexpr int32_t kPITCH = TILE::kN + kSLAB_PADDING;
-    static constexpr int32_t kBYTES = kWARP_M * kPITCH * 4;
+    static constexpr int32_t kBYTES = TILE::kWARP_M * kPITCH * 4;
 
     __device__ __forceinline__ Slab(
         unsigned char* shared, DeformConv2dWork const& work, BlockPlace const& block, int32_t thread)
@@ -85,15 +85,16 @@ public:
 
     // One warp's sums, whose first column is `column`.
     template <typename Sum>
-    __device__ __forceinline__ void put(Sum const (&sum)[2][TILE::kFRAGMENTS][4], int32_t column) const
+    __device__ __forceinline__ void put(
+        Sum const (&sum)[TILE::kFRAGMENTS_M][TILE::kFRAGMENTS_N][4], int32_t column) const
     {
         int32_t const lane = mThread % 32;
         float* to = mSums + lane / 4 * kPITCH + column + 2 * (lane % 4);
 #pragma unroll
-        for (int32_t m = 0; m < 2; ++m)
+        for (int32_t m = 0; m < TILE::kFRAGMENTS_M; ++m)
         {
 #pragma unroll
-            for (int32_t f = 0; f < TILE::kFRAGMENTS; ++f)
+            for (int32_t f = 0; f < TILE::kFRAGMENTS_N; ++f)
             {
 #pragma unroll
                 for (int32_t i = 0; i < 2; ++i)
@@ -105,7 +106,7 @@ public:
         }
     }
 
-    // Finish the sums of 32 pixels of the tile from `firstPixel`, and write them to the output.
+    // Finish the sums of a warp's pixels, from `firstPixel` of the tile, and write them to the output.
     __device__ __forceinline__ void store(int32_t firstPixel) const
     {
         if (mWork.isVectorOutput != 0)
@@ -161,7 +162,7 @@ private:
     {
         constexpr int32_t kVECTORS = TILE::kN / kSLAB_VECTOR;
 #pragma unroll 1
-        for (int32_t i = mThread; i < kWARP_M * kVECTORS; i += TILE::kTHREADS)
+        for (int32_t i = mThread; i < TILE::kWARP_M * kVECTORS; i += TILE::kTHREADS)
         {
             int32_t const row = i / kVECTORS;
             int32_t const column = i % kVECTORS * kSLAB_VECTOR;
@@ -205,10 +206,10 @@ private:
     __device__ __forceinline__ void storeElements(int32_t firstPixel) const
     {
 #pragma unroll 1
-        for (int32_t i = mThread; i < kWARP_M * TILE::kN; i += TILE::kTHREADS)
+        for (int32_t i = mThread; i < TILE::kWARP_M * TILE::kN; i += TILE::kTHREADS)
         {
-            int32_t const row = i % kWARP_M;
-            int32_t const column = i / kWARP_M;
+            int32_t const row = i % TILE::kWARP_M;
+            int32_t const column = i / TILE::kWARP_M;
             int32_t const inGroup = mBlock.firstOutput + column;
             bool isPixel;
             int64_t const place = placeOfPixel(firstPixel + row, isPixel);

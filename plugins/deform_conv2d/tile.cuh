@@ -19,12 +19,12 @@ namespace degmix
 constexpr int32_t kROW_BYTES = 128;         // of one pixel, or of one output channel, in a step
 constexpr int32_t kPARTS = kROW_BYTES / 16; // in a row
 constexpr int32_t kSTAGES = 2;              // of samples, and of weights
-constexpr int32_t kWARP_M = 32;             // pixels of a warp
 constexpr int32_t kTABLE_ROWS = 9;          // of a table of corners: pairs of a tap and an offset group
 constexpr int32_t kSLAB_PADDING = 8;        // floats at the end of a row of sums, against bank conflicts
 constexpr int32_t kSLAB_VECTOR = 8;         // output channels that a thread stores together
 
-// A block's tile.
+// A block's tile. The largest has warps of 64 x 64, which read the fewest operands a product, and one block a
+// multiprocessor; of the others a multiprocessor holds two.
 template <int32_t kPIXELS, int32_t kOUTPUTS>
 struct Tile
 {
@@ -32,12 +32,14 @@ struct Tile
     static constexpr int32_t kN = kOUTPUTS;
     static constexpr int32_t kY = 8; // pixels a side
     static constexpr int32_t kX = kM / kY;
-    static constexpr int32_t kTHREADS = kM * kN > 128 * 128 ? 512 : 256;
-    static constexpr int32_t kBLOCKS = 512 / kTHREADS; // whose registers a multiprocessor has to hold
+    static constexpr int32_t kTHREADS = 256;
+    static constexpr int32_t kWARP_M = kM * kN > 128 * 128 ? 64 : 32;
+    static constexpr int32_t kBLOCKS = kWARP_M == 64 ? 1 : 2; // whose registers a multiprocessor has to hold
     static constexpr int32_t kWARPS_M = kM / kWARP_M;
     static constexpr int32_t kWARPS_N = kTHREADS / 32 / kWARPS_M;
     static constexpr int32_t kWARP_N = kN / kWARPS_N;
-    static constexpr int32_t kFRAGMENTS = kWARP_N / 8;
+    static constexpr int32_t kFRAGMENTS_M = kWARP_M / 16;
+    static constexpr int32_t kFRAGMENTS_N = kWARP_N / 8;
     static constexpr int32_t kROWS_AT_ONCE = kTHREADS / kPARTS; // of a copy by all threads
     static constexpr int32_t kVALUE_BYTES = kM * kROW_BYTES;    // of a stage
     static constexpr int32_t kWEIGHT_BYTES = kN * kROW_BYTES;
@@ -99,6 +101,14 @@ struct Step
                 tableTaps = left < work.tableTaps ? left : work.tableTaps;
             }
         }
+    }
+
+    // Steps from this one to the table's last.
+    __device__ __forceinline__ int32_t leftOfTable(DeformConv2dWork const& work) const
+    {
+        int32_t const chunksLeft = work.tableChunks - chunk % work.tableChunks;
+        int32_t const chunks = work.chunks - chunk < chunksLeft ? work.chunks - chunk : chunksLeft;
+        return chunks * tableTaps - tap;
     }
 
     // Behind the last one.
