@@ -32,6 +32,12 @@ from harness import Bench  # noqa: E402
 from measure import build  # noqa: E402
 from offsets import KINDS  # noqa: E402
 
+TILES = [
+    (m, n, splits)
+    for m, n in ((128, 256), (128, 128), (64, 128), (128, 64))
+    for splits in (1, 2, 4, 8)
+]
+
 
 def small_cases(bench: Bench) -> None:
     """One small case of every kind, for the processor."""
@@ -77,6 +83,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--library", type=Path, help="use this library; nothing is compiled")
     parser.add_argument("--quick", action="store_true", help="one case of each kernel")
+    parser.add_argument(
+        "--tiles", action="store_true", help="time every tile and split of deform_conv2d"
+    )
     parser.add_argument("--profile", metavar="NAME", help="launch these cases once, for ncu")
     return parser.parse_args()
 
@@ -111,6 +120,8 @@ def main() -> int:
         library = asked.library or build(asked.build, 10 * major + minor)
         bench = Bench(library, "cuda", profile=asked.profile)
         bench.after_row = lambda: save(asked.json, bench)
+        if asked.tiles:
+            bench.tiles = TILES
         (quick_cases if asked.quick else all_cases)(bench)
     wrong = [f"{row.case}; {row.offsets}" for row in bench.rows if not row.ok]
     print(f"{len(bench.rows)} cases, {len(wrong)} wrong" + "".join(f"\n  {name}" for name in wrong))

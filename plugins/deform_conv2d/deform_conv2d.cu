@@ -14,6 +14,9 @@ struct TileChoice
     int32_t n;
 };
 
+constexpr int32_t kMOST_SPLITS = 8; // the largest cluster that every card with clusters has
+constexpr int32_t kCLUSTERS_FROM = 90;
+
 constexpr TileChoice kTILES[] = {{128, 256}, {128, 128}, {64, 128}, {128, 64}};
 constexpr TileChoice kSCALAR_TILE{64, 128};
 
@@ -83,18 +86,37 @@ int64_t blocksOf(DeformConv2dParams const& params, TileChoice const& tile)
         * ceilDiv(params.outWidth, tile.m / kSIDE);
 }
 
-// Cycles that the busiest multiprocessor spends on a step of each of its blocks. Its memory pipe moves a row of
-// 128 bytes a cycle: four neighbours and a sample of each pixel, the weights, and what each warp reads of both.
-// INT8 takes longer to blend, and float32 to multiply, than to move.
-int64_t costOf(DeformConv2dParams const& params, TileChoice const& tile, DeviceLimits const& limits)
+// Blocks that a card runs at once if each has a multiprocessor. Clusters lie within one of its eight parts.
+int64_t roomOf(DeviceLimits const& limits, int32_t splits)
 {
-    int64_t const blocks = ceilDiv(blocksOf(params, tile), std::max(limits.multiprocessors, 1));
-    int32_t const warpM = tile.m * tile.n > 128 * 128 ? 64 : 32;
+    constexpr int32_t kCARD_PARTS = 8;
+    int32_t const room
+        = splits == 1 ? limits.multiprocessors : limits.multiprocessors / kCARD_PARTS / splits * splits * kCARD_PARTS;
+    return std::max(room, 1);
+}
+
+// Cycles of the busiest multiprocessor. In a step its memory pipe moves a row of 128 bytes a cycle: four
+// neighbours and a sample of each pixel, the weights, and what each warp reads of both. INT8 takes longer to
+// blend, and float32 to multiply, than to move. A step that is alone takes as long as memory to answer.
+int64_t costOf(DeformConv2dParams const& params, TileChoice const& tile, int32_t splits, DeviceLimits const& limits)
+{
+    constexpr int64_t kLATENCY = 1000;
+    constexpr int64_t kONCE = 3000; // for the table of corners, and to begin and to end
+    bool const isLarge = tile.m * tile.n > 128 * 128;
+    int32_t const warpM = isLarge ? 64 : 32;
     int32_t const warpN = tile.m * tile.n > 64 * 128 ? 64 : 32;
     int64_t const sampling = tile.m * (params.valueType == Type::kINT8 ? 25 : 5);
     int64_t const reading = tile.n + tile.m * tile.n / warpN + tile.n * tile.m / warpM;
     int64_t const product = params.valueType == Type::kFLOAT ? tile.m * tile.n / 4 : 0;
-    return blocks * (sampling + reading + product);
+    int64_t const step = sampling + reading + product;
+    int64_t const taps = static_cast<int64_t>(params.kernelHeight) * params.kernelWidth;
+    int64_t const chunk = kROW_BYTES / sizeOf(params.valueType);
+    int64_t const steps = ceilDiv(taps * ceilDiv(params.c / params.groups, chunk), splits);
+    // A share of the sums comes from every block of a cluster.
+    int64_t const once = kONCE + tile.m * tile.n / 16 * (splits > 1 ? 3 : 1);
+    int64_t const rounds = ceilDiv(blocksOf(params, tile) * splits, roomOf(limits, splits));
+    int64_t const together = isLarge ? 1 : std::min<int64_t>(rounds, 2);
+    return ceilDiv(rounds, together) * (steps * std::max(kLATENCY, together * step) + once);
 }
 
 bool isOn16Bytes(void const* pointer)
@@ -124,7 +146,7 @@ bool canStoreVectors(DeformConv2dParams const& params)
 }
 
 // How the steps along K share tables of corners.
-DeformConv2dWork workOf(DeformConv2dParams const& params, bool isVector)
+DeformConv2dWork workOf(DeformConv2dParams const& params, bool isVector, int32_t splits)
 {
     int32_t const count = static_cast<int32_t>(16 / sizeOf(params.valueType));
     int32_t const chunk = kPARTS * count;
@@ -134,7 +156,7 @@ DeformConv2dWork workOf(DeformConv2dParams const& params, bool isVector)
     bool const isEmpty = params.c == 0 || params.height == 0 || params.width == 0;
     int32_t const taps = isEmpty ? 0 : params.kernelHeight * params.kernelWidth;
     DeformConv2dWork work{params, perGroup, params.outChannels / params.groups, perOffsetGroup, taps,
-        static_cast<int32_t>(ceilDiv(perGroup, chunk)), taps, 1, 1, 0, 1.F, 0, 0};
+        static_cast<int32_t>(ceilDiv(perGroup, chunk)), taps, 1, 1, splits, 0, 1.F, 0, 0};
     work.isVectorOutput = canStoreVectors(params) ? 1 : 0;
     if (params.outputType == Type::kINT8)
     {
@@ -231,6 +253,10 @@ char const* checkDeformConv2d(DeformConv2dParams const& params) noexcept
     {
         return "tileM: expected 128, 64 with a tileN of 128, or 0 for the heuristic's";
     }
+    if (params.splits != 0 && params.splits != 1 && params.splits != 2 && params.splits != 4 && params.splits != 8)
+    {
+        return "splits: expected 1, 2, 4, 8, or 0 for the heuristic's";
+    }
     bool const empty = params.n == 0 || params.outChannels == 0 || params.outHeight == 0 || params.outWidth == 0;
     bool const sums = params.c > 0 && params.height > 0 && params.width > 0;
     if (!empty
@@ -239,13 +265,16 @@ char const* checkDeformConv2d(DeformConv2dParams const& params) noexcept
     {
         return "a pointer is null";
     }
-    return !empty && blocksOf(params, TileChoice{64, 64}) > kMOST ? "more than 2^31 - 1 blocks" : nullptr;
+    return !empty && blocksOf(params, TileChoice{64, 64}) > kMOST / kMOST_SPLITS ? "more than 2^28 - 1 blocks"
+                                                                                 : nullptr;
 }
 
 DeformConv2dLaunch planDeformConv2d(DeformConv2dParams const& params, DeviceLimits const& limits) noexcept
 {
     bool const isVector = canVectorise(params);
+    bool const hasClusters = limits.computeCapability >= kCLUSTERS_FROM && isVector;
     TileChoice best = kSCALAR_TILE;
+    int32_t bestSplits = 1;
     int64_t least = 0;
     bool hasAsked = false;
     for (TileChoice const& tile : kTILES)
@@ -258,17 +287,24 @@ DeformConv2dLaunch planDeformConv2d(DeformConv2dParams const& params, DeviceLimi
         // What is asked for is taken if there is such a tile.
         bool const isAsked
             = (params.tileN == 0 || params.tileN == tile.n) && (params.tileM == 0 || params.tileM == tile.m);
-        int64_t const cost = costOf(params, tile, limits);
-        if (least == 0 || (isAsked && !hasAsked) || (isAsked == hasAsked && cost < least))
+        bool const isFree = params.splits == 0 && params.tileN == 0;
+        int32_t const fewest = isFree || !hasClusters ? 1 : std::max(params.splits, 1);
+        int32_t const most = !hasClusters ? 1 : isFree ? kMOST_SPLITS : fewest;
+        for (int32_t splits = fewest; splits <= most; splits *= 2)
         {
-            best = tile;
-            least = cost;
-            hasAsked = isAsked;
+            int64_t const cost = costOf(params, tile, splits, limits);
+            if (least == 0 || (isAsked && !hasAsked) || (isAsked == hasAsked && cost < least))
+            {
+                best = tile;
+                bestSplits = splits;
+                least = cost;
+                hasAsked = isAsked;
+            }
         }
     }
     Kernel const kernel = kernelOf(params.valueType, best, isVector);
-    return DeformConv2dLaunch{
-        best.n, isVector ? 1 : 0, blocksOf(params, best), kernel.threads, kernel.sharedBytes, best.m};
+    return DeformConv2dLaunch{best.n, isVector ? 1 : 0, blocksOf(params, best) * bestSplits, kernel.threads,
+        kernel.sharedBytes, best.m, bestSplits};
 }
 
 cudaError_t deformConv2d(DeformConv2dParams const& params, cudaStream_t stream) noexcept
@@ -286,7 +322,8 @@ cudaError_t deformConv2d(DeformConv2dParams const& params, cudaStream_t stream) 
     DeformConv2dLaunch const plan = planDeformConv2d(params, limits);
     bool const isVector = plan.isVector != 0;
     Kernel const kernel = kernelOf(params.valueType, TileChoice{plan.tileM, plan.tileN}, isVector);
-    return launch(kernel.function, workOf(params, isVector), plan.blocks, plan.threads, plan.sharedBytes, stream);
+    return launch(kernel.function, workOf(params, isVector, plan.splits), plan.blocks, plan.threads, plan.sharedBytes,
+        stream, plan.splits);
 }
 
 } // namespace degmix

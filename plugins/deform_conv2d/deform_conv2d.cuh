@@ -54,12 +54,15 @@ __device__ __forceinline__ void multiplyVectors(
     Stages<TILE> stages{shared};
     using Samples = VectorSamples<T, TILE>;
     constexpr int32_t kEVERY = kSLICES / Samples::kCOUNT; // slices of the product for a pixel's samples
-    Step next(work);
-    weights.copy(stages.weights(0), next);
-    while (!next.isEnd(work))
+    int32_t const all = work.taps * work.chunks;
+    int32_t const rank = kHAS_CLUSTERS && work.splits > 1 ? clusterRank() : 0;
+    int32_t left = all / work.splits + (rank < all % work.splits ? 1 : 0);
+    Step next(work, all / work.splits * rank + min(all % work.splits, rank));
+    weights.copy(stages.weights(0), next, left > 0);
+    while (left > 0)
     {
         int32_t const firstChannel = block.group * work.perGroup + next.chunk * kCHUNK<T>;
-        int32_t const steps = next.leftOfTable(work);
+        int32_t const steps = min(next.leftOfTable(work), left);
         __syncthreads(); // the last table has been read
         table.fill(work, block, next, firstChannel / work.perOffsetGroup);
         __syncthreads();
@@ -75,12 +78,12 @@ __device__ __forceinline__ void multiplyVectors(
             samples.turn(stages.values(0), i);
         }
 #pragma unroll 1
-        for (int32_t step = 0; step < steps; ++step)
+        for (int32_t const end = left - steps; left > end;)
         {
             next.advance(work);
             waitCopies<0>();
             __syncthreads(); // this step's operands are whole, and the last step's are read
-            weights.copy(stages.weights(1), next);
+            weights.copy(stages.weights(1), next, --left > 0);
 #pragma unroll
             for (int32_t k = 0; k < kSLICES; ++k)
             {
@@ -103,7 +106,8 @@ __device__ __forceinline__ void multiplyElements(
     ScalarSamples<T, TILE> const samples(work, block);
     Weights<T, TILE> const weights(work, block);
     Stages<TILE> const stages{shared};
-    for (Step step(work); !step.isEnd(work); step.advance(work))
+    Step step(work, 0);
+    for (int32_t left = work.taps * work.chunks; left > 0; --left)
     {
         __syncthreads(); // the last step's operands are read
         samples.store(stages.values(0), step);
@@ -114,6 +118,7 @@ __device__ __forceinline__ void multiplyElements(
         {
             product.slice(sum, stages.values(0), stages.weights(0), k);
         }
+        step.advance(work);
     }
 }
 
@@ -140,14 +145,15 @@ __global__ void __launch_bounds__(Tile<kM, kN>::kTHREADS, Tile<kM, kN>::kBLOCKS)
 #pragma unroll 1
     for (int32_t first = 0; first < TILE::kM; first += TILE::kWARP_M)
     {
-        __syncthreads(); // the operands, or the last pixels' sums, are read
+        slab.sync(); // the operands, or the last pixels' sums, are read
         if (firstRow<TILE>(thread) == first)
         {
             slab.put(sum, firstColumn<TILE>(thread));
         }
-        __syncthreads();
+        slab.sync();
         slab.store(first);
     }
+    slab.end();
 }
 
 } // namespace degmix

@@ -49,6 +49,8 @@ struct DeformConv2dParams
     float outputScale;   // of an int8 output
     int32_t tileN;       // output channels of a block: 64, 128 or 256; 0 leaves the choice to the heuristic
     int32_t tileM;       // pixels of a block: 64 (with 128 channels) or 128; 0 as above
+    int32_t splits;      // blocks that share the products of a tile: 1, 2, 4 or 8, where a card has clusters of
+                         // blocks; 0 leaves it to the heuristic, which splits no tile that tileN asks for
 };
 
 struct DeformConv2dLaunch
@@ -59,6 +61,7 @@ struct DeformConv2dLaunch
     int32_t threads;
     int64_t sharedBytes;
     int32_t tileM;
+    int32_t splits; // blocks of a cluster
 };
 
 // What is wrong with the parameters, or null.

@@ -83,6 +83,28 @@ public:
             : (mParams.outChannels + kBLOCK_CHANNELS - 1) / kBLOCK_CHANNELS * kBLOCK_CHANNELS;
     }
 
+    // Of all blocks that have sums of the tile.
+    __device__ __forceinline__ void sync() const
+    {
+        if (kHAS_CLUSTERS && mWork.splits > 1)
+        {
+            syncCluster();
+        }
+        else
+        {
+            __syncthreads();
+        }
+    }
+
+    // No block ends while another one reads its sums.
+    __device__ __forceinline__ void end() const
+    {
+        if (kHAS_CLUSTERS && mWork.splits > 1)
+        {
+            syncCluster();
+        }
+    }
+
     // One warp's sums, whose first column is `column`.
     template <typename Sum>
     __device__ __forceinline__ void put(
@@ -106,7 +128,8 @@ public:
         }
     }
 
-    // Finish the sums of a warp's pixels, from `firstPixel` of the tile, and write them to the output.
+    // Finish the sums of a warp's pixels, from `firstPixel` of the tile, and write them to the output: each block
+    // of a cluster its share.
     __device__ __forceinline__ void store(int32_t firstPixel) const
     {
         if (mWork.isVectorOutput != 0)
@@ -126,6 +149,29 @@ private:
     {
         int32_t const output = mBlock.group * mOutputs + inGroup;
         return inGroup < mOutputs || (output >= mParams.outChannels && output < mPaddedOutputs);
+    }
+
+    // Of the steps of every block, in one order.
+    __device__ __forceinline__ float2 sumsAt(int32_t row, int32_t column) const
+    {
+        float const* const at = mSums + row * kPITCH + column;
+        if (!kHAS_CLUSTERS || mWork.splits == 1)
+        {
+            return *reinterpret_cast<float2 const*>(at);
+        }
+        float2 total{0.F, 0.F};
+        for (int32_t rank = 0; rank < mWork.splits; ++rank)
+        {
+            float2 const part = loadOfCluster(at, rank);
+            total.x += part.x;
+            total.y += part.y;
+        }
+        return total;
+    }
+
+    __device__ __forceinline__ int32_t firstOfThread() const
+    {
+        return mThread + (kHAS_CLUSTERS && mWork.splits > 1 ? clusterRank() * TILE::kTHREADS : 0);
     }
 
     __device__ __forceinline__ float finished(float sum, int32_t inGroup) const
@@ -162,7 +208,7 @@ private:
     {
         constexpr int32_t kVECTORS = TILE::kN / kSLAB_VECTOR;
 #pragma unroll 1
-        for (int32_t i = mThread; i < TILE::kWARP_M * kVECTORS; i += TILE::kTHREADS)
+        for (int32_t i = firstOfThread(); i < TILE::kWARP_M * kVECTORS; i += TILE::kTHREADS * mWork.splits)
         {
             int32_t const row = i / kVECTORS;
             int32_t const column = i % kVECTORS * kSLAB_VECTOR;
@@ -175,9 +221,11 @@ private:
             }
             float value[kSLAB_VECTOR];
 #pragma unroll
-            for (int32_t e = 0; e < kSLAB_VECTOR; ++e)
+            for (int32_t e = 0; e < kSLAB_VECTOR; e += 2)
             {
-                value[e] = finished(mSums[row * kPITCH + column + e], inGroup + e);
+                float2 const sums = sumsAt(row, column + e);
+                value[e] = finished(sums.x, inGroup + e);
+                value[e + 1] = finished(sums.y, inGroup + e + 1);
             }
             storeAsOutput(indexOf(inGroup, place), value);
         }
@@ -202,21 +250,27 @@ private:
         }
     }
 
-    // Neighbouring threads have neighbouring pixels, as planes have.
+    // Neighbouring threads have neighbouring pixels, as planes have; a thread has two channels.
     __device__ __forceinline__ void storeElements(int32_t firstPixel) const
     {
 #pragma unroll 1
-        for (int32_t i = mThread; i < TILE::kWARP_M * TILE::kN; i += TILE::kTHREADS)
+        for (int32_t i = firstOfThread(); i < TILE::kWARP_M * TILE::kN / 2; i += TILE::kTHREADS * mWork.splits)
         {
             int32_t const row = i % TILE::kWARP_M;
-            int32_t const column = i / TILE::kWARP_M;
-            int32_t const inGroup = mBlock.firstOutput + column;
+            int32_t const column = i / TILE::kWARP_M * 2;
             bool isPixel;
             int64_t const place = placeOfPixel(firstPixel + row, isPixel);
-            if (isPixel && isStored(inGroup))
-            {
-                storeAsOutput(indexOf(inGroup, place), finished(mSums[row * kPITCH + column], inGroup));
-            }
+            float2 const sums = sumsAt(row, column);
+            storeElement(sums.x, mBlock.firstOutput + column, place, isPixel);
+            storeElement(sums.y, mBlock.firstOutput + column + 1, place, isPixel);
+        }
+    }
+
+    __device__ __forceinline__ void storeElement(float sum, int32_t inGroup, int64_t place, bool isPixel) const
+    {
+        if (isPixel && isStored(inGroup))
+        {
+            storeAsOutput(indexOf(inGroup, place), finished(sum, inGroup));
         }
     }
 

@@ -69,6 +69,7 @@ struct DeformConv2dWork
     int32_t tableTaps;      // taps that a table of corners holds
     int32_t tableChunks;    // chunks that share a table
     int32_t tableGroups;    // offset groups that meet in a chunk
+    int32_t splits;         // blocks of a cluster that share the steps of one tile
     int32_t isVectorOutput; // 8 output channels go to memory together
     float perOutputScale;   // 1 / outputScale
     int64_t chunkBytes;     // from a pixel's chunk of values to its next
@@ -78,14 +79,20 @@ struct DeformConv2dWork
 // A step: which tap and which chunk of channels.
 struct Step
 {
-    int32_t tap{0}; // of the table's
-    int32_t chunk{0};
-    int32_t firstTap{0}; // of the table
+    int32_t tap; // of the table's
+    int32_t chunk;
+    int32_t firstTap; // of the table
     int32_t tableTaps;
 
-    __device__ __forceinline__ explicit Step(DeformConv2dWork const& work)
-        : tableTaps(work.tableTaps)
+    __device__ __forceinline__ Step(DeformConv2dWork const& work, int32_t index)
     {
+        int32_t const ofTaps = work.tableTaps * work.chunks; // steps of as many taps as a table holds
+        int32_t const tables = index > 0 ? index / ofTaps : 0;
+        firstTap = tables * work.tableTaps;
+        setTaps(work);
+        int32_t const rest = index - tables * ofTaps;
+        chunk = rest > 0 ? rest / tableTaps : 0;
+        tap = rest - chunk * tableTaps;
     }
 
     __device__ __forceinline__ void advance(DeformConv2dWork const& work)
@@ -97,8 +104,7 @@ struct Step
             {
                 chunk = 0;
                 firstTap += tableTaps;
-                int32_t const left = work.taps - firstTap;
-                tableTaps = left < work.tableTaps ? left : work.tableTaps;
+                setTaps(work);
             }
         }
     }
@@ -111,10 +117,11 @@ struct Step
         return chunks * tableTaps - tap;
     }
 
-    // Behind the last one.
-    __device__ __forceinline__ bool isEnd(DeformConv2dWork const& work) const
+private:
+    __device__ __forceinline__ void setTaps(DeformConv2dWork const& work)
     {
-        return firstTap >= work.taps;
+        int32_t const left = work.taps - firstTap;
+        tableTaps = left < work.tableTaps ? left : work.tableTaps;
     }
 };
 
@@ -135,7 +142,7 @@ __device__ __forceinline__ BlockPlace blockPlace(DeformConv2dWork const& work)
     uint32_t const tilesX = static_cast<uint32_t>(params.outWidth + TILE::kX - 1) / TILE::kX;
     uint32_t const tilesY = static_cast<uint32_t>(params.outHeight + TILE::kY - 1) / TILE::kY;
     uint32_t const tilesN = static_cast<uint32_t>(work.outputs + TILE::kN - 1) / TILE::kN;
-    uint32_t rest = blockIdx.x;
+    uint32_t rest = blockIdx.x / static_cast<uint32_t>(work.splits);
     BlockPlace place;
     place.x = static_cast<int32_t>(rest % tilesX) * TILE::kX;
     rest /= tilesX;

@@ -24,11 +24,11 @@ public:
         mTo = partAt(row, part);
     }
 
-    // Copy those of a step into the stage at `weights`, asynchronously.
-    __device__ __forceinline__ void copy(unsigned char* weights, Step const& step) const
+    // Copy those of a step into the stage at `weights`, asynchronously; zeros behind the last step.
+    __device__ __forceinline__ void copy(unsigned char* weights, Step const& step, bool isStep) const
     {
         T const* from = rowOf(step);
-        bool const inside = step.chunk * kCHUNK<T> + mPartChannel < mWork.perGroup && !step.isEnd(mWork);
+        bool const inside = step.chunk * kCHUNK<T> + mPartChannel < mWork.perGroup && isStep;
 #pragma unroll
         for (int32_t i = 0; i < TILE::kN / TILE::kROWS_AT_ONCE; ++i)
         {

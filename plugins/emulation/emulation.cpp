@@ -31,6 +31,7 @@ enum class State
     kREADY,
     kAT_WARP_BARRIER,
     kAT_BLOCK_BARRIER,
+    kAT_CLUSTER_BARRIER,
     kDONE,
 };
 
@@ -96,18 +97,33 @@ private:
     size_t mLength;
 };
 
+// The blocks of a cluster run together; a thread's number counts through all of them.
 struct Grid
 {
     unsigned blocks;
-    unsigned threads;
-    unsigned block;
+    unsigned threads; // of a block
+    unsigned cluster; // blocks that run together
+    unsigned block;   // the cluster's first
     unsigned thread;
-    unsigned char* shared;
+    std::vector<std::unique_ptr<Shared>> shared;
     void (*body)(void const*);
     void const* context;
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;
     jmp_buf scheduler;
+
+    unsigned rank() const
+    {
+        return thread / threads;
+    }
+    unsigned inBlock() const
+    {
+        return thread % threads;
+    }
+    unsigned warpsOfBlock() const
+    {
+        return (threads + kWARP - 1) / kWARP;
+    }
 };
 
 thread_local Grid* grid = nullptr;
@@ -115,7 +131,7 @@ int32_t order = 0;
 
 [[noreturn]] void stop(char const* why)
 {
-    std::fprintf(stderr, "emulated kernel, block %u: %s\n", grid->block, why);
+    std::fprintf(stderr, "emulated kernel, block %u: %s\n", blockIndex(), why);
     std::abort();
 }
 
@@ -170,8 +186,9 @@ unsigned inOrder(unsigned index, unsigned count)
 // Runs the warp until all of its lanes wait for the block or are done. True if any lane ran.
 bool runWarp(unsigned warp)
 {
-    unsigned const first = warp * kWARP;
-    unsigned const lanes = grid->threads - first < kWARP ? grid->threads - first : kWARP;
+    unsigned const inBlock = warp % grid->warpsOfBlock() * kWARP;
+    unsigned const first = warp / grid->warpsOfBlock() * grid->threads + inBlock;
+    unsigned const lanes = grid->threads - inBlock < kWARP ? grid->threads - inBlock : kWARP;
     bool ran = false;
     for (;;)
     {
@@ -204,43 +221,69 @@ bool runWarp(unsigned warp)
     }
 }
 
-void runBlock()
+// How many threads of [first, first + count) are in a state.
+unsigned countOf(State state, unsigned first, unsigned count)
 {
+    unsigned found = 0;
+    for (unsigned i = first; i < first + count; ++i)
+    {
+        found += grid->fibers[i].state == state ? 1 : 0;
+    }
+    return found;
+}
+
+void release(unsigned first, unsigned count)
+{
+    for (unsigned i = first; i < first + count; ++i)
+    {
+        grid->fibers[i].state = State::kREADY;
+    }
+}
+
+void runCluster()
+{
+    unsigned const all = static_cast<unsigned>(grid->fibers.size());
     for (Fiber& fiber : grid->fibers)
     {
         fiber.started = false;
         fiber.state = State::kREADY;
     }
     unsigned const warps = static_cast<unsigned>(grid->warps.size());
-    for (;;)
+    while (countOf(State::kDONE, 0, all) < all)
     {
         for (unsigned i = 0; i < warps; ++i)
         {
             runWarp(inOrder(i, warps));
         }
-        unsigned done = 0;
-        for (Fiber const& fiber : grid->fibers)
+        bool isReleased = false;
+        for (unsigned first = 0; first < all; first += grid->threads)
         {
-            done += fiber.state == State::kDONE ? 1 : 0;
+            unsigned const waiting = countOf(State::kAT_BLOCK_BARRIER, first, grid->threads);
+            if (waiting == grid->threads)
+            {
+                release(first, grid->threads);
+                isReleased = true;
+            }
+            else if (waiting != 0)
+            {
+                stop("a barrier of the block that some threads have left behind");
+            }
         }
-        if (done == grid->threads)
+        unsigned const waiting = countOf(State::kAT_CLUSTER_BARRIER, 0, all);
+        if (waiting == all)
         {
-            return;
+            release(0, all);
         }
-        if (done != 0)
+        else if (waiting != 0 && !isReleased)
         {
-            stop("a barrier of the block that some threads have left behind");
-        }
-        for (Fiber& fiber : grid->fibers)
-        {
-            fiber.state = State::kREADY;
+            stop("a barrier of the cluster that some threads have left behind");
         }
     }
 }
 
 Warp& myWarp()
 {
-    return grid->warps[grid->thread / kWARP];
+    return grid->warps[grid->rank() * grid->warpsOfBlock() + grid->inBlock() / kWARP];
 }
 
 float halfAt(uint32_t word, unsigned index)
@@ -268,7 +311,7 @@ void multiplyAdd(Sum (&d)[4], uint32_t const (&a)[4], uint32_t const (&b)[2], El
     std::memcpy(mine.a, a, sizeof mine.a);
     std::memcpy(mine.b, b, sizeof mine.b);
     void const* const* all = publish(&mine);
-    unsigned const lane = grid->thread % kWARP;
+    unsigned const lane = grid->inBlock() % kWARP;
     for (unsigned i = 0; i < 4; ++i)
     {
         unsigned const row = lane / 4 + 8 * (i / 2);
@@ -291,12 +334,12 @@ void multiplyAdd(Sum (&d)[4], uint32_t const (&a)[4], uint32_t const (&b)[2], El
 
 unsigned threadIndex() noexcept
 {
-    return grid->thread;
+    return grid->inBlock();
 }
 
 unsigned blockIndex() noexcept
 {
-    return grid->block;
+    return grid->block + grid->rank();
 }
 
 unsigned blockSize() noexcept
@@ -311,12 +354,31 @@ unsigned gridSize() noexcept
 
 unsigned char* sharedMemory() noexcept
 {
-    return grid->shared;
+    return grid->shared[grid->rank()]->start;
+}
+
+unsigned clusterRank() noexcept
+{
+    return grid->rank();
+}
+
+void const* ofCluster(void const* mine, unsigned rank) noexcept
+{
+    if (rank >= grid->cluster || countOf(State::kDONE, rank * grid->threads, grid->threads) != 0)
+    {
+        stop("shared memory of a block of the cluster that is not there, or has ended");
+    }
+    return grid->shared[rank]->start + (static_cast<unsigned char const*>(mine) - sharedMemory());
 }
 
 void syncBlock() noexcept
 {
     yield(State::kAT_BLOCK_BARRIER);
+}
+
+void syncCluster() noexcept
+{
+    yield(State::kAT_CLUSTER_BARRIER);
 }
 
 void syncWarp() noexcept
@@ -327,7 +389,7 @@ void syncWarp() noexcept
 void const* const* publish(void const* mine) noexcept
 {
     Warp& warp = myWarp();
-    warp.published[grid->thread % kWARP] = mine;
+    warp.published[grid->inBlock() % kWARP] = mine;
     syncWarp();
     return warp.published;
 }
@@ -371,7 +433,7 @@ void loadMatrices(uint32_t (&r)[4], void const* row) noexcept
         stop("a matrix row that is not on 16 bytes");
     }
     void const* const* all = publish(row);
-    unsigned const lane = grid->thread % kWARP;
+    unsigned const lane = grid->inBlock() % kWARP;
     for (unsigned matrix = 0; matrix < 4; ++matrix)
     {
         auto const* from = static_cast<unsigned char const*>(all[8 * matrix + lane / 4]);
@@ -416,23 +478,30 @@ void waitCopies(int32_t pending) noexcept
     }
 }
 
-void runGrid(unsigned blocks, unsigned threads, size_t sharedBytes, void (*body)(void const*), void const* context)
+void runGrid(Launch const& launch, void (*body)(void const*), void const* context)
 {
-    Shared shared(sharedBytes);
     Grid mine{};
-    mine.blocks = blocks;
-    mine.threads = threads;
-    mine.shared = shared.start;
+    mine.blocks = launch.blocks;
+    mine.threads = launch.threads;
+    mine.cluster = launch.cluster;
     mine.body = body;
     mine.context = context;
-    mine.fibers = std::vector<Fiber>(threads);
-    mine.warps = std::vector<Warp>((threads + kWARP - 1) / kWARP);
-    grid = &mine;
-    for (unsigned i = 0; i < blocks; ++i)
+    mine.fibers = std::vector<Fiber>(launch.threads * launch.cluster);
+    mine.warps = std::vector<Warp>(mine.warpsOfBlock() * launch.cluster);
+    for (unsigned i = 0; i < launch.cluster; ++i)
     {
-        mine.block = inOrder(i, blocks);
-        shared.poison();
-        runBlock();
+        mine.shared.push_back(std::make_unique<Shared>(launch.sharedBytes));
+    }
+    grid = &mine;
+    unsigned const clusters = launch.blocks / launch.cluster;
+    for (unsigned i = 0; i < clusters; ++i)
+    {
+        mine.block = inOrder(i, clusters) * launch.cluster;
+        for (auto const& shared : mine.shared)
+        {
+            shared->poison();
+        }
+        runCluster();
     }
     grid = nullptr;
 }

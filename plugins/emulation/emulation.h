@@ -20,8 +20,11 @@ unsigned blockIndex() noexcept;
 unsigned blockSize() noexcept;
 unsigned gridSize() noexcept;
 unsigned char* sharedMemory() noexcept;
+unsigned clusterRank() noexcept;
+void const* ofCluster(void const* mine, unsigned rank) noexcept; // the same place in another block's shared memory
 
 void syncBlock() noexcept;
+void syncCluster() noexcept;
 void syncWarp() noexcept;
 
 // Every lane's pointer, once all lanes of the warp have given theirs. Ends with a `syncWarp` of the
@@ -47,8 +50,16 @@ inline int sharedBytesPerBlock()
     return given == nullptr ? 232448 : std::atoi(given);
 }
 
-// Runs `body(context)` once a thread, block after block.
-void runGrid(unsigned blocks, unsigned threads, size_t sharedBytes, void (*body)(void const*), void const* context);
+struct Launch
+{
+    unsigned blocks;
+    unsigned threads; // of a block
+    unsigned cluster; // blocks that run together
+    size_t sharedBytes;
+};
+
+// Runs `body(context)` once a thread, cluster after cluster.
+void runGrid(Launch const& launch, void (*body)(void const*), void const* context);
 
 } // namespace emulation
 } // namespace degmix

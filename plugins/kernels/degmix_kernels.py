@@ -72,7 +72,7 @@ class DeformConv2dParams(ctypes.Structure):
         *_fields(c_int32, "value_layout output_layout value_pitch output_pitch"),
         *_fields(c_int32, "activation sigmoid_mask"),
         *_fields(c_float, "value_scale output_scale"),
-        *_fields(c_int32, "tile_n tile_m"),
+        *_fields(c_int32, "tile_n tile_m splits"),
     ]
 
 
@@ -86,6 +86,7 @@ class DeformConv2dLaunch(ctypes.Structure):
         ("threads", c_int32),
         ("shared_bytes", c_int64),
         ("tile_m", c_int32),
+        ("splits", c_int32),
     ]
 
 

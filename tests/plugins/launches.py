@@ -94,14 +94,15 @@ def convolution(
     mask: np.ndarray | None = None,
     *,
     last: bool = False,
-    tile_n: int = 0,
+    tile: tuple[int, int] = (0, 0),
+    splits: int = 0,
     sigmoid: bool = False,
     activation: str = "none",
     scales: tuple[float, np.ndarray, float] | None = None,
     out_type: Any = None,
     **attrs: Any,
 ) -> np.ndarray:
-    """`deform_conv2d`; weight `(O, C / group, kH, kW)`, attributes as ONNX's."""
+    """`deform_conv2d`; weight `(O, C / group, kH, kW)`, ONNX's attributes, tile (pixels, channels)."""
     n, c, height, width = value.shape
     outputs, _, k_h, k_w = weight.shape
     out_h, out_w = offset.shape[2:]
@@ -152,7 +153,9 @@ def convolution(
         sigmoid_mask=int(sigmoid),
         value_scale=scales[0] if scales else 0.0,
         output_scale=scales[2] if scales else 0.0,
-        tile_n=tile_n,
+        tile_m=tile[0],
+        tile_n=tile[1],
+        splits=splits,
     )
     kernels.launch("deform_conv2d", params)
     out = guards["output"].array()
