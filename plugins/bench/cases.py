@@ -249,10 +249,10 @@ def classic(
         {
             "deform_conv2d": lambda sets: bench.convolution(sets[0], geometry),
             **{
-                f"deform_conv2d, tile {m} x {n}, {splits} splits": partial(
-                    by_tile, bench, geometry, (m, n, splits)
+                f"deform_conv2d {m} x {n}, {splits} splits, variant {variant}": partial(
+                    by_tile, bench, geometry, (m, n, splits, variant)
                 )
-                for m, n, splits in bench.tiles
+                for m, n, splits, variant in bench.tiles
             },
             "torchvision fp16": lambda sets: classic_by_torchvision(sets[0], torch.float16, stride),
             "dense 3x3 (cuDNN, channels last)": lambda sets: F.conv2d(
@@ -263,7 +263,7 @@ def classic(
 
 
 def by_tile(
-    bench: Bench, geometry: dict[str, int], tile: tuple[int, int, int], sets: list[Tensors]
+    bench: Bench, geometry: dict[str, int], tile: tuple[int, int, int, int], sets: list[Tensors]
 ) -> None:
     """Launch the convolution with a tile of one's own."""
     bench.convolution(sets[0], geometry, tile)

@@ -1,5 +1,6 @@
 #include "common/launch.h"
 #include "deform_conv2d/deform_conv2d.cuh"
+#include "deform_conv2d/deform_conv2d_hopper.cuh"
 
 #include <algorithm>
 
@@ -8,8 +9,15 @@ namespace degmix
 namespace
 {
 
+enum Variant : int32_t
+{
+    kWARPS = 1,
+    kGROUPS = 2, // of four warps
+};
+
 struct TileChoice
 {
+    int32_t variant;
     int32_t m;
     int32_t n;
 };
@@ -17,13 +25,17 @@ struct TileChoice
 constexpr int32_t kMOST_SPLITS = 8; // the largest cluster that every card with clusters has
 constexpr int32_t kCLUSTERS_FROM = 90;
 
-constexpr TileChoice kTILES[] = {{128, 256}, {128, 128}, {64, 128}, {128, 64}};
-constexpr TileChoice kSCALAR_TILE{64, 128};
+constexpr int32_t kGROUPS_ON = 90; // sm_90a's instructions, which no other card has
+
+constexpr TileChoice kTILES[] = {{kWARPS, 128, 256}, {kWARPS, 128, 128}, {kWARPS, 64, 128}, {kWARPS, 128, 64},
+    {kGROUPS, 128, 256}, {kGROUPS, 128, 128}, {kGROUPS, 128, 64}};
+constexpr TileChoice kSCALAR_TILE{kWARPS, 64, 128};
 
 // Only half has all tiles: the products of float32, and what INT8 needs to blend, take the registers.
 bool isTileOf(Type type, TileChoice const& tile)
 {
-    return type == Type::kHALF || (tile.m * tile.n != 128 * 128 && (type == Type::kINT8 || tile.n < 256));
+    return type == Type::kHALF
+        || (tile.variant == kWARPS && tile.m * tile.n != 128 * 128 && (type == Type::kINT8 || tile.n < 256));
 }
 
 struct Kernel
@@ -42,6 +54,41 @@ Kernel kernel()
         deformConv2dKernel<T, kM, kN, kVECTOR>, TILE::kTHREADS, kVECTOR ? kSHARED_BYTES<T, TILE> : TILE::kTABLE_AT};
 }
 
+template <int32_t kN>
+Kernel groupsKernel()
+{
+    using TILE = HopperTile<kN>;
+    static_assert(Slab<__half, TILE>::kBYTES <= TILE::kTABLE_AT, "sums take the place of the operands");
+    return Kernel{deformConv2dHopperKernel<kN>, 2 * TILE::kTHREADS, kHOPPER_BYTES<TILE>};
+}
+
+Kernel groupsKernelOf(TileChoice const& tile)
+{
+    switch (tile.n)
+    {
+    case 64: return groupsKernel<64>();
+    case 128: return groupsKernel<128>();
+    }
+    return groupsKernel<256>();
+}
+
+// Whether the library has code for the card's own instructions: only there the kernel has static shared memory.
+bool holdsGroups()
+{
+#if defined(DEGMIX_EMULATED)
+    return false;
+#else
+    static bool const isHeld = []
+    {
+        cudaFuncAttributes attributes{};
+        cudaError_t const status
+            = cudaFuncGetAttributes(&attributes, reinterpret_cast<void const*>(deformConv2dHopperKernel<256>));
+        return status == cudaSuccess && attributes.sharedSizeBytes > 0;
+    }();
+    return isHeld;
+#endif
+}
+
 // Of a tile that the type has.
 template <typename T>
 Kernel kernelOf(TileChoice const& tile, bool isVector)
@@ -52,6 +99,10 @@ Kernel kernelOf(TileChoice const& tile, bool isVector)
     }
     if constexpr (sizeof(T) == 2)
     {
+        if (tile.variant == kGROUPS)
+        {
+            return groupsKernelOf(tile);
+        }
         if (tile.m == 128 && tile.n == 128)
         {
             return kernel<T, 128, 128>();
@@ -95,26 +146,32 @@ int64_t roomOf(DeviceLimits const& limits, int32_t splits)
     return std::max(room, 1);
 }
 
-// Cycles of the busiest multiprocessor. In a step its memory pipe moves a row of 128 bytes a cycle: four
-// neighbours and a sample of each pixel, the weights, and what each warp reads of both. INT8 takes longer to
-// blend, and float32 to multiply, than to move. A step that is alone takes as long as memory to answer.
+// Rows of 128 bytes that a step moves through a multiprocessor's memory pipe, which takes one a cycle: four
+// neighbours and a sample of each pixel, the weights, and what warps, or groups of them, read of both.
+int64_t rowsOf(TileChoice const& tile)
+{
+    bool const isLarge = tile.m * tile.n > 128 * 128;
+    int32_t const atOnceM = tile.variant == kGROUPS || isLarge ? 64 : 32;
+    int32_t const atOnceN = tile.variant == kGROUPS ? 128 : tile.m * tile.n > 64 * 128 ? 64 : 32;
+    return 5 * tile.m + tile.n + tile.m * ceilDiv(tile.n, atOnceN) + tile.n * ceilDiv(tile.m, atOnceM);
+}
+
+// Cycles of the busiest multiprocessor. INT8 takes longer to blend, and float32 to multiply, than to move. A step
+// that is alone takes as long as memory to answer.
 int64_t costOf(DeformConv2dParams const& params, TileChoice const& tile, int32_t splits, DeviceLimits const& limits)
 {
     constexpr int64_t kLATENCY = 1000;
     constexpr int64_t kONCE = 3000; // for the table of corners, and to begin and to end
-    bool const isLarge = tile.m * tile.n > 128 * 128;
-    int32_t const warpM = isLarge ? 64 : 32;
-    int32_t const warpN = tile.m * tile.n > 64 * 128 ? 64 : 32;
-    int64_t const sampling = tile.m * (params.valueType == Type::kINT8 ? 25 : 5);
-    int64_t const reading = tile.n + tile.m * tile.n / warpN + tile.n * tile.m / warpM;
+    int64_t const blending = params.valueType == Type::kINT8 ? 20 * tile.m : 0;
     int64_t const product = params.valueType == Type::kFLOAT ? tile.m * tile.n / 4 : 0;
-    int64_t const step = sampling + reading + product;
+    int64_t const step = rowsOf(tile) + blending + product;
     int64_t const taps = static_cast<int64_t>(params.kernelHeight) * params.kernelWidth;
     int64_t const chunk = kROW_BYTES / sizeOf(params.valueType);
     int64_t const steps = ceilDiv(taps * ceilDiv(params.c / params.groups, chunk), splits);
     // A share of the sums comes from every block of a cluster.
     int64_t const once = kONCE + tile.m * tile.n / 16 * (splits > 1 ? 3 : 1);
     int64_t const rounds = ceilDiv(blocksOf(params, tile) * splits, roomOf(limits, splits));
+    bool const isLarge = tile.variant == kGROUPS || tile.m * tile.n > 128 * 128;
     int64_t const together = isLarge ? 1 : std::min<int64_t>(rounds, 2);
     return ceilDiv(rounds, together) * (steps * std::max(kLATENCY, together * step) + once);
 }
@@ -257,6 +314,10 @@ char const* checkDeformConv2d(DeformConv2dParams const& params) noexcept
     {
         return "splits: expected 1, 2, 4, 8, or 0 for the heuristic's";
     }
+    if (params.variant < 0 || params.variant > kGROUPS)
+    {
+        return "variant: expected 1 or 2, or 0 for the heuristic's";
+    }
     bool const empty = params.n == 0 || params.outChannels == 0 || params.outHeight == 0 || params.outWidth == 0;
     bool const sums = params.c > 0 && params.height > 0 && params.width > 0;
     if (!empty
@@ -265,21 +326,23 @@ char const* checkDeformConv2d(DeformConv2dParams const& params) noexcept
     {
         return "a pointer is null";
     }
-    return !empty && blocksOf(params, TileChoice{64, 64}) > kMOST / kMOST_SPLITS ? "more than 2^28 - 1 blocks"
-                                                                                 : nullptr;
+    return !empty && blocksOf(params, TileChoice{kWARPS, 64, 64}) > kMOST / kMOST_SPLITS ? "more than 2^28 - 1 blocks"
+                                                                                         : nullptr;
 }
 
 DeformConv2dLaunch planDeformConv2d(DeformConv2dParams const& params, DeviceLimits const& limits) noexcept
 {
     bool const isVector = canVectorise(params);
     bool const hasClusters = limits.computeCapability >= kCLUSTERS_FROM && isVector;
+    bool const hasGroups = limits.computeCapability == kGROUPS_ON && isVector && params.valueType == Type::kHALF;
+    int32_t const variant = params.variant == kGROUPS && hasGroups ? kGROUPS : kWARPS;
     TileChoice best = kSCALAR_TILE;
     int32_t bestSplits = 1;
     int64_t least = 0;
     bool hasAsked = false;
     for (TileChoice const& tile : kTILES)
     {
-        if (!isVector || !isTileOf(params.valueType, tile)
+        if (!isVector || tile.variant != variant || !isTileOf(params.valueType, tile)
             || kernelOf(params.valueType, tile, true).sharedBytes > limits.sharedBytesPerBlock)
         {
             continue;
@@ -304,7 +367,7 @@ DeformConv2dLaunch planDeformConv2d(DeformConv2dParams const& params, DeviceLimi
     }
     Kernel const kernel = kernelOf(params.valueType, best, isVector);
     return DeformConv2dLaunch{best.n, isVector ? 1 : 0, blocksOf(params, best) * bestSplits, kernel.threads,
-        kernel.sharedBytes, best.m, bestSplits};
+        kernel.sharedBytes, best.m, bestSplits, best.variant};
 }
 
 cudaError_t deformConv2d(DeformConv2dParams const& params, cudaStream_t stream) noexcept
@@ -321,7 +384,11 @@ cudaError_t deformConv2d(DeformConv2dParams const& params, cudaStream_t stream) 
     }
     DeformConv2dLaunch const plan = planDeformConv2d(params, limits);
     bool const isVector = plan.isVector != 0;
-    Kernel const kernel = kernelOf(params.valueType, TileChoice{plan.tileM, plan.tileN}, isVector);
+    if (plan.variant == kGROUPS && !holdsGroups())
+    {
+        return cudaErrorNotSupported;
+    }
+    Kernel const kernel = kernelOf(params.valueType, TileChoice{plan.variant, plan.tileM, plan.tileN}, isVector);
     return launch(kernel.function, workOf(params, isVector, plan.splits), plan.blocks, plan.threads, plan.sharedBytes,
         stream, plan.splits);
 }

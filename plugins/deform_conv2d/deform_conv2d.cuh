@@ -54,10 +54,9 @@ __device__ __forceinline__ void multiplyVectors(
     Stages<TILE> stages{shared};
     using Samples = VectorSamples<T, TILE>;
     constexpr int32_t kEVERY = kSLICES / Samples::kCOUNT; // slices of the product for a pixel's samples
-    int32_t const all = work.taps * work.chunks;
-    int32_t const rank = kHAS_CLUSTERS && work.splits > 1 ? clusterRank() : 0;
-    int32_t left = all / work.splits + (rank < all % work.splits ? 1 : 0);
-    Step next(work, all / work.splits * rank + min(all % work.splits, rank));
+    Share const share = shareOf(work);
+    int32_t left = share.steps;
+    Step next(work, share.first);
     weights.copy(stages.weights(0), next, left > 0);
     while (left > 0)
     {
@@ -148,7 +147,7 @@ __global__ void __launch_bounds__(Tile<kM, kN>::kTHREADS, Tile<kM, kN>::kBLOCKS)
         slab.sync(); // the operands, or the last pixels' sums, are read
         if (firstRow<TILE>(thread) == first)
         {
-            slab.put(sum, firstColumn<TILE>(thread));
+            slab.put(sum, 0, firstColumn<TILE>(thread));
         }
         slab.sync();
         slab.store(first);

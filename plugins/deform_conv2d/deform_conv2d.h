@@ -51,6 +51,7 @@ struct DeformConv2dParams
     int32_t tileM;       // pixels of a block: 64 (with 128 channels) or 128; 0 as above
     int32_t splits;      // blocks that share the products of a tile: 1, 2, 4 or 8, where a card has clusters of
                          // blocks; 0 leaves it to the heuristic, which splits no tile that tileN asks for
+    int32_t variant;     // 1: products by warps; 2: by groups of warps, on compute capability 9.0; 0: the heuristic's
 };
 
 struct DeformConv2dLaunch
@@ -62,6 +63,7 @@ struct DeformConv2dLaunch
     int64_t sharedBytes;
     int32_t tileM;
     int32_t splits; // blocks of a cluster
+    int32_t variant;
 };
 
 // What is wrong with the parameters, or null.

@@ -74,8 +74,7 @@ class VectorSamples
 {
 public:
     static constexpr int32_t kCOUNT = TILE::kM / TILE::kROWS_AT_ONCE; // pixels of a thread
-    // Those that are being read, as many as there are registers for.
-    static constexpr int32_t kAHEAD = TILE::kBLOCKS == 1 || (sizeof(T) == 2 && TILE::kM * TILE::kN < 128 * 128) ? 2 : 1;
+    static constexpr int32_t kAHEAD = TILE::template kAHEAD<T>;       // of them are being read
 
     __device__ __forceinline__ VectorSamples(
         DeformConv2dWork const& work, BlockPlace const& block, CornerTable<T, TILE> const& table)

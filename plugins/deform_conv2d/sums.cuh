@@ -92,7 +92,7 @@ public:
         }
         else
         {
-            __syncthreads();
+            TILE::sync();
         }
     }
 
@@ -105,13 +105,13 @@ public:
         }
     }
 
-    // One warp's sums, whose first column is `column`.
+    // One warp's sums, whose first row and column of the slab are `row` and `column`.
     template <typename Sum>
     __device__ __forceinline__ void put(
-        Sum const (&sum)[TILE::kFRAGMENTS_M][TILE::kFRAGMENTS_N][4], int32_t column) const
+        Sum const (&sum)[TILE::kFRAGMENTS_M][TILE::kFRAGMENTS_N][4], int32_t row, int32_t column) const
     {
         int32_t const lane = mThread % 32;
-        float* to = mSums + lane / 4 * kPITCH + column + 2 * (lane % 4);
+        float* to = mSums + (row + lane / 4) * kPITCH + column + 2 * (lane % 4);
 #pragma unroll
         for (int32_t m = 0; m < TILE::kFRAGMENTS_M; ++m)
         {

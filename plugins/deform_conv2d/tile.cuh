@@ -44,6 +44,15 @@ struct Tile
     static constexpr int32_t kVALUE_BYTES = kM * kROW_BYTES;    // of a stage
     static constexpr int32_t kWEIGHT_BYTES = kN * kROW_BYTES;
     static constexpr int32_t kTABLE_AT = kSTAGES * (kVALUE_BYTES + kWEIGHT_BYTES);
+
+    // Pixels of a thread that are being read, as many as there are registers for.
+    template <typename T>
+    static constexpr int32_t kAHEAD = kBLOCKS == 1 || (sizeof(T) == 2 && kM * kN < 128 * 128) ? 2 : 1;
+
+    static __device__ __forceinline__ void sync()
+    {
+        __syncthreads();
+    }
 };
 
 // 16 bytes of one type.
@@ -124,6 +133,25 @@ private:
         tableTaps = left < work.tableTaps ? left : work.tableTaps;
     }
 };
+
+// A block's share of a tile's steps.
+struct Share
+{
+    int32_t first;
+    int32_t steps;
+};
+
+__device__ __forceinline__ Share shareOf(DeformConv2dWork const& work)
+{
+    int32_t const all = work.taps * work.chunks;
+    if (!kHAS_CLUSTERS || work.splits == 1)
+    {
+        return Share{0, all};
+    }
+    int32_t const rank = clusterRank();
+    int32_t const more = all % work.splits; // blocks that have a step more than the others
+    return Share{all / work.splits * rank + min(more, rank), all / work.splits + (rank < more ? 1 : 0)};
+}
 
 // What a block works on.
 struct BlockPlace

@@ -96,13 +96,14 @@ def convolution(
     last: bool = False,
     tile: tuple[int, int] = (0, 0),
     splits: int = 0,
+    variant: int = 0,
     sigmoid: bool = False,
     activation: str = "none",
     scales: tuple[float, np.ndarray, float] | None = None,
     out_type: Any = None,
     **attrs: Any,
 ) -> np.ndarray:
-    """`deform_conv2d`; weight `(O, C / group, kH, kW)`, ONNX's attributes, tile (pixels, channels)."""
+    """`deform_conv2d`; weight `(O, C / group, kH, kW)`, ONNX's attributes, tile (M, N)."""
     n, c, height, width = value.shape
     outputs, _, k_h, k_w = weight.shape
     out_h, out_w = offset.shape[2:]
@@ -156,6 +157,7 @@ def convolution(
         tile_m=tile[0],
         tile_n=tile[1],
         splits=splits,
+        variant=variant,
     )
     kernels.launch("deform_conv2d", params)
     out = guards["output"].array()

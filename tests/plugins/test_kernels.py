@@ -477,6 +477,12 @@ def test_heuristics(kernels):
     forced.splits = 2
     assert kernels.plan("deform_conv2d", forced, native.H200).splits == 2
     assert kernels.plan("deform_conv2d", forced, native.ORIN).splits == 1
+    groups = conv(256, 256, 112)
+    groups.variant = native.GROUPS
+    for card in (native.H200, native.ORIN):
+        plan = kernels.plan("deform_conv2d", groups, card)
+        assert plan.variant == (native.GROUPS if card is native.H200 else native.WARPS)
+        assert plan.shared_bytes <= card.shared_bytes_per_block
     for card in (native.H200, native.ORIN, native.RTX4090):
         assert tile(256, 256, 64, card=card).shared_bytes <= card.shared_bytes_per_block
     assert tile(256, 256, 112).is_vector == 1
@@ -517,6 +523,7 @@ def test_sampling_refuses(kernels, change, reason):
         ({"tile_n": 96}, "tileN"),
         ({"tile_n": 256, "tile_m": 64}, "tileM"),
         ({"splits": 3}, "splits"),
+        ({"variant": 3}, "variant"),
         ({}, "a pointer is null"),
     ],
 )
