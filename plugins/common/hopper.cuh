@@ -7,6 +7,10 @@
 namespace degmix
 {
 
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || defined(DEGMIX_EMULATED)
+#define DEGMIX_HAS_GROUPS 1
+#endif
+
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 __device__ __forceinline__ uint32_t sharedAddress(void const* pointer)
@@ -17,6 +21,12 @@ __device__ __forceinline__ uint32_t sharedAddress(void const* pointer)
 __device__ __forceinline__ void initBarrier(uint64_t* barrier, int32_t arrivals)
 {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(sharedAddress(barrier)), "r"(arrivals) : "memory");
+}
+
+// New barriers are seen by all.
+__device__ __forceinline__ void showBarriers()
+{
+    asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
 }
 
 __device__ __forceinline__ void arriveAt(uint64_t* barrier)
@@ -63,15 +73,6 @@ __device__ __forceinline__ void giveRegisters()
 __device__ __forceinline__ void showToProducts()
 {
     asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
-}
-
-// Rows of 128 bytes, the 16-byte parts of row r at places part ^ (r & 7); the first row on 1024 bytes.
-__device__ __forceinline__ uint64_t operandAt(void const* rows)
-{
-    constexpr uint64_t kEIGHT_ROWS = 1024 / 16;
-    constexpr uint64_t kSWIZZLE_128 = 1;
-    return (static_cast<uint64_t>(sharedAddress(rows) & 0x3FFFFU) >> 4U) | (1ULL << 16U) | (kEIGHT_ROWS << 32U)
-        | (kSWIZZLE_128 << 62U);
 }
 
 __device__ __forceinline__ void beginProducts()
@@ -130,6 +131,61 @@ __device__ __forceinline__ void multiplyAddGroup(float (&d)[1][16][4], uint64_t 
         "+f"(d[0][14][1]), "+f"(d[0][14][2]), "+f"(d[0][14][3]), "+f"(d[0][15][0]), "+f"(d[0][15][1]),
         "+f"(d[0][15][2]), "+f"(d[0][15][3])
         : "l"(a), "l"(b));
+}
+
+#elif defined(DEGMIX_EMULATED)
+
+using emulation::arriveAt;
+using emulation::endProducts;
+using emulation::initBarrier;
+using emulation::sharedAddress;
+using emulation::waitFor;
+
+template <int32_t kNUMBER, int32_t kTHREADS>
+inline void syncSome()
+{
+    emulation::syncSome(kNUMBER, kTHREADS);
+}
+
+template <int32_t kREGISTERS>
+inline void takeRegisters()
+{
+}
+
+template <int32_t kREGISTERS>
+inline void giveRegisters()
+{
+}
+
+inline void showBarriers() {}
+
+inline void showToProducts() {}
+
+inline void beginProducts() {}
+
+template <int32_t kPENDING>
+inline void waitProducts()
+{
+    emulation::waitProducts(kPENDING);
+}
+
+template <int32_t kFRAGMENTS>
+inline void multiplyAddGroup(float (&d)[1][kFRAGMENTS][4], uint64_t a, uint64_t b)
+{
+    emulation::askProduct(&d[0][0][0], 8 * kFRAGMENTS, a, b);
+}
+
+#endif
+
+#if defined(DEGMIX_HAS_GROUPS)
+
+// Rows of 128 bytes, the 16-byte parts of row r at places part ^ (r & 7); the first row on 1024 bytes.
+__device__ __forceinline__ uint64_t operandAt(void const* rows)
+{
+    constexpr uint64_t kEIGHT_ROWS = 1024 / 16;
+    constexpr uint64_t kSWIZZLE_128 = 1;
+    return (static_cast<uint64_t>(sharedAddress(rows) & 0x3FFFFU) >> 4U) | (1ULL << 16U) | (kEIGHT_ROWS << 32U)
+        | (kSWIZZLE_128 << 62U);
 }
 
 #endif

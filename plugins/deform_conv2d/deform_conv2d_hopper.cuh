@@ -43,16 +43,17 @@ struct HopperTile
     // Of the threads that multiply, which alone have sums.
     static __device__ __forceinline__ void sync()
     {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#if defined(DEGMIX_HAS_GROUPS)
         syncSome<1, kTHREADS>();
 #endif
     }
 };
 
 template <typename TILE>
-constexpr int32_t kHOPPER_BYTES = TILE::kALIGNMENT + TILE::kTABLE_AT + CornerTable<__half, TILE>::kBYTES;
+constexpr int32_t kHOPPER_BYTES = TILE::kALIGNMENT + TILE::kTABLE_AT + CornerTable<__half, TILE>::kBYTES
+    + 2 * TILE::kSTAGE_COUNT * static_cast<int32_t>(sizeof(uint64_t));
 
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#if defined(DEGMIX_HAS_GROUPS)
 
 // A stage, and how often all of them were used.
 template <typename TILE>
@@ -181,13 +182,13 @@ __device__ __forceinline__ void multiplyStages(DeformConv2dWork const& work, Hop
 template <int32_t kN>
 __global__ void __launch_bounds__(512, 1) deformConv2dHopperKernel([[maybe_unused]] DeformConv2dWork work)
 {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#if defined(DEGMIX_HAS_GROUPS)
     using TILE = HopperTile<kN>;
-    __shared__ uint64_t full[TILE::kSTAGE_COUNT];
-    __shared__ uint64_t empty[TILE::kSTAGE_COUNT];
     DEGMIX_SHARED(unaligned);
     unsigned char* const shared
         = unaligned + (TILE::kALIGNMENT - sharedAddress(unaligned) % TILE::kALIGNMENT) % TILE::kALIGNMENT;
+    auto* const full = reinterpret_cast<uint64_t*>(shared + TILE::kTABLE_AT + CornerTable<__half, TILE>::kBYTES);
+    uint64_t* const empty = full + TILE::kSTAGE_COUNT;
     BlockPlace const block = blockPlace<TILE>(work);
     if (threadIdx.x == 0)
     {
@@ -196,7 +197,7 @@ __global__ void __launch_bounds__(512, 1) deformConv2dHopperKernel([[maybe_unuse
             initBarrier(full + i, TILE::kTHREADS / 32);
             initBarrier(empty + i, TILE::kTHREADS / 32);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+        showBarriers();
     }
     __syncthreads();
     HopperStage<TILE> const stage{shared, full, empty};

@@ -25,6 +25,7 @@ namespace
 
 constexpr size_t kSTACK = 128 * 1024;
 constexpr unsigned kWARP = 32;
+constexpr uint32_t kSHARED_BEGINS = 0x410; // its address: only on 16 bytes
 
 enum class State
 {
@@ -32,6 +33,8 @@ enum class State
     kAT_WARP_BARRIER,
     kAT_BLOCK_BARRIER,
     kAT_CLUSTER_BARRIER,
+    kAT_SOME_BARRIER, // of some warps
+    kPOLLING,
     kDONE,
 };
 
@@ -40,6 +43,15 @@ struct Copy
     void* to;
     void const* from;
     bool inside;
+};
+
+// A product of a group of four warps that was asked for.
+struct GroupProduct
+{
+    float* d;
+    int32_t columns;
+    uint64_t a;
+    uint64_t b;
 };
 
 struct Fiber
@@ -51,6 +63,10 @@ struct Fiber
     std::unique_ptr<char[]> stack{new char[kSTACK]};
     std::vector<Copy> open;
     std::vector<std::vector<Copy>> groups;
+    std::vector<GroupProduct> openProducts;
+    std::vector<std::vector<GroupProduct>> products;
+    int32_t barrier;        // of some warps, at which it waits
+    int32_t barrierThreads; // that it waits for
 };
 
 struct Warp
@@ -111,6 +127,7 @@ struct Grid
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;
     jmp_buf scheduler;
+    uint64_t events; // that something waiting may wait for
 
     unsigned rank() const
     {
@@ -149,10 +166,11 @@ void enter()
 {
     grid->body(grid->context);
     Fiber& fiber = grid->fibers[grid->thread];
-    if (!fiber.open.empty() || !fiber.groups.empty())
+    if (!fiber.open.empty() || !fiber.groups.empty() || !fiber.openProducts.empty() || !fiber.products.empty())
     {
-        stop("a thread ended with copies that nobody waited for");
+        stop("a thread ended with copies or products that nobody waited for");
     }
+    ++grid->events;
     fiber.state = State::kDONE;
     _longjmp(grid->scheduler, 1);
 }
@@ -232,11 +250,37 @@ unsigned countOf(State state, unsigned first, unsigned count)
     return found;
 }
 
-void release(unsigned first, unsigned count)
+void release(State state, unsigned first, unsigned count)
 {
     for (unsigned i = first; i < first + count; ++i)
     {
-        grid->fibers[i].state = State::kREADY;
+        Fiber& fiber = grid->fibers[i];
+        fiber.state = fiber.state == state ? State::kREADY : fiber.state;
+    }
+    grid->events += state == State::kPOLLING ? 0 : 1;
+}
+
+// Those of [first, first + count) who wait at a barrier of some warps that is whole.
+void releaseSome(unsigned first, unsigned count)
+{
+    std::map<int32_t, std::vector<Fiber*>> waiting;
+    for (unsigned i = first; i < first + count; ++i)
+    {
+        if (grid->fibers[i].state == State::kAT_SOME_BARRIER)
+        {
+            waiting[grid->fibers[i].barrier].push_back(&grid->fibers[i]);
+        }
+    }
+    for (auto const& entry : waiting)
+    {
+        if (static_cast<int32_t>(entry.second.size()) == entry.second.front()->barrierThreads)
+        {
+            for (Fiber* fiber : entry.second)
+            {
+                fiber->state = State::kREADY;
+            }
+            ++grid->events;
+        }
     }
 }
 
@@ -251,33 +295,30 @@ void runCluster()
     unsigned const warps = static_cast<unsigned>(grid->warps.size());
     while (countOf(State::kDONE, 0, all) < all)
     {
+        uint64_t const before = grid->events;
         for (unsigned i = 0; i < warps; ++i)
         {
             runWarp(inOrder(i, warps));
         }
-        bool isReleased = false;
         for (unsigned first = 0; first < all; first += grid->threads)
         {
-            unsigned const waiting = countOf(State::kAT_BLOCK_BARRIER, first, grid->threads);
-            if (waiting == grid->threads)
+            if (countOf(State::kAT_BLOCK_BARRIER, first, grid->threads) == grid->threads)
             {
-                release(first, grid->threads);
-                isReleased = true;
+                release(State::kAT_BLOCK_BARRIER, first, grid->threads);
             }
-            else if (waiting != 0)
-            {
-                stop("a barrier of the block that some threads have left behind");
-            }
+            releaseSome(first, grid->threads);
         }
-        unsigned const waiting = countOf(State::kAT_CLUSTER_BARRIER, 0, all);
-        if (waiting == all)
+        // Threads that have ended are not waited for.
+        unsigned const atCluster = countOf(State::kAT_CLUSTER_BARRIER, 0, all);
+        if (atCluster != 0 && atCluster + countOf(State::kDONE, 0, all) == all)
         {
-            release(0, all);
+            release(State::kAT_CLUSTER_BARRIER, 0, all);
         }
-        else if (waiting != 0 && !isReleased)
+        if (grid->events == before)
         {
-            stop("a barrier of the cluster that some threads have left behind");
+            stop("a barrier that some threads have left behind, or never arrive at");
         }
+        release(State::kPOLLING, 0, all);
     }
 }
 
@@ -364,7 +405,7 @@ unsigned clusterRank() noexcept
 
 void const* ofCluster(void const* mine, unsigned rank) noexcept
 {
-    if (rank >= grid->cluster || countOf(State::kDONE, rank * grid->threads, grid->threads) != 0)
+    if (rank >= grid->cluster || countOf(State::kDONE, rank * grid->threads, grid->threads) == grid->threads)
     {
         stop("shared memory of a block of the cluster that is not there, or has ended");
     }
@@ -475,6 +516,123 @@ void waitCopies(int32_t pending) noexcept
             }
         }
         fiber.groups.erase(fiber.groups.begin());
+    }
+}
+
+namespace
+{
+
+// A barrier of shared memory that counts arrivals.
+struct Arrivals
+{
+    uint16_t expected;
+    uint16_t left;
+    uint32_t phase;
+};
+static_assert(sizeof(Arrivals) == sizeof(uint64_t), "a barrier is 64 bits");
+
+Arrivals& arrivalsOf(uint64_t* barrier)
+{
+    if (reinterpret_cast<uintptr_t>(barrier) % 8 != 0)
+    {
+        stop("a barrier that is not on 8 bytes");
+    }
+    return *reinterpret_cast<Arrivals*>(barrier);
+}
+
+// An element of an operand whose rows are swizzled: PTX manual, "128B swizzle mode" of K-major matrices.
+float operandElement(uint64_t operand, unsigned row, unsigned column)
+{
+    if (operand >> 62U != 1 || ((operand >> 32U) & 0x3FFFU) != 1024 / 16)
+    {
+        stop("an operand that is no rows of 128 bytes, eight together");
+    }
+    uint32_t const start = static_cast<uint32_t>(operand & 0x3FFFU) << 4U;
+    uint32_t const plain = start + row * 128 + column * 2;
+    uint32_t const address = plain ^ (((plain >> 7U) & 7U) << 4U);
+    uint16_t word;
+    std::memcpy(&word, sharedMemory() + (address - kSHARED_BEGINS), sizeof word);
+    return __half2float(__half{word});
+}
+
+void multiply(GroupProduct const& product)
+{
+    unsigned const lane = grid->inBlock() % kWARP;
+    unsigned const firstRow = grid->inBlock() / kWARP % 4 * 16;
+    for (unsigned i = 0; i < static_cast<unsigned>(product.columns) / 2; ++i)
+    {
+        unsigned const row = firstRow + lane / 4 + 8 * (i / 2 % 2);
+        unsigned const column = 8 * (i / 4) + 2 * (lane % 4) + i % 2;
+        float sum = 0;
+        for (unsigned k = 0; k < 16; ++k)
+        {
+            sum += operandElement(product.a, row, k) * operandElement(product.b, column, k);
+        }
+        product.d[i] += sum;
+    }
+}
+
+} // namespace
+
+uint32_t sharedAddress(void const* pointer) noexcept
+{
+    return kSHARED_BEGINS + static_cast<uint32_t>(static_cast<unsigned char const*>(pointer) - sharedMemory());
+}
+
+void initBarrier(uint64_t* barrier, int32_t arrivals) noexcept
+{
+    arrivalsOf(barrier) = Arrivals{static_cast<uint16_t>(arrivals), static_cast<uint16_t>(arrivals), 0};
+}
+
+void arriveAt(uint64_t* barrier) noexcept
+{
+    Arrivals& mine = arrivalsOf(barrier);
+    if (--mine.left == 0)
+    {
+        mine.left = mine.expected;
+        ++mine.phase;
+    }
+    ++grid->events;
+}
+
+void waitFor(uint64_t* barrier, uint32_t parity) noexcept
+{
+    while ((arrivalsOf(barrier).phase & 1U) == parity)
+    {
+        yield(State::kPOLLING);
+    }
+}
+
+void syncSome(int32_t number, int32_t threads) noexcept
+{
+    Fiber& fiber = grid->fibers[grid->thread];
+    fiber.barrier = number;
+    fiber.barrierThreads = threads;
+    yield(State::kAT_SOME_BARRIER);
+}
+
+void askProduct(float* d, int32_t columns, uint64_t a, uint64_t b) noexcept
+{
+    grid->fibers[grid->thread].openProducts.push_back(GroupProduct{d, columns, a, b});
+}
+
+void endProducts() noexcept
+{
+    Fiber& fiber = grid->fibers[grid->thread];
+    fiber.products.push_back(std::move(fiber.openProducts));
+    fiber.openProducts.clear();
+}
+
+void waitProducts(int32_t pending) noexcept
+{
+    Fiber& fiber = grid->fibers[grid->thread];
+    while (static_cast<int32_t>(fiber.products.size()) > pending)
+    {
+        for (GroupProduct const& product : fiber.products.front())
+        {
+            multiply(product);
+        }
+        fiber.products.erase(fiber.products.begin());
     }
 }
 

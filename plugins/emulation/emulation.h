@@ -39,6 +39,17 @@ void copyAsync(void* to, void const* from, bool inside) noexcept;
 void commitCopies() noexcept;
 void waitCopies(int32_t pending) noexcept;
 
+// Of compute capability 9.0. Products of groups of warps read their operands when they are waited for; that
+// writes are shown to them by a fence is not checked.
+uint32_t sharedAddress(void const* pointer) noexcept;
+void initBarrier(uint64_t* barrier, int32_t arrivals) noexcept;
+void arriveAt(uint64_t* barrier) noexcept;
+void waitFor(uint64_t* barrier, uint32_t parity) noexcept;
+void syncSome(int32_t number, int32_t threads) noexcept;
+void askProduct(float* d, int32_t columns, uint64_t a, uint64_t b) noexcept;
+void endProducts() noexcept;
+void waitProducts(int32_t pending) noexcept;
+
 // What a function may use of shared memory; as on a card, it is the function's until it is set again.
 void setSharedLimit(void const* function, int bytes);
 bool fitsShared(void const* function, size_t bytes);

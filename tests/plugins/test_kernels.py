@@ -222,6 +222,26 @@ def test_every_tile_gives_the_same(kernels, tile, kind):
     assert found[True, (0, 64)].tobytes() == found[True, tile].tobytes()
 
 
+@pytest.mark.parametrize("tile_n", [64, 128, 256])
+@pytest.mark.parametrize("splits", [1, 4])
+@pytest.mark.parametrize(
+    ("c", "group", "groups", "kernel"),
+    [(160, 1, 1, (3, 3)), (64, 1, 1, (4, 4)), (48, 2, 3, (2, 2)), (128, 1, 8, (1, 1))],
+)
+def test_groups_of_warps_give_the_same(kernels, tile_n, splits, c, group, groups, kernel):
+    """The variant for compute capability 9.0: stages, barriers, operands of whole groups of warps."""
+    rng = np.random.default_rng(tile_n + splits)
+    value = rng.standard_normal((1, c, 9, 18)).astype(np.float16)
+    weight = rng.standard_normal((144, c // group, *kernel)).astype(np.float16)
+    out = (9 - kernel[0] + 1, 18 - kernel[1] + 1)
+    offset = offsets(rng, (1, 2 * groups * kernel[0] * kernel[1], *out), 2)
+    attrs = {"offset_group": groups, "group": group}
+    options = {"splits": splits, "last": True, "variant": native.GROUPS, "tile": (0, tile_n)}
+    got = twice(kernels, lambda: convolution(kernels, value, weight, offset, **options, **attrs))
+    want = deform_conv2d.reference(value, weight, offset, **attrs)
+    assert relative(got, want) < 5e-4
+
+
 @pytest.mark.parametrize("splits", [2, 4, 8])
 @pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8])
 @pytest.mark.parametrize(
