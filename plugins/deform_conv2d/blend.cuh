@@ -131,30 +131,43 @@ private:
     }
 };
 
-// Where tap (row, column) of the kernel samples for output pixel (y, x), in one offset group.
-__device__ __forceinline__ Corners cornersAt(DeformConv2dParams const& params, int32_t image, int32_t offsetGroup,
-    int32_t row, int32_t column, int32_t y, int32_t x)
+// An offset, and the modulation, as they are in memory.
+struct Offset
 {
-    int32_t const taps = params.kernelHeight * params.kernelWidth;
-    int32_t const tap = row * params.kernelWidth + column;
+    float dy;
+    float dx;
+    float share;
+};
+
+// Of a tap and an offset group for output pixel (y, x).
+__device__ __forceinline__ Offset offsetAt(
+    DeformConv2dParams const& params, int32_t image, int32_t offsetGroup, int32_t tap, int32_t y, int32_t x)
+{
     int32_t const outWidth = onlyHere(params.outWidth);
     int64_t const pixels = static_cast<int64_t>(params.outHeight) * outWidth;
     int64_t const pixel = static_cast<int64_t>(y) * outWidth + x;
+    int64_t const taps = params.kernelHeight * params.kernelWidth;
     int64_t const plane = (static_cast<int64_t>(image) * params.offsetGroups + offsetGroup) * taps + tap;
-    float const dy = loadAs(params.offset, 2 * plane * pixels + pixel, params.offsetType);
-    float const dx = loadAs(params.offset, (2 * plane + 1) * pixels + pixel, params.offsetType);
-    float share = 1.F;
-    if (params.mask != nullptr)
-    {
-        share = loadAs(params.mask, plane * pixels + pixel, params.offsetType);
-        share = params.sigmoidMask != 0 ? __fdividef(1.F, 1.F + __expf(-share)) : share;
-    }
+    return Offset{loadAs(params.offset, 2 * plane * pixels + pixel, params.offsetType),
+        loadAs(params.offset, (2 * plane + 1) * pixels + pixel, params.offsetType),
+        params.mask != nullptr ? loadAs(params.mask, plane * pixels + pixel, params.offsetType) : 1.F};
+}
+
+// Where the tap samples for output pixel (y, x).
+__device__ __forceinline__ Corners cornersAt(
+    DeformConv2dParams const& params, Offset const& offset, int32_t tap, int32_t y, int32_t x)
+{
+    float const share = params.mask != nullptr && params.sigmoidMask != 0 ? __fdividef(1.F, 1.F + __expf(-offset.share))
+                                                                          : offset.share;
+    int32_t const row = tap / params.kernelWidth;
+    int32_t const column = tap - row * params.kernelWidth;
     int32_t const atY = y * params.strideHeight - params.padTop + row * params.dilationHeight;
     int32_t const atX = x * params.strideWidth - params.padLeft + column * params.dilationWidth;
     int32_t const height = onlyHere(params.height);
     int32_t const width = onlyHere(params.width);
-    return cornersOf(
-        placeOf(static_cast<float>(atY) + dy, static_cast<float>(atX) + dx, height, width), height, width, share);
+    Place const place
+        = placeOf(static_cast<float>(atY) + offset.dy, static_cast<float>(atX) + offset.dx, height, width);
+    return cornersOf(place, height, width, share);
 }
 
 __device__ __forceinline__ void exchange(Corners& corners, int32_t i, int32_t j)

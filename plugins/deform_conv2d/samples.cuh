@@ -31,38 +31,43 @@ struct CornerTable
         DeformConv2dParams const& params = work.params;
         int32_t const groups = work.tableGroups;
         constexpr int32_t kROWS = TILE::kTHREADS / TILE::kM; // that all threads fill together
+        constexpr int32_t kTURNS = (kTABLE_ROWS + kROWS - 1) / kROWS;
         int32_t const thread = threadAgain();
         int32_t const pixel = thread % TILE::kM;
         int32_t const y = block.y + pixel / TILE::kX;
         int32_t const x = block.x + pixel % TILE::kX;
         bool const isPixel = y < params.outHeight && x < params.outWidth;
         uint32_t const unit = static_cast<uint32_t>(params.valuePitch) * sizeof(T) / 16;
-        int32_t group = thread / TILE::kM;
-        int32_t row = 0;
-        int32_t column = step.firstTap;
-#pragma unroll 1
-        for (int32_t i = group; i < step.tableTaps * groups; i += kROWS)
+        int32_t const rows = step.tableTaps * groups;
+        auto const tapOf = [&](int32_t row) { return step.firstTap + (groups > 1 ? row / groups : row); };
+        auto const groupOf = [&](int32_t row) { return firstGroup + (groups > 1 ? row % groups : 0); };
+        // All offsets are asked for before the first is used: memory takes long to answer.
+        Offset offsets[kTURNS];
+#pragma unroll
+        for (int32_t i = 0; i < kTURNS; ++i)
         {
-            for (; group >= groups; group -= groups)
+            int32_t const row = thread / TILE::kM + i * kROWS;
+            bool const isThere = isPixel && row < rows && groupOf(row) < params.offsetGroups;
+            offsets[i] = isThere ? offsetAt(params, block.image, groupOf(row), tapOf(row), y, x) : Offset{};
+        }
+#pragma unroll
+        for (int32_t i = 0; i < kTURNS; ++i)
+        {
+            int32_t const row = thread / TILE::kM + i * kROWS;
+            if (row < rows)
             {
-                ++column;
+                Corners corners{};
+                if (isPixel)
+                {
+                    corners = cornersAt(params, offsets[i], tapOf(row), y, x);
+                    sortByDistance(corners);
+                }
+                int32_t const entry = row * TILE::kM + pixel;
+                places[entry] = uint4{static_cast<uint32_t>(corners.index[0]) * unit,
+                    static_cast<uint32_t>(corners.index[1]) * unit, static_cast<uint32_t>(corners.index[2]) * unit,
+                    static_cast<uint32_t>(corners.index[3]) * unit};
+                weights[entry] = Blend<T>::weights(corners.weight);
             }
-            for (; column >= params.kernelWidth; column -= params.kernelWidth)
-            {
-                ++row;
-            }
-            Corners corners{};
-            if (isPixel && firstGroup + group < params.offsetGroups)
-            {
-                corners = cornersAt(params, block.image, firstGroup + group, row, column, y, x);
-                sortByDistance(corners);
-            }
-            int32_t const entry = i * TILE::kM + pixel;
-            places[entry]
-                = uint4{static_cast<uint32_t>(corners.index[0]) * unit, static_cast<uint32_t>(corners.index[1]) * unit,
-                    static_cast<uint32_t>(corners.index[2]) * unit, static_cast<uint32_t>(corners.index[3]) * unit};
-            weights[entry] = Blend<T>::weights(corners.weight);
-            group += kROWS;
         }
     }
 };
@@ -208,19 +213,17 @@ public:
     // Those of a step into the stage at `values`.
     __device__ __forceinline__ void store(unsigned char* values, Step const& step) const
     {
-        int32_t const row = step.tap / mParams.kernelWidth;
-        int32_t const column = step.tap - row * mParams.kernelWidth;
         int32_t const part = static_cast<int32_t>(threadIdx.x) % kPARTS;
 #pragma unroll 1
         for (int32_t pixel = static_cast<int32_t>(threadIdx.x) / kPARTS; pixel < TILE::kM; pixel += TILE::kROWS_AT_ONCE)
         {
-            storePart(reinterpret_cast<T*>(values + partAt(pixel, part)), pixel, row, column,
+            storePart(reinterpret_cast<T*>(values + partAt(pixel, part)), pixel, step.firstTap + step.tap,
                 step.chunk * kCHUNK<T> + part * Part<T>::kCOUNT);
         }
     }
 
 private:
-    __device__ __forceinline__ void storePart(T* to, int32_t pixel, int32_t row, int32_t column, int32_t channel) const
+    __device__ __forceinline__ void storePart(T* to, int32_t pixel, int32_t tap, int32_t channel) const
     {
         int32_t const y = mBlock.y + pixel / TILE::kX;
         int32_t const x = mBlock.x + pixel % TILE::kX;
@@ -240,7 +243,7 @@ private:
                 {
                     group = (first + e) / mWork.perOffsetGroup;
                     nextGroup = (group + 1) * mWork.perOffsetGroup;
-                    corners = cornersAt(mParams, mBlock.image, group, row, column, y, x);
+                    corners = cornersAt(mParams, offsetAt(mParams, mBlock.image, group, tap, y, x), tap, y, x);
                 }
 #pragma unroll
                 for (int32_t i = 0; i < 4; ++i)
