@@ -139,60 +139,31 @@ struct Offset
     float share;
 };
 
-// Of a tap and an offset group for output pixel (y, x).
-__device__ __forceinline__ Offset offsetAt(
-    DeformConv2dParams const& params, int32_t image, int32_t offsetGroup, int32_t tap, int32_t y, int32_t x)
-{
-    int32_t const outWidth = onlyHere(params.outWidth);
-    int64_t const pixels = static_cast<int64_t>(params.outHeight) * outWidth;
-    int64_t const pixel = static_cast<int64_t>(y) * outWidth + x;
-    int64_t const taps = params.kernelHeight * params.kernelWidth;
-    int64_t const plane = (static_cast<int64_t>(image) * params.offsetGroups + offsetGroup) * taps + tap;
-    return Offset{loadAs(params.offset, 2 * plane * pixels + pixel, params.offsetType),
-        loadAs(params.offset, (2 * plane + 1) * pixels + pixel, params.offsetType),
-        params.mask != nullptr ? loadAs(params.mask, plane * pixels + pixel, params.offsetType) : 1.F};
-}
-
-// Where the tap samples for output pixel (y, x).
+// Where the tap samples for output pixel (y, x), the nearest neighbour last.
 __device__ __forceinline__ Corners cornersAt(
-    DeformConv2dParams const& params, Offset const& offset, int32_t tap, int32_t y, int32_t x)
+    DeformConv2dWork const& work, Offset const& offset, int32_t tap, int32_t y, int32_t x)
 {
-    float const share = params.mask != nullptr && params.sigmoidMask != 0 ? __fdividef(1.F, 1.F + __expf(-offset.share))
-                                                                          : offset.share;
-    int32_t const row = tap / params.kernelWidth;
+    DeformConv2dParams const& params = work.params;
+    float const share = params.mask == nullptr ? 1.F
+        : params.sigmoidMask != 0              ? __fdividef(1.F, 1.F + __expf(-offset.share))
+                                               : offset.share;
+    int32_t const row = params.kernelWidth == 1
+        ? tap
+        : static_cast<int32_t>((static_cast<uint64_t>(tap) * work.perKernelWidth) >> 32U);
     int32_t const column = tap - row * params.kernelWidth;
     int32_t const atY = y * params.strideHeight - params.padTop + row * params.dilationHeight;
     int32_t const atX = x * params.strideWidth - params.padLeft + column * params.dilationWidth;
-    int32_t const height = onlyHere(params.height);
     int32_t const width = onlyHere(params.width);
-    Place const place
-        = placeOf(static_cast<float>(atY) + offset.dy, static_cast<float>(atX) + offset.dx, height, width);
-    return cornersOf(place, height, width, share);
-}
-
-__device__ __forceinline__ void exchange(Corners& corners, int32_t i, int32_t j)
-{
-    int32_t const index = corners.index[i];
-    float const weight = corners.weight[i];
-    corners.index[i] = corners.index[j];
-    corners.weight[i] = corners.weight[j];
-    corners.index[j] = index;
-    corners.weight[j] = weight;
-}
-
-// The farthest neighbour, which weighs least, first.
-__device__ __forceinline__ void sortByDistance(Corners& corners)
-{
-    if (corners.weight[0] + corners.weight[1] > corners.weight[2] + corners.weight[3])
+    Neighbours const rows = neighboursOf(static_cast<float>(atY) + offset.dy, onlyHere(params.height));
+    Neighbours const columns = neighboursOf(static_cast<float>(atX) + offset.dx, width);
+    Corners corners;
+#pragma unroll
+    for (int32_t i = 0; i < 4; ++i)
     {
-        exchange(corners, 0, 2);
-        exchange(corners, 1, 3);
+        corners.index[i] = rows.at[i / 2] * width + columns.at[i % 2];
+        corners.weight[i] = share * rows.weight[i / 2] * columns.weight[i % 2];
     }
-    if (corners.weight[0] + corners.weight[2] > corners.weight[1] + corners.weight[3])
-    {
-        exchange(corners, 0, 1);
-        exchange(corners, 2, 3);
-    }
+    return corners;
 }
 
 } // namespace degmix

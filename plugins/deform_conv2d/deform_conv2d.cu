@@ -212,8 +212,9 @@ DeformConv2dWork workOf(DeformConv2dParams const& params, bool isVector, int32_t
     // Without channels or pixels there is nothing to sample, and the sums are zero.
     bool const isEmpty = params.c == 0 || params.height == 0 || params.width == 0;
     int32_t const taps = isEmpty ? 0 : params.kernelHeight * params.kernelWidth;
-    DeformConv2dWork work{params, perGroup, params.outChannels / params.groups, perOffsetGroup, taps,
-        static_cast<int32_t>(ceilDiv(perGroup, chunk)), taps, 1, 1, splits, 0, 1.F, 0, 0};
+    uint32_t const perKernelWidth = static_cast<uint32_t>(ceilDiv(int64_t{1} << 32, params.kernelWidth));
+    DeformConv2dWork work{params, perGroup, params.outChannels / params.groups, perOffsetGroup, taps, perKernelWidth,
+        static_cast<int32_t>(ceilDiv(perGroup, chunk)), taps, 1, 1, 65536, splits, 0, 1.F, 0, 0};
     work.isVectorOutput = canStoreVectors(params) ? 1 : 0;
     if (params.outputType == Type::kINT8)
     {
@@ -240,6 +241,7 @@ DeformConv2dWork workOf(DeformConv2dParams const& params, bool isVector, int32_t
         // Groups that a chunk meets wherever it begins.
         work.tableGroups = std::min((kPARTS - 2) / (perOffsetGroup / count) + 2, kPARTS);
     }
+    work.perTableGroups = static_cast<uint32_t>(ceilDiv(65536, work.tableGroups));
     work.tableTaps = std::min(taps, std::max(kTABLE_ROWS / work.tableGroups, 1));
     return work;
 }

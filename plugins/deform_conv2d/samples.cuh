@@ -7,6 +7,36 @@
 namespace degmix
 {
 
+// The planes of offsets and modulation of an image, at one pixel of the output.
+template <typename TOffset>
+class OffsetPlanes
+{
+public:
+    __device__ __forceinline__ OffsetPlanes(DeformConv2dWork const& work, int32_t image, int32_t y, int32_t x)
+    {
+        DeformConv2dParams const& params = work.params;
+        int32_t const width = onlyHere(params.outWidth);
+        int32_t const pixel = y * width + x;
+        mPixels = params.outHeight * width;
+        int64_t const first = static_cast<int64_t>(image) * (params.offsetGroups * work.taps) * mPixels;
+        mOffset = static_cast<TOffset const*>(params.offset) + 2 * first + pixel;
+        mMask = params.mask == nullptr ? nullptr : static_cast<TOffset const*>(params.mask) + first + pixel;
+    }
+
+    // Of one offset group and tap, in this order.
+    __device__ __forceinline__ Offset load(int32_t plane) const
+    {
+        TOffset const* const at = mOffset + static_cast<int64_t>(2 * plane) * mPixels;
+        return Offset{toFloat(__ldg(at)), toFloat(__ldg(at + mPixels)),
+            mMask == nullptr ? 1.F : toFloat(__ldg(mMask + static_cast<int64_t>(plane) * mPixels))};
+    }
+
+private:
+    TOffset const* mOffset;
+    TOffset const* mMask;
+    int32_t mPixels;
+};
+
 // Where the taps of a tile's pixels sample: made once for several taps and all their channels.
 template <typename T, typename TILE>
 struct CornerTable
@@ -39,16 +69,41 @@ struct CornerTable
         bool const isPixel = y < params.outHeight && x < params.outWidth;
         uint32_t const unit = static_cast<uint32_t>(params.valuePitch) * sizeof(T) / 16;
         int32_t const rows = step.tableTaps * groups;
-        auto const tapOf = [&](int32_t row) { return step.firstTap + (groups > 1 ? row / groups : row); };
-        auto const groupOf = [&](int32_t row) { return firstGroup + (groups > 1 ? row % groups : 0); };
-        // All offsets are asked for before the first is used: memory takes long to answer.
-        Offset offsets[kTURNS];
-#pragma unroll
-        for (int32_t i = 0; i < kTURNS; ++i)
+        // A division of a small number.
+        auto const tapOf = [&](int32_t row)
+        { return static_cast<int32_t>(static_cast<uint32_t>(row) * work.perTableGroups >> 16U); };
+        auto const planeOf = [&](int32_t row)
         {
-            int32_t const row = thread / TILE::kM + i * kROWS;
-            bool const isThere = isPixel && row < rows && groupOf(row) < params.offsetGroups;
-            offsets[i] = isThere ? offsetAt(params, block.image, groupOf(row), tapOf(row), y, x) : Offset{};
+            int32_t const group = min(firstGroup + row - tapOf(row) * groups, params.offsetGroups - 1);
+            return group * work.taps + step.firstTap + tapOf(row);
+        };
+        // All offsets are asked for before the first is used: memory takes long to answer.
+        Offset offsets[kTURNS]{};
+        if (params.offsetType == Type::kFLOAT)
+        {
+            OffsetPlanes<float> const planes(work, block.image, y, x);
+#pragma unroll
+            for (int32_t i = 0; i < kTURNS; ++i)
+            {
+                int32_t const row = thread / TILE::kM + i * kROWS;
+                if (isPixel && row < rows)
+                {
+                    offsets[i] = planes.load(planeOf(row));
+                }
+            }
+        }
+        else
+        {
+            OffsetPlanes<__half> const planes(work, block.image, y, x);
+#pragma unroll
+            for (int32_t i = 0; i < kTURNS; ++i)
+            {
+                int32_t const row = thread / TILE::kM + i * kROWS;
+                if (isPixel && row < rows)
+                {
+                    offsets[i] = planes.load(planeOf(row));
+                }
+            }
         }
 #pragma unroll
         for (int32_t i = 0; i < kTURNS; ++i)
@@ -59,8 +114,7 @@ struct CornerTable
                 Corners corners{};
                 if (isPixel)
                 {
-                    corners = cornersAt(params, offsets[i], tapOf(row), y, x);
-                    sortByDistance(corners);
+                    corners = cornersAt(work, offsets[i], step.firstTap + tapOf(row), y, x);
                 }
                 int32_t const entry = row * TILE::kM + pixel;
                 places[entry] = uint4{static_cast<uint32_t>(corners.index[0]) * unit,
@@ -243,7 +297,7 @@ private:
                 {
                     group = (first + e) / mWork.perOffsetGroup;
                     nextGroup = (group + 1) * mWork.perOffsetGroup;
-                    corners = cornersAt(mParams, offsetAt(mParams, mBlock.image, group, tap, y, x), tap, y, x);
+                    corners = cornersAt(mWork, offsetAt(group * mWork.taps + tap, y, x), tap, y, x);
                 }
 #pragma unroll
                 for (int32_t i = 0; i < 4; ++i)
@@ -253,6 +307,12 @@ private:
             }
             to[e] = fromFloat<T>(sum);
         }
+    }
+
+    __device__ __forceinline__ Offset offsetAt(int32_t plane, int32_t y, int32_t x) const
+    {
+        return mParams.offsetType == Type::kFLOAT ? OffsetPlanes<float>(mWork, mBlock.image, y, x).load(plane)
+                                                  : OffsetPlanes<__half>(mWork, mBlock.image, y, x).load(plane);
     }
 
     __device__ __forceinline__ T valueAt(int32_t pixel, int32_t channel) const

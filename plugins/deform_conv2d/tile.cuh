@@ -74,15 +74,17 @@ struct DeformConv2dWork
     int32_t outputs;        // output channels of a group
     int32_t perOffsetGroup; // input channels
     int32_t taps;
-    int32_t chunks;         // of one group's channels
-    int32_t tableTaps;      // taps that a table of corners holds
-    int32_t tableChunks;    // chunks that share a table
-    int32_t tableGroups;    // offset groups that meet in a chunk
-    int32_t splits;         // blocks of a cluster that share the steps of one tile
-    int32_t isVectorOutput; // 8 output channels go to memory together
-    float perOutputScale;   // 1 / outputScale
-    int64_t chunkBytes;     // from a pixel's chunk of values to its next
-    int64_t blockBytes;     // from a pixel's 32 channels to its next
+    uint32_t perKernelWidth; // 2^32 / kernelWidth, rounded up, of wider ones than 1
+    int32_t chunks;          // of one group's channels
+    int32_t tableTaps;       // taps that a table of corners holds
+    int32_t tableChunks;     // chunks that share a table
+    int32_t tableGroups;     // offset groups that meet in a chunk
+    uint32_t perTableGroups; // 2^16 / tableGroups, rounded up
+    int32_t splits;          // blocks of a cluster that share the steps of one tile
+    int32_t isVectorOutput;  // 8 output channels go to memory together
+    float perOutputScale;    // 1 / outputScale
+    int64_t chunkBytes;      // from a pixel's chunk of values to its next
+    int64_t blockBytes;      // from a pixel's 32 channels to its next
 };
 
 // A step: which tap and which chunk of channels.
