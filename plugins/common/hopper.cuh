@@ -2,7 +2,7 @@
 // groups of four warps, whose operands lie in shared memory. Compiled for sm_90a alone.
 #pragma once
 
-#include "common/device.cuh"
+#include "common/block.cuh"
 
 namespace degmix
 {

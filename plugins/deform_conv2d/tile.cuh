@@ -10,7 +10,7 @@
 // follow each other, so that the first-level cache still has most of their neighbours.
 #pragma once
 
-#include "common/device.cuh"
+#include "common/block.cuh"
 #include "deform_conv2d/deform_conv2d.h"
 
 namespace degmix
