@@ -47,23 +47,28 @@ __device__ __forceinline__ int32_t clusterRank()
 #endif
 }
 
-// A pair of floats from the same place in the shared memory of another block of the cluster.
-__device__ __forceinline__ float2 loadOfCluster(float const* mine, int32_t rank)
+// Four floats from the same place in the shared memory of another block of the cluster.
+struct alignas(16) Floats
+{
+    float element[4];
+};
+
+__device__ __forceinline__ Floats loadOfCluster(Floats const* mine, [[maybe_unused]] int32_t rank)
 {
 #if defined(DEGMIX_EMULATED)
-    return *static_cast<float2 const*>(emulation::ofCluster(mine, static_cast<unsigned>(rank)));
+    return *static_cast<Floats const*>(emulation::ofCluster(mine, static_cast<unsigned>(rank)));
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     uint32_t const address = static_cast<uint32_t>(__cvta_generic_to_shared(mine));
-    float2 value;
+    Floats value;
     asm volatile(
-        "{\n.reg .u32 there;\nmapa.shared::cluster.u32 there, %2, %3;\n"
-        "ld.shared::cluster.v2.f32 {%0, %1}, [there];\n}\n"
-        : "=f"(value.x), "=f"(value.y)
+        "{\n.reg .u32 there;\nmapa.shared::cluster.u32 there, %4, %5;\n"
+        "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [there];\n}\n"
+        : "=f"(value.element[0]), "=f"(value.element[1]), "=f"(value.element[2]), "=f"(value.element[3])
         : "r"(address), "r"(rank)
         : "memory");
     return value;
 #else
-    return float2{mine[0], mine[1]};
+    return *mine;
 #endif
 }
 

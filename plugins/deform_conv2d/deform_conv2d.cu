@@ -137,13 +137,12 @@ int64_t blocksOf(DeformConv2dParams const& params, TileChoice const& tile)
         * ceilDiv(params.outWidth, tile.m / kSIDE);
 }
 
-// Blocks that a card runs at once if each has a multiprocessor. Clusters lie within one of its eight parts.
+// Blocks that a card runs at once if each has a multiprocessor. A cluster lies in one part of the card: pairs
+// of multiprocessors are always there, larger parts need not be whole.
 int64_t roomOf(DeviceLimits const& limits, int32_t splits)
 {
-    constexpr int32_t kCARD_PARTS = 8;
-    int32_t const room
-        = splits == 1 ? limits.multiprocessors : limits.multiprocessors / kCARD_PARTS / splits * splits * kCARD_PARTS;
-    return std::max(room, 1);
+    int32_t const whole = splits <= 2 ? limits.multiprocessors : limits.multiprocessors * 9 / 10;
+    return std::max(whole / splits * splits, 1);
 }
 
 // Rows of 128 bytes that a step moves through a multiprocessor's memory pipe, which takes one a cycle: four
@@ -160,8 +159,8 @@ int64_t rowsOf(TileChoice const& tile)
 // that is alone takes as long as memory to answer.
 int64_t costOf(DeformConv2dParams const& params, TileChoice const& tile, int32_t splits, DeviceLimits const& limits)
 {
-    constexpr int64_t kLATENCY = 1000;
-    constexpr int64_t kONCE = 3000; // for the table of corners, and to begin and to end
+    constexpr int64_t kLATENCY = 1200;
+    constexpr int64_t kONCE = 6000; // for the table of corners, and to begin and to end
     int64_t const blending = params.valueType == Type::kINT8 ? 20 * tile.m : 0;
     int64_t const product = params.valueType == Type::kFLOAT ? tile.m * tile.n / 4 : 0;
     int64_t const step = rowsOf(tile) + blending + product;
@@ -169,11 +168,13 @@ int64_t costOf(DeformConv2dParams const& params, TileChoice const& tile, int32_t
     int64_t const chunk = kROW_BYTES / sizeOf(params.valueType);
     int64_t const steps = ceilDiv(taps * ceilDiv(params.c / params.groups, chunk), splits);
     // A share of the sums comes from every block of a cluster.
-    int64_t const once = kONCE + tile.m * tile.n / 16 * (splits > 1 ? 3 : 1);
+    int64_t const once = kONCE + (splits > 1 ? 4000 + 600 * splits : 0);
     int64_t const rounds = ceilDiv(blocksOf(params, tile) * splits, roomOf(limits, splits));
-    bool const isLarge = tile.variant == kGROUPS || tile.m * tile.n > 128 * 128;
+    bool const isLarge = tile.variant == kGROUPS || tile.m * tile.n >= 128 * 128;
     int64_t const together = isLarge ? 1 : std::min<int64_t>(rounds, 2);
-    return ceilDiv(rounds, together) * (steps * std::max(kLATENCY, together * step) + once);
+    // A block alone waits at its barriers; measured on an H100.
+    int64_t const cycles = together == 1 ? std::max(kLATENCY, step * 3 / 2) : together * step;
+    return ceilDiv(rounds, together) * (steps * cycles + once);
 }
 
 bool isOn16Bytes(void const* pointer)

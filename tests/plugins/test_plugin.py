@@ -274,7 +274,14 @@ def test_machine_code_stays_within_its_bounds(compiled):
         assert kernel.main.instructions <= most, name
         assert not sum(loop.divisions for loop in kernel.loops), name
         assert kernel.registers <= (255 if "128, 256" in name else 128), name
-        assert set(kernel.main.widths) <= {"LDG.128", "LDGSTS.128", "LDS.32", "LDS.64", "LDS.128", "STS.128"}
+        assert set(kernel.main.widths) <= {
+            "LDG.128",
+            "LDGSTS.128",
+            "LDS.32",
+            "LDS.64",
+            "LDS.128",
+            "STS.128",
+        }
     assert not [name for name, kernel in found.items() if kernel.stack]
 
 
