@@ -37,7 +37,7 @@ TILES = [
     (m, n, splits, variant)
     for variant, sizes in SIZES.items()
     for m, n in sizes
-    for splits in (1, 2, 4, 8)
+    for splits in (1, 2, 3, 4, 6, 8)
 ]
 """Pixels, output channels, splits and variant of deform_conv2d."""
 

@@ -313,9 +313,9 @@ char const* checkDeformConv2d(DeformConv2dParams const& params) noexcept
     {
         return "tileM: expected 128, 64 with a tileN of 128, or 0 for the heuristic's";
     }
-    if (params.splits != 0 && params.splits != 1 && params.splits != 2 && params.splits != 4 && params.splits != 8)
+    if (params.splits < 0 || params.splits > kMOST_SPLITS)
     {
-        return "splits: expected 1, 2, 4, 8, or 0 for the heuristic's";
+        return "splits: expected 1 to 8, or 0 for the heuristic's";
     }
     if (params.variant < 0 || params.variant > kGROUPS)
     {
@@ -356,7 +356,7 @@ DeformConv2dLaunch planDeformConv2d(DeformConv2dParams const& params, DeviceLimi
         bool const isFree = params.splits == 0 && params.tileN == 0;
         int32_t const fewest = isFree || !hasClusters ? 1 : std::max(params.splits, 1);
         int32_t const most = !hasClusters ? 1 : isFree ? kMOST_SPLITS : fewest;
-        for (int32_t splits = fewest; splits <= most; splits *= 2)
+        for (int32_t splits = fewest; splits <= most; ++splits)
         {
             int64_t const cost = costOf(params, tile, splits, limits);
             if (least == 0 || (isAsked && !hasAsked) || (isAsked == hasAsked && cost < least))

@@ -229,7 +229,7 @@ def test_every_tile_gives_the_same(kernels, tile, kind):
     [(160, 1, 1, (3, 3)), (64, 1, 1, (4, 4)), (48, 2, 3, (2, 2)), (128, 1, 8, (1, 1))],
 )
 def test_groups_of_warps_give_the_same(kernels, tile_n, splits, c, group, groups, kernel):
-    """The variant for compute capability 9.0: stages, barriers, operands of whole groups of warps."""
+    """The variant for compute capability 9.0: stages, barriers, operands of groups of warps."""
     rng = np.random.default_rng(tile_n + splits)
     value = rng.standard_normal((1, c, 9, 18)).astype(np.float16)
     weight = rng.standard_normal((144, c // group, *kernel)).astype(np.float16)
@@ -242,7 +242,7 @@ def test_groups_of_warps_give_the_same(kernels, tile_n, splits, c, group, groups
     assert relative(got, want) < 5e-4
 
 
-@pytest.mark.parametrize("splits", [2, 4, 8])
+@pytest.mark.parametrize("splits", [2, 3, 8])
 @pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8])
 @pytest.mark.parametrize(
     ("c", "groups", "kernel"),
@@ -483,7 +483,7 @@ def test_heuristics(kernels):
     tile = lambda *a, card=native.H200, **k: kernels.plan("deform_conv2d", conv(*a, **k), card)  # noqa: E731
     sizes = lambda plan: (plan.tile_m, plan.tile_n, plan.splits)  # noqa: E731
     assert sizes(tile(256, 256, 112)) == (128, 256, 1)
-    # Two blocks share the steps of each tile, so that every multiprocessor has two, where there are clusters.
+    # Where there are clusters, two blocks share a tile: every multiprocessor has two.
     assert sizes(tile(256, 256, 64)) == (64, 128, 2)
     assert sizes(tile(256, 256, 64, card=native.ORIN)) == (128, 256, 1)
     assert sizes(tile(256, 256, 64, card=native.RTX4090)) == (64, 128, 1)
@@ -542,7 +542,7 @@ def test_sampling_refuses(kernels, change, reason):
         ({"value_layout": 1, "value_pitch": 4}, "valuePitch"),
         ({"tile_n": 96}, "tileN"),
         ({"tile_n": 256, "tile_m": 64}, "tileM"),
-        ({"splits": 3}, "splits"),
+        ({"splits": 9}, "splits"),
         ({"variant": 3}, "variant"),
         ({}, "a pointer is null"),
     ],

@@ -246,6 +246,9 @@ MOST_A_STEP = {
 }
 """Instructions that each of eight warps may have in a step of 128 bytes of channels, on Orin."""
 
+VECTORS = {"LDG.128", "LDGSTS.128", "LDS.32", "LDS.64", "LDS.128", "STS.128"}
+"""What a step may read and write memory with."""
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
