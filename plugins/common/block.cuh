@@ -34,6 +34,17 @@ __device__ __forceinline__ void syncCluster()
 #endif
 }
 
+// The same where nothing that was written before has to be seen after: it does not wait for what is on its way to
+// memory.
+__device__ __forceinline__ void leaveCluster()
+{
+#if defined(DEGMIX_EMULATED)
+    emulation::syncCluster();
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;\n" ::: "memory");
+#endif
+}
+
 __device__ __forceinline__ int32_t clusterRank()
 {
 #if defined(DEGMIX_EMULATED)

@@ -69,7 +69,8 @@ __device__ __forceinline__ void giveRegisters()
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(kREGISTERS));
 }
 
-// What this thread wrote to shared memory is seen by products that are issued after a barrier.
+// What was written to shared memory before, by this thread or by those it has waited for, is seen by products that
+// it issues after.
 __device__ __forceinline__ void showToProducts()
 {
     asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");

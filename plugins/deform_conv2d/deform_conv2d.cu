@@ -59,7 +59,7 @@ Kernel groupsKernel()
 {
     using TILE = HopperTile<kN>;
     static_assert(Slab<__half, TILE>::kBYTES <= TILE::kTABLE_AT, "sums take the place of the operands");
-    return Kernel{deformConv2dHopperKernel<kN>, 2 * TILE::kTHREADS, kHOPPER_BYTES<TILE>};
+    return Kernel{deformConv2dHopperKernel<kN>, TILE::kALL, kHOPPER_BYTES<TILE>};
 }
 
 Kernel groupsKernelOf(TileChoice const& tile)
@@ -151,7 +151,7 @@ int64_t rowsOf(TileChoice const& tile)
 {
     bool const isLarge = tile.m * tile.n > 128 * 128;
     int32_t const atOnceM = tile.variant == kGROUPS || isLarge ? 64 : 32;
-    int32_t const atOnceN = tile.variant == kGROUPS ? 128 : tile.m * tile.n > 64 * 128 ? 64 : 32;
+    int32_t const atOnceN = tile.variant == kGROUPS ? (tile.n > 128 ? 128 : 64) : tile.m * tile.n > 64 * 128 ? 64 : 32;
     return 5 * tile.m + tile.n + tile.m * ceilDiv(tile.n, atOnceN) + tile.n * ceilDiv(tile.m, atOnceM);
 }
 
@@ -172,8 +172,10 @@ int64_t costOf(DeformConv2dParams const& params, TileChoice const& tile, int32_t
     int64_t const rounds = ceilDiv(blocksOf(params, tile) * splits, roomOf(limits, splits));
     bool const isLarge = tile.variant == kGROUPS || tile.m * tile.n >= 128 * 128;
     int64_t const together = isLarge ? 1 : std::min<int64_t>(rounds, 2);
-    // A block alone waits at its barriers; measured on an H100.
-    int64_t const cycles = together == 1 ? std::max(kLATENCY, step * 3 / 2) : together * step;
+    // A block alone waits at its barriers, unless other warps sample than multiply; measured on an H100.
+    int64_t const cycles = tile.variant == kGROUPS ? step * 5 / 4
+        : together == 1                            ? std::max(kLATENCY, step * 3 / 2)
+                                                   : together * step;
     return ceilDiv(rounds, together) * (steps * cycles + once);
 }
 
@@ -338,14 +340,16 @@ DeformConv2dLaunch planDeformConv2d(DeformConv2dParams const& params, DeviceLimi
     bool const isVector = canVectorise(params);
     bool const hasClusters = limits.computeCapability >= kCLUSTERS_FROM && isVector;
     bool const hasGroups = limits.computeCapability == kGROUPS_ON && isVector && params.valueType == Type::kHALF;
-    int32_t const variant = params.variant == kGROUPS && hasGroups ? kGROUPS : kWARPS;
+    // Both variants, unless one is asked for. A tile that is asked for gives the same bits on every card.
+    bool const isOnlyWarps = params.variant == kWARPS || !hasGroups || (params.variant == 0 && params.tileN != 0);
+    bool const isOnlyGroups = params.variant == kGROUPS && hasGroups;
     TileChoice best = kSCALAR_TILE;
     int32_t bestSplits = 1;
     int64_t least = 0;
     bool hasAsked = false;
     for (TileChoice const& tile : kTILES)
     {
-        if (!isVector || tile.variant != variant || !isTileOf(params.valueType, tile)
+        if (!isVector || (tile.variant == kGROUPS ? isOnlyWarps : isOnlyGroups) || !isTileOf(params.valueType, tile)
             || kernelOf(params.valueType, tile, true).sharedBytes > limits.sharedBytesPerBlock)
         {
             continue;
@@ -358,6 +362,10 @@ DeformConv2dLaunch planDeformConv2d(DeformConv2dParams const& params, DeviceLimi
         int32_t const most = !hasClusters ? 1 : isFree ? kMOST_SPLITS : fewest;
         for (int32_t splits = fewest; splits <= most; ++splits)
         {
+            if (isFree && (splits == 5 || splits == 7))
+            {
+                continue; // parts of a card have even numbers of multiprocessors
+            }
             int64_t const cost = costOf(params, tile, splits, limits);
             if (least == 0 || (isAsked && !hasAsked) || (isAsked == hasAsked && cost < least))
             {
@@ -385,12 +393,18 @@ cudaError_t deformConv2d(DeformConv2dParams const& params, cudaStream_t stream) 
     {
         return status;
     }
-    DeformConv2dLaunch const plan = planDeformConv2d(params, limits);
-    bool const isVector = plan.isVector != 0;
+    DeformConv2dLaunch plan = planDeformConv2d(params, limits);
     if (plan.variant == kGROUPS && !holdsGroups())
     {
-        return cudaErrorNotSupported;
+        if (params.variant == kGROUPS)
+        {
+            return cudaErrorNotSupported;
+        }
+        DeformConv2dParams byWarps = params;
+        byWarps.variant = kWARPS;
+        plan = planDeformConv2d(byWarps, limits);
     }
+    bool const isVector = plan.isVector != 0;
     Kernel const kernel = kernelOf(params.valueType, TileChoice{plan.variant, plan.tileM, plan.tileN}, isVector);
     return launch(kernel.function, workOf(params, isVector, plan.splits), plan.blocks, plan.threads, plan.sharedBytes,
         stream, plan.splits);

@@ -142,10 +142,14 @@ __global__ void __launch_bounds__(Tile<kM, kN>::kTHREADS, Tile<kM, kN>::kBLOCKS)
     int32_t const thread = threadAgain();
     Slab<T, TILE> const slab(shared, work, block, thread);
     int32_t const row = firstRow<TILE>(thread);
+    TILE::sync(); // the block's operands are read
 #pragma unroll 1
     for (int32_t first = 0; first < TILE::kM; first += TILE::kSLAB_M)
     {
-        slab.sync(); // the operands, or the last pixels' sums, are read
+        if (first > 0)
+        {
+            slab.sync(); // the last pixels' sums are read
+        }
         if (row - row % TILE::kSLAB_M == first)
         {
             slab.put(sum, row % TILE::kSLAB_M, firstColumn<TILE>(thread));

@@ -51,7 +51,8 @@ struct DeformConv2dParams
     int32_t tileM;       // pixels of a block: 64 (with 128 channels) or 128; 0 as above
     int32_t splits;      // blocks that share the products of a tile: 1 to 8, where a card has clusters of
                          // blocks; 0 leaves it to the heuristic, which splits no tile that tileN asks for
-    int32_t variant;     // 1: products by warps; 2: by groups of warps, on compute capability 9.0; 0: the heuristic's
+    int32_t variant;     // 1: products by warps; 2: by groups of warps, on compute capability 9.0; 0: the heuristic's,
+                         // and 1 with a tileN
 };
 
 struct DeformConv2dLaunch

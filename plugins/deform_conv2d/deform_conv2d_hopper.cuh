@@ -19,10 +19,12 @@ struct HopperTile
     static constexpr int32_t kN = kOUTPUTS;
     static constexpr int32_t kY = 8;
     static constexpr int32_t kX = kM / kY;
-    static constexpr int32_t kTHREADS = 256;                   // that sample, and as many that multiply
+    static constexpr int32_t kSTORING = 256;                  // threads that multiply, and have sums
+    static constexpr int32_t kTHREADS = kN > 128 ? 256 : 512; // that sample
+    static constexpr int32_t kALL = kSTORING + kTHREADS;
     static constexpr int32_t kWARP_M = 64;                     // pixels of a group of warps
     static constexpr int32_t kSLAB_M = kM;                     // pixels whose sums leave together
-    static constexpr int32_t kPRODUCT_N = kN < 128 ? kN : 128; // output channels of an instruction
+    static constexpr int32_t kPRODUCT_N = kN > 128 ? 128 : 64; // output channels of an instruction
     static constexpr int32_t kPRODUCTS = kN / kPRODUCT_N;
     static constexpr int32_t kFRAGMENTS_M = 1;
     static constexpr int32_t kFRAGMENTS_N = kPRODUCT_N / 8;
@@ -34,18 +36,20 @@ struct HopperTile
     static constexpr int32_t kTABLE_AT = kSTAGE_COUNT * kSTAGE_BYTES;
     static constexpr int32_t kALIGNMENT = 1024; // of stages; shared memory that a launch asks for has less
 
-    template <typename T>
-    static constexpr int32_t kAHEAD = 4; // pixels of a thread that are being read
+    // Registers of threads that sample, and of those that multiply: together no more than the launch's. Sums of
+    // 256 channels leave room for few threads that sample.
+    static constexpr int32_t kSAMPLING = kN > 128 ? 96 : 72;
+    static constexpr int32_t kMULTIPLYING = kN > 128 ? 160 : 96;
 
-    // Registers of threads that sample, and of those that multiply: together two of the launch's.
-    static constexpr int32_t kSAMPLING = 96;
-    static constexpr int32_t kMULTIPLYING = 160;
+    // A step's neighbours are all on their way before the last step's are blended.
+    template <typename T>
+    static constexpr int32_t kAHEAD = kM * kPARTS / kTHREADS;
 
     // Of the threads that multiply, which alone have sums.
     static __device__ __forceinline__ void sync()
     {
 #if defined(DEGMIX_HAS_GROUPS)
-        syncSome<1, kTHREADS>();
+        syncSome<1, kSTORING>();
 #endif
     }
 };
@@ -125,13 +129,8 @@ __device__ __forceinline__ void sampleStages(
             {
                 commitCopies(); // an empty group, so that the last but one is always this step's
             }
-#pragma unroll
-            for (int32_t i = 0; i < Samples::kCOUNT; ++i)
-            {
-                samples.turn(stage.values(), i);
-            }
+            samples.turnAll(stage.values());
             waitCopies<1>();
-            showToProducts();
             __syncwarp();
             if (threadIdx.x % 32 == 0)
             {
@@ -154,6 +153,8 @@ __device__ __forceinline__ void multiplyStages(DeformConv2dWork const& work, Hop
     for (int32_t step = 0; step < steps; ++step)
     {
         waitFor(stage.full + stage.index, stage.parity);
+        // Here and not where samples are written: there the fence would wait for the neighbours under way.
+        showToProducts();
         uint64_t const values = operandAt(stage.values() + group * TILE::kWARP_M * kROW_BYTES);
         uint64_t const weights = operandAt(stage.weights());
         beginProducts();
@@ -181,7 +182,8 @@ __device__ __forceinline__ void multiplyStages(DeformConv2dWork const& work, Hop
 #endif
 
 template <int32_t kN>
-__global__ void __launch_bounds__(512, 1) deformConv2dHopperKernel([[maybe_unused]] DeformConv2dWork work)
+__global__ void __launch_bounds__(HopperTile<kN>::kALL, 1)
+    deformConv2dHopperKernel([[maybe_unused]] DeformConv2dWork work)
 {
 #if defined(DEGMIX_HAS_GROUPS)
     using TILE = HopperTile<kN>;
@@ -196,7 +198,7 @@ __global__ void __launch_bounds__(512, 1) deformConv2dHopperKernel([[maybe_unuse
         for (int32_t i = 0; i < TILE::kSTAGE_COUNT; ++i)
         {
             initBarrier(full + i, TILE::kTHREADS / 32);
-            initBarrier(empty + i, TILE::kTHREADS / 32);
+            initBarrier(empty + i, TILE::kSTORING / 32);
         }
         showBarriers();
     }
@@ -214,7 +216,7 @@ __global__ void __launch_bounds__(512, 1) deformConv2dHopperKernel([[maybe_unuse
         int32_t const thread = static_cast<int32_t>(threadIdx.x) - TILE::kTHREADS;
         multiplyStages<TILE>(work, stage, thread, sum);
         Slab<__half, TILE> const slab(shared, work, block, thread);
-        slab.sync(); // all products are made
+        TILE::sync(); // all products of the block are made
 #pragma unroll
         for (int32_t i = 0; i < TILE::kPRODUCTS; ++i)
         {

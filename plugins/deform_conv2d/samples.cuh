@@ -189,12 +189,8 @@ public:
     __device__ __forceinline__ void load(int32_t i)
     {
         int32_t const entry = mEntry + i * TILE::kROWS_AT_ONCE;
-        uint4 const place = mTable.places[entry];
         mWeights[i % kAHEAD] = mTable.weights[entry];
-        mRead[i % kAHEAD][0] = neighbour(place.x);
-        mRead[i % kAHEAD][1] = neighbour(place.y);
-        mRead[i % kAHEAD][2] = neighbour(place.z);
-        mRead[i % kAHEAD][3] = neighbour(place.w);
+        read(i % kAHEAD, mTable.places[entry]);
     }
 
     // Blend them into the stage at `values`.
@@ -215,6 +211,26 @@ public:
         load((i + kAHEAD) % kCOUNT);
     }
 
+    // The same for all pixels, where a whole step is being read.
+    __device__ __forceinline__ void turnAll(unsigned char* values)
+    {
+        static_assert(kAHEAD == kCOUNT && kCOUNT % 2 == 0, "two pixels at a time");
+        advance();
+#pragma unroll
+        for (int32_t i = 0; i < kCOUNT; i += 2)
+        {
+            // Places come before the stores, behind which the compiler would have them wait.
+            uint4 const first = mTable.places[mEntry + i * TILE::kROWS_AT_ONCE];
+            uint4 const second = mTable.places[mEntry + (i + 1) * TILE::kROWS_AT_ONCE];
+            store(values, i);
+            store(values, i + 1);
+            read(i, first);
+            read(i + 1, second);
+            mWeights[i] = mTable.weights[mEntry + i * TILE::kROWS_AT_ONCE];
+            mWeights[i + 1] = mTable.weights[mEntry + (i + 1) * TILE::kROWS_AT_ONCE];
+        }
+    }
+
 private:
     // The thread's. Behind the group's last channel it is the chunk's first one again: its weights are zeros.
     __device__ __forceinline__ int32_t part() const
@@ -227,6 +243,14 @@ private:
         constexpr int32_t kBLOCK_PARTS = kBLOCK_CHANNELS / Part<T>::kCOUNT;
         mFrom = reinterpret_cast<unsigned char const*>(mValue) + mChunk * mWork.chunkBytes
             + part() / kBLOCK_PARTS * mWork.blockBytes + part() % kBLOCK_PARTS * 16;
+    }
+
+    __device__ __forceinline__ void read(int32_t to, uint4 const& place)
+    {
+        mRead[to][0] = neighbour(place.x);
+        mRead[to][1] = neighbour(place.y);
+        mRead[to][2] = neighbour(place.z);
+        mRead[to][3] = neighbour(place.w);
     }
 
     __device__ __forceinline__ uint4 neighbour(uint32_t place) const

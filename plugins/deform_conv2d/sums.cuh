@@ -83,7 +83,7 @@ public:
             ? mParams.outputPitch
             : (mParams.outChannels + kBLOCK_CHANNELS - 1) / kBLOCK_CHANNELS * kBLOCK_CHANNELS;
         // Vectors of a thread are of the same channels, whose scales and bias are asked for together.
-        static_assert(TILE::kTHREADS % kVECTORS == 0, "a thread keeps its channels");
+        static_assert(TILE::kSTORING % kVECTORS == 0, "a thread keeps its channels");
         mColumn = thread % kVECTORS * kSLAB_VECTOR;
 #pragma unroll
         for (int32_t e = 0; e < kSLAB_VECTOR; ++e)
@@ -119,7 +119,7 @@ public:
     {
         if (kHAS_CLUSTERS && mWork.splits > 1)
         {
-            syncCluster();
+            leaveCluster();
         }
     }
 
@@ -209,7 +209,7 @@ private:
 
     __device__ __forceinline__ int32_t firstOfThread() const
     {
-        return mThread + (kHAS_CLUSTERS && mWork.splits > 1 ? clusterRank() * TILE::kTHREADS : 0);
+        return mThread + (kHAS_CLUSTERS && mWork.splits > 1 ? clusterRank() * TILE::kSTORING : 0);
     }
 
     __device__ __forceinline__ float finished(float sum, int32_t inGroup) const
@@ -245,7 +245,7 @@ private:
     __device__ __forceinline__ void storeVectors(int32_t firstPixel) const
     {
 #pragma unroll 1
-        for (int32_t i = firstOfThread(); i < TILE::kSLAB_M * kVECTORS; i += TILE::kTHREADS * mWork.splits)
+        for (int32_t i = firstOfThread(); i < TILE::kSLAB_M * kVECTORS; i += TILE::kSTORING * mWork.splits)
         {
             int32_t const row = i / kVECTORS;
             int32_t const inGroup = mBlock.firstOutput + mColumn;
@@ -290,7 +290,7 @@ private:
     __device__ __forceinline__ void storeElements(int32_t firstPixel) const
     {
 #pragma unroll 1
-        for (int32_t i = firstOfThread(); i < TILE::kSLAB_M * TILE::kN / 4; i += TILE::kTHREADS * mWork.splits)
+        for (int32_t i = firstOfThread(); i < TILE::kSLAB_M * TILE::kN / 4; i += TILE::kSTORING * mWork.splits)
         {
             int32_t const row = i % TILE::kSLAB_M;
             int32_t const column = i / TILE::kSLAB_M * 4;

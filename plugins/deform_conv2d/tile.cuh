@@ -33,6 +33,7 @@ struct Tile
     static constexpr int32_t kY = 8; // pixels a side
     static constexpr int32_t kX = kM / kY;
     static constexpr int32_t kTHREADS = 256;
+    static constexpr int32_t kSTORING = kTHREADS; // threads that have sums
     static constexpr int32_t kWARP_M = kM * kN > 128 * 128 ? 64 : 32;
     static constexpr int32_t kBLOCKS = kM * kN < 128 * 128 ? 2 : 1; // whose registers a multiprocessor has to hold
     static constexpr int32_t kWARPS_M = kM / kWARP_M;

@@ -483,24 +483,28 @@ def test_heuristics(kernels):
     tile = lambda *a, card=native.H200, **k: kernels.plan("deform_conv2d", conv(*a, **k), card)  # noqa: E731
     sizes = lambda plan: (plan.tile_m, plan.tile_n, plan.splits)  # noqa: E731
     assert sizes(tile(256, 256, 112)) == (128, 256, 1)
-    # Where there are clusters, two blocks share a tile: every multiprocessor has two.
-    assert sizes(tile(256, 256, 64)) == (64, 128, 2)
+    # Blocks share the steps of tiles that are few, where there are clusters.
+    assert sizes(tile(256, 256, 64)) == (128, 256, 3)
     assert sizes(tile(256, 256, 64, card=native.ORIN)) == (128, 256, 1)
     assert sizes(tile(256, 256, 64, card=native.RTX4090)) == (64, 128, 1)
+    assert 64 <= tile(512, 512, 16).blocks <= native.H200.multiprocessors
     assert tile(512, 512, 16).splits >= 4
-    assert tile(512, 512, 16).blocks == 4 * 4 * tile(512, 512, 16).splits
     assert sizes(tile(64, 64, 128)) == (128, 64, 1)
     assert sizes(tile(256, 256, 112, kind=native.FLOAT))[1] == 128
+    for kind in (native.HALF, native.FLOAT, native.INT8):
+        expected = native.GROUPS if kind == native.HALF else native.WARPS
+        assert tile(256, 256, 64, kind=kind).variant == expected
+        assert tile(256, 256, 64, kind=kind, card=native.ORIN).variant == native.WARPS
     forced = conv(256, 256, 64)
     forced.tile_n = 128
     assert kernels.plan("deform_conv2d", forced, native.H200).splits == 1
     forced.splits = 2
     assert kernels.plan("deform_conv2d", forced, native.H200).splits == 2
     assert kernels.plan("deform_conv2d", forced, native.ORIN).splits == 1
-    groups = conv(256, 256, 112)
-    groups.variant = native.GROUPS
+    assert kernels.plan("deform_conv2d", forced, native.H200).variant == native.WARPS
+    forced.variant = native.GROUPS
     for card in (native.H200, native.ORIN):
-        plan = kernels.plan("deform_conv2d", groups, card)
+        plan = kernels.plan("deform_conv2d", forced, card)
         assert plan.variant == (native.GROUPS if card is native.H200 else native.WARPS)
         assert plan.shared_bytes <= card.shared_bytes_per_block
     for card in (native.H200, native.ORIN, native.RTX4090):
