@@ -511,7 +511,11 @@ def test_heuristics(kernels):
         assert tile(256, 256, 64, card=card).shared_bytes <= card.shared_bytes_per_block
     assert tile(256, 256, 112).is_vector == 1
     assert tile(12, 24, 112).is_vector == 0
-    assert tile(256, 256, 112).shared_bytes == 128 * 2 * (128 + 256) + 9 * 128 * 24
+    operands, corners = 128 * (128 + 256), 9 * 128 * 24  # of a stage, and of a table
+    assert tile(256, 256, 112, card=native.ORIN).shared_bytes == 2 * operands + corners
+    assert (
+        3 * operands + corners < tile(256, 256, 112).shared_bytes <= 3 * operands + corners + 1100
+    )
 
 
 @pytest.mark.parametrize(
