@@ -228,6 +228,7 @@ public:
             read(i + 1, second);
             mWeights[i] = mTable.weights[mEntry + i * TILE::kROWS_AT_ONCE];
             mWeights[i + 1] = mTable.weights[mEntry + (i + 1) * TILE::kROWS_AT_ONCE];
+            __syncwarp(); // which no load moves behind
         }
     }
 
@@ -255,7 +256,7 @@ private:
 
     __device__ __forceinline__ uint4 neighbour(uint32_t place) const
     {
-        return __ldg(reinterpret_cast<uint4 const*>(mFrom + static_cast<uint64_t>(place) * 16U));
+        return *reinterpret_cast<uint4 const*>(mFrom + static_cast<uint64_t>(place) * 16U);
     }
 
     DeformConv2dWork const& mWork;
