@@ -6,6 +6,7 @@ A case's `*_inputs` makes the tensors of one launch on the bench's device.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import degmix_kernels as native
 import torch
@@ -290,12 +291,25 @@ def classic(
         make,
         {
             "deform_conv2d": lambda sets: bench.convolution(sets[0], geometry),
+            **{
+                f"deform_conv2d {m} x {n}, {splits} splits, variant {variant}": partial(
+                    by_tile, bench, geometry, (m, n, splits, variant)
+                )
+                for m, n, splits, variant in bench.tiles
+            },
             "torchvision fp16": lambda sets: classic_by_torchvision(sets[0], torch.float16, stride),
             "dense 3x3 (cuDNN, channels last)": lambda sets: F.conv2d(
                 sets[0]["value_cl"], sets[0]["weight_cl"], sets[0]["bias"], stride, 1
             ),
         },
     )
+
+
+def by_tile(
+    bench: Bench, geometry: dict[str, int], tile: tuple[int, int, int, int], sets: list[Tensors]
+) -> None:
+    """Launch the convolution with a tile of one's own."""
+    bench.convolution(sets[0], geometry, tile)
 
 
 def classic_inputs(

@@ -32,6 +32,15 @@ from harness import Bench  # noqa: E402
 from measure import build  # noqa: E402
 from offsets import KINDS  # noqa: E402
 
+SIZES = {1: ((128, 256), (128, 128), (64, 128), (128, 64)), 2: ((128, 256), (128, 128), (128, 64))}
+TILES = [
+    (m, n, splits, variant)
+    for variant, sizes in SIZES.items()
+    for m, n in sizes
+    for splits in (1, 2, 3, 4, 6, 8)
+]
+"""Pixels, output channels, splits and variant of deform_conv2d."""
+
 
 def small_cases(bench: Bench) -> None:
     """One small case of every kind, for the processor."""
@@ -79,6 +88,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--library", type=Path, help="use this library; nothing is compiled")
     parser.add_argument("--quick", action="store_true", help="one case of each kernel")
+    parser.add_argument(
+        "--tiles", action="store_true", help="time every tile and split of deform_conv2d"
+    )
     parser.add_argument("--profile", metavar="NAME", help="launch these cases once, for ncu")
     return parser.parse_args()
 
@@ -113,6 +125,9 @@ def main() -> int:
         library = asked.library or build(asked.build, 10 * major + minor)
         bench = Bench(library, "cuda", profile=asked.profile)
         bench.after_row = lambda: save(asked.json, bench)
+        if asked.tiles:
+            hopper = torch.cuda.get_device_capability() == (9, 0)
+            bench.tiles = [tile for tile in TILES if hopper or tile[2:] == (1, 1)]
         (quick_cases if asked.quick else all_cases)(bench)
     wrong = [f"{row.case}; {row.offsets}" for row in bench.rows if not row.ok]
     print(f"{len(bench.rows)} cases, {len(wrong)} wrong" + "".join(f"\n  {name}" for name in wrong))

@@ -27,6 +27,7 @@ class Bench:
     def __init__(self, library: Path, device: str, *, profile: str | None = None) -> None:
         self.kernels, self.device, self.profile = native.Kernels(library), device, profile
         self.after_row: Callable[[], None] = lambda: None
+        self.tiles: list[tuple[int, int, int, int]] = []  # of deform_conv2d, to be timed too
         self.is_cuda = device == "cuda"
         torch.set_default_device(device)  # random numbers are made where they are used
         self.rows: list[Row] = []
@@ -82,8 +83,14 @@ class Bench:
         )
         self.kernels.launch("deform_offsets", params, self.stream())
 
-    def convolution(self, one: Tensors, geometry: dict[str, int]) -> None:
-        """Launch deform_conv2d with channels last; `geometry` has `stride` and offset `groups`."""
+    def convolution(
+        self, one: Tensors, geometry: dict[str, int], tile: tuple[int, int, int, int] = (0,) * 4
+    ) -> None:
+        """Launch deform_conv2d with channels last; `geometry` has `stride` and offset `groups`.
+
+        `tile` has pixels, output channels, splits and variant; zeros leave them to the
+        heuristic.
+        """
         value, offset, weight = one["last"], one["offset"], one["ohwi"]
         n, height, width, c = value.shape
         mask = one.get("mask")
@@ -119,6 +126,10 @@ class Bench:
             output_layout=native.CHANNELS_LAST,
             value_pitch=c,
             output_pitch=weight.shape[0],
+            tile_m=tile[0],
+            tile_n=tile[1],
+            splits=tile[2],
+            variant=tile[3],
         )
         self.kernels.launch("deform_conv2d", params, self.stream())
 

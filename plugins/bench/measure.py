@@ -41,7 +41,8 @@ class Row:
 
 def build(folder: Path, capability: int) -> Path:
     """Compile the kernels for one compute capability (10 major + minor); the library's path."""
-    arch = f"-gencode=arch=compute_{capability},code=sm_{capability}"
+    target = "90a" if capability == 90 else str(capability)  # with instructions of its own
+    arch = f"-gencode=arch=compute_{target},code=sm_{target}"
     folder.mkdir(parents=True, exist_ok=True)
     library = folder / "libdegmix_kernels.so"
 

@@ -7,11 +7,12 @@ enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
 set(architectures ${DEGMIX_CUDA_ARCHITECTURES})
 if(NOT architectures)
-  # 87 is Orin, 110 is Thor. The last is kept as PTX too, for cards to come. 75 has no mma.m16n8k16.
+  # 87 is Orin, 110 is Thor. The last is kept as PTX too, for cards to come. 90a is 90 with
+  # instructions of its own. 75 has no mma.m16n8k16.
   if(CUDAToolkit_VERSION VERSION_GREATER_EQUAL 13.0)
-    set(architectures 80-real 86-real 87-real 89-real 90-real 100-real 110-real 120)
+    set(architectures 80-real 86-real 87-real 89-real 90a-real 100-real 110-real 120)
   else()
-    set(architectures 80-real 86-real 87-real 89-real 90)
+    set(architectures 80-real 86-real 87-real 89-real 90a-real 90-virtual)
   endif()
 endif()
 message(STATUS "degmix: CUDA ${CUDAToolkit_VERSION} kernels for ${architectures}")

@@ -68,4 +68,26 @@ __host__ __device__ __forceinline__ Corners cornersOf(Place const& place, int32_
     return corners;
 }
 
+// One axis of such a sample: both neighbours, at places inside, and their weights, zero outside; the farther one,
+// which weighs less, first.
+struct Neighbours
+{
+    int32_t at[2];
+    float weight[2];
+};
+
+__host__ __device__ __forceinline__ Neighbours neighboursOf(float coordinate, int32_t size)
+{
+    float const clamped = clampCoordinate(coordinate, size);
+    int32_t const first = floorToInt(clamped);
+    float const fraction = clamped - static_cast<float>(first);
+    float const weight = static_cast<uint32_t>(first) < static_cast<uint32_t>(size) ? 1.F - fraction : 0.F;
+    float const next = first + 1 < size ? fraction : 0.F;
+    int32_t const at = first < 0 ? 0 : first < size ? first : size - 1;
+    int32_t const nextAt = first + 1 < size ? first + 1 : size - 1;
+    bool const isNextFar = next < weight;
+    return Neighbours{
+        {isNextFar ? nextAt : at, isNextFar ? at : nextAt}, {isNextFar ? next : weight, isNextFar ? weight : next}};
+}
+
 } // namespace degmix

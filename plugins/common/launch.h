@@ -11,9 +11,10 @@ namespace degmix
 // Of the current device; read once a device, since a launch must not ask the driver each time.
 cudaError_t deviceLimits(DeviceLimits& limits) noexcept;
 
+// Blocks of a cluster, which compute capability 9.0 and later have, run together.
 template <typename Params>
 cudaError_t launch(void (*kernel)(Params), Params const& params, int64_t blocks, int32_t threads, int64_t sharedBytes,
-    cudaStream_t stream) noexcept
+    cudaStream_t stream, int32_t cluster = 1) noexcept
 {
     if (blocks == 0)
     {
@@ -41,6 +42,16 @@ cudaError_t launch(void (*kernel)(Params), Params const& params, int64_t blocks,
     config.blockDim = dim3(static_cast<unsigned>(threads));
     config.dynamicSmemBytes = static_cast<size_t>(sharedBytes);
     config.stream = stream;
+    cudaLaunchAttribute attribute{};
+    if (cluster > 1)
+    {
+        attribute.id = cudaLaunchAttributeClusterDimension;
+        attribute.val.clusterDim.x = static_cast<unsigned>(cluster);
+        attribute.val.clusterDim.y = 1;
+        attribute.val.clusterDim.z = 1;
+        config.attrs = &attribute;
+        config.numAttrs = 1;
+    }
     return cudaLaunchKernelEx(&config, kernel, params);
 }
 

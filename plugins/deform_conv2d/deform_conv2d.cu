@@ -1,37 +1,182 @@
 #include "common/launch.h"
 #include "deform_conv2d/deform_conv2d.cuh"
+#include "deform_conv2d/deform_conv2d_hopper.cuh"
 
 #include <algorithm>
-#include <type_traits>
 
 namespace degmix
 {
 namespace
 {
 
-int64_t blocksOf(DeformConv2dParams const& params, int32_t tileN)
+enum Variant : int32_t
 {
-    int64_t const outputs = params.outChannels / params.groups;
-    return params.n * params.groups * ceilDiv(outputs, tileN) * ceilDiv(params.outHeight, kTILE)
-        * ceilDiv(params.outWidth, kTILE);
+    kWARPS = 1,
+    kGROUPS = 2, // of four warps
+};
+
+struct TileChoice
+{
+    int32_t variant;
+    int32_t m;
+    int32_t n;
+};
+
+constexpr int32_t kMOST_SPLITS = 8; // the largest cluster that every card with clusters has
+constexpr int32_t kCLUSTERS_FROM = 90;
+
+constexpr int32_t kGROUPS_ON = 90; // sm_90a's instructions, which no other card has
+
+constexpr TileChoice kTILES[] = {{kWARPS, 128, 256}, {kWARPS, 128, 128}, {kWARPS, 64, 128}, {kWARPS, 128, 64},
+    {kGROUPS, 128, 256}, {kGROUPS, 128, 128}, {kGROUPS, 128, 64}};
+constexpr TileChoice kSCALAR_TILE{kWARPS, 64, 128};
+
+// Only half has all tiles: the products of float32, and what INT8 needs to blend, take the registers.
+bool isTileOf(Type type, TileChoice const& tile)
+{
+    return type == Type::kHALF
+        || (tile.variant == kWARPS && tile.m * tile.n != 128 * 128 && (type == Type::kINT8 || tile.n < 256));
 }
 
-// Instructions that the busiest multiprocessor issues in a step of each of its blocks. Every tile of channels
-// samples its pixels anew, which costs as much as many channels' products; more tiles fill a card that small
-// maps leave idle. The numbers of half are counted in sm_90 machine code: 440 a warp for 128 channels, 497 for
-// 256; those of float and int8 are estimates from their instructions for a blend and a product.
-int64_t costOf(DeformConv2dParams const& params, int32_t tileN, DeviceLimits const& limits)
+struct Kernel
 {
-    struct Cost
+    void (*function)(DeformConv2dWork);
+    int32_t threads;
+    int64_t sharedBytes;
+};
+
+template <typename T, int32_t kM, int32_t kN, bool kVECTOR = true>
+Kernel kernel()
+{
+    using TILE = Tile<kM, kN>;
+    static_assert(Slab<T, TILE>::kBYTES <= TILE::kTABLE_AT, "sums take the place of the operands");
+    return Kernel{
+        deformConv2dKernel<T, kM, kN, kVECTOR>, TILE::kTHREADS, kVECTOR ? kSHARED_BYTES<T, TILE> : TILE::kTABLE_AT};
+}
+
+template <int32_t kN>
+Kernel groupsKernel()
+{
+    using TILE = HopperTile<kN>;
+    static_assert(Slab<__half, TILE>::kBYTES <= TILE::kTABLE_AT, "sums take the place of the operands");
+    return Kernel{deformConv2dHopperKernel<kN>, TILE::kALL, kHOPPER_BYTES<TILE>};
+}
+
+Kernel groupsKernelOf(TileChoice const& tile)
+{
+    switch (tile.n)
     {
-        int64_t sampling;
-        int64_t product; // of 64 channels
-    };
-    Cost const cost = params.valueType == Type::kFLOAT ? Cost{300, 320}
-        : params.valueType == Type::kHALF              ? Cost{383, 28}
-                                                       : Cost{700, 28};
-    int64_t const blocks = ceilDiv(blocksOf(params, tileN), std::max(limits.multiprocessors, 1));
-    return blocks * (cost.sampling + cost.product * tileN / 64);
+    case 64: return groupsKernel<64>();
+    case 128: return groupsKernel<128>();
+    }
+    return groupsKernel<256>();
+}
+
+// Whether the library has code of the card's own instructions. Without them the kernel is empty.
+bool holdsGroups()
+{
+#if defined(DEGMIX_EMULATED)
+    return true;
+#else
+    static bool const isHeld = []
+    {
+        cudaFuncAttributes attributes{};
+        cudaError_t const status
+            = cudaFuncGetAttributes(&attributes, reinterpret_cast<void const*>(deformConv2dHopperKernel<256>));
+        return status == cudaSuccess && attributes.numRegs > 64;
+    }();
+    return isHeld;
+#endif
+}
+
+// Of a tile that the type has.
+template <typename T>
+Kernel kernelOf(TileChoice const& tile, bool isVector)
+{
+    if (!isVector)
+    {
+        return kernel<T, kSCALAR_TILE.m, kSCALAR_TILE.n, false>();
+    }
+    if constexpr (sizeof(T) == 2)
+    {
+        if (tile.variant == kGROUPS)
+        {
+            return groupsKernelOf(tile);
+        }
+        if (tile.m == 128 && tile.n == 128)
+        {
+            return kernel<T, 128, 128>();
+        }
+    }
+    if constexpr (sizeof(T) < 4)
+    {
+        if (tile.n == 256)
+        {
+            return kernel<T, 128, 256>();
+        }
+    }
+    return tile.n == 64 ? kernel<T, 128, 64>() : kernel<T, 64, 128>();
+}
+
+Kernel kernelOf(Type type, TileChoice const& tile, bool isVector)
+{
+    switch (type)
+    {
+    case Type::kFLOAT: return kernelOf<float>(tile, isVector);
+    case Type::kHALF: return kernelOf<__half>(tile, isVector);
+    case Type::kINT8: break;
+    }
+    return kernelOf<int8_t>(tile, isVector);
+}
+
+int64_t blocksOf(DeformConv2dParams const& params, TileChoice const& tile)
+{
+    constexpr int32_t kSIDE = Tile<64, 64>::kY;
+    int64_t const outputs = params.outChannels / params.groups;
+    return params.n * params.groups * ceilDiv(outputs, tile.n) * ceilDiv(params.outHeight, kSIDE)
+        * ceilDiv(params.outWidth, tile.m / kSIDE);
+}
+
+// Blocks that a card runs at once if each has a multiprocessor. A cluster lies in one part of the card: pairs
+// of multiprocessors are always there, larger parts need not be whole.
+int64_t roomOf(DeviceLimits const& limits, int32_t splits)
+{
+    int32_t const whole = splits <= 2 ? limits.multiprocessors : limits.multiprocessors * 9 / 10;
+    return std::max(whole / splits * splits, 1);
+}
+
+// Rows of 128 bytes that a step moves through a multiprocessor's memory pipe, which takes one a cycle: four
+// neighbours and a sample of each pixel, the weights, and what warps, or groups of them, read of both.
+int64_t rowsOf(TileChoice const& tile)
+{
+    bool const isLarge = tile.m * tile.n > 128 * 128;
+    int32_t const atOnceM = tile.variant == kGROUPS || isLarge ? 64 : 32;
+    int32_t const atOnceN = tile.variant == kGROUPS ? (tile.n > 128 ? 128 : 64) : tile.m * tile.n > 64 * 128 ? 64 : 32;
+    return 5 * tile.m + tile.n + tile.m * ceilDiv(tile.n, atOnceN) + tile.n * ceilDiv(tile.m, atOnceM);
+}
+
+// Cycles of the busiest multiprocessor. INT8 takes longer to blend, and float32 to multiply, than to move. A step
+// that is alone takes as long as memory to answer.
+int64_t costOf(DeformConv2dParams const& params, TileChoice const& tile, int32_t splits, DeviceLimits const& limits)
+{
+    constexpr int64_t kLATENCY = 1200;
+    constexpr int64_t kONCE = 6000; // for the table of corners, and to begin and to end
+    int64_t const blending = params.valueType == Type::kINT8 ? 20 * tile.m : 0;
+    int64_t const product = params.valueType == Type::kFLOAT ? tile.m * tile.n / 4 : 0;
+    int64_t const step = rowsOf(tile) + blending + product;
+    int64_t const taps = static_cast<int64_t>(params.kernelHeight) * params.kernelWidth;
+    int64_t const chunk = kROW_BYTES / sizeOf(params.valueType);
+    int64_t const steps = ceilDiv(taps * ceilDiv(params.c / params.groups, chunk), splits);
+    // A share of the sums comes from every block of a cluster.
+    int64_t const once = kONCE + (splits > 1 ? 4000 + 600 * splits : 0);
+    int64_t const rounds = ceilDiv(blocksOf(params, tile) * splits, roomOf(limits, splits));
+    bool const isLarge = tile.variant == kGROUPS || tile.m * tile.n >= 128 * 128;
+    int64_t const together = isLarge ? 1 : std::min<int64_t>(rounds, 2);
+    // A block alone waits at its barriers, unless other warps sample than multiply; measured on an H100.
+    int64_t const cycles = tile.variant == kGROUPS ? step * 5 / 4
+        : together == 1                            ? std::max(kLATENCY, step * 3 / 2)
+                                                   : together * step;
+    return ceilDiv(rounds, together) * (steps * cycles + once);
 }
 
 bool isOn16Bytes(void const* pointer)
@@ -44,30 +189,64 @@ bool canVectorise(DeformConv2dParams const& params)
 {
     int64_t const bytes = sizeOf(params.valueType);
     int32_t const count = static_cast<int32_t>(16 / bytes);
-    return params.valueLayout != Layout::kPLANAR && params.c / params.groups % count == 0
-        && params.c / params.offsetGroups % count == 0 && params.valuePitch % count == 0 && isOn16Bytes(params.value)
-        && isOn16Bytes(params.weight);
+    // A table of corners counts 16 bytes in 32 bits.
+    int64_t const image = static_cast<int64_t>(params.height) * params.width * params.valuePitch * bytes;
+    bool const isInBlocks = params.valueLayout == Layout::kCHANNELS_32;
+    return params.valueLayout != Layout::kPLANAR
+        && (!isInBlocks || params.groups == 1 || params.c / params.groups % kBLOCK_CHANNELS == 0)
+        && params.c / params.groups % count == 0 && params.c / params.offsetGroups % count == 0
+        && params.valuePitch % count == 0 && isOn16Bytes(params.value) && isOn16Bytes(params.weight)
+        && image / 16 <= 4294967295;
 }
 
-template <typename T, int32_t kTILE_N>
-cudaError_t launchTile(DeformConv2dParams const& params, DeformConv2dLaunch const& plan, cudaStream_t stream)
+bool canStoreVectors(DeformConv2dParams const& params)
 {
-    auto const kernel
-        = plan.isVector != 0 ? deformConv2dKernel<T, kTILE_N, true> : deformConv2dKernel<T, kTILE_N, false>;
-    return launch(kernel, params, plan.blocks, plan.threads, plan.sharedBytes, stream);
+    return params.outputLayout != Layout::kPLANAR && params.outputPitch % kSLAB_VECTOR == 0
+        && (params.groups == 1 || params.outChannels / params.groups % kSLAB_VECTOR == 0) && isOn16Bytes(params.output);
 }
 
-template <typename T>
-cudaError_t launchTyped(DeformConv2dParams const& params, DeformConv2dLaunch const& plan, cudaStream_t stream)
+// How the steps along K share tables of corners.
+DeformConv2dWork workOf(DeformConv2dParams const& params, bool isVector, int32_t splits)
 {
-    switch (plan.tileN)
+    int32_t const count = static_cast<int32_t>(16 / sizeOf(params.valueType));
+    int32_t const chunk = kPARTS * count;
+    int32_t const perGroup = params.c / params.groups;
+    int32_t const perOffsetGroup = params.c / params.offsetGroups;
+    // Without channels or pixels there is nothing to sample, and the sums are zero.
+    bool const isEmpty = params.c == 0 || params.height == 0 || params.width == 0;
+    int32_t const taps = isEmpty ? 0 : params.kernelHeight * params.kernelWidth;
+    uint32_t const perKernelWidth = static_cast<uint32_t>(ceilDiv(int64_t{1} << 32, params.kernelWidth));
+    DeformConv2dWork work{params, perGroup, params.outChannels / params.groups, perOffsetGroup, taps, perKernelWidth,
+        static_cast<int32_t>(ceilDiv(perGroup, chunk)), taps, 1, 1, 65536, splits, 0, 1.F, 0, 0};
+    work.isVectorOutput = canStoreVectors(params) ? 1 : 0;
+    if (params.outputType == Type::kINT8)
     {
-    case 64: return launchTile<T, 64>(params, plan, stream);
-    case 128: return launchTile<T, 128>(params, plan, stream);
+        work.perOutputScale = 1.F / params.outputScale;
     }
-    // float32 has no tile of 256: its sums would not fit the registers of two blocks.
-    constexpr int32_t kWIDEST = std::is_same_v<T, float> ? 128 : 256;
-    return launchTile<T, kWIDEST>(params, plan, stream);
+    if (!isVector || isEmpty)
+    {
+        return work;
+    }
+    bool const isLast = params.valueLayout == Layout::kCHANNELS_LAST;
+    int64_t const pixels = isLast ? 1 : static_cast<int64_t>(params.height) * params.width;
+    work.chunkBytes = pixels * kROW_BYTES;
+    work.blockBytes = pixels * kBLOCK_CHANNELS * sizeOf(params.valueType);
+    if (perOffsetGroup % perGroup == 0)
+    {
+        work.tableChunks = work.chunks;
+    }
+    else if (perOffsetGroup % chunk == 0 && perGroup % perOffsetGroup == 0)
+    {
+        work.tableChunks = perOffsetGroup / chunk;
+    }
+    else
+    {
+        // Groups that a chunk meets wherever it begins.
+        work.tableGroups = std::min((kPARTS - 2) / (perOffsetGroup / count) + 2, kPARTS);
+    }
+    work.perTableGroups = static_cast<uint32_t>(ceilDiv(65536, work.tableGroups));
+    work.tableTaps = std::min(taps, std::max(kTABLE_ROWS / work.tableGroups, 1));
+    return work;
 }
 
 } // namespace
@@ -112,6 +291,10 @@ char const* checkDeformConv2d(DeformConv2dParams const& params) noexcept
     {
         return "a plane has more than 2^31 - 1 pixels";
     }
+    if (static_cast<int64_t>(params.kernelHeight) * params.kernelWidth * params.c > kMOST)
+    {
+        return "a filter has more than 2^31 - 1 weights";
+    }
     if (params.valueLayout == Layout::kCHANNELS_LAST && params.valuePitch < params.c)
     {
         return "valuePitch: expected at least the input channels";
@@ -128,6 +311,18 @@ char const* checkDeformConv2d(DeformConv2dParams const& params) noexcept
     {
         return "tileN: expected 64, 128, 256, or 0 for the heuristic's";
     }
+    if (params.tileM != 0 && params.tileM != 128 && (params.tileM != 64 || (params.tileN != 0 && params.tileN != 128)))
+    {
+        return "tileM: expected 128, 64 with a tileN of 128, or 0 for the heuristic's";
+    }
+    if (params.splits < 0 || params.splits > kMOST_SPLITS)
+    {
+        return "splits: expected 1 to 8, or 0 for the heuristic's";
+    }
+    if (params.variant < 0 || params.variant > kGROUPS)
+    {
+        return "variant: expected 1 or 2, or 0 for the heuristic's";
+    }
     bool const empty = params.n == 0 || params.outChannels == 0 || params.outHeight == 0 || params.outWidth == 0;
     bool const sums = params.c > 0 && params.height > 0 && params.width > 0;
     if (!empty
@@ -136,28 +331,54 @@ char const* checkDeformConv2d(DeformConv2dParams const& params) noexcept
     {
         return "a pointer is null";
     }
-    return !empty && blocksOf(params, 64) > kMOST ? "more than 2^31 - 1 blocks" : nullptr;
+    return !empty && blocksOf(params, TileChoice{kWARPS, 64, 64}) > kMOST / kMOST_SPLITS ? "more than 2^28 - 1 blocks"
+                                                                                         : nullptr;
 }
 
 DeformConv2dLaunch planDeformConv2d(DeformConv2dParams const& params, DeviceLimits const& limits) noexcept
 {
-    auto const bytesOf = [](int32_t tileN)
-    { return static_cast<int64_t>(kROW_BYTES) * (kVALUE_STAGES * kTILE_M + kWEIGHT_STAGES * tileN); };
-    int32_t const widest = params.valueType == Type::kFLOAT ? 128 : 256;
-    int32_t tileN = 64;
-    for (int32_t wider = 128; wider <= widest; wider *= 2)
+    bool const isVector = canVectorise(params);
+    bool const hasClusters = limits.computeCapability >= kCLUSTERS_FROM && isVector;
+    bool const hasGroups = limits.computeCapability == kGROUPS_ON && isVector && params.valueType == Type::kHALF;
+    // Both variants, unless one is asked for. A tile that is asked for gives the same bits on every card.
+    bool const isOnlyWarps = params.variant == kWARPS || !hasGroups || (params.variant == 0 && params.tileN != 0);
+    bool const isOnlyGroups = params.variant == kGROUPS && hasGroups;
+    TileChoice best = kSCALAR_TILE;
+    int32_t bestSplits = 1;
+    int64_t least = 0;
+    bool hasAsked = false;
+    for (TileChoice const& tile : kTILES)
     {
-        if (bytesOf(wider) <= limits.sharedBytesPerBlock
-            && costOf(params, wider, limits) <= costOf(params, tileN, limits))
+        if (!isVector || (tile.variant == kGROUPS ? isOnlyWarps : isOnlyGroups) || !isTileOf(params.valueType, tile)
+            || kernelOf(params.valueType, tile, true).sharedBytes > limits.sharedBytesPerBlock)
         {
-            tileN = wider;
+            continue;
+        }
+        // What is asked for is taken if there is such a tile.
+        bool const isAsked
+            = (params.tileN == 0 || params.tileN == tile.n) && (params.tileM == 0 || params.tileM == tile.m);
+        bool const isFree = params.splits == 0 && params.tileN == 0;
+        int32_t const fewest = isFree || !hasClusters ? 1 : std::max(params.splits, 1);
+        int32_t const most = !hasClusters ? 1 : isFree ? kMOST_SPLITS : fewest;
+        for (int32_t splits = fewest; splits <= most; ++splits)
+        {
+            if (isFree && (splits == 5 || splits == 7))
+            {
+                continue; // parts of a card have even numbers of multiprocessors
+            }
+            int64_t const cost = costOf(params, tile, splits, limits);
+            if (least == 0 || (isAsked && !hasAsked) || (isAsked == hasAsked && cost < least))
+            {
+                best = tile;
+                bestSplits = splits;
+                least = cost;
+                hasAsked = isAsked;
+            }
         }
     }
-    if (params.tileN != 0)
-    {
-        tileN = params.tileN < widest ? params.tileN : widest;
-    }
-    return DeformConv2dLaunch{tileN, canVectorise(params) ? 1 : 0, blocksOf(params, tileN), kTHREADS, bytesOf(tileN)};
+    Kernel const kernel = kernelOf(params.valueType, best, isVector);
+    return DeformConv2dLaunch{best.n, isVector ? 1 : 0, blocksOf(params, best) * bestSplits, kernel.threads,
+        kernel.sharedBytes, best.m, bestSplits, best.variant};
 }
 
 cudaError_t deformConv2d(DeformConv2dParams const& params, cudaStream_t stream) noexcept
@@ -172,14 +393,21 @@ cudaError_t deformConv2d(DeformConv2dParams const& params, cudaStream_t stream) 
     {
         return status;
     }
-    DeformConv2dLaunch const plan = planDeformConv2d(params, limits);
-    switch (params.valueType)
+    DeformConv2dLaunch plan = planDeformConv2d(params, limits);
+    if (plan.variant == kGROUPS && !holdsGroups())
     {
-    case Type::kFLOAT: return launchTyped<float>(params, plan, stream);
-    case Type::kHALF: return launchTyped<__half>(params, plan, stream);
-    case Type::kINT8: return launchTyped<int8_t>(params, plan, stream);
+        if (params.variant == kGROUPS)
+        {
+            return cudaErrorNotSupported;
+        }
+        DeformConv2dParams byWarps = params;
+        byWarps.variant = kWARPS;
+        plan = planDeformConv2d(byWarps, limits);
     }
-    return cudaErrorInvalidValue;
+    bool const isVector = plan.isVector != 0;
+    Kernel const kernel = kernelOf(params.valueType, TileChoice{plan.variant, plan.tileM, plan.tileN}, isVector);
+    return launch(kernel.function, workOf(params, isVector, plan.splits), plan.blocks, plan.threads, plan.sharedBytes,
+        stream, plan.splits);
 }
 
 } // namespace degmix

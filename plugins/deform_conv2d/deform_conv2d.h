@@ -48,6 +48,11 @@ struct DeformConv2dParams
     float valueScale;    // of int8 values
     float outputScale;   // of an int8 output
     int32_t tileN;       // output channels of a block: 64, 128 or 256; 0 leaves the choice to the heuristic
+    int32_t tileM;       // pixels of a block: 64 (with 128 channels) or 128; 0 as above
+    int32_t splits;      // blocks that share the products of a tile: 1 to 8, where a card has clusters of
+                         // blocks; 0 leaves it to the heuristic, which splits no tile that tileN asks for
+    int32_t variant;     // 1: products by warps; 2: by groups of warps, on compute capability 9.0; 0: the heuristic's,
+                         // and 1 with a tileN
 };
 
 struct DeformConv2dLaunch
@@ -57,6 +62,9 @@ struct DeformConv2dLaunch
     int64_t blocks;
     int32_t threads;
     int64_t sharedBytes;
+    int32_t tileM;
+    int32_t splits; // blocks of a cluster
+    int32_t variant;
 };
 
 // What is wrong with the parameters, or null.

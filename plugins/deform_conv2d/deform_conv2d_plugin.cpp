@@ -241,7 +241,7 @@ protected:
     cudaError_t launch(void const* const* inputs, void* const* outputs, cudaStream_t stream) override
     {
         DeformConv2dParams params = mParams;
-        params.tileN = mTactic;
+        params.tileN = mTactic == kHEURISTIC ? 0 : mTactic;
         params.value = inputs[kVALUE];
         params.weight = inputs[kWEIGHT];
         params.offset = inputs[kOFFSET];
@@ -259,10 +259,13 @@ protected:
 
     std::vector<int32_t> tactics() const override
     {
-        return {64, 128, 256};
+        return {kHEURISTIC, 64, 128, 256};
     }
 
 private:
+    // A tactic is a number of output channels, or leaves all to the heuristic, which also splits tiles.
+    static constexpr int32_t kHEURISTIC = 1;
+
     char const* mNamespace;
     bool mHasMask;
     DeformConv2dParams mParams{};

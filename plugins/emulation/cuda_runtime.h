@@ -58,12 +58,28 @@ struct dim3
     }
 };
 
+enum cudaLaunchAttributeID
+{
+    cudaLaunchAttributeClusterDimension = 4,
+};
+
+struct cudaLaunchAttribute
+{
+    cudaLaunchAttributeID id;
+    struct
+    {
+        dim3 clusterDim;
+    } val;
+};
+
 struct cudaLaunchConfig_t
 {
     dim3 gridDim;
     dim3 blockDim;
     size_t dynamicSmemBytes;
     cudaStream_t stream;
+    cudaLaunchAttribute* attrs;
+    unsigned numAttrs;
 };
 
 inline char const* cudaGetErrorString(cudaError_t status)
@@ -111,10 +127,16 @@ cudaError_t cudaLaunchKernelEx(cudaLaunchConfig_t const* config, void (*kernel)(
     {
         return cudaErrorInvalidValue;
     }
+    unsigned const cluster = config->numAttrs == 0 ? 1 : config->attrs[0].val.clusterDim.x;
+    constexpr unsigned kPORTABLE = 8;
+    if (cluster == 0 || cluster > kPORTABLE || config->gridDim.x % cluster != 0)
+    {
+        return cudaErrorInvalidValue;
+    }
     auto const body = [&] { kernel(given...); };
     using Body = decltype(body);
     degmix::emulation::runGrid(
-        config->gridDim.x, config->blockDim.x, config->dynamicSmemBytes,
+        degmix::emulation::Launch{config->gridDim.x, config->blockDim.x, cluster, config->dynamicSmemBytes},
         [](void const* context) { (*static_cast<Body const*>(context))(); }, &body);
     return cudaSuccess;
 }
@@ -170,6 +192,13 @@ inline float __int_as_float(int32_t bits)
     return value;
 }
 
+inline int32_t __float_as_int(float value)
+{
+    int32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
 inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selector)
 {
     uint64_t const bytes = (static_cast<uint64_t>(high) << 32U) | low;
@@ -182,9 +211,19 @@ inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selector)
     return found;
 }
 
+inline int32_t min(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
 inline float __expf(float x)
 {
     return expf(x);
+}
+
+inline float __fdividef(float x, float y)
+{
+    return x / y;
 }
 
 struct uint2

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
@@ -24,12 +25,16 @@ namespace
 
 constexpr size_t kSTACK = 128 * 1024;
 constexpr unsigned kWARP = 32;
+constexpr uint32_t kSHARED_BEGINS = 0x410; // its address: only on 16 bytes
 
 enum class State
 {
     kREADY,
     kAT_WARP_BARRIER,
     kAT_BLOCK_BARRIER,
+    kAT_CLUSTER_BARRIER,
+    kAT_SOME_BARRIER, // of some warps
+    kPOLLING,
     kDONE,
 };
 
@@ -38,6 +43,15 @@ struct Copy
     void* to;
     void const* from;
     bool inside;
+};
+
+// A product of a group of four warps that was asked for.
+struct GroupProduct
+{
+    float* d;
+    int32_t columns;
+    uint64_t a;
+    uint64_t b;
 };
 
 struct Fiber
@@ -49,6 +63,10 @@ struct Fiber
     std::unique_ptr<char[]> stack{new char[kSTACK]};
     std::vector<Copy> open;
     std::vector<std::vector<Copy>> groups;
+    std::vector<GroupProduct> openProducts;
+    std::vector<std::vector<GroupProduct>> products;
+    int32_t barrier;        // of some warps, at which it waits
+    int32_t barrierThreads; // that it waits for
 };
 
 struct Warp
@@ -95,18 +113,34 @@ private:
     size_t mLength;
 };
 
+// The blocks of a cluster run together; a thread's number counts through all of them.
 struct Grid
 {
     unsigned blocks;
-    unsigned threads;
-    unsigned block;
+    unsigned threads; // of a block
+    unsigned cluster; // blocks that run together
+    unsigned block;   // the cluster's first
     unsigned thread;
-    unsigned char* shared;
+    std::vector<std::unique_ptr<Shared>> shared;
     void (*body)(void const*);
     void const* context;
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;
     jmp_buf scheduler;
+    uint64_t events; // that something waiting may wait for
+
+    unsigned rank() const
+    {
+        return thread / threads;
+    }
+    unsigned inBlock() const
+    {
+        return thread % threads;
+    }
+    unsigned warpsOfBlock() const
+    {
+        return (threads + kWARP - 1) / kWARP;
+    }
 };
 
 thread_local Grid* grid = nullptr;
@@ -114,7 +148,7 @@ int32_t order = 0;
 
 [[noreturn]] void stop(char const* why)
 {
-    std::fprintf(stderr, "emulated kernel, block %u: %s\n", grid->block, why);
+    std::fprintf(stderr, "emulated kernel, block %u: %s\n", blockIndex(), why);
     std::abort();
 }
 
@@ -132,10 +166,11 @@ void enter()
 {
     grid->body(grid->context);
     Fiber& fiber = grid->fibers[grid->thread];
-    if (!fiber.open.empty() || !fiber.groups.empty())
+    if (!fiber.open.empty() || !fiber.groups.empty() || !fiber.openProducts.empty() || !fiber.products.empty())
     {
-        stop("a thread ended with copies that nobody waited for");
+        stop("a thread ended with copies or products that nobody waited for");
     }
+    ++grid->events;
     fiber.state = State::kDONE;
     _longjmp(grid->scheduler, 1);
 }
@@ -169,8 +204,9 @@ unsigned inOrder(unsigned index, unsigned count)
 // Runs the warp until all of its lanes wait for the block or are done. True if any lane ran.
 bool runWarp(unsigned warp)
 {
-    unsigned const first = warp * kWARP;
-    unsigned const lanes = grid->threads - first < kWARP ? grid->threads - first : kWARP;
+    unsigned const inBlock = warp % grid->warpsOfBlock() * kWARP;
+    unsigned const first = warp / grid->warpsOfBlock() * grid->threads + inBlock;
+    unsigned const lanes = grid->threads - inBlock < kWARP ? grid->threads - inBlock : kWARP;
     bool ran = false;
     for (;;)
     {
@@ -203,43 +239,92 @@ bool runWarp(unsigned warp)
     }
 }
 
-void runBlock()
+// How many threads of [first, first + count) are in a state.
+unsigned countOf(State state, unsigned first, unsigned count)
 {
+    unsigned found = 0;
+    for (unsigned i = first; i < first + count; ++i)
+    {
+        found += grid->fibers[i].state == state ? 1 : 0;
+    }
+    return found;
+}
+
+void release(State state, unsigned first, unsigned count)
+{
+    for (unsigned i = first; i < first + count; ++i)
+    {
+        Fiber& fiber = grid->fibers[i];
+        fiber.state = fiber.state == state ? State::kREADY : fiber.state;
+    }
+    grid->events += state == State::kPOLLING ? 0 : 1;
+}
+
+// Those of [first, first + count) who wait at a barrier of some warps that is whole.
+void releaseSome(unsigned first, unsigned count)
+{
+    std::map<int32_t, std::vector<Fiber*>> waiting;
+    for (unsigned i = first; i < first + count; ++i)
+    {
+        if (grid->fibers[i].state == State::kAT_SOME_BARRIER)
+        {
+            waiting[grid->fibers[i].barrier].push_back(&grid->fibers[i]);
+        }
+    }
+    for (auto const& entry : waiting)
+    {
+        if (static_cast<int32_t>(entry.second.size()) == entry.second.front()->barrierThreads)
+        {
+            for (Fiber* fiber : entry.second)
+            {
+                fiber->state = State::kREADY;
+            }
+            ++grid->events;
+        }
+    }
+}
+
+void runCluster()
+{
+    unsigned const all = static_cast<unsigned>(grid->fibers.size());
     for (Fiber& fiber : grid->fibers)
     {
         fiber.started = false;
         fiber.state = State::kREADY;
     }
     unsigned const warps = static_cast<unsigned>(grid->warps.size());
-    for (;;)
+    while (countOf(State::kDONE, 0, all) < all)
     {
+        uint64_t const before = grid->events;
         for (unsigned i = 0; i < warps; ++i)
         {
             runWarp(inOrder(i, warps));
         }
-        unsigned done = 0;
-        for (Fiber const& fiber : grid->fibers)
+        for (unsigned first = 0; first < all; first += grid->threads)
         {
-            done += fiber.state == State::kDONE ? 1 : 0;
+            if (countOf(State::kAT_BLOCK_BARRIER, first, grid->threads) == grid->threads)
+            {
+                release(State::kAT_BLOCK_BARRIER, first, grid->threads);
+            }
+            releaseSome(first, grid->threads);
         }
-        if (done == grid->threads)
+        // Threads that have ended are not waited for.
+        unsigned const atCluster = countOf(State::kAT_CLUSTER_BARRIER, 0, all);
+        if (atCluster != 0 && atCluster + countOf(State::kDONE, 0, all) == all)
         {
-            return;
+            release(State::kAT_CLUSTER_BARRIER, 0, all);
         }
-        if (done != 0)
+        if (grid->events == before)
         {
-            stop("a barrier of the block that some threads have left behind");
+            stop("a barrier that some threads have left behind, or never arrive at");
         }
-        for (Fiber& fiber : grid->fibers)
-        {
-            fiber.state = State::kREADY;
-        }
+        release(State::kPOLLING, 0, all);
     }
 }
 
 Warp& myWarp()
 {
-    return grid->warps[grid->thread / kWARP];
+    return grid->warps[grid->rank() * grid->warpsOfBlock() + grid->inBlock() / kWARP];
 }
 
 float halfAt(uint32_t word, unsigned index)
@@ -267,7 +352,7 @@ void multiplyAdd(Sum (&d)[4], uint32_t const (&a)[4], uint32_t const (&b)[2], El
     std::memcpy(mine.a, a, sizeof mine.a);
     std::memcpy(mine.b, b, sizeof mine.b);
     void const* const* all = publish(&mine);
-    unsigned const lane = grid->thread % kWARP;
+    unsigned const lane = grid->inBlock() % kWARP;
     for (unsigned i = 0; i < 4; ++i)
     {
         unsigned const row = lane / 4 + 8 * (i / 2);
@@ -290,12 +375,12 @@ void multiplyAdd(Sum (&d)[4], uint32_t const (&a)[4], uint32_t const (&b)[2], El
 
 unsigned threadIndex() noexcept
 {
-    return grid->thread;
+    return grid->inBlock();
 }
 
 unsigned blockIndex() noexcept
 {
-    return grid->block;
+    return grid->block + grid->rank();
 }
 
 unsigned blockSize() noexcept
@@ -310,12 +395,31 @@ unsigned gridSize() noexcept
 
 unsigned char* sharedMemory() noexcept
 {
-    return grid->shared;
+    return grid->shared[grid->rank()]->start;
+}
+
+unsigned clusterRank() noexcept
+{
+    return grid->rank();
+}
+
+void const* ofCluster(void const* mine, unsigned rank) noexcept
+{
+    if (rank >= grid->cluster || countOf(State::kDONE, rank * grid->threads, grid->threads) == grid->threads)
+    {
+        stop("shared memory of a block of the cluster that is not there, or has ended");
+    }
+    return grid->shared[rank]->start + (static_cast<unsigned char const*>(mine) - sharedMemory());
 }
 
 void syncBlock() noexcept
 {
     yield(State::kAT_BLOCK_BARRIER);
+}
+
+void syncCluster() noexcept
+{
+    yield(State::kAT_CLUSTER_BARRIER);
 }
 
 void syncWarp() noexcept
@@ -326,7 +430,7 @@ void syncWarp() noexcept
 void const* const* publish(void const* mine) noexcept
 {
     Warp& warp = myWarp();
-    warp.published[grid->thread % kWARP] = mine;
+    warp.published[grid->inBlock() % kWARP] = mine;
     syncWarp();
     return warp.published;
 }
@@ -341,6 +445,28 @@ void multiplyAddInt8(int32_t (&d)[4], uint32_t const (&a)[4], uint32_t const (&b
     multiplyAdd<4>(d, a, b, byteAt);
 }
 
+uint32_t fusedHalves(uint32_t a, uint32_t b, uint32_t c) noexcept
+{
+    uint32_t result = 0;
+    for (unsigned i = 0; i < 2; ++i)
+    {
+        // The product is exact in float64. The sum is rounded there to 53 bits, and to odd on the way to the
+        // 24 bits of a float, so that the rounding to half is the only one that counts.
+        double const sum = static_cast<double>(halfAt(a, i)) * halfAt(b, i) + halfAt(c, i);
+        float near = static_cast<float>(sum);
+        uint32_t word;
+        std::memcpy(&word, &near, sizeof word);
+        if (std::isfinite(sum) && near != sum)
+        {
+            bool const isLarger = std::fabs(static_cast<double>(near)) > std::fabs(sum);
+            word = (isLarger ? word - 1 : word) | 1U;
+            std::memcpy(&near, &word, sizeof near);
+        }
+        result |= static_cast<uint32_t>(__half_as_ushort(__float2half_rn(near))) << (16U * i);
+    }
+    return result;
+}
+
 void loadMatrices(uint32_t (&r)[4], void const* row) noexcept
 {
     if (reinterpret_cast<uintptr_t>(row) % 16 != 0)
@@ -348,7 +474,7 @@ void loadMatrices(uint32_t (&r)[4], void const* row) noexcept
         stop("a matrix row that is not on 16 bytes");
     }
     void const* const* all = publish(row);
-    unsigned const lane = grid->thread % kWARP;
+    unsigned const lane = grid->inBlock() % kWARP;
     for (unsigned matrix = 0; matrix < 4; ++matrix)
     {
         auto const* from = static_cast<unsigned char const*>(all[8 * matrix + lane / 4]);
@@ -393,23 +519,147 @@ void waitCopies(int32_t pending) noexcept
     }
 }
 
-void runGrid(unsigned blocks, unsigned threads, size_t sharedBytes, void (*body)(void const*), void const* context)
+namespace
 {
-    Shared shared(sharedBytes);
+
+// A barrier of shared memory that counts arrivals.
+struct Arrivals
+{
+    uint16_t expected;
+    uint16_t left;
+    uint32_t phase;
+};
+static_assert(sizeof(Arrivals) == sizeof(uint64_t), "a barrier is 64 bits");
+
+Arrivals& arrivalsOf(uint64_t* barrier)
+{
+    if (reinterpret_cast<uintptr_t>(barrier) % 8 != 0)
+    {
+        stop("a barrier that is not on 8 bytes");
+    }
+    return *reinterpret_cast<Arrivals*>(barrier);
+}
+
+// An element of an operand whose rows are swizzled: PTX manual, "128B swizzle mode" of K-major matrices.
+float operandElement(uint64_t operand, unsigned row, unsigned column)
+{
+    if (operand >> 62U != 1 || ((operand >> 32U) & 0x3FFFU) != 1024 / 16)
+    {
+        stop("an operand that is no rows of 128 bytes, eight together");
+    }
+    uint32_t const start = static_cast<uint32_t>(operand & 0x3FFFU) << 4U;
+    uint32_t const plain = start + row * 128 + column * 2;
+    uint32_t const address = plain ^ (((plain >> 7U) & 7U) << 4U);
+    uint16_t word;
+    std::memcpy(&word, sharedMemory() + (address - kSHARED_BEGINS), sizeof word);
+    return __half2float(__half{word});
+}
+
+void multiply(GroupProduct const& product)
+{
+    unsigned const lane = grid->inBlock() % kWARP;
+    unsigned const firstRow = grid->inBlock() / kWARP % 4 * 16;
+    for (unsigned i = 0; i < static_cast<unsigned>(product.columns) / 2; ++i)
+    {
+        unsigned const row = firstRow + lane / 4 + 8 * (i / 2 % 2);
+        unsigned const column = 8 * (i / 4) + 2 * (lane % 4) + i % 2;
+        float sum = 0;
+        for (unsigned k = 0; k < 16; ++k)
+        {
+            sum += operandElement(product.a, row, k) * operandElement(product.b, column, k);
+        }
+        product.d[i] += sum;
+    }
+}
+
+} // namespace
+
+uint32_t sharedAddress(void const* pointer) noexcept
+{
+    return kSHARED_BEGINS + static_cast<uint32_t>(static_cast<unsigned char const*>(pointer) - sharedMemory());
+}
+
+void initBarrier(uint64_t* barrier, int32_t arrivals) noexcept
+{
+    arrivalsOf(barrier) = Arrivals{static_cast<uint16_t>(arrivals), static_cast<uint16_t>(arrivals), 0};
+}
+
+void arriveAt(uint64_t* barrier) noexcept
+{
+    Arrivals& mine = arrivalsOf(barrier);
+    if (--mine.left == 0)
+    {
+        mine.left = mine.expected;
+        ++mine.phase;
+    }
+    ++grid->events;
+}
+
+void waitFor(uint64_t* barrier, uint32_t parity) noexcept
+{
+    while ((arrivalsOf(barrier).phase & 1U) == parity)
+    {
+        yield(State::kPOLLING);
+    }
+}
+
+void syncSome(int32_t number, int32_t threads) noexcept
+{
+    Fiber& fiber = grid->fibers[grid->thread];
+    fiber.barrier = number;
+    fiber.barrierThreads = threads;
+    yield(State::kAT_SOME_BARRIER);
+}
+
+void askProduct(float* d, int32_t columns, uint64_t a, uint64_t b) noexcept
+{
+    grid->fibers[grid->thread].openProducts.push_back(GroupProduct{d, columns, a, b});
+}
+
+void endProducts() noexcept
+{
+    Fiber& fiber = grid->fibers[grid->thread];
+    fiber.products.push_back(std::move(fiber.openProducts));
+    fiber.openProducts.clear();
+}
+
+void waitProducts(int32_t pending) noexcept
+{
+    Fiber& fiber = grid->fibers[grid->thread];
+    while (static_cast<int32_t>(fiber.products.size()) > pending)
+    {
+        for (GroupProduct const& product : fiber.products.front())
+        {
+            multiply(product);
+        }
+        fiber.products.erase(fiber.products.begin());
+    }
+}
+
+void runGrid(Launch const& launch, void (*body)(void const*), void const* context)
+{
     Grid mine{};
-    mine.blocks = blocks;
-    mine.threads = threads;
-    mine.shared = shared.start;
+    mine.blocks = launch.blocks;
+    mine.threads = launch.threads;
+    mine.cluster = launch.cluster;
     mine.body = body;
     mine.context = context;
-    mine.fibers = std::vector<Fiber>(threads);
-    mine.warps = std::vector<Warp>((threads + kWARP - 1) / kWARP);
-    grid = &mine;
-    for (unsigned i = 0; i < blocks; ++i)
+    mine.fibers = std::vector<Fiber>(launch.threads * launch.cluster);
+    mine.warps = std::vector<Warp>(mine.warpsOfBlock() * launch.cluster);
+    for (unsigned i = 0; i < launch.cluster; ++i)
     {
-        mine.block = inOrder(i, blocks);
-        shared.poison();
-        runBlock();
+        mine.shared.push_back(std::make_unique<Shared>(launch.sharedBytes));
+    }
+    grid = &mine;
+    unsigned const clusters = launch.blocks / launch.cluster;
+    for (unsigned i = 0; i < clusters; ++i)
+    {
+        mine.block = inOrder(i, clusters) * launch.cluster;
+        for (auto const& shared : mine.shared)
+        {
+            shared->poison();
+        }
+        runCluster();
     }
     grid = nullptr;
 }

@@ -19,8 +19,11 @@ unsigned blockIndex() noexcept;
 unsigned blockSize() noexcept;
 unsigned gridSize() noexcept;
 unsigned char* sharedMemory() noexcept;
+unsigned clusterRank() noexcept;
+void const* ofCluster(void const* mine, unsigned rank) noexcept; // the same place in another block's shared memory
 
 void syncBlock() noexcept;
+void syncCluster() noexcept;
 void syncWarp() noexcept;
 
 // Every lane's pointer, once all lanes of the warp have given theirs. Ends with a `syncWarp` of the
@@ -30,9 +33,21 @@ void const* const* publish(void const* mine) noexcept;
 void multiplyAddHalf(float (&d)[4], uint32_t const (&a)[4], uint32_t const (&b)[2]) noexcept;
 void multiplyAddInt8(int32_t (&d)[4], uint32_t const (&a)[4], uint32_t const (&b)[2]) noexcept;
 void loadMatrices(uint32_t (&r)[4], void const* row) noexcept;
+uint32_t fusedHalves(uint32_t a, uint32_t b, uint32_t c) noexcept; // a b + c of both halves of a word
 void copyAsync(void* to, void const* from, bool inside) noexcept;
 void commitCopies() noexcept;
 void waitCopies(int32_t pending) noexcept;
+
+// Of compute capability 9.0. Products of groups of warps read their operands when they are waited for; that
+// writes are shown to them by a fence is not checked.
+uint32_t sharedAddress(void const* pointer) noexcept;
+void initBarrier(uint64_t* barrier, int32_t arrivals) noexcept;
+void arriveAt(uint64_t* barrier) noexcept;
+void waitFor(uint64_t* barrier, uint32_t parity) noexcept;
+void syncSome(int32_t number, int32_t threads) noexcept;
+void askProduct(float* d, int32_t columns, uint64_t a, uint64_t b) noexcept;
+void endProducts() noexcept;
+void waitProducts(int32_t pending) noexcept;
 
 // What a function may use of shared memory; as on a card, it is the function's until it is set again.
 void setSharedLimit(void const* function, int bytes);
@@ -44,8 +59,16 @@ constexpr int sharedBytesPerBlock()
     return 232448;
 }
 
-// Runs `body(context)` once a thread, block after block.
-void runGrid(unsigned blocks, unsigned threads, size_t sharedBytes, void (*body)(void const*), void const* context);
+struct Launch
+{
+    unsigned blocks;
+    unsigned threads; // of a block
+    unsigned cluster; // blocks that run together
+    size_t sharedBytes;
+};
+
+// Runs `body(context)` once a thread, cluster after cluster.
+void runGrid(Launch const& launch, void (*body)(void const*), void const* context);
 
 } // namespace emulation
 } // namespace degmix

@@ -15,6 +15,7 @@ FLOAT, HALF, INT8 = 0, 1, 2
 PLANAR, CHANNELS_LAST = 0, 1
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 AUTO, SHARED, DIRECT = 0, 1, 2
+WARPS, GROUPS = 1, 2
 ITEMS = 8
 
 Pointers = c_void_p * ITEMS
@@ -71,7 +72,7 @@ class DeformConv2dParams(ctypes.Structure):
         *_fields(c_int32, "value_layout output_layout value_pitch output_pitch"),
         *_fields(c_int32, "activation sigmoid_mask"),
         *_fields(c_float, "value_scale output_scale"),
-        ("tile_n", c_int32),
+        *_fields(c_int32, "tile_n tile_m splits variant"),
     ]
 
 
@@ -84,6 +85,9 @@ class DeformConv2dLaunch(ctypes.Structure):
         ("blocks", c_int64),
         ("threads", c_int32),
         ("shared_bytes", c_int64),
+        ("tile_m", c_int32),
+        ("splits", c_int32),
+        ("variant", c_int32),
     ]
 
 

@@ -122,14 +122,16 @@ def convolution(
     mask: np.ndarray | None = None,
     *,
     last: bool = False,
-    tile_n: int = 0,
+    tile: tuple[int, int] = (0, 0),
+    splits: int = 0,
+    variant: int = 0,
     sigmoid: bool = False,
     activation: str = "none",
     scales: tuple[float, np.ndarray, float] | None = None,
     out_type: Any = None,
     **attrs: Any,
 ) -> np.ndarray:
-    """`deform_conv2d`; weight `(O, C / group, kH, kW)`, attributes as ONNX's."""
+    """`deform_conv2d`; weight `(O, C / group, kH, kW)`, ONNX's attributes, tile (M, N)."""
     n, c, height, width = value.shape
     outputs, _, k_h, k_w = weight.shape
     out_h, out_w = offset.shape[2:]
@@ -181,7 +183,10 @@ def convolution(
         sigmoid_mask=int(sigmoid),
         value_scale=scales[0] if scales else 0.0,
         output_scale=scales[2] if scales else 0.0,
-        tile_n=tile_n,
+        tile_m=tile[0],
+        tile_n=tile[1],
+        splits=splits,
+        variant=variant,
     )
     kernels.launch("deform_conv2d", params)
     out = guards["output"].array()

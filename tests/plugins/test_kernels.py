@@ -202,9 +202,9 @@ def inputs_of(node, inputs):
     return [next(left) if name else None for name in node.input]
 
 
-@pytest.mark.parametrize("tile_n", [64, 128, 256])
+@pytest.mark.parametrize("tile", [(0, 64), (64, 128), (128, 128), (0, 256)])
 @pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8])
-def test_every_tile_gives_the_same(kernels, tile_n, kind):
+def test_every_tile_gives_the_same(kernels, tile, kind):
     rng = np.random.default_rng(2)
     unit = 30 if kind is np.int8 else 1
     value = (unit * rng.standard_normal((1, 64, 10, 9))).clip(-127, 127).astype(kind)
@@ -212,17 +212,64 @@ def test_every_tile_gives_the_same(kernels, tile_n, kind):
     offset = offsets(rng, (1, 18, 10, 9), 2)
     scales = (0.02, rng.random(200) / 50, 1.0) if kind is np.int8 else None
     found = {
-        (last, tile): convolution(
-            kernels, value, weight, offset, last=last, tile_n=tile, scales=scales, pads=[1] * 4
+        (last, size): convolution(
+            kernels, value, weight, offset, last=last, tile=size, scales=scales, pads=[1] * 4
         )
         for last in (False, True)
-        for tile in (64, tile_n)
+        for size in ((0, 64), tile)
     }
     want = deform_conv2d.reference(value, weight, offset, pads=[1] * 4)
     want = want * 0.02 * scales[1][:, None, None] if scales else want
     for got in found.values():
         assert relative(got, want) < {np.float32: 1e-6, np.float16: 5e-4, np.int8: 2e-2}[kind]
-    assert found[True, 64].tobytes() == found[True, tile_n].tobytes()
+    assert found[True, (0, 64)].tobytes() == found[True, tile].tobytes()
+
+
+@pytest.mark.parametrize("tile_n", [64, 128, 256])
+@pytest.mark.parametrize("splits", [1, 4])
+@pytest.mark.parametrize(
+    ("c", "group", "groups", "kernel"),
+    [(160, 1, 1, (3, 3)), (64, 1, 1, (4, 4)), (48, 2, 3, (2, 2)), (128, 1, 8, (1, 1))],
+)
+def test_groups_of_warps_give_the_same(kernels, tile_n, splits, c, group, groups, kernel):
+    """The variant for compute capability 9.0: stages, barriers, operands of groups of warps."""
+    rng = np.random.default_rng(tile_n + splits)
+    value = rng.standard_normal((1, c, 9, 18)).astype(np.float16)
+    weight = rng.standard_normal((144, c // group, *kernel)).astype(np.float16)
+    out = (9 - kernel[0] + 1, 18 - kernel[1] + 1)
+    offset = offsets(rng, (1, 2 * groups * kernel[0] * kernel[1], *out), 2)
+    attrs = {"offset_group": groups, "group": group}
+    options = {"splits": splits, "last": True, "variant": native.GROUPS, "tile": (0, tile_n)}
+    got = twice(kernels, lambda: convolution(kernels, value, weight, offset, **options, **attrs))
+    want = deform_conv2d.reference(value, weight, offset, **attrs)
+    assert relative(got, want) < 5e-4
+
+
+@pytest.mark.parametrize("splits", [2, 3, 8])
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8])
+@pytest.mark.parametrize(
+    ("c", "groups", "kernel"),
+    [(160, 1, (1, 2)), (64, 1, (4, 4)), (48, 3, (3, 3)), (128, 8, (1, 1))],
+)
+def test_blocks_of_a_cluster_share_the_steps_of_a_tile(kernels, splits, kind, c, groups, kernel):
+    """Steps that splits do not divide, several tables of corners, and blocks without a step."""
+    rng = np.random.default_rng(splits)
+    unit = 30 if kind is np.int8 else 1
+    value = (unit * rng.standard_normal((1, c, 9, 18))).clip(-127, 127).astype(kind)
+    weight = (unit * rng.standard_normal((24, c, *kernel))).clip(-127, 127).astype(kind)
+    out = (9 - kernel[0] + 1, 18 - kernel[1] + 1)
+    offset = offsets(rng, (1, 2 * groups * kernel[0] * kernel[1], *out), 2)
+    scales = (0.02, rng.random(24) / 50, 1.0) if kind is np.int8 else None
+    options = {"scales": scales, "last": True, "offset_group": groups}
+    got = twice(
+        kernels, lambda: convolution(kernels, value, weight, offset, splits=splits, **options)
+    )
+    want = deform_conv2d.reference(value, weight, offset, offset_group=groups)
+    want = want * 0.02 * scales[1][:, None, None] if scales else want
+    assert relative(got, want) < {np.float32: 1e-6, np.float16: 5e-4, np.int8: 2e-2}[kind]
+    if kind is np.int8:  # sums of integers have no order
+        whole = convolution(kernels, value, weight, offset, splits=1, **options)
+        assert relative(got, whole) < 1e-6
 
 
 def test_int8_is_exact_on_its_own_grid(kernels):
@@ -447,16 +494,41 @@ def test_heuristics(kernels):
         )  # fmt: skip
 
     tile = lambda *a, card=native.H200, **k: kernels.plan("deform_conv2d", conv(*a, **k), card)  # noqa: E731
-    assert tile(256, 256, 112).tile_n == 256
-    # 64 tiles of pixels leave half the card idle; four times as many sample four times as often.
-    assert tile(256, 256, 64).tile_n == 128
-    assert tile(256, 256, 16).tile_n == 64  # 16 blocks or 4: each on a multiprocessor of its own
-    assert tile(256, 256, 64, card=native.ORIN).tile_n == 256
-    assert tile(64, 64, 128).tile_n == 64
-    assert tile(256, 256, 112, kind=native.FLOAT).tile_n == 128
+    sizes = lambda plan: (plan.tile_m, plan.tile_n, plan.splits)  # noqa: E731
+    assert sizes(tile(256, 256, 112)) == (128, 256, 1)
+    # Blocks share the steps of tiles that are few, where there are clusters.
+    assert sizes(tile(256, 256, 64)) == (128, 256, 3)
+    assert sizes(tile(256, 256, 64, card=native.ORIN)) == (128, 256, 1)
+    assert sizes(tile(256, 256, 64, card=native.RTX4090)) == (64, 128, 1)
+    assert 64 <= tile(512, 512, 16).blocks <= native.H200.multiprocessors
+    assert tile(512, 512, 16).splits >= 4
+    assert sizes(tile(64, 64, 128)) == (128, 64, 1)
+    assert sizes(tile(256, 256, 112, kind=native.FLOAT))[1] == 128
+    for kind in (native.HALF, native.FLOAT, native.INT8):
+        expected = native.GROUPS if kind == native.HALF else native.WARPS
+        assert tile(256, 256, 64, kind=kind).variant == expected
+        assert tile(256, 256, 64, kind=kind, card=native.ORIN).variant == native.WARPS
+    forced = conv(256, 256, 64)
+    forced.tile_n = 128
+    assert kernels.plan("deform_conv2d", forced, native.H200).splits == 1
+    forced.splits = 2
+    assert kernels.plan("deform_conv2d", forced, native.H200).splits == 2
+    assert kernels.plan("deform_conv2d", forced, native.ORIN).splits == 1
+    assert kernels.plan("deform_conv2d", forced, native.H200).variant == native.WARPS
+    forced.variant = native.GROUPS
+    for card in (native.H200, native.ORIN):
+        plan = kernels.plan("deform_conv2d", forced, card)
+        assert plan.variant == (native.GROUPS if card is native.H200 else native.WARPS)
+        assert plan.shared_bytes <= card.shared_bytes_per_block
+    for card in (native.H200, native.ORIN, native.RTX4090):
+        assert tile(256, 256, 64, card=card).shared_bytes <= card.shared_bytes_per_block
     assert tile(256, 256, 112).is_vector == 1
     assert tile(12, 24, 112).is_vector == 0
-    assert tile(256, 256, 112).shared_bytes == 64 * (2 * 64 + 3 * 256)
+    operands, corners = 128 * (128 + 256), 9 * 128 * 24  # of a stage, and of a table
+    assert tile(256, 256, 112, card=native.ORIN).shared_bytes == 2 * operands + corners
+    assert (
+        3 * operands + corners < tile(256, 256, 112).shared_bytes <= 3 * operands + corners + 1100
+    )
 
 
 @pytest.mark.parametrize(
@@ -509,6 +581,9 @@ def test_offsets_refuse(kernels, change, reason):
         ({"output_type": native.HALF}, "outputType: expected the values' type"),
         ({"value_layout": 1, "value_pitch": 4}, "valuePitch"),
         ({"tile_n": 96}, "tileN"),
+        ({"tile_n": 256, "tile_m": 64}, "tileM"),
+        ({"splits": 9}, "splits"),
+        ({"variant": 3}, "variant"),
         ({}, "a pointer is null"),
     ],
 )

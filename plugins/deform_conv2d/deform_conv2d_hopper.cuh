@@ -1,0 +1,232 @@
+// deform_conv2d on compute capability 9.0: the same tiles, steps and samples, but warps share the work by kind.
+// Eight warps sample and copy weights into stages of shared memory; two groups of four warps multiply 64 pixels
+// each with all output channels of the tile, straight from shared memory. Two barriers a stage say that it is
+// full, and empty. Without sm_90a's own instructions the kernel is empty, and the launcher does not use it.
+#pragma once
+
+#include "common/hopper.cuh"
+#include "deform_conv2d/samples.cuh"
+#include "deform_conv2d/sums.cuh"
+#include "deform_conv2d/weights.cuh"
+
+namespace degmix
+{
+
+template <int32_t kOUTPUTS>
+struct HopperTile
+{
+    static constexpr int32_t kM = 128;
+    static constexpr int32_t kN = kOUTPUTS;
+    static constexpr int32_t kY = 8;
+    static constexpr int32_t kX = kM / kY;
+    static constexpr int32_t kSTORING = 256;                  // threads that multiply, and have sums
+    static constexpr int32_t kTHREADS = kN > 128 ? 256 : 512; // that sample
+    static constexpr int32_t kALL = kSTORING + kTHREADS;
+    static constexpr int32_t kWARP_M = 64;                     // pixels of a group of warps
+    static constexpr int32_t kSLAB_M = kM;                     // pixels whose sums leave together
+    static constexpr int32_t kPRODUCT_N = kN > 128 ? 128 : 64; // output channels of an instruction
+    static constexpr int32_t kPRODUCTS = kN / kPRODUCT_N;
+    static constexpr int32_t kFRAGMENTS_M = 1;
+    static constexpr int32_t kFRAGMENTS_N = kPRODUCT_N / 8;
+    static constexpr int32_t kROWS_AT_ONCE = kTHREADS / kPARTS;
+    static constexpr int32_t kVALUE_BYTES = kM * kROW_BYTES;
+    static constexpr int32_t kWEIGHT_BYTES = kN * kROW_BYTES;
+    static constexpr int32_t kSTAGE_BYTES = kVALUE_BYTES + kWEIGHT_BYTES;
+    static constexpr int32_t kSTAGE_COUNT = 3;
+    static constexpr int32_t kTABLE_AT = kSTAGE_COUNT * kSTAGE_BYTES;
+    static constexpr int32_t kALIGNMENT = 1024; // of stages; shared memory that a launch asks for has less
+
+    // Registers of threads that sample, and of those that multiply: together no more than the launch's. Sums of
+    // 256 channels leave room for few threads that sample.
+    static constexpr int32_t kSAMPLING = kN > 128 ? 96 : 72;
+    static constexpr int32_t kMULTIPLYING = kN > 128 ? 160 : 96;
+
+    // A step's neighbours are all on their way before the last step's are blended.
+    template <typename T>
+    static constexpr int32_t kAHEAD = kM * kPARTS / kTHREADS;
+
+    // Of the threads that multiply, which alone have sums.
+    static __device__ __forceinline__ void sync()
+    {
+#if defined(DEGMIX_HAS_GROUPS)
+        syncSome<1, kSTORING>();
+#endif
+    }
+};
+
+template <typename TILE>
+constexpr int32_t kHOPPER_BYTES = TILE::kALIGNMENT + TILE::kTABLE_AT + CornerTable<__half, TILE>::kBYTES
+    + 2 * TILE::kSTAGE_COUNT * static_cast<int32_t>(sizeof(uint64_t));
+
+#if defined(DEGMIX_HAS_GROUPS)
+
+// A stage, and how often all of them were used.
+template <typename TILE>
+struct HopperStage
+{
+    unsigned char* shared;
+    uint64_t* full;
+    uint64_t* empty;
+    int32_t index{0};
+    uint32_t parity{0};
+
+    __device__ __forceinline__ unsigned char* values() const
+    {
+        return shared + index * TILE::kSTAGE_BYTES;
+    }
+    __device__ __forceinline__ unsigned char* weights() const
+    {
+        return values() + TILE::kVALUE_BYTES;
+    }
+    __device__ __forceinline__ void advance()
+    {
+        if (++index == TILE::kSTAGE_COUNT)
+        {
+            index = 0;
+            parity ^= 1U;
+        }
+    }
+};
+
+template <typename TILE>
+__device__ __forceinline__ void sampleStages(
+    DeformConv2dWork const& work, BlockPlace const& block, HopperStage<TILE> stage)
+{
+    using Samples = VectorSamples<__half, TILE>;
+    CornerTable<__half, TILE> const table(stage.shared + TILE::kTABLE_AT);
+    Samples samples(work, block, table);
+    Weights<__half, TILE> const weights(work, block);
+    Share const share = shareOf(work);
+    int32_t left = share.steps;
+    Step next(work, share.first);
+    HopperStage<TILE> ahead = stage; // of the weights
+    weights.copy(ahead.weights(), next, left > 0);
+    while (left > 0)
+    {
+        int32_t const firstChannel = block.group * work.perGroup + next.chunk * kCHUNK<__half>;
+        int32_t const steps = min(next.leftOfTable(work), left);
+        syncSome<2, TILE::kTHREADS>(); // the last table has been read
+        table.fill(work, block, next, firstChannel / work.perOffsetGroup);
+        syncSome<2, TILE::kTHREADS>();
+        samples.begin(next, steps);
+#pragma unroll
+        for (int32_t i = 0; i < Samples::kAHEAD; ++i)
+        {
+            samples.load(i);
+        }
+#pragma unroll 1
+        for (int32_t const end = left - steps; left > end;)
+        {
+            next.advance(work);
+            ahead.advance();
+            if (--left > 0)
+            {
+                // The first use of a stage waits for nothing: its barrier's phase before the first is complete.
+                waitFor(ahead.empty + ahead.index, ahead.parity ^ 1U);
+                weights.copy(ahead.weights(), next, true);
+            }
+            else
+            {
+                commitCopies(); // an empty group, so that the last but one is always this step's
+            }
+            samples.turnAll(stage.values());
+            waitCopies<1>();
+            __syncwarp();
+            if (threadIdx.x % 32 == 0)
+            {
+                arriveAt(stage.full + stage.index);
+            }
+            stage.advance();
+        }
+    }
+    waitCopies<0>();
+}
+
+template <typename TILE>
+__device__ __forceinline__ void multiplyStages(DeformConv2dWork const& work, HopperStage<TILE> stage, int32_t thread,
+    float (&sum)[TILE::kPRODUCTS][1][TILE::kFRAGMENTS_N][4])
+{
+    int32_t const group = thread / 128;
+    int32_t last = 0;
+    int32_t const steps = shareOf(work).steps;
+#pragma unroll 1
+    for (int32_t step = 0; step < steps; ++step)
+    {
+        waitFor(stage.full + stage.index, stage.parity);
+        // Here and not where samples are written: there the fence would wait for the neighbours under way.
+        showToProducts();
+        uint64_t const values = operandAt(stage.values() + group * TILE::kWARP_M * kROW_BYTES);
+        uint64_t const weights = operandAt(stage.weights());
+        beginProducts();
+#pragma unroll
+        for (int32_t k = 0; k < 4; ++k)
+        {
+#pragma unroll
+            for (int32_t i = 0; i < TILE::kPRODUCTS; ++i)
+            {
+                multiplyAddGroup(sum[i], values + 2 * k, weights + i * TILE::kPRODUCT_N * kROW_BYTES / 16 + 2 * k);
+            }
+        }
+        endProducts();
+        waitProducts<1>();
+        if (step > 0 && thread % 32 == 0)
+        {
+            arriveAt(stage.empty + last);
+        }
+        last = stage.index;
+        stage.advance();
+    }
+    waitProducts<0>();
+}
+
+#endif
+
+template <int32_t kN>
+__global__ void __launch_bounds__(HopperTile<kN>::kALL, 1)
+    deformConv2dHopperKernel([[maybe_unused]] DeformConv2dWork work)
+{
+#if defined(DEGMIX_HAS_GROUPS)
+    using TILE = HopperTile<kN>;
+    DEGMIX_SHARED(unaligned);
+    unsigned char* const shared
+        = unaligned + (TILE::kALIGNMENT - sharedAddress(unaligned) % TILE::kALIGNMENT) % TILE::kALIGNMENT;
+    auto* const full = reinterpret_cast<uint64_t*>(shared + TILE::kTABLE_AT + CornerTable<__half, TILE>::kBYTES);
+    uint64_t* const empty = full + TILE::kSTAGE_COUNT;
+    BlockPlace const block = blockPlace<TILE>(work);
+    if (threadIdx.x == 0)
+    {
+        for (int32_t i = 0; i < TILE::kSTAGE_COUNT; ++i)
+        {
+            initBarrier(full + i, TILE::kTHREADS / 32);
+            initBarrier(empty + i, TILE::kSTORING / 32);
+        }
+        showBarriers();
+    }
+    __syncthreads();
+    HopperStage<TILE> const stage{shared, full, empty};
+    if (threadIdx.x < TILE::kTHREADS)
+    {
+        giveRegisters<TILE::kSAMPLING>();
+        sampleStages<TILE>(work, block, stage);
+    }
+    else
+    {
+        takeRegisters<TILE::kMULTIPLYING>();
+        float sum[TILE::kPRODUCTS][1][TILE::kFRAGMENTS_N][4] = {};
+        int32_t const thread = static_cast<int32_t>(threadIdx.x) - TILE::kTHREADS;
+        multiplyStages<TILE>(work, stage, thread, sum);
+        Slab<__half, TILE> const slab(shared, work, block, thread);
+        TILE::sync(); // all products of the block are made
+#pragma unroll
+        for (int32_t i = 0; i < TILE::kPRODUCTS; ++i)
+        {
+            slab.put(sum[i], thread / 32 * 16, i * TILE::kPRODUCT_N);
+        }
+        slab.sync();
+        slab.store(0);
+        slab.end();
+    }
+#endif
+}
+
+} // namespace degmix
