@@ -16,6 +16,7 @@ from degmix_edge.ops import deform_conv2d, deform_offsets, deform_sample
 
 sys.path.insert(0, str(ROOT / "plugins" / "tools"))
 import sass  # noqa: E402
+import time_model  # noqa: E402
 
 pytestmark = pytest.mark.slow(file_seconds=75)
 
@@ -221,6 +222,7 @@ MOST = {
     "deformSampleKernel<int8, fp32, true, 2>": 41,
     "deformSampleKernel<fp16, fp32, true, 1>": 52,
     "deformSampleKernel<fp16, fp16, false, 1>": 98,
+    "deformOffsetsKernel<8>": 8,
 }
 """Instructions a value that a kernel stores, at most, on Orin."""
 
@@ -246,9 +248,11 @@ def test_machine_code_stays_within_its_bounds(compiled):
     assert len(found) == 36
     for name, most in MOST.items():
         kernel = found[name]
-        assert kernel.samples == 4, name
+        assert kernel.samples == (16 if "Offsets" in name else 4), name
         assert kernel.main.instructions / kernel.samples <= most, name
         assert not sum(loop.divisions for loop in kernel.loops), name
+    # Channels, pixels and depth of a warp's turn.
+    assert found["deformOffsetsKernel<8>"].main.macs == 16 * 32 * 96
     shared = found["deformSampleKernel<fp16, fp16, true, 2>"]
     assert shared.registers <= 80  # two blocks of 384 threads on a multiprocessor
     (copy,) = [
@@ -273,6 +277,22 @@ def test_machine_code_stays_within_its_bounds(compiled):
             "STS.128",
         }
     assert not [name for name, kernel in found.items() if kernel.stack]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_the_time_model_reads_what_was_compiled(compiled):
+    """Every case of the model finds its kernel, and each unit that the kernel uses has a bound."""
+    found = time_model.predictions([compiled[0] / "libdegmix_kernels.so"])
+    assert set(found) == {("Orin AGX 64 GB", place) for place in range(len(time_model.CASES))}
+    for place, case in enumerate(time_model.CASES):
+        one = found["Orin AGX 64 GB", place]
+        has_product = case.operator != "deform_sample"
+        assert (one.bounds["tensor cores"] > 0) == has_product, case
+        assert all(one.bounds[name] > 0 for name in ("issue", "memory units", "bytes")), case
+        assert 8 <= one.warps <= 48, case
+    # The memory of an Orin bounds the sampling of large maps.
+    assert found["Orin AGX 64 GB", 0].limit == "bytes"
 
 
 def test_the_gpu_benchmark_checks_its_cases(emulated, tmp_path):
