@@ -18,6 +18,18 @@ __device__ __forceinline__ int32_t threadAgain()
 #endif
 }
 
+// The same of the block's index.
+__device__ __forceinline__ uint32_t blockAgain()
+{
+#ifdef __CUDA_ARCH__
+    uint32_t index;
+    asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index));
+    return index;
+#else
+    return blockIdx.x;
+#endif
+}
+
 // Whether blocks may run together, as clusters: from compute capability 9.0.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 constexpr bool kHAS_CLUSTERS = false;

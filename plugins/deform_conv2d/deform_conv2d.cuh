@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(Tile<kM, kN>::kTHREADS, Tile<kM, kN>::kBLOCKS)
 {
     using TILE = Tile<kM, kN>;
     DEGMIX_SHARED(shared);
-    BlockPlace const block = blockPlace<TILE>(work);
+    BlockPlace const block = blockPlace<TILE>(work, blockIdx.x);
     typename Product<T>::Sum sum[TILE::kFRAGMENTS_M][TILE::kFRAGMENTS_N][4] = {};
     Product<T> const product(
         firstRow<TILE>(static_cast<int32_t>(threadIdx.x)), firstColumn<TILE>(static_cast<int32_t>(threadIdx.x)));
@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(Tile<kM, kN>::kTHREADS, Tile<kM, kN>::kBLOCKS)
         multiplyElements<T, TILE>(work, block, shared, product, sum);
     }
     int32_t const thread = threadAgain();
-    Slab<T, TILE> const slab(shared, work, block, thread);
+    Slab<T, TILE> const slab(shared, work, blockPlace<TILE>(work, blockAgain()), thread);
     int32_t const row = firstRow<TILE>(thread);
     TILE::sync(); // the block's operands are read
 #pragma unroll 1

@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(HopperTile<kN>::kALL, 1)
         = unaligned + (TILE::kALIGNMENT - sharedAddress(unaligned) % TILE::kALIGNMENT) % TILE::kALIGNMENT;
     auto* const full = reinterpret_cast<uint64_t*>(shared + TILE::kTABLE_AT + CornerTable<__half, TILE>::kBYTES);
     uint64_t* const empty = full + TILE::kSTAGE_COUNT;
-    BlockPlace const block = blockPlace<TILE>(work);
+    BlockPlace const block = blockPlace<TILE>(work, blockIdx.x);
     if (threadIdx.x == 0)
     {
         for (int32_t i = 0; i < TILE::kSTAGE_COUNT; ++i)
@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(HopperTile<kN>::kALL, 1)
         float sum[TILE::kPRODUCTS][1][TILE::kFRAGMENTS_N][4] = {};
         int32_t const thread = static_cast<int32_t>(threadIdx.x) - TILE::kTHREADS;
         multiplyStages<TILE>(work, stage, thread, sum);
-        Slab<__half, TILE> const slab(shared, work, block, thread);
+        Slab<__half, TILE> const slab(shared, work, blockPlace<TILE>(work, blockAgain()), thread);
         TILE::sync(); // all products of the block are made
 #pragma unroll
         for (int32_t i = 0; i < TILE::kPRODUCTS; ++i)

@@ -168,13 +168,13 @@ struct BlockPlace
 };
 
 template <typename TILE>
-__device__ __forceinline__ BlockPlace blockPlace(DeformConv2dWork const& work)
+__device__ __forceinline__ BlockPlace blockPlace(DeformConv2dWork const& work, uint32_t index)
 {
     DeformConv2dParams const& params = work.params;
     uint32_t const tilesX = static_cast<uint32_t>(params.outWidth + TILE::kX - 1) / TILE::kX;
     uint32_t const tilesY = static_cast<uint32_t>(params.outHeight + TILE::kY - 1) / TILE::kY;
     uint32_t const tilesN = static_cast<uint32_t>(work.outputs + TILE::kN - 1) / TILE::kN;
-    uint32_t rest = blockIdx.x / static_cast<uint32_t>(work.splits);
+    uint32_t rest = index / static_cast<uint32_t>(work.splits);
     BlockPlace place;
     place.x = static_cast<int32_t>(rest % tilesX) * TILE::kX;
     rest /= tilesX;

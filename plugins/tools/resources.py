@@ -1,6 +1,6 @@
 """Registers and spills of every kernel, as nvcc reports them, into plugins/README.md.
 
-python plugins/tools/resources.py [87 90 ...]
+python plugins/tools/resources.py [87 90a ...]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PLUGINS = Path(__file__).resolve().parents[1]
 README = PLUGINS / "README.md"
 BEGIN, END = "<!-- resources -->\n", "<!-- end of resources -->\n"
 KERNEL = re.compile(
-    r"Compiling entry function '(\w+)' for 'sm_(\d+)'.*?(\d+) bytes stack frame, (\d+) bytes spill "
+    r"Compiling entry function '(\w+)' for 'sm_(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill "
     r"stores, (\d+) bytes spill loads.*?Used (\d+) registers",
     re.DOTALL,
 )
@@ -71,7 +71,7 @@ def table(architectures: list[str]) -> str:
 
 def main() -> None:
     """Rewrite the table."""
-    made = table(sys.argv[1:] or ["80", "87", "89", "90", "110", "120"])
+    made = table(sys.argv[1:] or ["80", "87", "90a", "100", "110", "120"])
     text = README.read_text()
     head, rest = text.split(BEGIN)
     _, tail = rest.split(END)

@@ -93,10 +93,13 @@ class Kernel:
 
     @property
     def main(self) -> Loop:
-        """The loop that a kernel is about: with tensor cores, or the longest that stores."""
+        """The loop that a kernel is about: with tensor cores, or the longest that stores.
+
+        A kernel without loops, which is empty on this architecture, has an empty one.
+        """
         tensor = [loop for loop in self.loops if loop.parts.get("tensor")]
         stores = [loop for loop in self.loops if loop.parts.get("stores")]
-        return (tensor or stores or list(self.loops))[0]
+        return (tensor or stores or [*self.loops, Loop(0, 0, 0, {}, 0, {})])[0]
 
 
 def tool(name: str) -> str:
@@ -265,6 +268,8 @@ def table(found: list[Kernel]) -> str:
 def _count(kernel: Kernel) -> str:
     """Instructions a sample, or of a turn of the main loop where that stores none."""
     loop = kernel.main
+    if not kernel.loops:
+        return "-"
     if kernel.samples:
         return f"{loop.instructions / kernel.samples:.1f} a sample"
     return f"{loop.instructions} a turn"

@@ -231,8 +231,8 @@ MOST_A_STEP = {
     "deformConv2dKernel<fp16, 128, 128, true>": 305,
     "deformConv2dKernel<fp16, 64, 128, true>": 200,
     "deformConv2dKernel<fp16, 128, 64, true>": 250,
-    "deformConv2dKernel<int8, 128, 256, true>": 1600,
-    "deformConv2dKernel<int8, 64, 128, true>": 810,
+    "deformConv2dKernel<int8, 128, 256, true>": 1630,
+    "deformConv2dKernel<int8, 64, 128, true>": 820,
 }
 """Instructions that each of eight warps may have in a step of 128 bytes of channels, on Orin."""
 
@@ -267,15 +267,9 @@ def test_machine_code_stays_within_its_bounds(compiled):
         assert kernel.main.parts["tensor"] >= 32, name
         assert kernel.main.instructions <= most, name
         assert not sum(loop.divisions for loop in kernel.loops), name
-        assert kernel.registers <= (255 if "128, 256" in name else 128), name
-        assert set(kernel.main.widths) <= {
-            "LDG.128",
-            "LDGSTS.128",
-            "LDS.32",
-            "LDS.64",
-            "LDS.128",
-            "STS.128",
-        }
+        is_large = "128, 128," in name or "128, 256," in name  # one block a multiprocessor
+        assert kernel.registers <= (255 if is_large else 128), name
+        assert set(kernel.main.widths) <= VECTORS, name
     assert not [name for name, kernel in found.items() if kernel.stack]
 
 
