@@ -28,7 +28,8 @@ PARTS = {
     "half": ("HFMA2", "HADD2", "HMUL2", "HSETP2", "HMNMX2", "HSET2"),
     "float": ("FFMA", "FADD", "FMUL", "FMNMX", "FSETP", "FSEL", "FSET", "FCHK"),
     "multiply": ("IMAD", "UIMAD", "IDP"),
-    "special": ("MUFU", "F2I", "I2F", "F2F", "FRND", "I2FP", "F2FP"),
+    "special": ("MUFU", "F2I", "I2F", "F2F", "FRND"),
+    "convert": ("I2FP", "F2FP"),
     "global": ("LDG", "STG", "LDGSTS", "ATOMG", "RED"),
     "shared": ("LDS", "STS", "LDSM", "ATOMS", "STSM"),
     "local": ("LDL", "STL"),
@@ -41,12 +42,14 @@ SIZES = {"fp16": 2, "fp32": 4, "int8": 1}
 
 @dataclass(frozen=True)
 class Loop:
-    """One innermost loop.
+    """One loop: innermost, or around innermost ones with tensor instructions of its own.
 
     Attributes:
         start, end: Addresses of its first and its last instruction.
-        instructions: How many a thread executes a turn, if it takes every branch.
+        instructions: How many a thread executes a turn, if it takes every branch. Those of loops
+            inside are not among them.
         parts: The same by unit.
+        macs: Multiply-adds of a warp's tensor instructions in a turn.
         divisions: Integer divisions, each of which is about 20 instructions.
         widths: How often memory is read and written, by instruction and width, as `LDG.128`.
     """
@@ -55,6 +58,7 @@ class Loop:
     end: int
     instructions: int
     parts: dict[str, int]
+    macs: int
     divisions: int
     widths: dict[str, int]
 
@@ -69,7 +73,7 @@ class Kernel:
         instructions: Of the whole kernel, without padding.
         registers, stack: Of a thread; the stack is local memory in bytes.
         shared: Static shared memory of a block in bytes.
-        loops: Innermost loops, the longest first.
+        loops: Its loops, the longest first.
     """
 
     name: str
@@ -155,12 +159,16 @@ def _kernel(symbol: str, architecture: str, text: str, used: tuple[int, int, int
         last -= 1
     lines = [line for line in lines[: last + 1] if line[1] != "NOP"]
     intervals = _intervals(lines)
-    inner = [
-        (start, end)
-        for start, end in intervals
-        if not any(start <= a and b <= end and (a, b) != (start, end) for a, b in intervals)
+    loops = [
+        _loop(lines, interval, [x for x in intervals if _is_inside(x, interval)])
+        for interval in intervals
     ]
-    loops = sorted((_loop(lines, *interval) for interval in inner), key=lambda x: -x.instructions)
+    loops = [
+        loop
+        for loop, interval in zip(loops, intervals, strict=True)
+        if loop.macs or not any(_is_inside(x, interval) for x in intervals)
+    ]
+    loops.sort(key=lambda loop: -loop.instructions)
     return Kernel(plain(symbol), architecture, len(lines), *used, tuple(loops))
 
 
@@ -175,23 +183,49 @@ def _intervals(lines: list[tuple[int, str, str]]) -> list[tuple[int, int]]:
     return sorted(found)
 
 
-def _loop(lines: list[tuple[int, str, str]], start: int, end: int) -> Loop:
-    inside = [(name, operands) for address, name, operands in lines if start <= address <= end]
+def _is_inside(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    return b[0] <= a[0] and a[1] <= b[1] and a != b
+
+
+def _loop(
+    lines: list[tuple[int, str, str]], interval: tuple[int, int], inner: list[tuple[int, int]]
+) -> Loop:
+    """Count the instructions of an interval, without those of the loops inside it."""
+    start, end = interval
+    inside = [
+        (name, operands)
+        for address, name, operands in lines
+        if start <= address <= end and not any(a <= address <= b for a, b in inner)
+    ]
     parts: Counter[str] = Counter()
     widths: Counter[str] = Counter()
-    divisions = 0
+    divisions = macs = 0
     for name, _ in inside:
         word = name.partition(".")[0]
         unit = next((unit for unit, names in PARTS.items() if word in names), "integer")
         parts[unit] += 1
         parts["stores"] += word == "STG"
+        macs += _macs(name)
         # An unsigned division begins with the reciprocal of its rounded divisor.
         divisions += name in ("I2F.U32.RP", "I2F.RP", "I2F.U64.RP")
         if word in ("LDG", "STG", "LDS", "STS", "LDGSTS"):
             width = next((w for w in ("128", "64", "U16", "S16", "U8", "S8") if w in name), "32")
             widths[f"{word}.{width}"] += 1
+        elif word in ("LDSM", "STSM"):
+            widths[f"{word}.{32 * int(name[-1])}"] += 1  # of so many matrices
     counted = {unit: count for unit, count in sorted(parts.items()) if count}
-    return Loop(start, end, len(inside), counted, divisions, dict(sorted(widths.items())))
+    return Loop(start, end, len(inside), counted, macs, divisions, dict(sorted(widths.items())))
+
+
+def _macs(name: str) -> int:
+    """Multiply-adds of a warp's share of a tensor instruction, from the shape in its name."""
+    if match := re.match(r"[HI]MMA\.(16|8)(8|16)(\d+)", name):
+        m, n, k = map(int, match.groups())
+        return m * n * k
+    if match := re.match(r"[HI]GMMA\.(\d+)x(\d+)x(\d+)", name):
+        m, n, k = map(int, match.groups())
+        return m * n * k // 4  # of four warps
+    return 0
 
 
 def plain(symbol: str) -> str:

@@ -245,6 +245,9 @@ def test_machine_code_stays_within_its_bounds(compiled):
     offsets = found["deformOffsetsKernel<8>"]
     assert offsets.instructions <= 1000  # most of them before the loop over channels
     assert offsets.registers <= 80  # three blocks of 256 threads
+    assert offsets.main.macs == 16 * 32 * 96  # channels, pixels and depth of a warp's turn
+    assert offsets.samples == 16
+    assert offsets.main.instructions / offsets.samples <= 8
     for name, kernel in found.items():
         # Only the convolution of channels that are no vectors keeps places in local memory.
         assert kernel.stack == 0 or re.match(r"deformConv2dKernel<.*false>", name), name
