@@ -61,7 +61,7 @@ BUDGET = [
         metavar="NAME",
         default="cpu",
         show_default=True,
-        help="Target whose savings count: orin-agx, orin-nano, thor, rtx4090, h200, or cpu "
+        help="Target whose savings count: orin-agx, orin-nano, thor, rtx4090, h100, h200, or cpu "
         "(measured here).",
     ),
     click.option(

@@ -16,6 +16,7 @@ from degmix_edge.ops import deform_conv2d, deform_offsets, deform_sample
 
 sys.path.insert(0, str(ROOT / "plugins" / "tools"))
 import sass  # noqa: E402
+import time_model  # noqa: E402
 
 pytestmark = pytest.mark.slow(file_seconds=75)
 
@@ -252,6 +253,22 @@ def test_machine_code_stays_within_its_bounds(compiled):
         # Only the convolution of channels that are no vectors keeps places in local memory.
         assert kernel.stack == 0 or re.match(r"deformConv2dKernel<.*false>", name), name
         assert (kernel.main.parts.get("local", 0) == 0) or kernel.stack, name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_the_time_model_reads_what_was_compiled(compiled):
+    """Every case of the model finds its kernel, and each unit that the kernel uses has a bound."""
+    found = time_model.predictions([compiled[0] / "libdegmix_kernels.so"])
+    assert set(found) == {("Orin AGX 64 GB", place) for place in range(len(time_model.CASES))}
+    for place, case in enumerate(time_model.CASES):
+        one = found["Orin AGX 64 GB", place]
+        has_product = case.operator != "deform_sample"
+        assert (one.bounds["tensor cores"] > 0) == has_product, case
+        assert all(one.bounds[name] > 0 for name in ("issue", "memory units", "bytes")), case
+        assert 8 <= one.warps <= 48, case
+    # The memory of an Orin bounds the sampling of large maps.
+    assert found["Orin AGX 64 GB", 0].limit == "bytes"
 
 
 def test_the_gpu_benchmark_checks_its_cases(emulated, tmp_path):
