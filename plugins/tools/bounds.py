@@ -138,13 +138,23 @@ def shared_bytes(loop: sass.Loop) -> int:
 
 
 def resident_warps(kernel: sass.Kernel, work: Work, card: Card) -> int:
-    """Return how many warps a multiprocessor holds, by registers, shared memory and its limit."""
+    """Return how many warps a multiprocessor holds, by registers, shared memory and its limit.
+
+    Raises:
+        ValueError: It holds no block: the launch configuration is that of another kernel.
+    """
     warps = math.ceil(work.threads / 32)
     blocks = min(
         65536 // (32 * warps * max(kernel.registers, 1)),
         card.shared_bytes // (work.shared_bytes + kernel.shared + 1024),
         card.warps // warps,
     )
+    if blocks == 0:
+        raise ValueError(
+            f"{kernel.name}: {work.threads} threads of {kernel.registers} registers with "
+            f"{work.shared_bytes} bytes of shared memory do not fit a multiprocessor of "
+            f"{card.title}: is the launch configuration that of another kernel?"
+        )
     return warps * min(blocks, math.ceil(work.blocks / card.multiprocessors))
 
 

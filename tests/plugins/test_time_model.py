@@ -106,6 +106,12 @@ def test_bounds_of_a_product_by_hand():
     assert found.warps == 16  # registers: 65536 / (128 * 256) blocks
 
 
+def test_a_launch_configuration_of_another_kernel_is_refused():
+    work = Work(PRODUCT.name, 0, 32768, 0, 1, blocks=1, threads=768, shared_bytes=0)
+    with pytest.raises(ValueError, match="768 threads of 128 registers.*another kernel"):
+        bounds.predict(PRODUCT, work, CARD)
+
+
 @given(
     blocks=st.integers(1, 5000),
     fewer=st.integers(1, 300),
