@@ -286,23 +286,27 @@ def classic(
     )
     row.flops = 2 * batch * out[0] * out[1] * c * c * 9
     row.bytes = 2 * batch * c * (height * width + out[0] * out[1]) + one["offset"].nbytes
-    bench.time(
-        row,
-        make,
-        {
-            "deform_conv2d": lambda sets: bench.convolution(sets[0], geometry),
-            **{
-                f"deform_conv2d {m} x {n}, {splits} splits, variant {variant}": partial(
-                    by_tile, bench, geometry, (m, n, splits, variant)
-                )
-                for m, n, splits, variant in bench.tiles
-            },
-            "torchvision fp16": lambda sets: classic_by_torchvision(sets[0], torch.float16, stride),
-            "dense 3x3 (cuDNN, channels last)": lambda sets: F.conv2d(
-                sets[0]["value_cl"], sets[0]["weight_cl"], sets[0]["bias"], stride, 1
-            ),
+    bench.time(row, make, classic_contestants(bench, geometry))
+
+
+def classic_contestants(
+    bench: Bench, geometry: dict[str, int]
+) -> dict[str, Callable[[list[Tensors]], object]]:
+    """What is timed, by its name in the table; also the tiles that the bench was asked for."""
+    stride = geometry["stride"]
+    return {
+        "deform_conv2d": lambda sets: bench.convolution(sets[0], geometry),
+        **{
+            f"deform_conv2d {m} x {n}, {splits} splits, variant {variant}": partial(
+                by_tile, bench, geometry, (m, n, splits, variant)
+            )
+            for m, n, splits, variant in bench.tiles
         },
-    )
+        "torchvision fp16": lambda sets: classic_by_torchvision(sets[0], torch.float16, stride),
+        "dense 3x3 (cuDNN, channels last)": lambda sets: F.conv2d(
+            sets[0]["value_cl"], sets[0]["weight_cl"], sets[0]["bias"], stride, 1
+        ),
+    }
 
 
 def by_tile(

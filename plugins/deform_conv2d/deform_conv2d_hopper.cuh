@@ -208,6 +208,7 @@ __global__ void __launch_bounds__(HopperTile<kN>::kALL, 1)
     {
         giveRegisters<TILE::kSAMPLING>();
         sampleStages<TILE>(work, block, stage);
+        syncSome<3, TILE::kALL>();
     }
     else
     {
@@ -216,7 +217,7 @@ __global__ void __launch_bounds__(HopperTile<kN>::kALL, 1)
         int32_t const thread = static_cast<int32_t>(threadIdx.x) - TILE::kTHREADS;
         multiplyStages<TILE>(work, stage, thread, sum);
         Slab<__half, TILE> const slab(shared, work, blockPlace<TILE>(work, blockAgain()), thread);
-        TILE::sync(); // all products of the block are made
+        syncSome<3, TILE::kALL>(); // all stages are full, and all products of the block are made
 #pragma unroll
         for (int32_t i = 0; i < TILE::kPRODUCTS; ++i)
         {

@@ -24,6 +24,12 @@ constexpr int32_t kCOLUMNS = kTILE_X / 8; // fragments of eight pixels
 constexpr int32_t kMAP_BYTES = (kHALO_Y * kHALO_X * kPADDED * 2 + 15) / 16 * 16;
 constexpr int32_t kFRAGMENTS = 16; // of weights that lie in shared memory at once
 constexpr int32_t kFRAGMENT_BYTES = kSTEPS * 32 * 16;
+// Blocks whose registers a multiprocessor has to hold; later cards' code would keep some in local memory.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int32_t kBLOCKS = 2;
+#else
+constexpr int32_t kBLOCKS = 3;
+#endif
 
 // The group's maps of the tile and a ring of one pixel, zeros outside the image, maps last. All are asked for
 // before the first is stored.
@@ -111,7 +117,7 @@ __device__ __forceinline__ void storeRow(__half* to, uint32_t const (&words)[kCO
 }
 
 template <int32_t kVECTOR>
-__global__ void __launch_bounds__(kTHREADS, 3) deformOffsetsKernel(DeformOffsetsParams params)
+__global__ void __launch_bounds__(kTHREADS, kBLOCKS) deformOffsetsKernel(DeformOffsetsParams params)
 {
     DEGMIX_SHARED(shared);
     __half* const maps = reinterpret_cast<__half*>(shared);

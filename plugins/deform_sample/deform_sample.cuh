@@ -416,10 +416,10 @@ __device__ __forceinline__ void sampleShare(SampledPlane<T, kSHARED> const& plan
 
 // Blocks whose registers a multiprocessor has to hold: of DeMT's planes, 227 KB of shared memory hold three and
 // Orin's 163 KB two. INT8 needs more registers to copy a plane.
-#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200)
-constexpr int32_t kPLANES = 2;
-#else
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
 constexpr int32_t kPLANES = 3;
+#else
+constexpr int32_t kPLANES = 2;
 #endif
 template <typename T, bool kSHARED>
 constexpr int32_t kBLOCKS = kSHARED && sizeof(T) > 1 ? kPLANES : 2;
