@@ -73,7 +73,7 @@ check() {
 property_tests() {
     DEGMIX_KERNELS="$out/build/libdegmix_kernels.so" PYTHONPATH="$PWD:$PWD/tests/plugins" \
         "$@" "$python" -m pytest --noconftest -o addopts= -q -p on_card -p no:cacheprovider \
-        tests/plugins/test_kernels.py
+        tests/plugins/test_kernels.py tests/plugins/test_fit_image.py
 }
 
 # Every tensor has an allocation of its own, so that the end of an array is known to the tool.

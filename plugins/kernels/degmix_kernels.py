@@ -15,6 +15,7 @@ FLOAT, HALF, INT8 = 0, 1, 2
 PLANAR, CHANNELS_LAST = 0, 1
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 AUTO, SHARED, DIRECT = 0, 1, 2
+FORMATS = {"rgb": 0, "bgr": 1, "nv12": 2, "yuyv": 3}
 ITEMS = 8
 
 Pointers = c_void_p * ITEMS
@@ -96,6 +97,18 @@ class DeformOffsetsParams(ctypes.Structure):
     ]
 
 
+class FitImageParams(ctypes.Structure):
+    """The struct of that name in fit_image/fit_image.h."""
+
+    _fields_ = [
+        *_fields(c_void_p, "source chroma output"),
+        *_fields(c_int32, "format height width pitch chroma_pitch"),
+        *_fields(c_int32, "window_top window_left window_height window_width"),
+        *_fields(c_int32, "out_height out_width top left placed_height placed_width layout"),
+        ("pad", c_int32 * 3),
+    ]
+
+
 class Kernels:
     """The library at `path`."""
 
@@ -106,6 +119,7 @@ class Kernels:
             ("deform_sample", DeformSampleParams, DeformSampleLaunch),
             ("deform_conv2d", DeformConv2dParams, DeformConv2dLaunch),
             ("deform_offsets", DeformOffsetsParams, None),
+            ("fit_image", FitImageParams, None),
         ):
             launch = getattr(self.library, f"degmix_{name}")
             launch.argtypes, launch.restype = [POINTER(params), c_void_p], c_int32
