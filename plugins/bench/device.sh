@@ -92,7 +92,7 @@ table() {
 
 profile() {
     build
-    for case in demt mixer dcnv2; do
+    for case in demt mixer dcnv2 frame; do
         timeout 120 ncu --profile-from-start off --set full --clock-control none --print-details all \
             --kernel-name-base mangled --kernel-name regex:degmix "$python" "$here/gpu.py" \
             --library "$out/build/libdegmix_kernels.so" --quick --profile "$case" \
