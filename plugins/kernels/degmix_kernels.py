@@ -1,7 +1,7 @@
 """The kernels' C interface through ctypes: for tests and benchmarks, on CUDA or emulated.
 
-Needs no more than Python. Pointers are integers: `tensor.data_ptr()` of torch, or
-`array.ctypes.data` of numpy for the emulated library.
+Needs numpy, and the package for the kernel that sessions launch. Pointers are integers:
+`tensor.data_ptr()` of torch, or `array.ctypes.data` of numpy for the emulated library.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import ctypes
 from ctypes import POINTER, byref, c_char_p, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
+
+from degmix_edge.nvidia.frames import FitImageParams
 
 FLOAT, HALF, INT8 = 0, 1, 2
 PLANAR, CHANNELS_LAST = 0, 1
@@ -94,18 +96,6 @@ class DeformOffsetsParams(ctypes.Structure):
     _fields_ = [
         *_fields(Pointers, "maps weight offset"),
         *_fields(c_int32, "items n c height width"),
-    ]
-
-
-class FitImageParams(ctypes.Structure):
-    """The struct of that name in fit_image/fit_image.h."""
-
-    _fields_ = [
-        *_fields(c_void_p, "source chroma output"),
-        *_fields(c_int32, "format height width pitch chroma_pitch"),
-        *_fields(c_int32, "window_top window_left window_height window_width"),
-        *_fields(c_int32, "out_height out_width top left placed_height placed_width layout"),
-        ("pad", c_int32 * 3),
     ]
 
 
