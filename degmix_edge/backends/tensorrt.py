@@ -228,8 +228,12 @@ class Backend(EngineBackend):
             ConfigError: The environment names a library that is not there.
         """
         path = _kernels.library()
-        images = [IMAGE, *(one.name for one in self.spec.inputs if one.kind == "image")]
-        if path is None:
+        names = {IMAGE, *(one.name for one in self.spec.inputs if one.kind == "image")}
+        images = {spec.name: (spec.dtype, spec.shape) for spec in self.spec.input_specs}
+        found = {
+            tensor.name: (tensor.dtype, tensor.shape) for tensor in self.engine_tensors() or ()
+        }
+        if path is None or any(found.get(name) != images[name] for name in names):
             return False
         area = (0, 0, 2, 2)
         black = RawFrame(np.zeros((2, 2, 3), np.uint8), "rgb", (2, 2), area, area, (0, 0, 0))
@@ -237,8 +241,8 @@ class Backend(EngineBackend):
             kernel = FitKernel(path)
             for lane in self._lanes.lanes:
                 lane.fit_frames(kernel)
-                rest = {n: zeros for n, zeros in lane.zeros().items() if n not in images}
-                lane.run(rest, {name: [black] for name in images})
+                rest = {n: zeros for n, zeros in lane.zeros().items() if n not in names}
+                lane.run(rest, {name: [black] for name in names})
         except DegmixError as error:
             warnings.warn(f"frames are fitted on the CPU: {error}", stacklevel=2)
             return False

@@ -310,35 +310,28 @@ def load(
             a URI or a host name. None takes `$DEGMIX_IDENTITY`.
         not_before: The earliest time of a build in ISO 8601, so that no older signed bundle can
             be put back; None takes `$DEGMIX_NOT_BEFORE`.
-        format: What the bytes of arrays of images are: `rgb` or `bgr` of shape `(H, W, 3)`, `nv12`
-            of shape `(3 H / 2, W)`, or `yuyv` of shape `(H, W, 2)`, all uint8. Files and Pillow's
-            images say themselves what they are.
+        format: What uint8 arrays of images are: `rgb` or `bgr` of shape `(H, W, 3)`, `nv12` of
+            shape `(3 H / 2, W)`, or `yuyv` of shape `(H, W, 2)`. Other images know it.
 
     Raises:
-        ConfigError: There is no backend or format of this name, the bundle has no such size,
-            `threads` or `timeout_s` is out of range, or the backend has no timeout.
+        ConfigError: There is no such backend, format or size, or a number is out of range.
         BundleError: The bundle is incomplete, changed, of another schema, or not trusted.
         GraphError: The model reads other files, or holds a loop that may never end.
         BackendError: The backend cannot run here, refused the model, or needs an engine that
             `rebuild` does not allow to build.
     """
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise ConfigError(f"threads: got {threads}, expected 1 to {MOST_THREADS}, or None")
     check_format(format)
-    chosen = backends.choose(backend)
-    _check_timeout(timeout_s, chosen)
+    chosen = _choose(backend, threads, timeout_s)
     wanted = policy(trust, [Path(key) for key in keys], identity, not_before)
     opened = (bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))).at(size)
     wanted.check(opened)
     engine = engine_bytes(opened, chosen, rebuild=rebuild)
     runner = chosen(opened.manifest.network, engine, threads=threads)
     runner.timeout_s = timeout_s
-    workers = (threads or 1) if not chosen.runs_model else 1
     again = {"bundle": opened.path, "backend": backend, "threads": threads, "rebuild": rebuild}
     again |= {"timeout_s": timeout_s, "size": opened.chosen_size, "format": format, **vars(wanted)}
-    session = Session(
-        runner, opened.manifest.fit, opened, workers=workers, loaded=again, format=format
-    )
+    fit, workers = opened.manifest.fit, (threads or 1) if not chosen.runs_model else 1
+    session = Session(runner, fit, opened, workers=workers, loaded=again, format=format)
     opened.release()
     _check_engine(session, runner, opened)
     return session
@@ -348,13 +341,16 @@ def _load_again(arguments: Mapping[str, Any]) -> Session:
     return load(**arguments)
 
 
-def _check_timeout(seconds: float | None, backend: type[EngineBackend]) -> None:
-    if seconds is None:
-        return
-    if not 0 < seconds < float("inf"):
+def _choose(name: str, threads: int | None, seconds: float | None) -> type[EngineBackend]:
+    """The backend, which takes so many threads and such a timeout."""
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ConfigError(f"threads: got {threads}, expected 1 to {MOST_THREADS}, or None")
+    backend = backends.choose(name)
+    if seconds is not None and not 0 < seconds < float("inf"):
         raise ConfigError(f"timeout_s: got {seconds}, expected seconds above 0, or None")
-    if not backend.takes_timeout:
+    if seconds is not None and not backend.takes_timeout:
         raise ConfigError(f"timeout_s: backend {backend.name} cannot end a call; leave it out")
+    return backend
 
 
 def _check_engine(session: Session, runner: EngineBackend, opened: Bundle) -> None:
