@@ -9,18 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import test_tensorrt
 from conftest import HEIGHT, WIDTH, shared_file
 from stand_in_card import compile_kernels
 
+from degmix_edge import backends
 from degmix_edge.camera import FORMATS, to_rgb
 from degmix_edge.errors import BackendError, ConfigError, CudaError, InputError
-from degmix_edge.network import IMAGE
+from degmix_edge.network import IMAGE, InputSpec, NetworkSpec, Source
 from degmix_edge.nvidia import cuda
 from degmix_edge.nvidia.arrays import DLPACK_CUDA, DeviceArray
-from degmix_edge.preprocess import fit_image
-from degmix_edge.runtime import load
+from degmix_edge.preprocess import Fit, fit_image
+from degmix_edge.runtime import Session, load
+from degmix_edge.tasks import TaskSpec
 
 pytestmark = pytest.mark.slow
 card, made, on_device = test_tensorrt.card, test_tensorrt.made, test_tensorrt.on_device
@@ -146,6 +149,74 @@ def test_frames_on_the_device_do_not_move(card, fitting, on_device, kind):
         image = by_interface(Pitched(gaps, frame.shape, strides))
         np.testing.assert_array_equal(session(image)["depth"], want)
         assert card.uploads == uploads + 1  # of the one with gaps
+
+
+def stereo() -> tuple[NetworkSpec, bytes]:
+    """A network that gives back two pictures of two sizes and a depth, in batches of two."""
+    shapes = {IMAGE: (2, 48, 64, 3), "right": (2, 24, 32, 3), "range": (2, 1, 48, 64)}
+    nodes, inputs, outputs = [], [], []
+    for name, shape in shapes.items():
+        kind = onnx.TensorProto.FLOAT if name == "range" else onnx.TensorProto.UINT8
+        inputs.append(onnx.helper.make_tensor_value_info(name, kind, shape))
+        outputs.append(onnx.helper.make_tensor_value_info(f"{name}_out", 1, shape))
+        nodes.append(onnx.helper.make_node("Cast", [name], [f"{name}_out"], to=1))
+    graph = onnx.helper.make_graph(nodes, "stereo", inputs, outputs)
+    opsets = [onnx.helper.make_opsetid("", 20)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    colours = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
+    of_map = {"mean": (0.0,), "std": (1.0,)}
+    spec = NetworkSpec(
+        model="stereo",
+        height=48,
+        width=64,
+        batch=2,
+        inputs=(
+            InputSpec(name="right", kind="image", shape=(2, 3, 24, 32), **colours),
+            InputSpec(name="range", kind="map", shape=shapes["range"], **of_map),
+        ),
+        tasks=[
+            TaskSpec(
+                name=f"{name}_out", decode="raw", num_channels=1, unit="", metric="mean_error",
+                shape=shape, dtype="float32",
+            )
+            for name, shape in shapes.items()
+        ],
+        source=Source(name="stereo", sha256="0" * 64),
+    )  # fmt: skip
+    return spec, b"stand-in plan" + model.SerializeToString()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_pairs_of_pictures_in_batches(card, fitting, count):
+    """Each picture of a frame crosses the bus once; other inputs go as they did."""
+    spec, plan = stereo()
+    pairs = []
+    for seed in range(count):
+        depth = np.full((70 + 2 * seed, 90), 1.5 + seed, np.float32)
+        size = {"size": depth.shape}
+        pictures = {
+            IMAGE: frame_of("yuyv", seed, **size),
+            "right": frame_of("yuyv", 9 + seed, **size),
+        }
+        pairs.append({**pictures, "range": depth})
+    fit = Fit(height=48, width=64)
+    small = Fit(height=24, width=32)
+    with Session(backends.find("tensorrt")(spec, plan), fit, format="yuyv") as session:
+        assert session.fits_on == "gpu"
+        before = (card.uploads, card.fits)
+        found = session(pairs)
+        calls = -(-count // 2)
+        after = (card.uploads, card.fits)
+        assert [b - a for a, b in zip(before, after, strict=True)] == [2 * count + calls, 2 * count]
+        for maps, pair in zip(found, pairs, strict=True):
+            for name, own in ((IMAGE, fit), ("right", small)):
+                expected, _ = fit_image(to_rgb(pair[name], "yuyv"), own)
+                np.testing.assert_array_equal(maps[f"{name}_out"].reshape(expected.shape), expected)
+            assert maps["range_out"].max() == pair["range"].max()
+        with pytest.raises(InputError, match="range: is 70x92 .* and the image 70x90"):
+            session(pairs[0] | {"range": np.ones((70, 92))})
+        with pytest.raises(InputError, match="right: image: got uint8 .70, 92., expected yuyv"):
+            session(pairs[0] | {"right": np.ones((70, 92), np.uint8)})
 
 
 def test_several_lanes_and_threads(fitting):
