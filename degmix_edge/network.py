@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -18,7 +18,10 @@ from degmix_edge.tensors import TensorSpec
 
 METADATA_KEY = "degmix.network"
 IMAGE = "image"
-"""Name of the graph's first input, which is the only one of most networks."""
+"""Name of the graph's first input, which is the only one of most networks. It is a picture, or a
+map of numbers where the network takes depth or other channels."""
+InputColor: TypeAlias = Color | Literal["depth", "other"]
+"""What the channels of the first input are: colours of a picture, depth, or any other numbers."""
 InputKind = Literal["image", "map", "intrinsics", "tensor", "state"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -38,24 +41,32 @@ class Normalisation(Settings):
 
     Attributes:
         mean, std: By channel of the network, in the scale of `scale`; one number is for all.
-        scale: The value of white before the mean is subtracted: 1, or 255.
-        color: Order of the channels.
+        scale: Of a picture the value of white before the mean is subtracted, 1 or 255. Depth and
+            other numbers are multiplied by it first.
+        color: Order of the channels, or what else they are.
     """
 
     mean: tuple[Finite, ...]
     std: tuple[Positive, ...]
-    scale: Literal[1, 255] = 1
-    color: Color
+    scale: Positive = 1
+    color: InputColor
 
-    @field_validator("mean", "std")
-    @classmethod
-    def _for_channels(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        if len(values) not in (1, 3):
-            raise ValueError(f"{len(values)} numbers, expected one, or one for each of 3 channels")
-        return values
+    @model_validator(mode="after")
+    def _for_channels(self) -> Normalisation:
+        allowed = (1,) if self.color == "depth" else (1, 3)
+        more = {"depth": "", "other": ", or one for each channel"}
+        for values in (self.mean, self.std):
+            if not values or (self.color != "other" and len(values) not in allowed):
+                each = more.get(self.color, ", or one for each of 3 channels")
+                raise ValueError(f"{len(values)} numbers, expected one{each}")
+        return self
 
     @model_validator(mode="after")
     def _in_its_scale(self) -> Normalisation:
+        if self.color in ("depth", "other"):
+            return self
+        if self.scale not in (1, 255):
+            raise ValueError(f"scale {self.scale:g}, expected the value of white, 1 or 255")
         if self.color == "grey" and len({*self.mean}) + len({*self.std}) > 2:
             raise ValueError(f"mean {self.mean} and std {self.std} differ, and grey is one channel")
         if self.scale == 1 and max(*self.mean, *self.std) > 2:
@@ -66,7 +77,24 @@ class Normalisation(Settings):
         return self
 
     def apply(self, spec: NetworkSpec) -> NetworkSpec:
-        """Return `spec` with this normalisation."""
+        """Return `spec` with this normalisation.
+
+        Raises:
+            ConfigError: It has numbers for another count of channels than the network.
+        """
+        if self.color in ("depth", "other"):
+            mean, std = (
+                values * spec.channels if len(values) == 1 else values
+                for values in (self.mean, self.std)
+            )
+            for name, values in (("mean", mean), ("std", std)):
+                if len(values) != spec.channels:
+                    raise ConfigError(
+                        f"{spec.model}: {name} {values} is of {len(values)} channels, and the "
+                        f"input has {spec.channels}; give one number for each, or one for all"
+                    )
+            update = {"mean": mean, "std": std, "scale": self.scale, "color": self.color}
+            return spec.model_copy(update=update)
         channels = 1 if self.color == "grey" else 3
         mean, std = (
             tuple(values[i % len(values)] / self.scale for i in range(channels))
@@ -76,7 +104,7 @@ class Normalisation(Settings):
 
 
 class InputSpec(Settings):
-    """An input beside the image.
+    """An input of a network.
 
     Attributes:
         name: What frames call it.
@@ -89,7 +117,8 @@ class InputSpec(Settings):
         channels: First channel of that tensor, and the one behind the last, where it holds several
             inputs; None is all.
         dtype, shape: The network's own, batch first.
-        mean, std: Of an image by channel, as fractions of 255; of a map in its unit.
+        mean, std: Of an image by channel, as fractions of 255; of a map in its unit, by channel or
+            one number for all.
         color: Order of an image's channels.
         scale: A map's values are multiplied by it before the mean is subtracted.
         unit: Of a map's values as frames have them.
@@ -113,8 +142,6 @@ class InputSpec(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> InputSpec:
-        if self.name == IMAGE:
-            raise ValueError(f"{IMAGE!r} is what the first input is called")
         if self.kind == "image":
             channels = 1 if self.color == "grey" else 3
             if len(self.shape) != 4 or self.shape[1] != channels:
@@ -124,8 +151,12 @@ class InputSpec(Settings):
         elif self.kind == "map":
             if len(self.shape) not in (3, 4) or self.dtype != "float32":
                 raise ValueError(f"{self.dtype} {self.shape}, expected float32 (N, C, H, W)")
-            if not len(self.mean) == len(self.std) == 1:
-                raise ValueError(f"mean {self.mean} and std {self.std}, expected one number each")
+            count = {1, self.shape[1] if len(self.shape) == 4 else 1}
+            if not {len(self.mean), len(self.std)} <= count:
+                raise ValueError(
+                    f"mean {self.mean} and std {self.std} of shape {self.shape}, expected one "
+                    "number each, or one for each channel"
+                )
         elif self.kind == "intrinsics" and self.shape[-2:] != (3, 3):
             raise ValueError(f"shape {self.shape}, expected (N, 3, 3)")
         if (self.kind == "state") != bool(self.output):
@@ -160,7 +191,7 @@ def as_network_takes(array: np.ndarray, spec: InputSpec) -> np.ndarray:
     """Return the values of a map as its network takes them; other inputs but images stay."""
     if spec.kind != "map":
         return array
-    mean, std = np.float32(spec.mean[0]), np.float32(spec.std[0])
+    mean, std = (np.array(v, np.float32).reshape(-1, 1, 1) for v in (spec.mean, spec.std))
     return (array * np.float32(spec.scale) - mean) / std
 
 
@@ -170,9 +201,11 @@ class NetworkSpec(Settings):
     Attributes:
         model: Name of the model.
         height, width: Input size in pixels.
-        mean, std: Mean and standard deviation of colours in [0, 1], with which the graph
-            normalises, by channel of the network.
-        color: Order of the network's channels; a bundle's own input is always RGB.
+        mean, std: Mean and standard deviation with which the graph normalises, by channel of the
+            network: of colours in [0, 1], or of a map in its unit.
+        color: Order of the network's channels; a bundle's own input is always RGB. With `depth` or
+            `other`, the first input is a map of numbers in the place of a picture.
+        scale, unit, pad: Of such a map, as of any other one; see `InputSpec`.
         tensor: The network's own name of the image; empty where nothing else can be meant.
         image_channels: Which channels of that tensor are the image; None is all.
         batch: How many images one call computes.
@@ -186,7 +219,10 @@ class NetworkSpec(Settings):
     width: Side
     mean: tuple[Finite, ...] = MEAN
     std: tuple[Positive, ...] = STD
-    color: Color = "rgb"
+    color: InputColor = "rgb"
+    scale: Positive = 1.0
+    unit: str = ""
+    pad: Finite = 0.0
     tensor: str = ""
     image_channels: tuple[int, int] | None = None
     batch: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = 1
@@ -235,13 +271,40 @@ class NetworkSpec(Settings):
             raise ValueError(f"state {one.name!r}: belongs to one camera; build with a batch of 1")
 
     @property
+    def takes_map(self) -> bool:
+        """Whether the first input is a map of numbers, such as depth, and no picture."""
+        return self.color in ("depth", "other")
+
+    @property
     def channels(self) -> int:
-        """Channels of the network's own input."""
-        return 1 if self.color == "grey" else 3
+        """Channels of the network's own first input."""
+        if self.color == "other":
+            return len(self.mean)
+        return 1 if self.color in ("grey", "depth") else 3
+
+    @property
+    def image(self) -> InputSpec:
+        """The first input, described as the others are."""
+        return InputSpec(
+            name=IMAGE,
+            kind="map" if self.takes_map else "image",
+            tensor=self.tensor,
+            channels=self.image_channels,
+            shape=(self.batch, self.channels, self.height, self.width),
+            mean=self.mean,
+            std=self.std,
+            color="rgb" if self.color == "depth" or self.color == "other" else self.color,
+            scale=self.scale,
+            unit=self.unit,
+            pad=self.pad,
+        )
 
     @property
     def image_spec(self) -> TensorSpec:
-        """The first input of a finished graph: uint8 RGB, channels last."""
+        """The first input of a finished graph: uint8 RGB, channels last; or a float32 map."""
+        if self.takes_map:
+            shape = (self.batch, self.channels, self.height, self.width)
+            return TensorSpec(name=IMAGE, dtype="float32", shape=shape, unit=self.unit)
         shape = (self.batch, self.height, self.width, 3)
         return TensorSpec(name=IMAGE, dtype="uint8", shape=shape)
 

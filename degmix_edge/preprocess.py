@@ -1,8 +1,8 @@
 """Convert a picture to the network's input, and a map back to the size of the picture.
 
 Training, calibration, run and compare all use this module. The network's input is uint8 RGB
-`(H, W, 3)` of a fixed size. Normalisation is part of the ONNX graph; `normalise` does the same
-arithmetic for a network in torch.
+`(H, W, 3)` of a fixed size, or a map of numbers such as depth. Normalisation is part of the ONNX
+graph; `normalise` does the same arithmetic for a network in torch.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: values that exchange heigh
 _WANTED = "expected a uint8 RGB array of shape (height, width, 3)"
 _SIXTEEN_BIT = (
     "a picture of full 16 bits becomes (np.asarray(image) // 257).astype(np.uint8), one of 12 bits "
-    "takes // 16; a depth or thermal image is no input of this network"
+    "takes // 16; a depth or thermal image is no picture, and a network for it has color: depth or "
+    "other"
 )
 Byte = Annotated[int, Field(ge=0, le=255)]
 GREY = (0.299, 0.587, 0.114)
@@ -306,8 +307,12 @@ def read_image(source: Image) -> np.ndarray:
     )
 
 
-def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+def list_images(folder: str | os.PathLike[str], endings: Sequence[str] = ENDINGS) -> list[Path]:
     """Return the images in `folder` and its subfolders, sorted by path, without hidden files.
+
+    Args:
+        folder: The folder.
+        endings: How the names of images end.
 
     Raises:
         InputError: There is no such folder, or it has no images.
@@ -323,10 +328,10 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
     ]
-    images = [path for path in files if path.suffix.lower() in ENDINGS]
+    images = [path for path in files if path.suffix.lower() in endings]
     if not images:
         raise InputError(
-            f"{folder}: no images among its {len(files)} files; looked for {', '.join(ENDINGS)} "
+            f"{folder}: no images among its {len(files)} files; looked for {', '.join(endings)} "
             f"here and in all folders below; convert other formats"
         )
     return images

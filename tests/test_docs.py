@@ -22,6 +22,7 @@ import degmix_edge
 from degmix_edge import config, errors, registry, tasks
 from degmix_edge.bundle.manifest import Manifest
 from degmix_edge.cli import GROUPS, verbs
+from degmix_edge.cli._input_options import joined
 from degmix_edge.graph.spec_file import SpecFile
 from degmix_edge.workflows.build_file import BuildFile
 
@@ -348,7 +349,7 @@ def check(command: str) -> None:
     """Fail where the command has a verb, an option or a choice that does not exist."""
     words = shlex.split(command, comments=True)
     ends = [i for i, word in enumerate(words) if word in (">", ">>", "|", ";", "&&")]
-    words = [word for word in words[: ends[0] if ends else None] if word != "..."]
+    words = joined([word for word in words[: ends[0] if ends else None] if word != "..."])
     if not words or words[0].isupper() or words[0].startswith("-"):
         assert all(word in ("--help", "--version", "VERB") for word in words), words
         return

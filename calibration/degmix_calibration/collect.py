@@ -146,11 +146,12 @@ def _observe(
     """Histogram `chunk` over all images, and return these images."""
     session = _session(model, chunk)
     shapes = {tensor.name: tuple(tensor.shape) for tensor in session.get_inputs()}
+    of_bytes = {t.name for t in session.get_inputs() if t.type == "tensor(uint8)"}
     observed_images: list[CalibrationImage] = []
     for name, feed in images:
         whole = filled(session, feed)
         for key, array in whole.items():
-            if array.shape != shapes[key] or (key == IMAGE and array.dtype != np.uint8):
+            if array.shape != shapes[key] or (key in of_bytes) != (array.dtype == np.uint8):
                 raise ShapeError(
                     f"calibration image {name!r}: {key}: got {array.dtype} {array.shape}, expected "
                     f"{shapes[key]}; convert it with `fit_frame`"

@@ -32,7 +32,7 @@ from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.recipe import Recipe
 from degmix_edge.runtime import Maps as TaskMaps
 from degmix_edge.runtime.frames import Frame, fit_frame
-from degmix_edge.tasks import TaskSpec
+from degmix_edge.tasks import TaskSpec, false_colour
 
 Maps = dict[str, np.ndarray]
 
@@ -66,9 +66,9 @@ class Example:
 
     @property
     def pixels(self) -> np.ndarray:
-        """The image at the network's size, uint8 `(H, W, 3)`."""
-        pixels: np.ndarray = self.feed[IMAGE][0]
-        return pixels
+        """The image at the network's size, uint8 `(H, W, 3)`; depth as a picture of it."""
+        first: np.ndarray = self.feed[IMAGE][0]
+        return first if first.dtype == np.uint8 else false_colour(np.moveaxis(first, 0, -1))
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class Backend(ABC):
             got, wanted = ", ".join(names), ", ".join(map(str, self.spec.input_specs))
             raise ShapeError(f"{self.name}: got inputs {got or 'none'}, expected {wanted}")
         specs = [spec for spec in self.spec.input_specs if spec.name in feed]
-        images = len(frames[IMAGE] if frames else feed[IMAGE]) if batch > 1 else 1
+        images = len(frames[IMAGE] if IMAGE in frames else feed[IMAGE]) if batch > 1 else 1
         if images == batch:
             arrays = {spec.name: check(feed[spec.name], spec) for spec in specs}
         else:

@@ -75,14 +75,12 @@ class Backend(Base):
         """What the file's own input takes, which may be several inputs in one."""
         spec = self.spec
         parts = {
-            one.channels: as_network_takes(feed[one.name], one)
-            if one.kind != "image"
-            else _picture(feed[one.name], one, tensor)
+            one.channels: _taken(feed[one.name], one, tensor)
             for one in spec.inputs
             if (one.tensor or one.name) == tensor.name
         }
         if tensor.name == spec.tensor or not (parts or spec.tensor):
-            parts[spec.image_channels] = _picture(feed[IMAGE], spec, tensor)
+            parts[spec.image_channels] = _taken(feed[IMAGE], spec.image, tensor)
         if len(parts) == 1:
             (whole,) = parts.values()
         else:
@@ -96,8 +94,10 @@ class Backend(Base):
         del self._running
 
 
-def _picture(image: np.ndarray, spec: NetworkSpec | InputSpec, tensor: Any) -> np.ndarray:
-    """An image as the file's own input takes it, channels first."""
+def _taken(image: np.ndarray, spec: InputSpec, tensor: Any) -> np.ndarray:
+    """What a frame has of an input as the file's own one takes it, channels first."""
+    if spec.kind != "image":
+        return as_network_takes(image, spec)
     if tensor.type != "tensor(uint8)":
         return normalise(image, spec.mean, spec.std, spec.color)
     planes = image.transpose(TO_FIRST)
@@ -105,7 +105,9 @@ def _picture(image: np.ndarray, spec: NetworkSpec | InputSpec, tensor: Any) -> n
 
 
 def _in_type(array: np.ndarray, tensor: Any) -> np.ndarray:
-    """The array in half precision, where the file's own input has that."""
+    """The array in half precision or as bytes, where the file's own input has that."""
+    if tensor.type == "tensor(uint8)":
+        return np.asarray(np.rint(array).clip(0, 255), np.uint8)
     return array.astype(np.float16) if tensor.type == "tensor(float16)" else array
 
 

@@ -189,7 +189,8 @@ class Backend(EngineBackend):
                 return 0.0, layers
             with lanes.take() as lane:
                 blank = lane.zeros()
-                noise = np.random.default_rng(0).integers(0, 256, blank[IMAGE].shape, np.uint8)
+                image = blank[IMAGE]
+                noise = np.random.default_rng(0).integers(0, 256, image.shape).astype(image.dtype)
                 given = [
                     {name: fill(array, len(blank[name])) for name, array in feed.items()}
                     for feed in feeds or (blank | {IMAGE: noise},)
@@ -228,12 +229,13 @@ class Backend(EngineBackend):
             ConfigError: The environment names a library that is not there.
         """
         path = _kernels.library()
-        names = {IMAGE, *(one.name for one in self.spec.inputs if one.kind == "image")}
+        inputs = (self.spec.image, *self.spec.inputs)
+        names = {one.name for one in inputs if one.kind == "image"}
         images = {spec.name: (spec.dtype, spec.shape) for spec in self.spec.input_specs}
         found = {
             tensor.name: (tensor.dtype, tensor.shape) for tensor in self.engine_tensors() or ()
         }
-        if path is None or any(found.get(name) != images[name] for name in names):
+        if path is None or not names or any(found.get(n) != images[n] for n in names):
             return False
         area = (0, 0, 2, 2)
         black = RawFrame(np.zeros((2, 2, 3), np.uint8), "rgb", (2, 2), area, area, (0, 0, 0))

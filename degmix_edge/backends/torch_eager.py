@@ -53,8 +53,9 @@ class Backend(Base):
 
         with torch.inference_mode():
             named = {one.tensor or one.name: one for one in self.spec.inputs}
-            others = {name: _other(feed[one.name], one) for name, one in named.items()}
-            outputs = named_outputs(self.network(_normal(feed[IMAGE], self.spec), **others))
+            others = {name: _taken(feed[one.name], one) for name, one in named.items()}
+            first = _taken(feed[IMAGE], self.spec.image)
+            outputs = named_outputs(self.network(first, **others))
             logits = {
                 task.name: _at_size(_selected(outputs, task), task, self.spec)
                 for task in self.spec.tasks
@@ -69,7 +70,7 @@ class Backend(Base):
         pass
 
 
-def _normal(image: np.ndarray, spec: NetworkSpec | InputSpec) -> torch.Tensor:
+def _normal(image: np.ndarray, spec: InputSpec) -> torch.Tensor:
     """An image as the network takes it: normalised `(N, C, H, W)`."""
     import torch
 
@@ -83,7 +84,8 @@ def _normal(image: np.ndarray, spec: NetworkSpec | InputSpec) -> torch.Tensor:
     return (pixels - mean) / std
 
 
-def _other(array: np.ndarray, one: InputSpec) -> torch.Tensor:
+def _taken(array: np.ndarray, one: InputSpec) -> torch.Tensor:
+    """What a frame has of an input, as the network takes it."""
     import torch
 
     if one.kind == "image":

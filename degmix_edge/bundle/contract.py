@@ -7,7 +7,7 @@ from typing import Any
 
 from degmix_edge import registry, tasks
 from degmix_edge.bundle.manifest import Manifest
-from degmix_edge.network import InputSpec
+from degmix_edge.network import InputSpec, NetworkSpec
 from degmix_edge.preprocess import Fit
 from degmix_edge.tasks import DECODES, TaskSpec, look
 from degmix_edge.tensors import TensorSpec
@@ -24,7 +24,7 @@ class Input:
     Attributes:
         name, dtype, shape: The tensor.
         kind: `image`, `map`, `intrinsics`, `tensor` or `state`.
-        layout: A letter for each dimension; empty where it is no image.
+        layout: A letter for each dimension; empty where it is no image, and no map in its place.
         color: Order of an image's channels; empty of other inputs.
         range: Lowest and highest value; None is unbounded.
         fit: How an image of any size becomes the input, and what is aligned with it; None of other
@@ -117,8 +117,9 @@ def contract_lines(agreed: Contract) -> list[str]:
 
 
 def _layout_line(taken: Input) -> str:
-    layout = f"layout {taken.layout}, colours {taken.color}, " if taken.layout else ""
-    return f"  {layout}values {range_text(taken.range)}"
+    layout = f"layout {taken.layout}, " if taken.layout else ""
+    colours = f"colours {taken.color}, " if taken.color else ""
+    return f"  {layout}{colours}values {range_text(taken.range)}"
 
 
 def one_line(text: str) -> str:
@@ -126,10 +127,17 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def fit_text(fit: Fit) -> str:
-    """Return the rule by which an image becomes the input, in sentences."""
+def fit_text(fit: Fit, pad: float | None = None) -> str:
+    """Return the rule by which an image becomes the input, in sentences.
+
+    Args:
+        fit: The rule.
+        pad: Of a map, its value where the image has none; None is a picture.
+    """
     size = f"{fit.width} x {fit.height} pixels (width x height)"
     resize = "Pillow's bilinear filter, which averages where the image shrinks"
+    if pad is not None:
+        resize = "the nearest pixel"
     if fit.mode == "stretch":
         return f"Resize the image to {size} with {resize}. The aspect ratio may change."
     if fit.mode == "crop":
@@ -138,9 +146,10 @@ def fit_text(fit: Fit) -> str:
             f"of the image, and resize it to {size} with {resize}. Maps cover this window only."
         )
     red, green, blue = fit.pad
+    rest = f"RGB ({red}, {green}, {blue})" if pad is None else f"{pad:g}"
     return (
         f"Resize the image to fit inside {size}, aspect ratio kept, with {resize}. Centre it and "
-        f"fill the rest with RGB ({red}, {green}, {blue}). Maps cover the filled input: cut the "
+        f"fill the rest with {rest}. Maps cover the filled input: cut the "
         "same area out of them."
     )
 
@@ -155,10 +164,14 @@ def range_text(bounds: tuple[float | None, float | None]) -> str:
 
 def _inputs(manifest: Manifest) -> tuple[Input, ...]:
     first, *others = manifest.inputs
-    batch, fit = manifest.network.batch, manifest.fit
+    network, fit = manifest.network, manifest.fit
+    batch = network.batch
     images = "One image" if batch == 1 else f"{batch} images, each with maps of its own"
-    meaning = f"{images}. Normalisation is inside the graph: give plain bytes. {fit_text(fit)}"
-    described = [_image(first, fit, meaning)]
+    if network.takes_map:
+        described = [_map_in_its_place(first, fit, network)]
+    else:
+        meaning = f"{images}. Normalisation is inside the graph: give plain bytes. {fit_text(fit)}"
+        described = [_image(first, fit, meaning)]
     for tensor, spec in zip(others, manifest.network.inputs, strict=True):
         described.append(_other(tensor, spec, fit))
     return tuple(described)
@@ -167,6 +180,19 @@ def _inputs(manifest: Manifest) -> tuple[Input, ...]:
 def _image(tensor: TensorSpec, fit: Fit, meaning: str) -> Input:
     parts = (tensor.name, tensor.dtype, tensor.shape, "image", "NHWC", "RGB")
     return Input(*parts, (0, 255), fit, meaning)
+
+
+def _map_in_its_place(tensor: TensorSpec, fit: Fit, network: NetworkSpec) -> Input:
+    """The first input of a network that takes no picture."""
+    what = "Depth" if network.color == "depth" else "Numbers"
+    unit = f" in {network.unit}" if network.unit else ""
+    each = "" if network.batch == 1 else f" of {network.batch} cameras, each with maps of its own"
+    meaning = (
+        f"{what}{unit}{each}. Normalisation is inside the graph: give the values as they are, and "
+        f"{network.pad:g} where there is none. {fit_text(fit, network.pad)}"
+    )
+    parts = (tensor.name, tensor.dtype, tensor.shape, "map", "NCHW", "")
+    return Input(*parts, (None, None), fit, meaning)
 
 
 def _other(tensor: TensorSpec, spec: InputSpec, fit: Fit) -> Input:

@@ -10,6 +10,7 @@ from importlib import import_module
 
 import click
 
+from degmix_edge.cli._input_options import joined
 from degmix_edge.cli._output import Output
 from degmix_edge.cli._verbs import GROUPS, Verbs
 from degmix_edge.errors import INTERRUPTED, DegmixError, OutputError
@@ -62,7 +63,7 @@ def invoke(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit code."""
     output = Output("--json" in arguments, verbose=bool({"-v", "--verbose"} & set(arguments)))
     try:
-        verbs.main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
+        verbs.main(args=joined(arguments), prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
         return 0
     except click.exceptions.Exit as stop:

@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from degmix_edge.cli._types import PATH, SIZE
 
-TRIPLE = (float, float, float)
+BY_CHANNEL = ("--mean", "--std")
+"""Options that take a number for each channel, as in `--mean 103.9 116.8 123.7`."""
+
+
+def joined(arguments: Sequence[str]) -> list[str]:
+    """Make one argument of the numbers that follow an option of `BY_CHANNEL`."""
+    result: list[str] = []
+    count = -1  # of the numbers behind such an option; below zero behind anything else
+    for argument in arguments:
+        if count >= 0 and _is_number(argument):
+            count += 1
+            if count > 1:
+                result[-1] += f",{argument}"
+                continue
+        else:
+            count = 0 if argument in BY_CHANNEL else -1
+        result.append(argument)
+    return result
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _numbers(
+    ctx: click.Context, param: click.Parameter, text: str | None
+) -> tuple[float, ...] | None:
+    try:
+        return None if text is None else tuple(map(float, text.split(",")))
+    except ValueError:
+        raise click.BadParameter(f"{text!r}: expected one number, or one by channel") from None
 
 
 def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -35,10 +70,26 @@ INPUT = [
         "several times, one bundle has all of them.",
     ),
     click.option("--batch", type=int, help="Images of one call. [default: the ONNX file's, or 1]"),
-    click.option("--mean", type=TRIPLE, default=None, help="Of an ONNX file's input, by channel."),
-    click.option("--std", type=TRIPLE, default=None, help="Of an ONNX file's input, by channel."),
-    click.option("--scale", type=int, default=1, help="Its value of white: 1 or 255."),
-    click.option("--color", type=click.Choice(["rgb", "bgr", "grey"]), help="Its channels."),
+    *(
+        click.option(
+            name,
+            callback=_numbers,
+            metavar="NUMBER...",
+            help="Of an ONNX file's input: one number, or one by channel.",
+        )
+        for name in BY_CHANNEL
+    ),
+    click.option(
+        "--scale",
+        type=float,
+        default=1,
+        help="Its value of white, 1 or 255; depth and other numbers are multiplied by it.",
+    ),
+    click.option(
+        "--color",
+        type=click.Choice(["rgb", "bgr", "grey", "depth", "other"]),
+        help="Its channels; depth and other are no picture.",
+    ),
     click.option(
         "--fit",
         "mode",

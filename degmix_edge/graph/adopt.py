@@ -25,7 +25,7 @@ from degmix_edge.graph.layout import (
 from degmix_edge.graph.model import IR_VERSION, append, replace_uses, to_graph, to_model
 from degmix_edge.graph.opset import to_opset, without_newer
 from degmix_edge.graph.settle import settle, static_shape
-from degmix_edge.graph.spec_file import OtherEntry, SpecFile
+from degmix_edge.graph.spec_file import InputEntry, OtherEntry, SpecFile
 from degmix_edge.graph.split_inputs import split_inputs
 from degmix_edge.registry import unknown
 
@@ -51,9 +51,10 @@ def adopt(
     """Return the ONNX model of another program in the form that the passes take.
 
     The result has an image, float32 `(batch, C, H, W)` under the name that it had, with three
-    channels or one, static shapes and opset `opset.OPSET`. Its weights lie inside, and no value is
-    float16 or bfloat16. An image `[N, H, W, C]` or of uint8 becomes that form too; bytes are taken
-    as floats from 0 to 255. The outputs keep their names, their order and their layout.
+    channels or one, or a map of numbers in its place, static shapes and opset `opset.OPSET`. Its
+    weights lie inside, and no value is float16 or bfloat16. An image `[N, H, W, C]` or of uint8
+    becomes that form too; bytes are taken as floats from 0 to 255. The outputs keep their names,
+    their order and their layout.
 
     Args:
         model: The model, with its weights loaded; it stays as it is.
@@ -174,10 +175,11 @@ def _freeze(
     if name is None or name in others or left:
         raise ConfigError(_ask_inputs(where, inputs, left))
     image = inputs[name]
-    rows = _freeze_image(image, where, size, batch)
+    rows = _freeze_image(image, where, size, batch, said.input)
     for own, entry in others.items():
         if entry.kind == "image":
-            _freeze_image(inputs[own], where, _pixels(image), rows)
+            picture = InputEntry(color=entry.color)
+            _freeze_image(inputs[own], where, _pixels(image), rows, picture)
         else:
             _freeze_other(inputs[own], where, _pixels(image), rows, entry)
     return image
@@ -220,15 +222,20 @@ def _freeze_other(
 
 
 def _freeze_image(
-    image: ValueInfoProto, where: str, size: tuple[int, int] | None, batch: int | None
+    image: ValueInfoProto,
+    where: str,
+    size: tuple[int, int] | None,
+    batch: int | None,
+    said: InputEntry,
 ) -> int:
     """Give an image static axes, and return how many there are."""
     kind, shape = image.type.tensor_type.elem_type, _shape(image)
     what = f"{where}: input {image.name!r}"
     if len(shape) != 4:
-        raise GraphError(
-            f"{what} has shape {shape}, expected an image [N, 3, H, W] or [N, H, W, 3]"
-        )
+        expected = "an image [N, 3, H, W] or [N, H, W, 3]"
+        if said.takes_map:
+            expected = "[N, C, H, W] or [N, H, W, C]; export it with an axis for the channels"
+        raise GraphError(f"{what} has shape {shape}, expected {expected}")
     if kind not in INPUT_TYPES:
         name = TensorProto.DataType.Name(kind).lower()
         raise GraphError(f"{what} is {name}, expected one of {', '.join(INPUT_TYPES.values())}")
@@ -236,7 +243,7 @@ def _freeze_image(
     axes = dict(zip([_AXES[axis] for axis in order], shape, strict=True))
     own = axes["batch"] if isinstance(axes["batch"], int) else 1
     rows = batch or own
-    wanted = {"batch": rows, "channels": 1 if axes["channels"] == 1 else 3}
+    wanted = {"batch": rows, "channels": _channels(f"{what} has shape {shape}", axes, said)}
     if size is not None:
         wanted |= {"height": size[0], "width": size[1]}
     _check_axes(what, axes, wanted)
@@ -245,13 +252,33 @@ def _freeze_image(
     return rows
 
 
+def _channels(what: str, axes: Mapping[str, int | str], said: InputEntry) -> int:
+    """How many channels an image or a map in its place has; a dynamic axis has what was said.
+
+    Raises:
+        GraphError: It has others, or nothing says how many.
+    """
+    have = axes["channels"]
+    if not said.takes_map:
+        if isinstance(have, int) and have not in CHANNELS:
+            raise GraphError(
+                f"{what}, expected an RGB image [N, 3, H, W] or [N, H, W, 3], or a grey one of one "
+                "channel; an input that is no picture has another color (--color other)"
+            )
+        return 1 if have == 1 else 3
+    count = said.channels_said or have
+    if not isinstance(count, int):
+        raise GraphError(
+            f"{what} with dynamic channels ({have!r}); say a mean or std for each of them"
+        )
+    if isinstance(have, int) and have != count:
+        hint = "; say --color other" if said.color == "depth" else ", one mean and std for each"
+        raise GraphError(f"{what} with {have} channels, and {count} are described{hint}")
+    return count
+
+
 def _check_axes(what: str, axes: dict[str, int | str], wanted: dict[str, int]) -> None:
     shape = list(axes.values())
-    if isinstance(axes["channels"], int) and axes["channels"] not in CHANNELS:
-        raise GraphError(
-            f"{what} has shape {shape}, expected an RGB image [N, 3, H, W] or [N, H, W, 3], or a "
-            "grey one of one channel"
-        )
     if isinstance(axes["batch"], int) and axes["batch"] != wanted["batch"]:
         raise GraphError(
             f"{what} has shape {shape} with a batch of {axes['batch']}, expected "

@@ -6,14 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 CHANNELS = (1, 3)
-"""Of an image: grey, or colours."""
+"""Of a picture: grey, or colours."""
 TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 """Permutations from `(N, C, H, W)` to `(N, H, W, C)` and back."""
 
 
 def is_channels_last(shape: Sequence[Any]) -> bool:
-    """Whether an input is `[N, H, W, C]`; sides that are not numbers are dynamic."""
-    return len(shape) == 4 and shape[3] in CHANNELS and shape[1] not in CHANNELS
+    """Whether an input is `[N, H, W, C]`; sides that are not numbers are dynamic.
+
+    Where neither axis has the channels of a picture, the smaller one has those of a map.
+    """
+    if len(shape) != 4:
+        return False
+    _, first, second, last = (side if isinstance(side, int) else 0 for side in shape)
+    if {first, last} & {*CHANNELS}:
+        return last in CHANNELS and first not in CHANNELS
+    return last > 0 and (last < first if first else not second)
 
 
 def has_last_channels(shape: Sequence[Any], image: Sequence[Any]) -> bool:

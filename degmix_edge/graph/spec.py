@@ -15,7 +15,7 @@ from degmix_edge.config import parse
 from degmix_edge.errors import ConfigError, GraphError
 from degmix_edge.files import sha256
 from degmix_edge.graph.layout import has_last_channels, is_channels_last
-from degmix_edge.graph.spec_file import OtherEntry, SpecFile, TaskEntry
+from degmix_edge.graph.spec_file import InputEntry, OtherEntry, SpecFile, TaskEntry
 from degmix_edge.network import NetworkSpec, Normalisation, Source, from_metadata, part_name
 from degmix_edge.registry import unknown
 from degmix_edge.tasks import DECODES, TaskSpec
@@ -68,13 +68,10 @@ def network_spec(
             last = is_last and has_last_channels(tensor.shape, image.shape[2:])
             entry = entry.model_copy(update={"channels_last": last})
         specs.append(task_spec(name, entry, tensor, image, f"{path}: task {name!r}"))
-    values: dict[str, Any] = {"color": said.input.color or "rgb"}
-    if values["color"] == "grey":
-        values |= {"mean": (0.5,), "std": (0.5,)}
     return parse(
         NetworkSpec,
         {
-            **values,
+            **_first_input(said.input, image.shape[1] or 1),
             "model": said.model or path.stem,
             "batch": image.shape[0],
             "tensor": said.input.tensor or "",
@@ -87,6 +84,15 @@ def network_spec(
         },
         str(path),
     )
+
+
+def _first_input(said: InputEntry, channels: int) -> dict[str, Any]:
+    """The first input before its normalisation, for which this has some of as many channels."""
+    values: dict[str, Any] = {"color": said.color or "rgb"}
+    if said.takes_map:
+        mean, std = channels * (0.0,), channels * (1.0,)
+        return {**values, "mean": mean, "std": std, "unit": said.unit or "", "pad": said.pad or 0.0}
+    return values | ({"mean": (0.5,), "std": (0.5,)} if said.color == "grey" else {})
 
 
 def _source(path: Path, data: bytes | None) -> Source:
@@ -116,25 +122,27 @@ def normalisation(said: SpecFile, where: str, *, takes_bytes: bool = False) -> N
     if missing:
         raise ConfigError(
             f"{where}: {', '.join(given)} given: give {' and '.join(missing)} too "
-            f"({', '.join(f'--{name}' for name in missing)}); colours are rgb, bgr or grey"
+            f"({', '.join(f'--{name}' for name in missing)}); colours are rgb, bgr or grey, and "
+            "inputs that are no picture depth or other"
         )
     return parse(Normalisation, {k: v for k, v in values.items() if v is not None}, where)
 
 
 def _of_bytes(said: SpecFile, where: str) -> Normalisation:
     """The normalisation of a network that takes bytes as they are."""
-    image = said.input
-    if {*(image.mean or ())} - {0} or {*(image.std or ())} - {1} or image.scale == 1:
+    image, scale = said.input, 1 if said.input.takes_map else 255
+    wrong = {*(image.mean or ())} - {0} or {*(image.std or ())} - {1}
+    if wrong or image.scale not in (None, scale):
         raise ConfigError(
             f"{where}: its input is uint8, so that it normalises the image itself; leave out mean, "
-            "std and scale, or give 0 0 0, 1 1 1 and 255"
+            f"std and scale, or give 0, 1 and {scale}"
         )
     if image.color is None:
         raise ConfigError(
             f"{where}: its input is uint8, and only the order of its colours is not known; give "
-            "color (--color rgb, bgr or grey)"
+            "color (--color rgb, bgr, grey or other)"
         )
-    return Normalisation(mean=(0,), std=(1,), scale=255, color=image.color)
+    return Normalisation(mean=(0,), std=(1,), scale=scale, color=image.color)
 
 
 def task_spec(
@@ -304,14 +312,14 @@ def _image(
     image = inputs[wanted]
     if not is_adopted:
         return image
-    channels = 1 if said.input.color == "grey" else 3
-    shape = image.shape
-    if len(shape) != 4 or not all(shape) or shape[1] not in (1, 3):
+    channels, shape = said.input.channels_said, image.shape
+    is_known = said.input.takes_map or shape[1:2] in ((1,), (3,))
+    if len(shape) != 4 or not all(shape) or not is_known:
         raise GraphError(f"{path}: input {image}, expected one static image [1, 3, height, width]")
-    if shape[1] != channels:
+    if channels not in (None, shape[1]):
         raise ConfigError(
             f"{path}: input {image} has {shape[1]} channels, color {said.input.color or 'rgb'} has "
-            f"{channels} (--color grey is for one channel)"
+            f"{channels} (--color grey or depth is for one channel, other for any number)"
         )
     for side, axis in (("height", 2), ("width", 3)):
         asked = getattr(said.input, side)
@@ -337,6 +345,11 @@ def _others(model: onnx.ModelProto, said: SpecFile) -> list[dict[str, Any]]:
         values |= {"channels": entry.channels}
         values |= {"output": entry.output or "", "unit": entry.unit, "pad": entry.pad}
         if entry.kind == "image":
+            if said.input.takes_map and None in (entry.color, entry.mean, entry.std):
+                raise ConfigError(
+                    f"input {name!r}: an image beside a first input that is none; say its color, "
+                    "mean and std in a spec"
+                )
             values |= {"color": entry.color or said.input.color or "rgb"}
             values |= _normalised(entry, said, 1 if values["color"] == "grey" else 3)
         elif entry.kind == "map":

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from degmix_edge import config
-from degmix_edge.network import MOST_IMAGES, Finite, InputKind, Positive
+from degmix_edge.errors import ConfigError
+from degmix_edge.network import MOST_IMAGES, Finite, InputColor, InputKind, Positive
 from degmix_edge.preprocess import MEAN_COLOUR, Byte, Color, Fit, FitMode
 from degmix_edge.tasks._decodes import DecodeName
 
@@ -22,36 +23,63 @@ SPEC_KEY = "degmix.spec"
 
 
 class InputEntry(config.Settings):
-    """The image input.
+    """The image input, or the map of numbers in its place.
 
     Attributes:
         tensor: Its name in the ONNX file.
         channels: First channel of the tensor, and the one behind the last, where it holds more than
             the image.
         height, width: Pixels; missing is what the file says, and needed where it is dynamic.
-        color: Order of the channels: `rgb`, `bgr`, or `grey` for a single one.
+        color: Order of the channels: `rgb`, `bgr`, or `grey` for a single one. A network that takes
+            no picture has `depth`, or `other` for any number of channels.
         mean, std: By channel of the network, in the scale of `scale`.
-        scale: The value of white before the mean is subtracted: 1, or 255.
+        scale: Of a picture the value of white before the mean is subtracted, 1 or 255; depth and
+            other numbers are multiplied by it first.
+        unit: Of depth and other numbers, as frames have them.
         fit: How images of another aspect ratio are fitted: `letterbox`, `stretch` or `crop`.
-        pad: RGB colour of the padding of `letterbox`.
+        pad: RGB colour of the padding of `letterbox`; of depth and other numbers the value where
+            the image has none.
     """
 
     tensor: str | None = None
     channels: tuple[int, int] | None = None
     height: Annotated[int, Field(gt=0)] | None = None
     width: Annotated[int, Field(gt=0)] | None = None
-    color: Color | None = None
+    color: InputColor | None = None
     mean: tuple[Finite, ...] | None = None
     std: tuple[Positive, ...] | None = None
+    scale: Positive | None = None
+    unit: str | None = None
+    fit: FitMode | None = None
+    pad: tuple[Byte, Byte, Byte] | Finite | None = None
 
     @field_validator("mean", "std", mode="before")
     @classmethod
     def _one_for_all(cls, value: Any) -> Any:
         return (value,) if isinstance(value, int | float) else value
 
-    scale: Literal[1, 255] | None = None
-    fit: FitMode | None = None
-    pad: tuple[Byte, Byte, Byte] | None = None
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> InputEntry:
+        if self.color is None:
+            return self
+        if self.pad is not None and isinstance(self.pad, tuple) == self.takes_map:
+            wanted = "a number, as the input has them" if self.takes_map else "an RGB colour"
+            raise ValueError(f"pad {self.pad} with color {self.color}, expected {wanted}")
+        if self.unit and not self.takes_map:
+            raise ValueError(f"unit {self.unit!r} with color {self.color}: a picture has none")
+        return self
+
+    @property
+    def takes_map(self) -> bool:
+        """Whether it is a map of numbers and no picture."""
+        return self.color in ("depth", "other")
+
+    @property
+    def channels_said(self) -> int | None:
+        """How many channels of the network are said; None is any number."""
+        if self.color != "other":
+            return 1 if self.color in ("grey", "depth") else 3
+        return max((len(v) for v in (self.mean, self.std) if v and len(v) > 1), default=None)
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -175,9 +203,16 @@ class SpecFile(config.Settings):
         return {entry.tensor or name: entry for name, entry in self.inputs.items()}
 
     def fit(self, height: int, width: int) -> Fit:
-        """Return how images become an input of this size."""
-        mode, pad = self.input.fit or "letterbox", self.input.pad or MEAN_COLOUR
-        return Fit(height=height, width=width, mode=mode, pad=pad)
+        """Return how images become an input of this size.
+
+        Raises:
+            ConfigError: Pictures are padded with a number.
+        """
+        mode, pad = self.input.fit or "letterbox", self.input.pad
+        if isinstance(pad, float) and not self.input.takes_map:
+            raise ConfigError(f"pad {pad:g}: expected an RGB colour, because images are pictures")
+        colour = pad if isinstance(pad, tuple) else MEAN_COLOUR
+        return Fit(height=height, width=width, mode=mode, pad=colour)
 
     def with_input(self, **values: object) -> SpecFile:
         """Return the same with fields of the input; those that are None stay as they are."""

@@ -1,4 +1,4 @@
-"""Let the graph take a camera's bytes: uint8 `(N, H, W, 3)` RGB, not normalised float NCHW."""
+"""Let the graph take what a camera gives: uint8 `(N, H, W, 3)` RGB, or numbers in their unit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 
 from degmix_edge.errors import GraphError
 from degmix_edge.graph.model import append, constant
-from degmix_edge.network import IMAGE, InputSpec, NetworkSpec
+from degmix_edge.network import InputSpec, NetworkSpec
 from degmix_edge.passes._base import Pass
 from degmix_edge.preprocess import GREY
 
@@ -15,8 +15,9 @@ from degmix_edge.preprocess import GREY
 class InsertImageInput(Pass):
     """Cast, transpose, subtract the mean, multiply by 1 / std.
 
-    Further images get the same. Of a map the mean is subtracted, in its own unit. The image comes
-    first, whatever the network calls it, and other inputs follow by the names of their specs.
+    Further images get the same. A map is scaled and normalised in its own unit. The image, or the
+    map in its place, comes first, whatever the network calls it, and other inputs follow by the
+    names of their specs.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
@@ -29,27 +30,33 @@ class InsertImageInput(Pass):
         if len(images) != 1 or not inputs.keys() >= {*own}:
             wanted = f"the image and {', '.join(own)}" if own else "the one image"
             raise GraphError(f"graph has {len(inputs)} inputs {list(inputs)}, expected {wanted}")
-        if images[0].dtype == np.uint8:
+        specs = (self.spec.image, *self.spec.inputs)
+        if _is_taken(images[0], specs[0]):
             return 0
-        spec = self.spec
         for tensor in graph.tensors().values():
-            if tensor.inputs and tensor.name in {IMAGE, *(one.name for one in spec.inputs)}:
+            if tensor.inputs and tensor.name in {one.name for one in specs}:
                 tensor.name = f"{tensor.name}.inner"
-        shape = [spec.batch, spec.channels, spec.height, spec.width]
-        made = [_take_image(graph, images[0], spec, IMAGE, shape)]
-        for one, name in zip(spec.inputs, own, strict=True):
-            if one.kind == "image":
-                made.append(_take_image(graph, inputs[name], one, one.name, list(one.shape)))
-            else:
-                made.append(_take_map(graph, inputs[name], one))
-        graph.inputs = made
-        return len(made)
+        olds = (images[0], *(inputs[name] for name in own))
+        take = {"image": _take_image}
+        graph.inputs = [
+            take.get(one.kind, _take_map)(graph, old, one)
+            for old, one in zip(olds, specs, strict=True)
+        ]
+        return len(specs)
 
 
-def _take_image(
-    graph: gs.Graph, old: gs.Variable, spec: NetworkSpec | InputSpec, name: str, want: list[int]
-) -> gs.Variable:
+def _is_taken(tensor: gs.Variable, spec: InputSpec) -> bool:
+    """Whether the pass has been here: the input is of bytes, or a map that is normalised."""
+    if spec.kind == "image":
+        return bool(tensor.dtype == np.uint8)
+    ours = {f"{spec.name}/{step}" for step in ("scaled", "centred", "normalised")}
+    is_plain = (spec.scale, {*spec.mean}, {*spec.std}) == (1, {0}, {1})
+    return tensor.name == spec.name and (is_plain or {node.name for node in tensor.outputs} <= ours)
+
+
+def _take_image(graph: gs.Graph, old: gs.Variable, spec: InputSpec) -> gs.Variable:
     """A new input of bytes in the place of a normalised image."""
+    name, want = spec.name, list(spec.shape)
     if old.dtype != np.float32 or list(old.shape) != want:
         raise GraphError(
             f"input {old.name!r}: got {old.dtype} {old.shape}, expected float32 {want}; export "
@@ -93,14 +100,20 @@ def _take_map(graph: gs.Graph, old: gs.Variable, spec: InputSpec) -> gs.Variable
     if spec.kind == "map" and spec.scale != 1:
         scale = constant(f"{name}/unit", spec.scale)
         values = append(graph, "Mul", [values, scale], f"{name}/scaled", np.float32)
-    if spec.kind == "map" and spec.mean != (0,):
-        mean = constant(f"{name}/mean", spec.mean[0])
+    if spec.kind == "map" and any(spec.mean):
+        mean = constant(f"{name}/mean", _by_channel(spec.mean))
         values = append(graph, "Sub", [values, mean], f"{name}/centred", np.float32)
-    if spec.kind == "map" and spec.std != (1,):
-        std = constant(f"{name}/std", 1 / spec.std[0])
+    if spec.kind == "map" and {*spec.std} != {1}:
+        std = constant(f"{name}/std", 1 / _by_channel(spec.std))
         values = append(graph, "Mul", [values, std], f"{name}/normalised", np.float32)
     _replace(old, consumers, values)
     return taken
+
+
+def _by_channel(values: tuple[float, ...]) -> np.ndarray:
+    """One number for all channels, or `(C, 1, 1)`."""
+    array = np.array(values, np.float64)
+    return array[0] if len({*values}) == 1 else array.reshape(-1, 1, 1)
 
 
 def _replace(old: gs.Variable, consumers: list[gs.Node], new: gs.Variable) -> None:

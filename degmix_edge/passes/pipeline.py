@@ -25,6 +25,7 @@ from degmix_edge.passes.lower_deform_to_gridsample import LowerDeformToGridsampl
 from degmix_edge.passes.lower_deform_to_plugin import LowerDeformToPlugin
 from degmix_edge.passes.lower_moe import LowerMoe
 from degmix_edge.passes.lower_qdq_for_cpu import LowerQdqForCpu
+from degmix_edge.passes.lower_row_sum import LowerRowSum
 from degmix_edge.passes.merge_convs import MergeConvs
 from degmix_edge.passes.prune_tasks import PruneTasks
 from degmix_edge.passes.remove_fp16 import RemoveFp16
@@ -103,6 +104,7 @@ def for_onnxruntime(ranges: Ranges | None, *, operators: bool) -> list[Pass]:
         *([LowerQdqForCpu(ranges)] if ranges is not None else []),
         LowerMoe(),  # after types of quantized values are settled: it gathers those
         *([FuseIntegerMatmul()] if ranges is not None else []),  # of what the two before left
+        LowerRowSum(),  # last: its products are of floats, which no pass is to make integers of
     ]
 
 

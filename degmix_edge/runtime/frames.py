@@ -22,8 +22,10 @@ from degmix_edge.camera import (
     to_rgb,
 )
 from degmix_edge.errors import InputError
+from degmix_edge.limits import check_limit
 from degmix_edge.network import IMAGE, InputSpec, NetworkSpec
 from degmix_edge.preprocess import (
+    ENDINGS,
     Fit,
     Image,
     Placement,
@@ -31,14 +33,46 @@ from degmix_edge.preprocess import (
     fit_intrinsics,
     fit_map,
     place,
+    read_image,
 )
 
 Frame: TypeAlias = Image | DeviceImage | Mapping[str, Any]
-"""An image; or, where a network takes more, each input's value by its name: `image`, and those of
-`NetworkSpec.inputs`. States may be left out."""
+"""An image, or the depth or other numbers that a network takes in its place; or, where it takes
+more, each input's value by its name: `image`, and those of `NetworkSpec.inputs`. States may be left
+out."""
 T = TypeVar("T")
 ARRAYS = (".npy", ".txt")
 """Endings of files that hold one array."""
+OF_MAPS = (".npy", *ENDINGS)
+"""Endings of files that hold a map of numbers."""
+
+
+def endings_of(spec: NetworkSpec | None) -> tuple[str, ...]:
+    """Return the endings of files that may hold a network's first input."""
+    return OF_MAPS if spec is not None and spec.takes_map else ENDINGS
+
+
+def read_first(value: Image, spec: NetworkSpec | None) -> np.ndarray:
+    """Return a network's first input as its user has it, of any size.
+
+    Returns:
+        The pixels, uint8 RGB `(H, W, 3)`; of a network that takes a map, its numbers `(H, W)` or
+        `(H, W, C)`.
+
+    Raises:
+        InputError: It cannot be read, or is not what the network takes.
+    """
+    if spec is None or not spec.takes_map:
+        return read_image(value)
+    try:
+        return _numbers(value, spec.channels)
+    except InputError as error:
+        unit = f" in {spec.unit}" if spec.unit else ""
+        what = f"depth{unit}" if spec.color == "depth" else f"numbers{unit}"
+        raise InputError(
+            f"{IMAGE}: {error}; the network {spec.model!r} takes {what}, and no picture: an array, "
+            "a .npy file, or an image file whose pixels are these numbers, as a PNG of 16 bits"
+        ) from None
 
 
 def image_of(frame: Frame) -> Image:
@@ -91,9 +125,15 @@ def _taken(
 ) -> tuple[dict[str, T], dict[str, np.ndarray], Placement]:
     """The images as `take` gives them, the other inputs, and where the first image lies."""
     values = _values(frame, spec)
-    first, placement = take(values[IMAGE], fit)
+    images: dict[str, T] = {}
+    rest: dict[str, np.ndarray] = {}
+    if spec.takes_map:
+        numbers = read_first(_on_host(values[IMAGE]), spec)
+        placement = place(numbers.shape[0], numbers.shape[1], fit)
+        rest[IMAGE] = _fitted_map(numbers, fit, spec.pad)[None]
+    else:
+        images[IMAGE], placement = take(values[IMAGE], fit)
     whole = placement.image_height, placement.image_width
-    images, rest = {IMAGE: first}, {}
     for one in spec.inputs:
         try:
             if one.kind == "image":
@@ -157,6 +197,8 @@ def _values(frame: Frame, spec: NetworkSpec) -> Mapping[str, Any]:
         InputError: One is missing, or there is one that the network does not take.
     """
     values = frame if isinstance(frame, Mapping) else {IMAGE: frame}
+    if not spec.inputs and values.keys() == {IMAGE}:
+        return values
     states = {one.name for one in spec.inputs if one.kind == "state"}
     names = [IMAGE, *(one.name for one in spec.inputs)]
     missing = [name for name in names if name not in values and name not in states]
@@ -185,13 +227,11 @@ def _row(
 
 def _fitted(value: Any, one: InputSpec, fit: Fit, placement: Placement) -> np.ndarray:
     whole = placement.image_height, placement.image_width
-    array = _array(value)
     if one.kind == "map":
-        if array.ndim not in (2, 3) or array.dtype.kind not in "iuf":
-            raise InputError(f"got {array.dtype} {array.shape}, expected numbers (H, W)")
+        array = _numbers(value, one.shape[1] if len(one.shape) == 4 else 1)
         _check_size(array.shape[:2], whole, True)
-        fitted = fit_map(array, _own(fit, one), one.pad)
-        return np.moveaxis(fitted, -1, 0) if fitted.ndim == 3 else fitted
+        return _fitted_map(array, _own(fit, one), one.pad)
+    array = _array(value)
     if one.kind == "intrinsics":
         if array.shape[-2:] != (3, 3) or array.size != 9:
             raise InputError(f"got {array.dtype} {array.shape}, expected a camera matrix (3, 3)")
@@ -215,6 +255,34 @@ def _check_size(size: tuple[int, ...], whole: tuple[int, int], has_to: bool) -> 
         )
 
 
+def _numbers(value: Any, channels: int) -> np.ndarray:
+    """The values of a map: numbers `(H, W)`, or `(H, W, C)` with so many channels.
+
+    Raises:
+        InputError: They are none.
+    """
+    array = _array(value)
+    is_map = array.ndim == 2 + (channels > 1) or array.ndim == 3
+    have = array.shape[2] if array.ndim == 3 else 1
+    if not is_map or have != channels or array.dtype.kind not in "iuf" or not array.size:
+        wanted = f"(H, W, {channels})" if channels > 1 else "(H, W)"
+        got = f"{_place(value)}got {array.dtype} {array.shape}"
+        raise InputError(f"{got}, expected numbers {wanted}")
+    return array
+
+
+def _place(value: Any) -> str:
+    """The beginning of a message about a file; of another value there is nothing to say."""
+    return f"{value}: " if isinstance(value, str | os.PathLike) else ""
+
+
+def _fitted_map(array: np.ndarray, fit: Fit, pad: float) -> np.ndarray:
+    """A map at the network's size, float32 `(C, H, W)`."""
+    fitted = fit_map(array, fit, pad)
+    planes = fitted[None] if fitted.ndim == 2 else np.moveaxis(fitted, -1, 0)
+    return np.ascontiguousarray(planes)
+
+
 def _array(value: Any) -> np.ndarray:
     """The numbers of an array, of a Pillow image, or of a file."""
     if isinstance(value, str | os.PathLike):
@@ -225,7 +293,19 @@ def _array(value: Any) -> np.ndarray:
             if path.suffix == ".txt":
                 return np.atleast_1d(np.loadtxt(path))
             with PIL.Image.open(path) as image:
-                return np.asarray(image)
+                check_limit("image_pixels", image.width * image.height, str(path), InputError)
+                return _pixels(image, f"{path}: ")
+        except InputError:
+            raise
         except Exception as error:  # the readers raise nearly anything on a damaged file
             raise InputError(f"{path}: cannot be read: {error}") from None
-    return np.asarray(value)
+    return _pixels(value) if isinstance(value, PIL.Image.Image) else np.asarray(value)
+
+
+def _pixels(image: PIL.Image.Image, place: str = "") -> np.ndarray:
+    if image.mode in ("P", "PA"):
+        raise InputError(
+            f"{place}got a picture with a palette (Pillow mode {image.mode}), whose numbers are no "
+            "measurements; expected numbers as pixels"
+        )
+    return np.asarray(image)

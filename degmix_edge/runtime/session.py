@@ -106,9 +106,10 @@ class Session:
             image: A path, a Pillow image, or a uint8 array of the session's `format`, such as RGB
                 `(H, W, 3)`; or a list or tuple of these, of any sizes. An array is always one
                 image. Where `fits_on` is `gpu`, it may be in the GPU's memory, with DLPack or the
-                CUDA array interface, and its rows may have gaps. A network with further inputs
-                takes a mapping from their names in place of the image. `NetworkSpec.batch` images
-                of a list run in one call of the backend.
+                CUDA array interface, and its rows may have gaps. A network that takes depth or
+                other numbers has an array of these, `(H, W)` or `(H, W, C)`, or the path of a file
+                with them. A network with further inputs takes a mapping from their names in place
+                of the image. `NetworkSpec.batch` images of a list run in one call of the backend.
 
         Returns:
             The maps of the image, with the latency of this call as `Maps.latency`. For a list or
@@ -116,8 +117,8 @@ class Session:
             or that of the call that it shared with others.
 
         Raises:
-            InputError: An image cannot be read, or is not an 8-bit picture; an input is missing. Of
-                several images, the message says which one, and no maps are returned.
+            InputError: An image cannot be read, or is not what the network takes; an input is
+                missing. Of several images, the message says which one, and no maps are returned.
             CudaError: An image is in the memory of another GPU, or was freed.
             BackendError: The session is closed, or the backend failed.
         """

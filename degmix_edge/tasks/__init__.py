@@ -6,7 +6,7 @@ from typing import cast
 
 from degmix_edge import registry
 from degmix_edge.tasks._base import Task, TaskSpec, decode, logits_name, palette
-from degmix_edge.tasks._colour import colour, farthest, look
+from degmix_edge.tasks._colour import colour, false_colour, farthest, look
 from degmix_edge.tasks._decodes import DECODES
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "TaskSpec",
     "colour",
     "decode",
+    "false_colour",
     "farthest",
     "find",
     "logits_name",

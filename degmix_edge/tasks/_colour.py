@@ -79,6 +79,28 @@ def colour(array: np.ndarray, spec: TaskSpec, limit: float | None = None) -> np.
     return picture
 
 
+def false_colour(values: np.ndarray) -> np.ndarray:
+    """Draw numbers that are no picture, such as depth or temperatures, as uint8 RGB `(H, W, 3)`.
+
+    Colours run from the smallest to the largest value, except for the outer 2 % of the pixels on
+    either side. Of three channels or more, the first three become red, green and blue, each in its
+    own range; of two, the first is drawn. Pixels without a finite value are black.
+
+    Args:
+        values: `(H, W)` or `(H, W, C)`.
+    """
+    planes = values.reshape(*values.shape[:2], -1).astype(np.float64)
+    planes = planes[..., : 3 if planes.shape[2] > 2 else 1]
+    known = np.isfinite(planes).all(-1)
+    picture = np.zeros((*known.shape, 3), np.uint8)
+    if known.any():
+        low, high = np.percentile(planes[known], (2, 98), axis=0)
+        shares = ((planes[known] - low) / np.where(high > low, high - low, 1)).clip(0, 1)
+        drawn = 255 * shares if shares.shape[1] == 3 else _through_stops(shares[:, 0])
+        picture[known] = np.rint(drawn)
+    return picture
+
+
 def _classes(array: np.ndarray, spec: TaskSpec, limit: float | None) -> np.ndarray:
     # Of two bytes too, the last label is that of no class.
     size = BYTE_LABELS if spec.num_channels < BYTE_LABELS else MOST_LABELS + 1
@@ -103,7 +125,12 @@ def _grey(array: np.ndarray, spec: TaskSpec, limit: float | None) -> np.ndarray:
 
 
 def _ramp(array: np.ndarray, spec: TaskSpec, limit: float | None) -> np.ndarray:
-    place = np.clip(array / farthest(array, limit), 0, 1) * (len(STOPS) - 1)
+    return _through_stops(array / farthest(array, limit))
+
+
+def _through_stops(shares: np.ndarray) -> np.ndarray:
+    """The colour at each share of the way from the first to the last stop."""
+    place = np.clip(shares, 0, 1) * (len(STOPS) - 1)
     low = np.minimum(place.astype(np.intp), len(STOPS) - 2)
     rest = (place - low)[..., None]
     return np.asarray(STOPS[low] * (1 - rest) + STOPS[low + 1] * rest)

@@ -188,7 +188,8 @@ def _examples(source: str | Iterable[Any], spec: NetworkSpec) -> list[Example]:
 
     fit = Fit(height=spec.height, width=spec.width)
     specs = {task.name: task for task in spec.tasks}
-    named = as_named(source)
     if isinstance(source, str):
         named = images(source, fit, "val", specs, network=spec)
+    else:
+        named = as_named(source, spec)
     return [Example.of(item.name, *item.load(), fit, spec) for item in named]

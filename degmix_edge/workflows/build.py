@@ -26,8 +26,9 @@ from degmix_edge.workflows import budget as budgets
 from degmix_edge.workflows.calibration import (
     as_named,
     calibration_images,
-    first_image,
     measure_ranges,
+    some_images,
+    spread,
 )
 from degmix_edge.workflows.engine import (
     EngineFiles,
@@ -39,15 +40,18 @@ from degmix_edge.workflows.engine import (
     rebuild,
     write_parts,
 )
-from degmix_edge.workflows.frame_folders import made_up_frame, needed_inputs
 from degmix_edge.workflows.networks import Network, check_network, read_network, task_names
 from degmix_edge.workflows.options import TARGET, Options, Source, make_options
-from degmix_edge.workflows.sources import NamedImage, check_images, images
+from degmix_edge.workflows.sources import NamedImage, check_images, is_rendered, made_up_image
 
 if TYPE_CHECKING:
     import onnx
 
     from degmix_edge.network import NetworkSpec
+
+
+CHECKED = 4
+"""Most images on which a bundle is checked against the network of another program behind it."""
 
 
 class Build:
@@ -199,24 +203,29 @@ class Build:
         self._found = calibration_images(
             source, self._fit, self.options.calibration_count, network=self.spec
         )
-        self._golden_item = self._choose_golden()
-        count = len(self._found)
-        self.clock.finished(
-            "images", f"{count} for calibration, golden image {self._golden_item.name}"
-        )
+        self._checked = self._checked_images()
+        count, golden = len(self._found), self._checked[0].name
+        self.clock.finished("images", f"{count} for calibration, golden image {golden}")
 
-    def _choose_golden(self) -> NamedImage:
-        if self._golden_source is not None:
-            return as_named([self._golden_source])[0]
+    def _checked_images(self) -> list[NamedImage]:
+        """The golden image, and others of the user's on which a foreign network is checked too."""
+        given = [] if self._golden_source is None else [self._golden_source]
+        golden = as_named(given, self.spec)
+        count = CHECKED - len(golden) if self._original is not None else 1 - len(golden)
         if self._found:
-            return self._found[0]
-        if self._calibration is not None:  # nothing is measured: one image is enough
-            return first_image(self._calibration, self._fit, network=self.spec)
-        scene = images("synthetic:1", self._fit)[0]  # no image of the user's
-        if not needed_inputs(self.spec):
-            return scene
-        frame = made_up_frame(scene.image, self.spec)
-        return as_named([(f"{scene.name} with made-up other inputs", frame)])[0]
+            golden += spread(self._found, count)
+        elif self._calibration is not None and count:
+            golden += some_images(self._calibration, self._fit, count, network=self.spec)
+        return golden or [made_up_image(self._fit, self.spec)]
+
+    @property
+    def _checked_in_words(self) -> str:
+        """How many of the images on which a foreign network is checked are real ones."""
+        source, count = self._calibration, len(self._checked)
+        is_synthetic = source is None or (isinstance(source, str) and is_rendered(source))
+        real = count if not is_synthetic else int(self._golden_source is not None)
+        parts = [_counted(real, "real image"), _counted(count - real, "synthetic scene")]
+        return " and ".join(part for part in parts if part)
 
     def _passes(self) -> None:
         from degmix_edge.graph.model import to_graph
@@ -296,23 +305,27 @@ class Build:
     def _engine(self) -> None:
         options = self.options
         backend = backends.choose(options.backend, to_build=True)
-        self._golden_feed = self._golden_item.feed(self._fit, self.spec)
+        self._feeds = [item.feed(self._fit, self.spec) for item in self._checked]
         self._files: EngineFiles = make_engine(
             self.product,
             backend,
-            self._golden_feed,
+            self._feeds[0],
             options=options.engine,
             clock=self.clock,
         )
 
     def _golden(self) -> None:
-        self._maps = golden_maps(self.product, self._files, self._golden_feed, self.clock)
+        maps = golden_maps(self.product, self._files, self._feeds, self.clock)
         if self._original is not None:
             check_source(
-                self._original, self.product, self._maps, self._golden_feed, clock=self.clock
+                self._original,
+                self.product,
+                self._feeds,
+                maps,
+                frames=self._checked_in_words,
+                clock=self.clock,
             )
-
-        self._parts.append(Part(self.product, self._files, self._maps, self._golden_feed))
+        self._parts.append(Part(self.product, self._files, maps[0], self._feeds[0]))
 
     def _build_of(self, size: tuple[int, int]) -> Build:
         """A build of the same network for another size, which takes the recipe of this one."""
@@ -446,6 +459,10 @@ def _check_agreement(first: Build, other: Build) -> None:
                     f"{place.op} {place.node!r}, and that for {size_text(lacks._fit.size)} has "
                     "not, so one recipe cannot be for both; build a bundle for each size"
                 )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}" if count else ""
 
 
 def _in_words(recipe: Recipe, before: onnx.ModelProto, after: bytes) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,9 @@ import numpy as np
 
 from degmix_edge import progress
 from degmix_edge.errors import InputError
-from degmix_edge.preprocess import Fit, read_image
-from degmix_edge.runtime.frames import Frame
-from degmix_edge.workflows.sources import NamedImage, images, is_rendered
+from degmix_edge.network import IMAGE, as_network_takes
+from degmix_edge.preprocess import Fit
+from degmix_edge.workflows.sources import NamedImage, images, is_rendered, unlabelled
 
 if TYPE_CHECKING:
     import onnx
@@ -54,6 +55,7 @@ def calibration_images(
     Args:
         source: What `sources.images` takes; or an iterable of images (paths, Pillow images, uint8
             RGB arrays `(H, W, 3)`, `NamedImage`) or of (name, image) pairs, all of which are used.
+            A network that takes depth or other numbers has these in their place.
         fit: To the network's size.
         count: Of a larger folder, take this many that differ most; 0 takes all.
         network: What the images are for; see `sources.images`.
@@ -64,7 +66,7 @@ def calibration_images(
     if source is None:
         return []
     if not isinstance(source, str | Path):
-        found = as_named(source)
+        found = as_named(source, network)
         _warn_of_few("calibration", found)
         return found
     found = images(str(source), fit, split="train", network=network)
@@ -73,7 +75,7 @@ def calibration_images(
         from degmix_calibration.image_set import choose
 
         with progress.counting("look at images", total) as advance:
-            reads = [lambda item=item: item.image for item in found]
+            reads = [partial(_look, item, fit, network) for item in found]
             chosen, duplicates = choose(reads, count, advance=advance)
         found = [found[index] for index in chosen]
         twice = f", {duplicates} duplicates left out" if duplicates else ""
@@ -84,24 +86,55 @@ def calibration_images(
     return found
 
 
-def first_image(
-    source: str | Path | Iterable[Any], fit: Fit, *, network: NetworkSpec | None = None
-) -> NamedImage:
-    """The first image of a source that `calibration_images` takes.
+def some_images(
+    source: str | Path | Iterable[Any],
+    fit: Fit,
+    count: int,
+    *,
+    network: NetworkSpec | None = None,
+) -> list[NamedImage]:
+    """The first image of a source that `calibration_images` takes, and others of it.
+
+    Args:
+        source: The source. Of an iterator only the first `count` are taken.
+        fit: To the network's size.
+        count: How many images, if there are as many.
+        network: What the images are for.
 
     Raises:
         InputError: There are no images, or one cannot be read.
     """
     if isinstance(source, str | Path):
-        return images(str(source), fit, split="train", network=network)[0]
-    for item in source:
-        return _named(0, item)
-    raise InputError("no images; give at least one")
+        return spread(images(str(source), fit, split="train", network=network), count)
+    found = as_named(source if isinstance(source, Sequence) else islice(source, count), network)
+    if not found:
+        raise InputError("no images; give at least one")
+    return spread(found, count)
 
 
-def as_named(items: Iterable[Any]) -> list[NamedImage]:
+def spread(found: Sequence[NamedImage], count: int) -> list[NamedImage]:
+    """Return at most `count` of the images, the first and the last among them."""
+    places = np.linspace(0, len(found) - 1, min(count, len(found)))
+    return [found[int(place)] for place in places]
+
+
+def as_named(items: Iterable[Any], network: NetworkSpec | None = None) -> list[NamedImage]:
     """Images, or (name, image) pairs, as named images; see `calibration_images`."""
-    return [_named(index, item) for index, item in enumerate(items)]
+    return [_named(index, item, network) for index, item in enumerate(items)]
+
+
+def _look(item: NamedImage, fit: Fit, network: NetworkSpec | None) -> np.ndarray:
+    """An image as others are told apart from it, uint8 `(H, W, 3)`.
+
+    Numbers that are no picture are taken as the network has them, so that near and far, or cold and
+    warm, differ as night and day do.
+    """
+    if network is None or not network.takes_map:
+        return item.image
+    values = as_network_takes(item.feed(fit, network)[IMAGE], network.image)[0]
+    shares = values / (1 + np.abs(values))  # from -1 to 1, whatever the unit
+    levels = np.rint(127.5 * (1 + shares)).astype(np.uint8)
+    return np.moveaxis(levels[np.arange(3) % len(levels)], 0, -1)
 
 
 def measure_ranges(
@@ -151,18 +184,14 @@ def settled_after(ranges: Ranges) -> int | None:
     return None
 
 
-def _named(index: int, item: Any) -> NamedImage:
+def _named(index: int, item: Any, network: NetworkSpec | None) -> NamedImage:
     if isinstance(item, NamedImage):
         return item
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
         name, picture = item
     else:
         name, picture = str(item) if isinstance(item, str | Path) else f"image {index}", item
-    return NamedImage(name, partial(_unlabelled, picture))
-
-
-def _unlabelled(picture: Any) -> tuple[Frame, dict[str, np.ndarray]]:
-    return picture if isinstance(picture, Mapping) else read_image(picture), {}
+    return NamedImage(name, partial(unlabelled, picture, network))
 
 
 def _warn_of_few(what: str, found: Sequence[NamedImage]) -> None:

@@ -186,5 +186,5 @@ def record(
     with listening(progress), load(opened, backend=backend, threads=threads) as session:
         found = images(data, opened.manifest.fit, network=opened.manifest.network)
         with counting("run", len(found)) as advance:
-            save_results(session, [item.image for item in found], Path(target), advance)
+            save_results(session, [item.frame for item in found], Path(target), advance)
         return len(found), session.backend.name

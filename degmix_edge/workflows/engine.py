@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -16,7 +17,7 @@ from degmix_edge.backends import PLAIN, EngineBackend, EngineOptions
 from degmix_edge.backends.onnx_reference import Backend as OnnxReference
 from degmix_edge.bundle.card import card_text
 from degmix_edge.bundle.contents import Bundle, recipe_and_ranges
-from degmix_edge.bundle.golden import LOWERED, differences, pack, unpack
+from degmix_edge.bundle.golden import LOWERED, differences, pack, unpack, worst_differences
 from degmix_edge.bundle.manifest import (
     CARD,
     GOLDEN,
@@ -136,11 +137,21 @@ def make_engine(
 
 
 def golden_maps(
-    product: Product, engine: EngineFiles, golden: Mapping[str, np.ndarray], clock: Clock
-) -> dict[str, np.ndarray]:
-    """Run the engine on the golden image and check it against model.onnx.
+    product: Product,
+    engine: EngineFiles,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    clock: Clock,
+) -> list[dict[str, np.ndarray]]:
+    """Run the engine on several frames, and check it on the first one against model.onnx.
 
-    If the engine cannot run here, return model.onnx's maps.
+    Args:
+        product: What the engine was made of.
+        engine: The engine.
+        feeds: What a backend takes of each frame; the first is the golden one.
+        clock: Gets a stage with the differences.
+
+    Returns:
+        The maps of each frame. They are model.onnx's where the engine cannot run here.
 
     Raises:
         BuildError: The engine's maps differ, or one is missing.
@@ -148,19 +159,19 @@ def golden_maps(
     spec, backend = product.spec, engine.backend
     reason = backend.unavailable()
     if reason is not None:
-        maps = _run(backends.choose("onnxruntime"), spec, product.model, golden)
+        maps = _run(backends.choose("onnxruntime"), spec, product.model, feeds)
         clock.finished("golden check", f"maps of model.onnx; the engine was not run here: {reason}")
         return maps
-    maps = _run(backend, spec, engine.files[backend.engine_file], golden)
+    maps = _run(backend, spec, engine.files[backend.engine_file], feeds)
     # A plan cannot be held to itself: ONNX Runtime says what model.onnx gives.
     judge = backend if backend.runs_model else backends.choose("onnxruntime")
-    expected = _run(judge, spec, product.model, golden)
-    found = differences(spec, expected, maps, LOWERED[product.recipe.precision])
+    (expected,) = _run(judge, spec, product.model, feeds[:1])
+    found = differences(spec, expected, maps[0], LOWERED[product.recipe.precision])
     clock.finished("golden check", "engine against model.onnx: " + found.text)
     if not found.passed:
         raise BuildError(f"the {backend.name} engine differs from model.onnx: {found.text}")
     if spec.batch > 1:
-        _check_rows(backend, spec, engine.files[backend.engine_file], golden)
+        _check_rows(backend, spec, engine.files[backend.engine_file], feeds[0])
     return maps
 
 
@@ -198,9 +209,10 @@ def _check_rows(
 def check_source(
     source: onnx.ModelProto,
     product: Product,
-    maps: dict[str, np.ndarray],
-    golden: Mapping[str, np.ndarray],
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    maps: Sequence[Mapping[str, np.ndarray]],
     *,
+    frames: str,
     clock: Clock,
 ) -> None:
     """Check the maps of a bundle against the network of another program that it was built from.
@@ -211,24 +223,26 @@ def check_source(
     Args:
         source: The network as its file has it: its own inputs and outputs, opset, layout and type.
         product: What was made of it.
-        maps: What the bundle gives on `golden`.
-        golden: What a backend takes of the golden frame.
+        feeds: What a backend takes of each frame.
+        maps: What the bundle gives on each frame.
+        frames: In words, which frames these are.
         clock: Gets a stage with the differences.
 
     Raises:
         BuildError: The maps of a task differ by more than the precision explains.
     """
     with OnnxReference(product.spec, source.SerializeToString()) as own:
-        expected = own.infer(golden)
+        expected = [own.infer(feed) for feed in feeds]
     precision = product.recipe.precision
     if precision == "fp32" and own.rounds:
         precision = "fp16"
-    found = differences(product.spec, expected, maps, LOWERED[precision])
-    clock.finished("source check", "bundle against its network as it came: " + found.text)
+    found = worst_differences(product.spec, expected, maps, LOWERED[precision])
+    where = f"on {frames}: {found.text}"
+    clock.finished("source check", f"bundle against its network as it came, {where}")
     if not found.passed:
         raise BuildError(
-            f"the bundle differs from {product.spec.source.name} as it came: {found.text}; say how "
-            "its input is normalised as its own code does it, or report this with the file"
+            f"the bundle differs from {product.spec.source.name} as it came, {where}; say how its "
+            "input is normalised as its own code does it, or report this with the file"
         )
 
 
@@ -316,7 +330,7 @@ def rebuild(
     try:
         for product, feed in zip(products, feeds, strict=True):
             engine = make_engine(product, chosen, feed, options=options, clock=clock)
-            maps = golden_maps(product, engine, feed, clock)
+            (maps,) = golden_maps(product, engine, [feed], clock)
             parts.append(Part(product, engine, maps, feed))
     except DegmixError:
         raise
@@ -386,12 +400,12 @@ def _run(
     backend: type[EngineBackend],
     spec: NetworkSpec,
     engine: bytes,
-    feed: Mapping[str, np.ndarray],
-) -> dict[str, np.ndarray]:
+    feeds: Sequence[Mapping[str, np.ndarray]],
+) -> list[dict[str, np.ndarray]]:
     with backend(spec, engine) as running:
-        maps = running.infer(feed)
-    for tensor in spec.map_specs:
+        results = [running.infer(feed) for feed in feeds]
+    for maps, tensor in itertools.product(results, spec.map_specs):
         if tensor.name not in maps:
             raise BuildError(f"{backend.name}: the engine has no output {tensor.name!r}")
         check(maps[tensor.name], tensor.model_copy(update={"shape": spec.row_shape(tensor)}))
-    return maps
+    return results

@@ -10,7 +10,7 @@ import numpy as np
 from degmix_edge.errors import InputError
 from degmix_edge.network import IMAGE, InputSpec, NetworkSpec
 from degmix_edge.preprocess import ENDINGS, list_images
-from degmix_edge.runtime.frames import ARRAYS
+from degmix_edge.runtime.frames import ARRAYS, endings_of
 
 
 def needed_inputs(network: NetworkSpec | None) -> list[InputSpec]:
@@ -21,8 +21,9 @@ def needed_inputs(network: NetworkSpec | None) -> list[InputSpec]:
 def frame_paths(folder: Path, network: NetworkSpec) -> dict[str, dict[str, Path]]:
     """Return the files of each frame by input, by the frame's name, in the order of the names.
 
-    FOLDER/image holds the images, and FOLDER/INPUT the other inputs under the same names: pictures,
-    or arrays as .npy and .txt. One file FOLDER/INPUT.npy or .txt is for all frames.
+    FOLDER/image holds the images, or what the network takes in their place, and FOLDER/INPUT the
+    other inputs under the same names: pictures, or arrays as .npy and .txt. One file
+    FOLDER/INPUT.npy or .txt is for all frames.
 
     Raises:
         InputError: There is no such folder, or a frame lacks an input.
@@ -36,7 +37,7 @@ def frame_paths(folder: Path, network: NetworkSpec) -> dict[str, dict[str, Path]
             "of a folder is for all frames)"
         )
     frames = {}
-    for image in list_images(folder / IMAGE):
+    for image in list_images(folder / IMAGE, endings_of(network)):
         name = image.relative_to(folder / IMAGE).with_suffix("")
         found = {one.name: _file_of(folder, one.name, name) for one in others}
         frames[str(name)] = {IMAGE: image, **found}
@@ -59,15 +60,15 @@ def _file_of(folder: Path, name: str, stem: Path) -> Path:
     )
 
 
-def made_up_frame(pixels: np.ndarray, network: NetworkSpec) -> dict[str, Any]:
-    """Return a frame for checks where the user gave none: the image with plausible other inputs.
+def made_up_frame(pixels: np.ndarray, first: np.ndarray, network: NetworkSpec) -> dict[str, Any]:
+    """Return a frame for checks where the user gave none: plausible inputs beside the first.
 
-    A second image is the first, moved by a few pixels; a map is a ramp from 1 to 4; the camera has
+    A second image is `pixels`, moved by a few pixels; a map is a ramp from 1 to 4; the camera has
     a field of view of 53 degrees; a tensor has values from -1 to 1.
     """
     height, width = pixels.shape[:2]
     rng = np.random.default_rng(0)
-    frame: dict[str, Any] = {IMAGE: pixels}
+    frame: dict[str, Any] = {IMAGE: first}
     for one in needed_inputs(network):
         if one.kind == "image":
             frame[one.name] = np.roll(pixels, -4, axis=1)

@@ -122,7 +122,7 @@ def _from_module(
             f"{name}: a torch module does not say the size of its input; give size=(height, width)"
         )
     normalised = normalisation(said, name)
-    channels = 1 if said.input.color == "grey" else 3
+    channels = said.input.channels_said or 1
     others = {
         entry.tensor or key: _example_shape(name, key, entry, (batch, *size))
         for key, entry in said.inputs.items()
@@ -224,8 +224,11 @@ def _adoption(original: onnx.ModelProto, adopted: onnx.ModelProto) -> str:
 
 def in_words(spec: NetworkSpec, fit: Fit) -> str:
     """Return what a build takes a foreign network to be, for people to check."""
-    mean, std = (" ".join(f"{255 * v:.4g}" for v in values) for values in (spec.mean, spec.std))
-    parts = [f"{spec.color} {spec.height}x{spec.width}, 0..255 minus {mean} by {std}, {fit.mode}"]
+    white = 1 if spec.takes_map else 255
+    mean, std = (" ".join(f"{white * v:.4g}" for v in values) for values in (spec.mean, spec.std))
+    unit = f" in {spec.unit}" if spec.unit else ""
+    values = f"values{unit} times {spec.scale:g}" if spec.takes_map else "0..255"
+    parts = [f"{spec.color} {spec.height}x{spec.width}, {values} minus {mean} by {std}, {fit.mode}"]
     if spec.batch > 1:
         parts.append(f"{spec.batch} images a call")
     for one in spec.inputs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -14,8 +14,8 @@ from degmix_edge.bundle.manifest import MOST_SIZES
 from degmix_edge.errors import ConfigError
 from degmix_edge.graph.spec_file import OtherEntry, SpecFile, read_spec
 from degmix_edge.limits import Side
-from degmix_edge.network import MOST_IMAGES, InputKind
-from degmix_edge.preprocess import Byte, Color, FitMode
+from degmix_edge.network import MOST_IMAGES, Finite, InputColor, InputKind, Positive
+from degmix_edge.preprocess import Byte, FitMode
 from degmix_edge.quant.recipe import Precision
 from degmix_edge.workflows.budget import EXAMPLES
 from degmix_edge.workflows.calibration import COUNT, OBSERVER
@@ -38,15 +38,17 @@ class Options(config.Settings):
         keep_float: Names of nodes that stay fp32 besides those that the rules keep.
         raw_logits: Keep the logits as outputs beside the maps.
         mode: How images of another aspect ratio are fitted.
-        pad: RGB colour around images of another aspect ratio; None is the mean of ImageNet.
+        pad: RGB colour around images of another aspect ratio; None is the mean of ImageNet. Around
+            depth or other numbers, a value in their unit; None is 0.
         spec: A spec.yaml that describes an ONNX file or a torch module; the following fields
             replace its own.
         size: Height and width in pixels of the input of a checkpoint, a torch module, or a foreign
             ONNX file whose axes are dynamic. Several pairs make a bundle for all these sizes.
         batch: How many images one call computes; None is what an ONNX file says, and 1 elsewhere.
         mean, std: How a foreign ONNX file or torch module wants its input, by channel.
-        scale: The value of white before the mean is subtracted: 1 or 255.
-        color: Order of its channels: rgb, bgr or grey.
+        scale: The value of white before the mean is subtracted: 1 or 255. Depth and other numbers
+            are multiplied by it.
+        color: Order of its channels: rgb, bgr or grey; or depth, or other for any other numbers.
         inputs: The kind of each input of an ONNX file or torch module beside the image: image, map,
             intrinsics, tensor or state.
         outputs: The kind of task of each output of an ONNX file or torch module that is not called
@@ -74,14 +76,14 @@ class Options(config.Settings):
     keep_float: tuple[str, ...] = ()
     raw_logits: bool = False
     mode: FitMode = "letterbox"
-    pad: tuple[Byte, Byte, Byte] | None = None
+    pad: tuple[Byte, Byte, Byte] | Finite | None = None
     spec: Path | None = None
     size: tuple[Side, Side] | tuple[tuple[Side, Side], ...] | None = None
     batch: Annotated[int, Field(ge=1, le=MOST_IMAGES)] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    scale: Literal[1, 255] | None = None
-    color: Color | None = None
+    scale: Positive | None = None
+    color: InputColor | None = None
     inputs: dict[str, InputKind] = {}
     outputs: dict[str, str] = {}
     backend: str = "auto"

@@ -17,7 +17,7 @@ from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.preprocess import list_images
 from degmix_edge.progress import Progress, counting, listening
 from degmix_edge.runtime import TaskMap, load
-from degmix_edge.runtime.frames import Frame
+from degmix_edge.runtime.frames import Frame, endings_of
 from degmix_edge.tasks import colour
 from degmix_edge.workflows.frame_folders import frame_paths, needed_inputs
 from degmix_edge.workflows.networks import task_names
@@ -124,7 +124,8 @@ def _frames_of(image: Path, network: NetworkSpec) -> list[tuple[Path, Frame]]:
     """The frames of a file or a folder, each with the path of its image."""
     if needed_inputs(network):
         return [(files[IMAGE], files) for files in frame_paths(image, network).values()]
-    return [(path, path) for path in (list_images(image) if image.is_dir() else [image])]
+    endings = endings_of(network)
+    return [(path, path) for path in (list_images(image, endings) if image.is_dir() else [image])]
 
 
 def _write(out: Path, image: Path, maps: Mapping[str, TaskMap], *, native: bool) -> list[Path]:

@@ -6,17 +6,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from degmix_edge import progress
+from degmix_edge import tasks as all_tasks
 from degmix_edge.errors import ConfigError, InputError
 from degmix_edge.network import NetworkSpec
 from degmix_edge.preprocess import Fit, list_images, read_image
 from degmix_edge.registry import unknown
-from degmix_edge.runtime.frames import Frame, fit_frame, image_of
-from degmix_edge.workflows.frame_folders import frame_paths, needed_inputs
+from degmix_edge.runtime.frames import (
+    OF_MAPS,
+    Frame,
+    endings_of,
+    fit_frame,
+    image_of,
+    read_first,
+)
+from degmix_edge.workflows.frame_folders import frame_paths, made_up_frame, needed_inputs
 
 if TYPE_CHECKING:
     from degmix_training.data import DataSet, Samples
@@ -27,6 +35,8 @@ PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "stereo_motorcycle")
 """Of scikit-image's wheel."""
 SCENES = 64
 """Synthetic scenes, where no count is given."""
+PER_METRE = {"m": 1, "cm": 100, "mm": 1000}
+"""Units of depth."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,8 @@ class NamedImage:
 
     Attributes:
         load: Gives pixels, uint8 `(H, W, 3)`, and labels by task; from their files each time. Of a
-            network with further inputs it gives a frame in place of the pixels.
+            network that takes depth or other numbers it gives these in place of the pixels, and of
+            one with further inputs a frame.
     """
 
     name: str
@@ -84,6 +95,8 @@ def images(
             needs them.
         ConfigError: No such data set, a count that is no number, or a label map without labels.
     """
+    if network is not None:
+        _check_kind(source, network)
     if label_map is not None and not _is_data_set(source):
         raise ConfigError(
             f"label map {label_map}: {source} has no labels; give a folder that has them as "
@@ -95,27 +108,91 @@ def images(
     if source == "photos":
         return photographs()
     if not _is_data_set(source):
-        return [NamedImage(path.name, partial(_unlabelled, path)) for path in list_images(source)]
+        paths = list_images(source, endings_of(network))
+        return [NamedImage(path.name, partial(unlabelled, path, network)) for path in paths]
     data, count = data_set(source, fit.size, label_map)
     tasks, problems = labelled(data, specs or {})
     for problem in problems:
         progress.warn(f"{problem}; those labels are left out")
-    return as_images(data.open_split(_split(data, split), tasks, count), fit, tasks)
+    needs_depth = network is not None and network.takes_map and "depth" not in tasks
+    read = [*tasks, "depth"] if needs_depth else tasks
+    if "depth" in read and "depth" not in data.classes:
+        raise InputError(f"{source}: has no depth, which the network takes; give a folder of it")
+    return as_images(data.open_split(_split(data, split), read, count), fit, tasks, network)
 
 
-def as_images(samples: Samples, fit: Fit, tasks: Sequence[str]) -> list[NamedImage]:
-    """Samples as evaluation has them, with labels of `tasks`, each read when it is asked for."""
+def as_images(
+    samples: Samples, fit: Fit, tasks: Sequence[str], network: NetworkSpec | None = None
+) -> list[NamedImage]:
+    """Samples as evaluation has them, with labels of `tasks`, each read when it is asked for.
+
+    A network that takes depth gets the samples' own.
+    """
     from degmix_training.data import at_size
 
     def load(index: int) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
         sample = at_size(samples[index], fit)
-        return sample.image, {t: v for t, v in sample.labels.items() if t in tasks}
+        labels = {t: v for t, v in sample.labels.items() if t in tasks}
+        if network is None or not network.takes_map:
+            return sample.image, labels
+        return _in_unit(sample.labels["depth"], network), labels
 
     return [NamedImage(name, partial(load, index)) for index, name in enumerate(samples.names)]
 
 
-def _unlabelled(path: Path) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
-    return read_image(path), {}
+def _in_unit(depth_m: np.ndarray, network: NetworkSpec) -> np.ndarray:
+    """Depth in the unit of a network's input; where that has no name, its scale makes metres."""
+    return depth_m * np.float32(PER_METRE.get(network.unit, 1 / network.scale))
+
+
+def _check_kind(source: str, network: NetworkSpec) -> None:
+    """Refuse pictures for a network that takes none.
+
+    Raises:
+        InputError: `source` has nothing else.
+    """
+    is_data = source != "photos" and _is_data_set(source)
+    if network.takes_map and (source == "photos" or (is_data and network.color == "other")):
+        depth = ", or synthetic:64" if network.color == "depth" else ""
+        raise InputError(
+            f"{source}: has pictures, and the network {network.model!r} takes {network.color}; "
+            f"give a folder with .npy files or image files of such numbers{depth}"
+        )
+
+
+def made_up_image(fit: Fit, network: NetworkSpec) -> NamedImage:
+    """Return a synthetic scene for checks where the user gave no image.
+
+    A network that takes depth gets the scene's own; one of other numbers gets some that are made
+    up, and so are inputs beside the image.
+    """
+    scene = images("synthetic:1", fit, specs={"depth": all_tasks.find("depth").spec()})[0]
+    pixels, (_, labels) = scene.image, scene.load()
+    first, note = pixels, ""
+    if network.color == "depth":
+        first, note = _in_unit(labels["depth"], network), ", its depth"
+    elif network.takes_map:
+        first, note = _made_up_numbers(pixels, network), ", made-up numbers"
+    if not needed_inputs(network):
+        return NamedImage(f"{scene.name}{note}", lambda: (first, {}))
+    frame = made_up_frame(pixels, first, network)
+    return NamedImage(f"{scene.name}{note} with made-up other inputs", lambda: (frame, {}))
+
+
+def _made_up_numbers(pixels: np.ndarray, network: NetworkSpec) -> np.ndarray:
+    """Numbers with the mean and the spread that a network takes; bytes where it has none."""
+    planes = pixels[..., np.arange(network.channels) % 3]
+    mean, std = np.array(network.mean), np.array(network.std)
+    if (network.scale, {*network.mean}, {*network.std}) == (1, {0}, {1}):
+        return planes
+    return np.asarray((mean + std * (planes - 127.5) / 64) / network.scale, np.float32)
+
+
+def unlabelled(
+    value: Any, network: NetworkSpec | None = None
+) -> tuple[Frame, Mapping[str, np.ndarray]]:
+    """Return an image of the user's as `NamedImage.load` does; a frame stays as it is."""
+    return value if isinstance(value, Mapping) else read_first(value, network), {}
 
 
 def _frame(files: Mapping[str, Path]) -> tuple[Frame, Mapping[str, np.ndarray]]:
@@ -133,7 +210,7 @@ def check_images(source: str) -> None:
     if _is_data_set(source):
         data_set(source, (1, 1))
     else:
-        list_images(source)
+        list_images(source, OF_MAPS)  # which of them the network takes is not known yet
 
 
 def _is_data_set(source: str) -> bool:

@@ -12,11 +12,11 @@ from degmix_edge.backends.onnx_reference import Backend as OnnxReference
 from degmix_edge.files import write_file
 from degmix_edge.graph.spec import network_spec
 from degmix_edge.graph.spec_file import SPEC_KEY, read_spec
-from degmix_edge.network import IMAGE, NetworkSpec
+from degmix_edge.network import IMAGE, NetworkSpec, as_network_takes
 from degmix_edge.preprocess import normalise
 from degmix_edge.runtime import Maps, Session
 from degmix_edge.runtime.frames import Frame, fit_frame
-from degmix_edge.tasks import TaskSpec, logits_name
+from degmix_edge.tasks import TaskSpec, false_colour, logits_name
 from degmix_edge.tasks._decodes import EPSILON
 from degmix_edge.workflows.frame_folders import frame_paths, needed_inputs
 from degmix_edge.workflows.networks import in_words, read_network
@@ -29,7 +29,8 @@ class Checked:
 
     Attributes:
         network: What the network is taken to be, in words.
-        sees: What the network is given, uint8 RGB `(H, W, 3)`.
+        sees: What the network is given, uint8 RGB `(H, W, 3)`; depth and other numbers in false
+            colours.
         maps: What it says.
         numbers: A line for each map.
         doubts: What looks wrong; each says what to change.
@@ -70,21 +71,32 @@ def check_spec(
         feed, _ = fit_frame(frame, read.fit, read.spec)
         tensors = backend.infer(feed)
     sees = feed[IMAGE][0]
-    doubts = _input_doubts(sees, read.spec)
+    doubts = _input_doubts(feed[IMAGE], read.spec)
+    if read.spec.takes_map:
+        sees = false_colour(np.moveaxis(sees, 0, -1))
     for task in read.spec.tasks:
         doubts += _doubts(task, tensors)
     numbers = {name: _numbers(one, one.spec) for name, one in maps.items()}
     return Checked(in_words(read.spec, read.fit), sees, maps, numbers, tuple(doubts))
 
 
-def _input_doubts(sees: np.ndarray, spec: NetworkSpec) -> list[str]:
-    values = normalise(sees[None], spec.mean, spec.std, spec.color)
+def _input_doubts(image: np.ndarray, spec: NetworkSpec) -> list[str]:
+    first = spec.image
+    is_map = first.kind == "map"
+    if is_map and (image == image.flat[0]).all():
+        return [f"input: is {image.flat[0]:g} everywhere; check the file, its unit and pad"]
+    values = (
+        as_network_takes(image, first)
+        if is_map
+        else normalise(image, first.mean, first.std, first.color)
+    )
     low, high = float(values.min()), float(values.max())
     if -10 < low and high < 10:
         return []
-    if high > 100:  # a network of 0..255 is rare, but there are some
+    if high > 100 and not is_map:  # a network of 0..255 is rare, but there are some
         return [f"input: the network sees {low:.3g}..{high:.3g}; is it one that takes 0..255?"]
-    return [f"input: the network sees {low:.3g}..{high:.3g}, most take -3..3; check mean and std"]
+    what = "mean, std and scale" if is_map else "mean and std"
+    return [f"input: the network sees {low:.3g}..{high:.3g}, most take -3..3; check {what}"]
 
 
 def _doubts(task: TaskSpec, tensors: dict[str, np.ndarray]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from degmix_edge import tasks as all_tasks
 from degmix_edge.errors import ConfigError
-from degmix_edge.graph.layout import CHANNELS
+from degmix_edge.graph.layout import CHANNELS, is_channels_last
 from degmix_edge.graph.spec import tensor_of
 from degmix_edge.graph.spec_file import SPEC_KEY
 from degmix_edge.network import METADATA_KEY
@@ -41,6 +41,8 @@ _KINDS_OF_INPUT = {
     "tensor": "passed on as it is; or intrinsics, or state with an output",
     "state": "what the call before gave",
 }
+_COLOURS = {"depth": ("depth", "range", "dist", "disp"), "other": ("therm", "temp", "infra")}
+"""Parts of names of a first input that is no picture."""
 _OWN_NAMES = ("raw", "mask", "multi_label", "heatmap", "embedding", "confidence", "uncertainty")
 """Kinds of which a network may have several, so that maps are called after their outputs."""
 
@@ -140,7 +142,7 @@ class _Writer:
 
     def input(self, image: TensorSpec) -> None:
         shape = (*image.shape, None, None, None, None)[:4]
-        is_last = shape[3] in (1, 3) and shape[1] not in (1, 3)
+        is_last = is_channels_last(shape)
         channels, sides = (shape[3], shape[1:3]) if is_last else (shape[1], shape[2:])
         self.line("input:")
         self.line(f"  tensor: {image.name!r}", f"# {image.dtype} {image.shape}")
@@ -149,18 +151,33 @@ class _Writer:
                 self._ask(f"input.{name}", f"  # {name}: 480  # the file leaves it open")
             else:
                 self.line(f"  {name}: {side}")
-        if channels == 1:
-            self._guess("input.color", "  color: grey")
-        else:
+        color = _color(image.name, channels)
+        if color is None:
             self._ask("input.color", "  # color: rgb  # rgb or bgr (OpenCV): nothing tells")
+        else:
+            self._guess("input.color", f"  color: {color}", "or grey, depth, other")
         self.line("  # How its training code prepares an image; nothing in the file tells.")
-        self.line("  # As on ImageNet: mean 0.485 0.456 0.406, std 0.229 0.224 0.225, scale 1.")
-        self.line("  # Plain 0..255: mean 0, std 1, scale 255.")
-        for name in ("mean", "std", "scale"):
+        if color in ("depth", "other"):
+            self._normalised_map(channels or 1)
+        else:
+            self.line("  # As on ImageNet: mean 0.485 0.456 0.406, std 0.229 0.224 0.225, scale 1.")
+            self.line("  # Plain 0..255: mean 0, std 1, scale 255.")
             example = {"mean": "[0.485, 0.456, 0.406]", "std": "[0.229, 0.224, 0.225]"}
-            self._ask(f"input.{name}", f"  # {name}: {example.get(name, '1')}")
+            for name in ("mean", "std", "scale"):
+                self._ask(f"input.{name}", f"  # {name}: {example.get(name, '1')}")
         note = "letterbox pads, stretch changes proportions, crop cuts off borders"
         self._guess("input.fit", "  fit: letterbox", note)
+
+    def _normalised_map(self, channels: int) -> None:
+        self.line(
+            "  # Values times scale, minus mean, by std. Plain values: scale 1, mean 0, std 1."
+        )
+        self._ask("input.unit", "  # unit: mm  # as your files and sensors have it")
+        for name, number in (("scale", "0.001"), ("mean", "0"), ("std", "1")):
+            each = f"[{', '.join([number] * channels)}]"
+            is_one = name == "scale" or channels == 1
+            self._ask(f"input.{name}", f"  # {name}: {number if is_one else each}")
+        self.line("  # pad: 0  # the value where there is none, in your unit")
 
     def task(self, tensor: TensorSpec) -> None:
         is_last = _is_channels_last(tensor)
@@ -185,6 +202,14 @@ class _Writer:
         elif kind in ("semseg", "human_parts", "multi_label", "heatmap") and not integer:
             self.line(f"    classes: {channels}", "# or names: [road, sidewalk]")
         self._guess(f"{place}.unit", f"    unit: {task.unit!r}")
+
+
+def _color(name: str, channels: int | None) -> str | None:
+    """The kind of the first input, by its channels and its name; None where nothing tells."""
+    words = [kind for kind, parts in _COLOURS.items() if any(p in name.lower() for p in parts)]
+    if channels in (1, None):
+        return words[0] if words else "grey" if channels else None
+    return None if channels == 3 else "other"
 
 
 def _own_name(tensor: TensorSpec) -> str:

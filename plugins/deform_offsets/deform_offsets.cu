@@ -14,6 +14,12 @@ bool isEmpty(DeformOffsetsParams const& params)
     return params.n == 0 || params.c == 0 || params.height == 0 || params.width == 0;
 }
 
+int64_t blocksOf(DeformOffsetsParams const& params)
+{
+    int64_t const tiles = ceilDiv(params.height, offsets::kTILE_Y) * ceilDiv(params.width, offsets::kTILE_X);
+    return 2 * tiles * params.n * params.items;
+}
+
 // Neighbours in a row that can be stored together: 8, 4 or 1.
 int32_t vectorOf(DeformOffsetsParams const& params)
 {
@@ -53,6 +59,10 @@ char const* checkDeformOffsets(DeformOffsetsParams const& params) noexcept
     {
         return "a plane has more than 2^31 - 1 pixels";
     }
+    if (blocksOf(params) > kMOST)
+    {
+        return "more than 2^31 - 1 blocks";
+    }
     for (int32_t i = 0; i < params.items && !isEmpty(params); ++i)
     {
         if (params.maps[i] == nullptr || params.weight[i] == nullptr || params.offset[i] == nullptr)
@@ -77,8 +87,7 @@ cudaError_t deformOffsets(DeformOffsetsParams const& params, cudaStream_t stream
     {
         return cudaSuccess;
     }
-    int64_t const tiles = ceilDiv(params.height, offsets::kTILE_Y) * ceilDiv(params.width, offsets::kTILE_X);
-    int64_t const blocks = 2 * tiles * params.n * params.items;
+    int64_t const blocks = blocksOf(params);
     int32_t const vector = vectorOf(params);
     auto const kernel = vector == 8 ? offsets::deformOffsetsKernel<8>
         : vector == 4               ? offsets::deformOffsetsKernel<4>

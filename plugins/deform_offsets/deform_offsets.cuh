@@ -30,33 +30,45 @@ constexpr int32_t kFRAGMENT_BYTES = kSTEPS * 32 * 16;
 __device__ __forceinline__ void fillMaps(
     __half* to, __half const* maps, int32_t y0, int32_t x0, int32_t height, int32_t width)
 {
-    constexpr int32_t kPLACES = kPADDED * kHALO_Y * kHALO_X;
+    constexpr int32_t kPLACES = kHALO_Y * kHALO_X;
     constexpr int32_t kTURNS = (kPLACES + kTHREADS - 1) / kTHREADS;
-    __half values[kTURNS];
+    int64_t const pixels = static_cast<int64_t>(height) * width;
+    __half values[kTURNS][kPADDED];
 #pragma unroll
     for (int32_t turn = 0; turn < kTURNS; ++turn)
     {
-        int32_t const i = turn * kTHREADS + static_cast<int32_t>(threadIdx.x);
-        int32_t const column = i % kHALO_X;
-        int32_t const row = i / kHALO_X % kHALO_Y;
-        int32_t const map = i / (kHALO_X * kHALO_Y);
-        int32_t const y = y0 + row - 1;
-        int32_t const x = x0 + column - 1;
-        bool const inside = map < DeformOffsetsParams::kMAPS && y >= 0 && y < height && x >= 0 && x < width;
-        values[turn] = fromFloat<__half>(0.F);
+        int32_t const place = turn * kTHREADS + static_cast<int32_t>(threadIdx.x);
+        int32_t const y = y0 + place / kHALO_X - 1;
+        int32_t const x = x0 + place % kHALO_X - 1;
+        bool const inside = place < kPLACES && y >= 0 && y < height && x >= 0 && x < width;
+#pragma unroll
+        for (int32_t map = 0; map < kPADDED; ++map)
+        {
+            values[turn][map] = fromFloat<__half>(0.F);
+        }
         if (inside)
         {
-            values[turn] = maps[(static_cast<int64_t>(map) * height + y) * width + x];
+            __half const* from = maps + static_cast<int64_t>(y) * width + x;
+#pragma unroll
+            for (int32_t map = 0; map < DeformOffsetsParams::kMAPS; ++map)
+            {
+                values[turn][map] = *from;
+                from += pixels;
+            }
         }
     }
 #pragma unroll
     for (int32_t turn = 0; turn < kTURNS; ++turn)
     {
-        int32_t const i = turn * kTHREADS + static_cast<int32_t>(threadIdx.x);
-        if (i < kPLACES)
+        int32_t const place = turn * kTHREADS + static_cast<int32_t>(threadIdx.x);
+        if (place < kPLACES)
         {
-            int32_t const place = i % (kHALO_X * kHALO_Y);
-            to[place * kPADDED + i / (kHALO_X * kHALO_Y)] = values[turn];
+            auto* words = reinterpret_cast<uint32_t*>(to + place * kPADDED);
+#pragma unroll
+            for (int32_t pair = 0; pair < kPADDED / 2; ++pair)
+            {
+                words[pair] = bits(values[turn][2 * pair]) | (bits(values[turn][2 * pair + 1]) << 16U);
+            }
         }
     }
 }
@@ -99,24 +111,24 @@ __device__ __forceinline__ void storeRow(__half* to, uint32_t const (&words)[kCO
 }
 
 template <int32_t kVECTOR>
-__global__ void __launch_bounds__(kTHREADS, 2) deformOffsetsKernel(DeformOffsetsParams params)
+__global__ void __launch_bounds__(kTHREADS, 3) deformOffsetsKernel(DeformOffsetsParams params)
 {
     DEGMIX_SHARED(shared);
     __half* const maps = reinterpret_cast<__half*>(shared);
     int32_t const height = params.height;
     int32_t const width = params.width;
     int32_t const c = params.c;
-    int32_t const tilesX = (width + kTILE_X - 1) / kTILE_X;
-    int32_t const tilesY = (height + kTILE_Y - 1) / kTILE_Y;
-    int64_t block = blockIdx.x;
+    uint32_t const tilesX = static_cast<uint32_t>(width + kTILE_X - 1) / kTILE_X;
+    uint32_t const tilesY = static_cast<uint32_t>(height + kTILE_Y - 1) / kTILE_Y;
+    uint32_t block = blockIdx.x;
     int32_t const group = static_cast<int32_t>(block % 2);
     block /= 2;
     int32_t const x0 = static_cast<int32_t>(block % tilesX) * kTILE_X;
     block /= tilesX;
     int32_t const y0 = static_cast<int32_t>(block % tilesY) * kTILE_Y;
     block /= tilesY;
-    int64_t const n = block % params.n;
-    int32_t const item = static_cast<int32_t>(block / params.n);
+    int64_t const n = block % static_cast<uint32_t>(params.n);
+    int32_t const item = static_cast<int32_t>(block / static_cast<uint32_t>(params.n));
     int64_t const pixels = static_cast<int64_t>(height) * width;
     auto const* from = static_cast<__half const*>(params.maps[item]);
     auto* const weights = reinterpret_cast<uint4*>(shared + kMAP_BYTES);
@@ -139,9 +151,10 @@ __global__ void __launch_bounds__(kTHREADS, 2) deformOffsetsKernel(DeformOffsets
         {
             int32_t const k = 16 * step + 8 * side + 2 * quarter;
             int32_t const tap = k / kPADDED;
-            bool const inside = tap < DeformOffsetsParams::kTAPS;
-            int32_t const dy = inside ? tap / 3 : 0;
-            int32_t const dx = inside ? tap % 3 : 0;
+            // Behind the last tap the weights are zeros, and any value that these pixels sum will do.
+            bool const isTap = tap < DeformOffsetsParams::kTAPS;
+            int32_t const dy = isTap ? tap / 3 : 0;
+            int32_t const dx = isTap ? tap % 3 : 0;
             // Column i of fragment j is pixel 8 (i / 2) + 2 j + i % 2.
             int32_t const x = 8 * (eighth / 2) + eighth % 2 + dx;
             auto const* words
@@ -149,7 +162,7 @@ __global__ void __launch_bounds__(kTHREADS, 2) deformOffsetsKernel(DeformOffsets
 #pragma unroll
             for (int32_t j = 0; j < kCOLUMNS; ++j)
             {
-                b[j][step][side] = inside ? words[j * kPADDED] : 0U;
+                b[j][step][side] = words[j * kPADDED];
             }
         }
     }

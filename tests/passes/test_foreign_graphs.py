@@ -20,6 +20,7 @@ from degmix_edge.passes.hoist_pointwise import HoistPointwise
 from degmix_edge.passes.insert_fp16 import InsertFp16
 from degmix_edge.passes.lower_moe import LowerMoe
 from degmix_edge.passes.lower_qdq_for_cpu import LowerQdqForCpu
+from degmix_edge.passes.lower_row_sum import LowerRowSum
 from degmix_edge.passes.merge_convs import MergeConvs
 from degmix_edge.passes.pipeline import other_forms, simplify
 from degmix_edge.passes.remove_identities import RemoveIdentities
@@ -502,6 +503,40 @@ class TestLowerMoe:
 
     def test_units_in_front_of_experts(self):
         check(moe(expert_axis=3), LowerMoe(0), 0)
+
+
+def sums(op="ReduceSum", sides=(4, 900, 5), axes=(1,), keepdims=1):
+    given = ",".join(map(str, sides))
+    made = np.zeros(sides).sum(tuple(axes), keepdims=bool(keepdims)).shape
+    result = ",".join(map(str, made))
+    return parse(
+        f"""(float[{given}] x) => (float[{result}] y)
+        {{t = Mul(x, x) y = {op}<keepdims = {keepdims}>(t, axes)}}""",
+        axes=np.int64(axes),
+    )
+
+
+class TestLowerRowSum:
+    @pytest.mark.parametrize("op", ["ReduceSum", "ReduceMean"])
+    @pytest.mark.parametrize("keepdims", [0, 1])
+    @pytest.mark.parametrize("axis", [1, -2])
+    def test_rows_of_a_batch(self, op, keepdims, axis):
+        check(sums(op, axes=(axis,), keepdims=keepdims), LowerRowSum(), 1)
+
+    def test_rows_of_several_heads(self):
+        check(sums(sides=(2, 3, 70, 5), axes=(2,), keepdims=0), LowerRowSum(), 1)
+
+    def test_others_stay(self):
+        for sides, axes in (
+            ((4, 9, 5), (2,)),
+            ((4, 9, 5), (0,)),
+            ((4, 9, 5), (1, 2)),
+            ((4, 2, 5), (1,)),
+            ((9, 5), (0,)),
+            ((4, 9, 5, 6), (1,)),
+        ):
+            check(sums(sides=sides, axes=axes), LowerRowSum(), 0)
+        check(sums("ReduceMax"), LowerRowSum(), 0)
 
 
 def test_another_tensor_is_called_like_the_logits():

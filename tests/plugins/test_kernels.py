@@ -486,6 +486,7 @@ def test_sampling_refuses(kernels, change, reason):
         ({"items": 9}, "items: expected 1 to 8"),
         ({"c": 24}, "c: expected a multiple of 16"),
         ({"width": -1}, "a size is negative"),
+        ({"n": 2**20, "height": 2**16, "width": 2**10}, "more than 2^31 - 1 blocks"),
         ({}, "a pointer is null"),
     ],
 )

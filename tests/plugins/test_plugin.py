@@ -207,7 +207,7 @@ def test_nvcc_compiles_without_warnings_or_spills(compiled):
     folder, output = compiled
     assert not re.search(r"\bwarning\b", output), output
     kernels = re.findall(r"Compiling entry function '(\w+)' for 'sm_(\d+)'", output)
-    assert len(kernels) == 40
+    assert len(kernels) == 41
     assert set(re.findall(r"(\d+) bytes spill", output)) == {"0"}
     assert "libnvinfer" not in " ".join(symbols(folder / "libdegmix_trt10.so"))
 
@@ -220,9 +220,9 @@ MOST = {
     "deformSampleKernel<int8, fp16, true, 2>": 43,
     "deformSampleKernel<int8, fp32, true, 2>": 41,
     "deformSampleKernel<fp16, fp32, true, 1>": 52,
-    "deformSampleKernel<fp16, fp16, false, 1>": 96,
+    "deformSampleKernel<fp16, fp16, false, 1>": 98,
 }
-"""Instructions a sample that a kernel may have on Orin."""
+"""Instructions a value that a kernel stores, at most, on Orin."""
 
 
 @pytest.mark.slow
@@ -230,7 +230,7 @@ MOST = {
 def test_machine_code_stays_within_its_bounds(compiled):
     """Counted by NVIDIA's disassembler: instructions, divisions, local memory, vectors."""
     found = {kernel.name: kernel for kernel in sass.kernels(compiled[0] / "libdegmix_kernels.so")}
-    assert len(found) == 40
+    assert len(found) == 41
     for name, most in MOST.items():
         kernel = found[name]
         assert kernel.samples == 4, name
@@ -242,6 +242,9 @@ def test_machine_code_stays_within_its_bounds(compiled):
         loop for loop in shared.loops if "STS.128" in loop.widths and "LDG.128" in loop.widths
     ]
     assert copy.instructions <= 6 * 8  # eight words a turn
+    offsets = found["deformOffsetsKernel<8>"]
+    assert offsets.instructions <= 1000  # most of them before the loop over channels
+    assert offsets.registers <= 80  # three blocks of 256 threads
     for name, kernel in found.items():
         # Only the convolution of channels that are no vectors keeps places in local memory.
         assert kernel.stack == 0 or re.match(r"deformConv2dKernel<.*false>", name), name

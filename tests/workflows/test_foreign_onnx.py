@@ -79,7 +79,9 @@ def test_a_build_checks_itself_against_the_file(here, monkeypatch):
     options = {"precision": "fp32", **BYTES}
     degmix_edge.build("mine.onnx", "good.degmix", **options, progress=said.append)
     (check,) = [event.detail for event in said if event.name == "source check"]
-    assert check == "bundle against its network as it came: semseg 0.00 %, depth 0.00 %"
+    assert check == (
+        "bundle against its network as it came, on 1 synthetic scene: semseg 0.00 %, depth 0.00 %"
+    )
 
     real = InsertImageInput.run
 
@@ -88,9 +90,63 @@ def test_a_build_checks_itself_against_the_file(here, monkeypatch):
         return real(self, graph)
 
     monkeypatch.setattr(InsertImageInput, "run", forgets_the_order)
-    with pytest.raises(BuildError, match=r"differs from mine.onnx as it came: semseg [1-9]"):
+    with pytest.raises(
+        BuildError, match=r"differs from mine.onnx as it came, on 1 synthetic scene: semseg [1-9]"
+    ):
         degmix_edge.build("mine.onnx", "bad.degmix", **options)
     assert not (here / "bad.degmix").exists()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_build_checks_itself_on_several_images_of_the_user(here, monkeypatch, precision):
+    """What goes wrong on bright images only is found, although the golden image is dark."""
+    from degmix_edge.graph.model import append, constant, replace_uses
+    from degmix_edge.passes.insert_image_input import InsertImageInput
+
+    real = InsertImageInput.run
+
+    def clips_bright_pixels(self, graph):
+        rewrites = real(self, graph)
+        (pixels,) = graph.inputs[0].outputs[0].outputs
+        limit = constant("limit", 100)
+        clipped = append(graph, "Min", [pixels, limit], "clipped", np.float32)
+        replace_uses(pixels, clipped, keep=clipped.inputs)
+        return rewrites
+
+    rng = np.random.default_rng(0)
+    dark, bright = rng.integers(0, 90, (8, HEIGHT, WIDTH, 3), np.uint8), np.uint8(150)
+    options = {"precision": precision, "observer": "min_max", **PLAIN}
+    monkeypatch.setattr(InsertImageInput, "run", clips_bright_pixels)
+    degmix_edge.build("mine.onnx", "dark.degmix", calibration=[*dark], **options)
+    frames = [*dark[:7], dark[7] // 2 + bright]
+    with pytest.raises(BuildError, match="differs from mine.onnx as it came, on 4 real images"):
+        degmix_edge.build("mine.onnx", "bad.degmix", calibration=frames, **options)
+    assert not (here / "bad.degmix").exists()
+    monkeypatch.setattr(InsertImageInput, "run", real)
+    degmix_edge.build("mine.onnx", "good.degmix", calibration=frames, **options)
+
+
+def test_a_build_says_on_which_images_it_was_checked(here, cli):
+    wants = ("--scale", 255, "--mean", 0, 0, 0, "--std", 1, 1, 1, "--color", "rgb")
+    command = ("build", "engine", "mine.onnx", "--precision", "fp32", *wants)
+    code, out, err = cli(*command, "--calib", "photos", "--out", "photos.degmix")
+    assert code == 0
+    assert "as it came, on 4 real images: semseg 0.00 %" in " ".join((out + err).split())
+    cases = (
+        ({"calibration": "synthetic:9"}, "4 synthetic scenes"),
+        ({"calibration": [here / "photos" / "0.png"]}, "1 real image"),
+        ({"golden_image": here / "photos" / "0.png"}, "1 real image"),
+        (
+            {"golden_image": here / "photos" / "0.png", "calibration": "synthetic:9"},
+            "1 real image and 3 synthetic scenes",
+        ),
+    )
+    for index, (images, words) in enumerate(cases):
+        said = []
+        options = {"precision": "fp32", **PLAIN, **images, "progress": said.append}
+        degmix_edge.build("mine.onnx", f"{index}.degmix", **options)
+        (check,) = [event.detail for event in said if event.name == "source check"]
+        assert check.startswith(f"bundle against its network as it came, on {words}: semseg 0.00 %")
 
 
 def test_another_normalisation_is_another_network(here):

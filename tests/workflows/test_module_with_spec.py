@@ -243,5 +243,6 @@ def test_what_a_spec_of_a_module_may_not_say(here):
     assert "give size=(height, width)" in refusal(eyes(), ConfigError, spec="wrong.yaml", size=None)
     message = refusal(eyes(), ConfigError, mean=(0.5,), std=(0.5,))
     assert (
-        message == "Eyes: mean, std given: give color too (--color); colours are rgb, bgr or grey"
+        message == "Eyes: mean, std given: give color too (--color); colours are rgb, bgr or grey, "
+        "and inputs that are no picture depth or other"
     )

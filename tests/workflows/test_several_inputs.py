@@ -111,6 +111,22 @@ def test_it_is_proved_against_its_own_file(built, stereo, frames):
     assert verify(built).passed
 
 
+def test_a_build_is_checked_on_the_frames_of_the_user(stereo, frames, folder):
+    said = []
+    options = {"spec": folder / "stereo.yaml", "size": (HEIGHT, WIDTH), "progress": said.append}
+    for calibration, words in ((str(frames), "on 4 real images"), (None, "on 1 synthetic scene")):
+        degmix_edge.build(
+            stereo,
+            folder / "checked.degmix",
+            precision="fp32",
+            calibration=calibration,
+            force=True,
+            **options,
+        )
+        checks = [event.detail for event in said if event.name == "source check"]
+        assert words in checks[-1]
+
+
 def frame(root, index):
     numbers = np.asarray(Image.open(root / "range" / f"{index}.png"))
     pictures = {
@@ -290,21 +306,25 @@ def test_four_images_of_a_call_have_the_maps_that_each_has_alone(
     assert verify(bundle).passed
 
 
-def test_our_own_network_takes_a_batch(folder, pictures, bundles):
-    """Every row is what the network with a batch of one gives."""
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_our_own_network_takes_a_batch(folder, pictures, precision):
+    """Every bit is what the network with a batch of one gives, also of sums over all pixels."""
     from degmix_edge.workflows.networks import read_checkpoint
 
-    bundle = degmix_edge.build(
-        read_checkpoint("degmix_tiny"), folder / "own.degmix", precision="fp32", batch=2
+    network = read_checkpoint("degmix_tiny")
+    options = {"precision": precision, "calibration": pictures[:8], "backend": "onnxruntime"}
+    four, one = (
+        degmix_edge.build(network, folder / f"own_{precision}_{n}.degmix", batch=n, **options)
+        for n in (4, 1)
     )
-    one = degmix_edge.build(read_checkpoint("degmix_tiny"), folder / "one.degmix", precision="fp32")
-    with degmix_edge.load(bundle) as two, degmix_edge.load(one) as single:
-        for maps, picture in zip(two(pictures[:2]), pictures, strict=False):
-            for name, want in single(picture).items():
-                if want.dtype.kind == "f":
-                    np.testing.assert_allclose(maps[name], want, rtol=1e-5, atol=1e-5)
-                else:
-                    assert (np.asarray(maps[name]) != np.asarray(want)).mean() < 1e-3
+    for threads in (1, 2):
+        with (
+            degmix_edge.load(four, backend="onnxruntime", threads=threads) as together,
+            degmix_edge.load(one, backend="onnxruntime", threads=threads) as single,
+        ):
+            for maps, picture in zip(together(pictures[:8]), pictures, strict=False):
+                for name, want in single(picture).items():
+                    np.testing.assert_array_equal(maps[name], want)
 
 
 def test_a_network_that_mixes_its_images_is_refused(folder):

@@ -48,12 +48,18 @@ class Emission:
         return self.contract.inputs[0]
 
     def check_one_image(self, target: str) -> None:
-        """Check that a call takes a single image and nothing else.
+        """Check that a call takes a single picture and nothing else.
 
         Raises:
             ConfigError: It takes more.
         """
         taken = self.contract.inputs
+        if self.manifest.network.takes_map:
+            raise ConfigError(
+                f"emit {target}: {self.name} takes {self.manifest.network.color} and no picture, "
+                f"and the files for {target} give one; `emit triton` describes the input, and "
+                "`degmix_edge.load` takes it"
+            )
         if len(taken) == 1 and self.manifest.network.batch == 1:
             return
         what = ", ".join(one.name for one in taken[1:]) or f"{taken[0].shape[0]} images"
