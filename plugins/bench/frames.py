@@ -5,23 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import degmix_kernels as native
-import numpy as np
-import PIL.Image
 import torch
 import torch.nn.functional as F  # noqa: N812
+from fitted import PAD, Size, by_pillow, frame_shape, placed_size
 from harness import Bench, Tensors
 
-from degmix_edge.camera import FrameFormat, to_rgb
-
-PAD = (124, 116, 104)
-Size = tuple[int, int]
-"""Height and width in pixels."""
+from degmix_edge.camera import FrameFormat
 
 
 def camera_frame(bench: Bench, kind: FrameFormat, size: Size, out: Size) -> None:
     """A frame of `size` in the middle of an image of size `out`, as large as it fits."""
-    scale = min(out[0] / size[0], out[1] / size[1])
-    placed = round(size[0] * scale), round(size[1] * scale)
+    placed = placed_size(size, out)
 
     def make() -> list[Tensors]:
         return [frame_inputs(bench, kind, size, out)]
@@ -29,7 +23,7 @@ def camera_frame(bench: Bench, kind: FrameFormat, size: Size, out: Size) -> None
     (one,) = make()
     launch(bench, one, kind, placed)
     by_torch(one, kind, placed)
-    want = torch.tensor(by_pillow(one["frame"].cpu().numpy(), kind, placed, out)).double()
+    want = torch.tensor(by_pillow(one["frame"].cpu().numpy(), kind, out)).double()
     row = bench.row(
         f"frame {size[1]}x{size[0]} to {out[1]}x{out[0]}",
         kind,
@@ -53,11 +47,8 @@ def camera_frame(bench: Bench, kind: FrameFormat, size: Size, out: Size) -> None
 
 def frame_inputs(bench: Bench, kind: FrameFormat, size: Size, out: Size) -> Tensors:
     """A frame of noise, the image that a kernel writes, and what a copy moves."""
-    height, width = size
-    shapes = {"nv12": (height * 3 // 2, width), "yuyv": (height, width, 2)}
-    shape = shapes.get(kind, (height, width, 3))
     one = {
-        "frame": torch.randint(0, 256, shape, dtype=torch.uint8),
+        "frame": torch.randint(0, 256, frame_shape(kind, size), dtype=torch.uint8),
         "image": torch.full((*out, 3), 77, dtype=torch.uint8),
         "by_torch": torch.tensor(PAD, dtype=torch.uint8).expand(*out, 3).contiguous(),
     }
@@ -123,13 +114,3 @@ def planes_of(frame: torch.Tensor, kind: FrameFormat) -> torch.Tensor:
     bright = 1.164 * (luma - 16).clamp(min=0)
     colours = (bright + 1.596 * v, bright - 0.813 * v - 0.391 * u, bright + 2.018 * u)
     return torch.stack(colours).clamp(0, 255)[None]
-
-
-def by_pillow(frame: np.ndarray, kind: FrameFormat, placed: Size, out: Size) -> np.ndarray:
-    """The same by the processor's own path."""
-    image = PIL.Image.fromarray(to_rgb(frame, kind))
-    small = np.asarray(image.resize(placed[::-1], PIL.Image.Resampling.BILINEAR))
-    canvas = np.full((*out, 3), PAD, np.uint8)
-    top, left = ((whole - part) // 2 for whole, part in zip(out, placed, strict=True))
-    canvas[top : top + placed[0], left : left + placed[1]] = small
-    return canvas

@@ -329,9 +329,9 @@ def test_the_script_for_a_card_in_a_dry_run(binding, emulated, tmp_path):
     code, report, text = checks_of_lanes([LANES], emulated, tmp_path, binding)
     assert code == 0, text
     assert report["facts"]["binding"].startswith(binding.replace(".", "-"))
-    assert len(report["checks"]) == 13
+    assert len(report["checks"]) == 14
     assert all(check["ok"] for check in report["checks"])
-    assert text.count("\nok ") + text.startswith("ok ") == 13
+    assert text.count("\nok ") + text.startswith("ok ") == 14
 
 
 @pytest.mark.slow(file_seconds=120)
