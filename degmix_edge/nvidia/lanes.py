@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -115,14 +115,17 @@ class Lane:
             frames: Raw frames of the inputs that `feed` does not have.
         """
         stream = self._open_stream()
-        with self.device.current():
+        with self.device.current() as driver:
             for name, array in feed.items():
                 self.buffers[name].host[...] = array
             fittings = self._put(frames or {}, stream)
             try:
                 self._enqueue_call(feed, fittings, stream)
-            finally:
-                stream.synchronize()  # what was enqueued reads the caller's memory
+            except BaseException:
+                with suppress(driver.error):
+                    stream.synchronize()  # what was enqueued reads the caller's memory
+                raise
+            stream.synchronize()
             start, uploaded, fitted, ran, done = self.events
             self.stages = {"copy_in_ms": uploaded.milliseconds_since(start)}
             if fittings:

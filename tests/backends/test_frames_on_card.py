@@ -91,7 +91,7 @@ def test_frames_of_any_size_one_after_the_other(card, fitting, monkeypatch):
             allocated.append(card.allocated)
         for frame, image in zip(frames * 2, images, strict=True):
             expected, _ = fit_image(frame, session.fit)
-            # Pillow resizes rows first where that is cheaper, and rounds in between.
+            # Pillow begins along columns where that is cheaper, and rounds in between.
             assert np.abs(image[0].astype(int) - expected).max() <= 1
     assert len(set(allocated[1:])) == 1  # the second frame is the largest
 

@@ -1,6 +1,6 @@
 """Frames of cameras to the network's input, within one level of Pillow on the processor.
 
-The kernel resizes columns first, then rows, rounding as Pillow does. Pillow takes rows first where
+The kernel resizes along rows first, rounding as Pillow does. Pillow begins along columns where
 that is cheaper, which moves some pixels by a level. Frames of cameras in a letterbox have the same
 bytes. Emulated here, and on a card as on_card.py says.
 """

@@ -236,6 +236,10 @@ def test_machine_code_stays_within_its_bounds(compiled):
         assert kernel.samples == 4, name
         assert kernel.main.instructions / kernel.samples <= most, name
         assert not sum(loop.divisions for loop in kernel.loops), name
+    for format_of_frames in range(4):
+        kernel = found[f"fitImageKernel<{format_of_frames}>"]
+        assert not sum(loop.divisions for loop in kernel.loops)
+        assert any("STG.128" in loop.widths for loop in kernel.loops)
     shared = found["deformSampleKernel<fp16, fp16, true, 2>"]
     assert shared.registers <= 80  # two blocks of 384 threads on a multiprocessor
     (copy,) = [
