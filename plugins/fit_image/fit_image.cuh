@@ -287,7 +287,7 @@ __device__ __forceinline__ void storeTile(unsigned char const* tile, Launch cons
 }
 
 template <FrameFormat kFORMAT>
-__global__ void __launch_bounds__(kTHREADS, 4) fitImageKernel(Launch launch)
+__global__ void __launch_bounds__(kTHREADS, 5) fitImageKernel(Launch launch)
 {
     DEGMIX_SHARED(shared);
     FitImageParams const& image = launch.image;
