@@ -17,6 +17,7 @@ KINDS = ("contexts", "streams", "events", "allocations", "graphs", "executables"
 """What the driver counts: what was made and not given back."""
 FRESH = {"driver": 13000, "capability": 87, "integrated": 0, "instantiate_status": 0}
 FRESH |= {"fails_from": 0, "elsewhere": 0, "waited": 0, "defaults": 0, "launches": 0}
+FRESH |= {"fits": 0, "kernel_status": 0}
 
 
 class Card:
@@ -61,6 +62,16 @@ def compile_stand_in(path: Path, others: Sequence[str] = ()) -> None:
     source += "".join(f"EXPORT {name}(void) {{ return 801; }}\n" for name in others)
     command += ["-o", str(path), "-lpthread", "-ldl"]
     done = subprocess.run(command, input=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def compile_kernels(path: Path, emulated: Path) -> None:
+    """Compile our kernels' library for the stand-in card, over the emulated one."""
+    plugins = STAND_INS.parents[1] / "plugins"
+    command = ["c++", "-std=c++17", "-shared", "-fPIC", "-DDEGMIX_EMULATED", "-Wall", "-Werror"]
+    command += [f'-DEMULATED="{emulated}"', f"-I{plugins / 'emulation'}", f"-I{plugins}"]
+    command += [str(STAND_INS / "kernels.cpp"), "-o", str(path), "-ldl"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -18,7 +18,7 @@ TREES = {
 LAYERS = [
     {"_version", "errors", "registry", "limits", "config", "tensors", "files", "folders"}
     | {"progress"},
-    {"preprocess", "network", "tasks", "metrics", "ops"},
+    {"camera", "preprocess", "network", "tasks", "metrics", "ops"},
     {"ort", "nvidia", "graph", "quant", "bundle"},
     {"passes"},
     {"backends"},

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 
+from degmix_edge.camera import RawFrame
 from degmix_edge.errors import BackendError, ShapeError
 from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.quant.ranges import Ranges
@@ -18,6 +19,9 @@ from degmix_edge.tensors import TensorSpec, check, fill
 
 if TYPE_CHECKING:
     from degmix_edge.quant.recipe import Recipe
+
+RawFrames: TypeAlias = Mapping[str, Sequence[RawFrame]]
+"""The frames of a batch, by the input that they become."""
 
 
 class Backend(ABC):
@@ -28,6 +32,7 @@ class Backend(ABC):
         title: What tables call it.
         spec: The network that it runs.
         is_concurrent: Several threads may infer at once.
+        fits_frames: `infer` takes raw frames, while it is active.
         rounds: The network itself rounds to a type narrower than float32 between its nodes.
         stages: Milliseconds by part of this thread's last call, of a backend that measures them.
     """
@@ -36,6 +41,7 @@ class Backend(ABC):
     title: ClassVar[str] = ""
     is_concurrent: ClassVar[bool] = False
     rounds: bool = False
+    fits_frames: bool = False
 
     def __init__(self, spec: NetworkSpec) -> None:
         self.spec = spec
@@ -65,28 +71,43 @@ class Backend(ABC):
     def _deactivate(self) -> None:
         """Give everything back."""
 
-    def infer(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def infer(
+        self, feed: Mapping[str, np.ndarray], frames: RawFrames | None = None
+    ) -> dict[str, np.ndarray]:
         """Maps by task, batch first, as `TaskSpec.map_spec` says. The arrays are the caller's.
 
         Args:
             feed: An array for each of `spec.input_specs`, by name. It may have fewer images than
                 `spec.batch`: the result has as many, and the call costs as much as a full one.
+            frames: The images of the batch as cameras wrote them, in the place of all arrays of
+                images in `feed`; only for a backend that `fits_frames`.
 
         Raises:
-            BackendError: It is not active, or it failed.
+            BackendError: It is not active, or it failed, or does not fit frames.
             ShapeError: An array is not what the network takes, or there is none.
+            InputError: A frame is larger than the backend takes.
         """
         if not self.active:
             raise BackendError(f"{self.name}: not active; use it inside `with`")
-        specs, batch = self.spec.input_specs, self.spec.batch
-        if feed.keys() != {spec.name for spec in specs}:
-            got, wanted = ", ".join(feed), ", ".join(map(str, specs))
+        frames = frames or {}
+        names, batch = [*feed, *frames], self.spec.batch
+        if sorted(names) != sorted(spec.name for spec in self.spec.input_specs):
+            got, wanted = ", ".join(names), ", ".join(map(str, self.spec.input_specs))
             raise ShapeError(f"{self.name}: got inputs {got or 'none'}, expected {wanted}")
-        images = len(feed[IMAGE]) if batch > 1 else 1
+        specs = [spec for spec in self.spec.input_specs if spec.name in feed]
+        images = len(frames[IMAGE] if IMAGE in frames else feed[IMAGE]) if batch > 1 else 1
         if images == batch:
-            return self._infer({spec.name: check(feed[spec.name], spec) for spec in specs})
-        whole = {spec.name: check(fill(feed[spec.name], batch), spec) for spec in specs}
-        return {name: array[:images] for name, array in self._infer(whole).items()}
+            arrays = {spec.name: check(feed[spec.name], spec) for spec in specs}
+        else:
+            arrays = {spec.name: check(fill(feed[spec.name], batch), spec) for spec in specs}
+        maps = self._infer_frames(arrays, frames) if frames else self._infer(arrays)
+        return maps if images == batch else {name: array[:images] for name, array in maps.items()}
+
+    def _infer_frames(
+        self, feed: Mapping[str, np.ndarray], frames: RawFrames
+    ) -> dict[str, np.ndarray]:
+        """Run the network on raw frames of its images, and on other inputs that are checked."""
+        raise BackendError(f"{self.name}: takes images of the network's size, and no raw frames")
 
     def __enter__(self) -> Backend:
         """Activate."""

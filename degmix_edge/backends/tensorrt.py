@@ -14,13 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from degmix_edge.backends import _trt_plugin
-from degmix_edge.backends._base import PLAIN, REQUESTS, EngineBackend, EngineOptions, Progress
+from degmix_edge.backends import _kernels, _trt_plugin
+from degmix_edge.backends._base import (
+    PLAIN,
+    REQUESTS,
+    EngineBackend,
+    EngineOptions,
+    Progress,
+    RawFrames,
+)
+from degmix_edge.camera import RawFrame
 from degmix_edge.config import cache_folder
-from degmix_edge.errors import BackendError, BuildError, GraphError
+from degmix_edge.errors import BackendError, BuildError, DegmixError, GraphError
 from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.nvidia import cuda
 from degmix_edge.nvidia.arrays import DeviceArray
+from degmix_edge.nvidia.frames import FitKernel
 from degmix_edge.nvidia.lanes import DTYPES, Lanes
 from degmix_edge.nvidia.trt import build as trt_build
 from degmix_edge.nvidia.trt import engine as trt_engine
@@ -208,9 +217,38 @@ class Backend(EngineBackend):
         try:
             for lane in self._lanes.lanes:
                 lane.warm_up(lane.zeros())
+            self.fits_frames = self._can_fit_frames()
         except BaseException:
             self._lanes.close()
             raise
+
+    def _can_fit_frames(self) -> bool:
+        """Whether our kernel is here and fits a first frame on every lane.
+
+        Raises:
+            ConfigError: The environment names a library that is not there.
+        """
+        path = _kernels.library()
+        inputs = (self.spec.image, *self.spec.inputs)
+        names = {one.name for one in inputs if one.kind == "image"}
+        images = {spec.name: (spec.dtype, spec.shape) for spec in self.spec.input_specs}
+        found = {
+            tensor.name: (tensor.dtype, tensor.shape) for tensor in self.engine_tensors() or ()
+        }
+        if path is None or not names or any(found.get(n) != images[n] for n in names):
+            return False
+        area = (0, 0, 2, 2)
+        black = RawFrame(np.zeros((2, 2, 3), np.uint8), "rgb", (2, 2), area, area, (0, 0, 0))
+        try:
+            kernel = FitKernel(path)
+            for lane in self._lanes.lanes:
+                lane.fit_frames(kernel)
+                rest = {n: zeros for n, zeros in lane.zeros().items() if n not in names}
+                lane.run(rest, {name: [black] for name in names})
+        except DegmixError as error:
+            warnings.warn(f"frames are fitted on the CPU: {error}", stacklevel=2)
+            return False
+        return True
 
     def engine_tensors(self) -> tuple[TensorSpec, ...] | None:
         if self._lanes.engine is None:
@@ -221,8 +259,13 @@ class Backend(EngineBackend):
         )
 
     def _infer(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._infer_frames(feed, {})
+
+    def _infer_frames(
+        self, feed: Mapping[str, np.ndarray], frames: RawFrames
+    ) -> dict[str, np.ndarray]:
         with self._lanes.take() as lane:
-            maps = lane.run(feed)
+            maps = lane.run(feed, frames)
             self._mine.stages = lane.stages
             return {name: maps[name].copy() for name in maps}
 
@@ -257,6 +300,7 @@ class Backend(EngineBackend):
             return lane.run_device(IMAGE, found, self)
 
     def _deactivate(self) -> None:
+        self.fits_frames = False
         self._lanes.close()
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from degmix_edge.camera import DLPACK_CUDA
 from degmix_edge.errors import CudaError
 from degmix_edge.nvidia.cuda import device_of, wait
 
-DLPACK_CPU, DLPACK_CUDA = 1, 2
-"""Kinds of device, in DLPack's numbers."""
+DLPACK_CPU = 1
+"""The host's memory, in DLPack's numbers of devices."""
 
 
 class DeviceArray:
@@ -136,6 +137,7 @@ class ForeignImage:
     """Another library's array on the device.
 
     Attributes:
+        pitch: Bytes from row to row, which is from index to index of the first axis.
         stream: What its writer may still run on; None where nothing is to be waited for.
         owner: Keeps the memory.
     """
@@ -143,6 +145,7 @@ class ForeignImage:
     pointer: int
     shape: tuple[int, ...]
     dtype: str
+    pitch: int
     stream: int | None
     owner: Any
 
@@ -152,7 +155,9 @@ class ForeignImage:
             wait(self.stream)
 
 
-def foreign_image(image: Any, device: int, stream: int) -> ForeignImage | None:
+def foreign_image(
+    image: Any, device: int, stream: int, *, is_pitched: bool = False
+) -> ForeignImage | None:
     """A contiguous device array of another library; None for anything else. A context is current.
 
     DLPack comes first: its producer makes `stream` wait for what still writes the array. The CUDA
@@ -162,13 +167,14 @@ def foreign_image(image: Any, device: int, stream: int) -> ForeignImage | None:
         image: The array.
         device: Index of the device that it must be on.
         stream: Handle of the stream that reads it.
+        is_pitched: Rows may have gaps between them.
 
     Raises:
         CudaError: It is not contiguous, was freed, or is on another device.
     """
-    found = _by_dlpack(image, device, stream)
+    found = _by_dlpack(image, device, stream, is_pitched)
     if found is None and hasattr(image, "__cuda_array_interface__"):
-        found = _by_interface(image)
+        found = _by_interface(image, is_pitched)
     if found is not None and found.pointer:
         _check_device(device_of(found.pointer), device)
     return found
@@ -182,16 +188,16 @@ def _check_device(index: int, device: int) -> None:
         )
 
 
-def _by_interface(image: Any) -> ForeignImage:
+def _by_interface(image: Any, is_pitched: bool) -> ForeignImage:
     view = image.__cuda_array_interface__
-    dtype, shape = np.dtype(view["typestr"]), tuple(view["shape"])
-    strides = view.get("strides")
+    dtype, shape, strides = np.dtype(view["typestr"]), tuple(view["shape"]), view.get("strides")
     if strides is not None:
-        _check_packed(shape, tuple(s // dtype.itemsize for s in strides))
-    return ForeignImage(int(view["data"][0]), shape, str(dtype), view.get("stream"), image)
+        strides = tuple(s // dtype.itemsize for s in strides)
+    pitch = _pitch(shape, strides, is_pitched) * dtype.itemsize
+    return ForeignImage(int(view["data"][0]), shape, str(dtype), pitch, view.get("stream"), image)
 
 
-def _by_dlpack(image: Any, device: int, stream: int) -> ForeignImage | None:
+def _by_dlpack(image: Any, device: int, stream: int, is_pitched: bool) -> ForeignImage | None:
     if not hasattr(image, "__dlpack_device__"):
         return None
     kind, index = image.__dlpack_device__()
@@ -206,16 +212,20 @@ def _by_dlpack(image: Any, device: int, stream: int) -> ForeignImage | None:
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]
     tensor = _DlManaged.from_address(get(id(capsule), NAME)).tensor
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
-    if tensor.strides:
-        _check_packed(shape, tuple(tensor.strides[i] for i in range(tensor.ndim)))
+    strides = tuple(tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else None
     kind = {code: letter for letter, code in _CODES.items()}.get(tensor.code, "V")
     dtype = np.dtype(f"{kind}{tensor.bits // 8}")
     # The capsule is not consumed: it frees the tensor itself once nobody holds it any more.
     pointer = (tensor.data or 0) + tensor.byte_offset
-    return ForeignImage(pointer, shape, str(dtype), None, capsule)
+    pitch = _pitch(shape, strides, is_pitched) * dtype.itemsize
+    return ForeignImage(pointer, shape, str(dtype), pitch, None, capsule)
 
 
-def _check_packed(shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+def _pitch(shape: tuple[int, ...], strides: tuple[int, ...] | None, is_pitched: bool) -> int:
+    """Elements from row to row of an array whose strides are in elements; None is contiguous."""
     packed = tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
-    if strides != packed:
-        raise CudaError(f"an image on the device with strides {strides}: make it contiguous first")
+    found = packed if strides is None else strides
+    has_gaps = is_pitched and found[1:] == packed[1:] and found[0] > packed[0]
+    if found != packed and not has_gaps:
+        raise CudaError(f"an image on the device with strides {found}: make it contiguous first")
+    return found[0] if found else 1

@@ -97,6 +97,13 @@ class Driver(base.Driver):
         ordinal = self._cuda.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
         return int(self.call("cuPointerGetAttribute", ordinal, pointer))
 
+    def is_page_locked(self, pointer: int) -> bool:
+        kind = self._cuda.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE
+        try:
+            return int(self.call("cuPointerGetAttribute", kind, pointer)) == base.MEMORY_OF_HOST
+        except DriverError:  # memory that the driver does not know
+            return False
+
     def call(self, name: str, *arguments: Any) -> Any:
         """The results of a function of the driver: none, one, or a tuple of them.
 

@@ -15,6 +15,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
+
 from degmix_edge.errors import CudaError
 from degmix_edge.nvidia.driver import Context, Driver, Memory, Stream
 
@@ -231,6 +233,13 @@ def device_of(pointer: int) -> int:
         raise CudaError(
             f"an image at {pointer:#x}, which is no device memory ({error}): was it freed?"
         ) from None
+
+
+def is_page_locked(array: np.ndarray) -> bool:
+    """Whether a contiguous array is in page-locked memory; a context is current."""
+    driver, first = load_driver(), array.ctypes.data
+    ends = (first, first + max(array.nbytes, 1) - 1)
+    return all(driver.is_page_locked(end) for end in ends)
 
 
 def wait(stream: int) -> None:

@@ -10,6 +10,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+MEMORY_OF_HOST = 1
+"""The driver's number of the kind of page-locked memory."""
+
 
 @dataclass(frozen=True)
 class DeviceInfo:
@@ -171,6 +174,10 @@ class Driver(ABC):
     @abstractmethod
     def event(self) -> Event:
         """A new event that takes the time."""
+
+    @abstractmethod
+    def is_page_locked(self, pointer: int) -> bool:
+        """Whether the host's memory at `pointer` is page-locked, whoever has allocated it."""
 
     @abstractmethod
     def begin_capture(self, stream: int) -> None:

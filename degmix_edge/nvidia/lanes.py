@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import queue
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from degmix_edge.camera import DLPACK_CUDA, RawFrame
 from degmix_edge.errors import BackendError, CudaError, DegmixError
 from degmix_edge.nvidia import cuda
-from degmix_edge.nvidia.arrays import DLPACK_CUDA, DeviceArray, ForeignImage, foreign_image
+from degmix_edge.nvidia.arrays import DeviceArray, ForeignImage, foreign_image
 from degmix_edge.nvidia.driver import Event, Stream
+from degmix_edge.nvidia.frames import FitKernel, Fitting, FrameStage
 
 if TYPE_CHECKING:
     from degmix_edge.nvidia.trt.engine import Binding, Context, Engine
@@ -27,13 +29,16 @@ WARM_CALLS = 3
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32"}
 DTYPES |= {"UINT8": "uint8", "BOOL": "bool", "INT64": "int64"}
 """numpy's names of TensorRT's types."""
+RawFrames = Mapping[str, Sequence[RawFrame]]
+"""The frames of a batch, by the input that they become."""
 
 
 class Lane:
     """One execution context, its stream, its buffers, and its CUDA graph.
 
     Attributes:
-        stages: Milliseconds of the copies and of the engine in the last call.
+        stages: Milliseconds of the copies, of the engine and of fitting frames in the last call.
+        frames: Fits raw frames, where `fit_frames` has made it.
 
     Raises:
         CudaError: Out of memory; what was made by then is given back.
@@ -47,6 +52,7 @@ class Lane:
         self.buffers: dict[str, cuda.Buffer] = {}
         self.inputs = [b.name for b in engine.bindings if b.is_input]
         self.outputs = [b.name for b in engine.bindings if not b.is_input]
+        self.frames: FrameStage | None = None
         self.context: Context | None = None
         self.stream: Stream | None = None
         self.events: list[Event] = []
@@ -54,7 +60,7 @@ class Lane:
             try:
                 self.context = engine.context()
                 self.stream = driver.stream()
-                while len(self.events) < 4:
+                while len(self.events) < 5:
                     self.events.append(driver.event())
                 for binding in engine.bindings:
                     self._add(binding, self.context)
@@ -95,29 +101,71 @@ class Lane:
         """A feed of zeros."""
         return {name: np.zeros_like(self.buffers[name].host) for name in self.inputs}
 
-    def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Maps in this lane's host buffers, until the next call."""
+    def fit_frames(self, kernel: FitKernel) -> None:
+        """Take raw frames in `run` from now on, which `kernel` fits."""
+        self.frames = FrameStage(self.device, kernel)
+
+    def run(
+        self, feed: Mapping[str, np.ndarray], frames: RawFrames | None = None
+    ) -> dict[str, np.ndarray]:
+        """Maps in this lane's host buffers, until the next call.
+
+        Args:
+            feed: Inputs as the engine takes them.
+            frames: Raw frames of the inputs that `feed` does not have.
+        """
         stream = self._open_stream()
-        with self.device.current():
+        with self.device.current() as driver:
             for name, array in feed.items():
                 self.buffers[name].host[...] = array
-            start, uploaded, ran, done = self.events
-            start.record(stream)
-            for name in feed:
-                self.buffers[name].upload(stream)
-            uploaded.record(stream)
-            self._launch(stream)
-            ran.record(stream)
-            for name in self.outputs:
-                self.buffers[name].download(stream)
-            done.record(stream)
+            fittings = self._put(frames or {}, stream)
+            try:
+                self._enqueue_call(feed, fittings, stream)
+            except BaseException:
+                with suppress(driver.error):
+                    stream.synchronize()  # what was enqueued reads the caller's memory
+                raise
             stream.synchronize()
-            self.stages = {
-                "copy_in_ms": uploaded.milliseconds_since(start),
-                "gpu_ms": ran.milliseconds_since(uploaded),
-                "copy_out_ms": done.milliseconds_since(ran),
-            }
+            start, uploaded, fitted, ran, done = self.events
+            self.stages = {"copy_in_ms": uploaded.milliseconds_since(start)}
+            if fittings:
+                self.stages["fit_ms"] = fitted.milliseconds_since(uploaded)
+            self.stages["gpu_ms"] = ran.milliseconds_since(fitted)
+            self.stages["copy_out_ms"] = done.milliseconds_since(ran)
             return {name: self.buffers[name].host for name in self.outputs}
+
+    def _enqueue_call(
+        self, inputs: Iterable[str], fittings: Sequence[Fitting], stream: Stream
+    ) -> None:
+        """Copies in, frames, engine and copies out, with an event after each."""
+        start, uploaded, fitted, ran, done = self.events
+        start.record(stream)
+        for name in inputs:
+            self.buffers[name].upload(stream)
+        for source in (fitting.source for fitting in fittings):
+            if source.upload is not None:
+                stream.upload(source.pointer, source.upload)
+        uploaded.record(stream)
+        if self.frames is not None:
+            self.frames.enqueue(fittings, stream)
+        fitted.record(stream)
+        self._launch(stream)
+        ran.record(stream)
+        for name in self.outputs:
+            self.buffers[name].download(stream)
+        done.record(stream)
+
+    def _put(self, frames: RawFrames, stream: Stream) -> list[Fitting]:
+        """The frames' places on the device, and the launches that fit them."""
+        if not frames:
+            return []
+        assert self.frames is not None, "fit_frames comes first"
+        targets = [
+            (frame, self.buffers[name], index)
+            for name, batch in frames.items()
+            for index, frame in enumerate(batch)
+        ]
+        return self.frames.put(targets, stream)
 
     def foreign(self, image: Any) -> ForeignImage | None:
         """Another library's array on this device, as `foreign_image` describes."""
@@ -170,6 +218,8 @@ class Lane:
             if self.stream is not None:
                 self.stream.synchronize()
             self._drop_graph()
+            if self.frames is not None:
+                self.frames.close()
             for buffer in self.buffers.values():
                 buffer.close()
             self.buffers.clear()

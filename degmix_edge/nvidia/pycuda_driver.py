@@ -12,7 +12,7 @@ from typing import Any
 
 from degmix_edge.nvidia import driver as base
 
-CAPTURE_THREAD_LOCAL, NON_BLOCKING, DEVICE_ORDINAL = 1, 1, 9
+CAPTURE_THREAD_LOCAL, NON_BLOCKING, MEMORY_TYPE, DEVICE_ORDINAL = 1, 1, 2, 9
 
 
 class Driver(base.Driver):
@@ -95,6 +95,14 @@ class Driver(base.Driver):
         address = ctypes.c_void_p(pointer)
         self.call("cuPointerGetAttribute", ctypes.byref(ordinal), DEVICE_ORDINAL, address)
         return ordinal.value
+
+    def is_page_locked(self, pointer: int) -> bool:
+        kind, address = ctypes.c_uint(0), ctypes.c_void_p(pointer)
+        try:
+            self.call("cuPointerGetAttribute", ctypes.byref(kind), MEMORY_TYPE, address)
+        except self.error:  # memory that the driver does not know
+            return False
+        return kind.value == base.MEMORY_OF_HOST
 
     def call(self, name: str, *arguments: Any) -> None:
         """Call a function of the driver's library; raises as PyCUDA does where it fails."""

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import PIL.Image
 
+from degmix_edge.camera import (
+    DeviceImage,
+    FrameFormat,
+    RawFrame,
+    frame_size,
+    is_on_device,
+    shape_and_dtype,
+    to_rgb,
+)
 from degmix_edge.errors import InputError
 from degmix_edge.limits import check_limit
 from degmix_edge.network import IMAGE, InputSpec, NetworkSpec
@@ -26,10 +36,11 @@ from degmix_edge.preprocess import (
     read_image,
 )
 
-Frame: TypeAlias = Image | Mapping[str, Any]
+Frame: TypeAlias = Image | DeviceImage | Mapping[str, Any]
 """An image, or the depth or other numbers that a network takes in its place; or, where it takes
 more, each input's value by its name: `image`, and those of `NetworkSpec.inputs`. States may be left
 out."""
+T = TypeVar("T")
 ARRAYS = (".npy", ".txt")
 """Endings of files that hold one array."""
 OF_MAPS = (".npy", *ENDINGS)
@@ -68,38 +79,115 @@ def image_of(frame: Frame) -> Image:
     """Return the image of a frame.
 
     Raises:
-        InputError: It has none.
+        InputError: It has none, or only a GPU can read it.
     """
     if not isinstance(frame, Mapping):
-        return frame
+        return _on_host(frame)
     if IMAGE not in frame:
         raise InputError(f"frame: has {', '.join(frame) or 'nothing'}, and no {IMAGE!r}")
-    image: Image = frame[IMAGE]
-    return image
+    return _on_host(frame[IMAGE])
 
 
-def fit_frame(frame: Frame, fit: Fit, spec: NetworkSpec) -> tuple[dict[str, np.ndarray], Placement]:
+def fit_frame(
+    frame: Frame, fit: Fit, spec: NetworkSpec, kind: FrameFormat = "rgb"
+) -> tuple[dict[str, np.ndarray], Placement]:
     """Return what `Backend.infer` takes, of one frame, and where the image lies in it.
 
-    A state that the frame does not have is zeros.
+    A state that the frame does not have is zeros. Arrays of images are of format `kind`; files and
+    Pillow's images say themselves what they are.
 
     Raises:
         InputError: An input is missing or unknown, or does not fit the network or the image.
     """
+    images, rest, placement = _taken(frame, fit, spec, partial(_fit, kind=kind))
+    names = [one.name for one in spec.input_specs]
+    feed = {name: images[name][None] if name in images else rest[name] for name in names}
+    return feed, placement
+
+
+def raw_frame(
+    frame: Frame, fit: Fit, spec: NetworkSpec, kind: FrameFormat = "rgb"
+) -> tuple[dict[str, np.ndarray], dict[str, RawFrame], Placement]:
+    """Return a frame for a backend that fits images itself, as `fit_frame` does.
+
+    The images are apart from the other inputs, by name. Those that are no arrays of format `kind`,
+    such as files, are fitted here.
+
+    Raises:
+        InputError: As `fit_frame`, which takes no arrays of a GPU.
+    """
+    images, rest, placement = _taken(frame, fit, spec, partial(_raw, kind=kind))
+    return rest, images, placement
+
+
+def _taken(
+    frame: Frame, fit: Fit, spec: NetworkSpec, take: Callable[[Any, Fit], tuple[T, Placement]]
+) -> tuple[dict[str, T], dict[str, np.ndarray], Placement]:
+    """The images as `take` gives them, the other inputs, and where the first image lies."""
     values = _values(frame, spec)
+    images: dict[str, T] = {}
+    rest: dict[str, np.ndarray] = {}
     if spec.takes_map:
-        numbers = read_first(values[IMAGE], spec)
+        numbers = read_first(_on_host(values[IMAGE]), spec)
         placement = place(numbers.shape[0], numbers.shape[1], fit)
-        feed = {IMAGE: _fitted_map(numbers, fit, spec.pad)[None]}
+        rest[IMAGE] = _fitted_map(numbers, fit, spec.pad)[None]
     else:
-        pixels, placement = fit_image(values[IMAGE], fit)
-        feed = {IMAGE: pixels[None]}
+        images[IMAGE], placement = take(values[IMAGE], fit)
+    whole = placement.image_height, placement.image_width
     for one in spec.inputs:
         try:
-            feed[one.name] = _row(values, one, spec, fit, placement)
+            if one.kind == "image":
+                own = _own(fit, one)
+                images[one.name], placed = take(values[one.name], own)
+                _check_size((placed.image_height, placed.image_width), whole, own == fit)
+            else:
+                rest[one.name] = _row(values, one, spec, fit, placement)
         except InputError as error:
             raise InputError(f"{one.name}: {error}") from None
-    return feed, placement
+    return images, rest, placement
+
+
+def _fit(image: Any, fit: Fit, kind: FrameFormat) -> tuple[np.ndarray, Placement]:
+    host = _on_host(image)
+    if kind != "rgb" and isinstance(host, np.ndarray):
+        host = to_rgb(host, kind)
+    return fit_image(host, fit)
+
+
+def _raw(image: Any, fit: Fit, kind: FrameFormat) -> tuple[RawFrame, Placement]:
+    is_here = is_on_device(image)
+    if is_here or (isinstance(image, np.ndarray) and (kind != "rgb" or _is_rgb(image))):
+        size = frame_size(*shape_and_dtype(image), kind)
+        placed = place(*size, fit)
+        area = placed.top, placed.left, placed.height, placed.width
+        raw = RawFrame(image, kind, size, placed.window or (0, 0, *size), area, fit.pad)
+        if is_here or raw.fits_kernel:
+            return raw, placed
+    pixels, placed = _fit(image, fit, kind)
+    whole = (0, 0, *fit.size)
+    return RawFrame(pixels, "rgb", fit.size, whole, whole, fit.pad), placed
+
+
+def _is_rgb(image: np.ndarray) -> bool:
+    """Whether it is plain RGB: grey and RGBA need the processor."""
+    is_colour = image.ndim == 3 and image.shape[2] == 3 and image.size > 0
+    return is_colour and image.dtype == np.uint8
+
+
+def _on_host(image: Any) -> Image:
+    if is_on_device(image):
+        raise InputError(
+            f"image: got {type(image).__name__} in a GPU's memory, which this session cannot read; "
+            "give a numpy array, or load the bundle with backend tensorrt and our kernels "
+            "(`make plugin`)"
+        )
+    host: Image = image
+    return host
+
+
+def _own(fit: Fit, one: InputSpec) -> Fit:
+    """How pictures become an input of another size."""
+    return fit.model_copy(update=dict(zip(("height", "width"), one.size, strict=True)))
 
 
 def _values(frame: Frame, spec: NetworkSpec) -> Mapping[str, Any]:
@@ -139,16 +227,10 @@ def _row(
 
 def _fitted(value: Any, one: InputSpec, fit: Fit, placement: Placement) -> np.ndarray:
     whole = placement.image_height, placement.image_width
-    if one.kind == "image":
-        own = fit.model_copy(update=dict(zip(("height", "width"), one.size, strict=True)))
-        pixels, placed = fit_image(value, own)
-        _check_size((placed.image_height, placed.image_width), whole, own == fit)
-        return pixels
     if one.kind == "map":
         array = _numbers(value, one.shape[1] if len(one.shape) == 4 else 1)
         _check_size(array.shape[:2], whole, True)
-        own = fit.model_copy(update=dict(zip(("height", "width"), one.size, strict=True)))
-        return _fitted_map(array, own, one.pad)
+        return _fitted_map(array, _own(fit, one), one.pad)
     array = _array(value)
     if one.kind == "intrinsics":
         if array.shape[-2:] != (3, 3) or array.size != 9:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -19,11 +19,12 @@ from degmix_edge.backends import Backend, EngineBackend
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.bundle.manifest import Manifest
 from degmix_edge.bundle.signing import policy
+from degmix_edge.camera import FrameFormat, RawFrame, check_format
 from degmix_edge.errors import BackendError, ConfigError, InputError
 from degmix_edge.network import NetworkSpec
-from degmix_edge.preprocess import Fit
+from degmix_edge.preprocess import Fit, Placement
 from degmix_edge.runtime.engine_cache import engine_bytes
-from degmix_edge.runtime.frames import Frame, fit_frame
+from degmix_edge.runtime.frames import Frame, fit_frame, raw_frame
 from degmix_edge.runtime.latency import Latency
 from degmix_edge.runtime.maps import Maps
 from degmix_edge.tensors import TensorSpec
@@ -44,6 +45,7 @@ class Session:
         bundle: The bundle that the network comes from, if there is one.
         workers: How many images `submit` and a call with several images run at once.
         loaded: The arguments of `load` that make the session again in another process.
+        format: What the bytes of arrays of images are: `rgb`, `bgr`, `nv12` or `yuyv`.
 
     Attributes:
         spec: The network, with its tasks and sizes.
@@ -60,7 +62,9 @@ class Session:
         *,
         workers: int = 1,
         loaded: Mapping[str, Any] | None = None,
+        format: FrameFormat = "rgb",
     ) -> None:
+        self.format = check_format(format)
         self._loaded, self._process = loaded, os.getpid()
         self.backend, self.fit, self.bundle = backend, fit, bundle
         self.latency: Latency | None = None
@@ -79,6 +83,15 @@ class Session:
         """The network that runs."""
         return self.backend.spec
 
+    @property
+    def fits_on(self) -> Literal["cpu", "gpu"]:
+        """Where arrays of images become the network's input.
+
+        On a GPU it is our kernel, which needs backend `tensorrt` and `libdegmix_kernels.so`. Then
+        an image crosses the bus once, as it is, and `Latency.stages` has `fit_ms`.
+        """
+        return "gpu" if self.backend.fits_frames else "cpu"
+
     # A str is an image, the path of one, although it is also a sequence of str.
     @overload
     def __call__(self, image: Frame) -> Maps: ...  # type: ignore[overload-overlap]
@@ -90,8 +103,10 @@ class Session:
         >>> session({"image": left, "right": right})  # of a network that takes two
 
         Args:
-            image: A path, a Pillow image, or a uint8 RGB array `(H, W, 3)`; or a list or tuple of
-                these, of any sizes. An array is always one image. A network that takes depth or
+            image: A path, a Pillow image, or a uint8 array of the session's `format`, such as RGB
+                `(H, W, 3)`; or a list or tuple of these, of any sizes. An array is always one
+                image. Where `fits_on` is `gpu`, it may be in the GPU's memory, with DLPack or the
+                CUDA array interface, and its rows may have gaps. A network that takes depth or
                 other numbers has an array of these, `(H, W)` or `(H, W, C)`, or the path of a file
                 with them. A network with further inputs takes a mapping from their names in place
                 of the image. `NetworkSpec.batch` images of a list run in one call of the backend.
@@ -104,6 +119,7 @@ class Session:
         Raises:
             InputError: An image cannot be read, or is not what the network takes; an input is
                 missing. Of several images, the message says which one, and no maps are returned.
+            CudaError: An image is in the memory of another GPU, or was freed.
             BackendError: The session is closed, or the backend failed.
         """
         if isinstance(image, Sequence) and not isinstance(image, str | bytes):
@@ -183,22 +199,24 @@ class Session:
         """
         self._check_process()
         start = time.perf_counter()
-        feeds, placements = [], []
+        feeds, images, placements = [], [], []
         for index, frame in enumerate(frames):
             try:
-                feed, placement = fit_frame(frame, self.fit, self.spec)
+                feed, raw, placement = self._fit(frame)
             except InputError as error:
                 if first is None:
                     raise
                 raise InputError(f"images[{first + index}]: {error}") from None
             feeds.append(feed)
+            images.append(raw)
             placements.append(placement)
         feed = feeds[0]
         if len(feeds) > 1:
             feed = {name: np.concatenate([one[name] for one in feeds]) for name in feed}
+        batch = {name: [one[name] for one in images] for name in images[0]}
         fitted = time.perf_counter()
         with self._turn:
-            arrays = self._infer(feed, frames[0])
+            arrays = self._infer(feed, batch, frames[0])
             stages = dict(self.backend.stages)
         inferred = time.perf_counter()
         maps = [
@@ -213,13 +231,22 @@ class Session:
             one.latency = self.latency
         return maps
 
-    def _infer(self, feed: dict[str, np.ndarray], frame: Frame) -> dict[str, np.ndarray]:
+    def _fit(self, frame: Frame) -> tuple[dict[str, np.ndarray], dict[str, RawFrame], Placement]:
+        """What the backend takes of a frame: arrays, raw images, and where the image lies."""
+        if self.backend.fits_frames:
+            return raw_frame(frame, self.fit, self.spec, self.format)
+        feed, placement = fit_frame(frame, self.fit, self.spec, self.format)
+        return feed, {}, placement
+
+    def _infer(
+        self, feed: dict[str, np.ndarray], images: Mapping[str, list[RawFrame]], frame: Frame
+    ) -> dict[str, np.ndarray]:
         """Run the backend; a state that the frame does not have is that of the call before."""
         states = [one for one in self.spec.inputs if one.kind == "state"]
         if states:
             given = frame if isinstance(frame, Mapping) else {}
             feed = feed | {n: s for n, s in self._states.items() if n not in given}
-        arrays = self.backend.infer(feed)
+        arrays = self.backend.infer(feed, images) if images else self.backend.infer(feed)
         for one in states:
             self._states[one.name] = arrays[one.output].copy()
         return arrays
@@ -261,6 +288,7 @@ def load(
     keys: Sequence[str | os.PathLike[str]] = (),
     identity: str | None = None,
     not_before: str | None = None,
+    format: FrameFormat = "rgb",
 ) -> Session:
     """Open a bundle and make it ready to run.
 
@@ -283,29 +311,28 @@ def load(
             a URI or a host name. None takes `$DEGMIX_IDENTITY`.
         not_before: The earliest time of a build in ISO 8601, so that no older signed bundle can
             be put back; None takes `$DEGMIX_NOT_BEFORE`.
+        format: What uint8 arrays of images are: `rgb` or `bgr` of shape `(H, W, 3)`, `nv12` of
+            shape `(3 H / 2, W)`, or `yuyv` of shape `(H, W, 2)`. Other images know it.
 
     Raises:
-        ConfigError: There is no backend of this name, the bundle has no such size, `threads` or
-            `timeout_s` is out of range, or the backend has no timeout.
+        ConfigError: There is no such backend, format or size, or a number is out of range.
         BundleError: The bundle is incomplete, changed, of another schema, or not trusted.
         GraphError: The model reads other files, or holds a loop that may never end.
         BackendError: The backend cannot run here, refused the model, or needs an engine that
             `rebuild` does not allow to build.
     """
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise ConfigError(f"threads: got {threads}, expected 1 to {MOST_THREADS}, or None")
-    chosen = backends.choose(backend)
-    _check_timeout(timeout_s, chosen)
+    check_format(format)
+    chosen = _choose(backend, threads, timeout_s)
     wanted = policy(trust, [Path(key) for key in keys], identity, not_before)
     opened = (bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))).at(size)
     wanted.check(opened)
     engine = engine_bytes(opened, chosen, rebuild=rebuild)
     runner = chosen(opened.manifest.network, engine, threads=threads)
     runner.timeout_s = timeout_s
-    workers = (threads or 1) if not chosen.runs_model else 1
     again = {"bundle": opened.path, "backend": backend, "threads": threads, "rebuild": rebuild}
-    again |= {"timeout_s": timeout_s, "size": opened.chosen_size, **vars(wanted)}
-    session = Session(runner, opened.manifest.fit, opened, workers=workers, loaded=again)
+    again |= {"timeout_s": timeout_s, "size": opened.chosen_size, "format": format, **vars(wanted)}
+    fit, workers = opened.manifest.fit, (threads or 1) if not chosen.runs_model else 1
+    session = Session(runner, fit, opened, workers=workers, loaded=again, format=format)
     opened.release()
     _check_engine(session, runner, opened)
     return session
@@ -315,13 +342,16 @@ def _load_again(arguments: Mapping[str, Any]) -> Session:
     return load(**arguments)
 
 
-def _check_timeout(seconds: float | None, backend: type[EngineBackend]) -> None:
-    if seconds is None:
-        return
-    if not 0 < seconds < float("inf"):
+def _choose(name: str, threads: int | None, seconds: float | None) -> type[EngineBackend]:
+    """The backend, which takes so many threads and such a timeout."""
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ConfigError(f"threads: got {threads}, expected 1 to {MOST_THREADS}, or None")
+    backend = backends.choose(name)
+    if seconds is not None and not 0 < seconds < float("inf"):
         raise ConfigError(f"timeout_s: got {seconds}, expected seconds above 0, or None")
-    if not backend.takes_timeout:
+    if seconds is not None and not backend.takes_timeout:
         raise ConfigError(f"timeout_s: backend {backend.name} cannot end a call; leave it out")
+    return backend
 
 
 def _check_engine(session: Session, runner: EngineBackend, opened: Bundle) -> None:

@@ -73,7 +73,7 @@ check() {
 property_tests() {
     DEGMIX_KERNELS="$out/build/libdegmix_kernels.so" PYTHONPATH="$PWD:$PWD/tests/plugins" \
         "$@" "$python" -m pytest --noconftest -o addopts= -q -p on_card -p no:cacheprovider \
-        tests/plugins/test_kernels.py
+        tests/plugins/test_kernels.py tests/plugins/test_fit_image.py
 }
 
 # Every tensor has an allocation of its own, so that the end of an array is known to the tool.
@@ -92,7 +92,7 @@ table() {
 
 profile() {
     build
-    for case in demt mixer dcnv2; do
+    for case in demt mixer dcnv2 frame; do
         timeout 120 ncu --profile-from-start off --set full --clock-control none --print-details all \
             --kernel-name-base mangled --kernel-name regex:degmix "$python" "$here/gpu.py" \
             --library "$out/build/libdegmix_kernels.so" --quick --profile "$case" \

@@ -17,9 +17,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from fitted import PAD, by_pillow, frame_shape, placed_size
 from lane_run import Run, current_context, in_thread, is_primary_active, same
-from sample_engine import SHAPE, Engine
+from sample_engine import SHAPE, CopyEngine, Engine
 
+from degmix_edge.camera import FORMATS, FrameFormat, RawFrame
 from degmix_edge.errors import CudaError, DegmixError
 from degmix_edge.nvidia import cuda
 from degmix_edge.nvidia.arrays import ForeignImage
@@ -211,6 +213,57 @@ def refused(run: Run) -> str:
     return " | ".join(said)
 
 
+def raw_frames(run: Run) -> str:
+    """Frames as cameras write them, from the host's memory, page-locked memory and the card."""
+    rng, out = np.random.default_rng(5), (run.size[0] // 2, run.size[1] // 2 + 16)
+    said = []
+    with Lanes(0, lambda: CopyEngine(out)) as lanes, lanes.take() as lane:
+        lane.warm_up(lane.zeros())
+        lane.fit_frames(run.kernel)
+        for kind in FORMATS:
+            frame = rng.integers(0, 256, frame_shape(kind, run.size), np.uint8)
+            want = by_pillow(frame, kind, out)
+            with page_locked(lanes.device, frame) as locked:
+                for image in (frame, locked, run.partner.put(frame, 3), frame):
+                    got = seen(lane, image, kind, run.size)
+                    worst = int(np.abs(got.astype(int) - want).max())
+                    assert worst <= 1, f"{kind}: wrong by {worst} levels"
+                times = [seen_ms(lane, locked, kind, run.size) for _ in range(run.calls)]
+            copy, fit = (statistics.median(column) for column in zip(*times, strict=True))
+            said.append(f"{kind} copy {copy:.3f} ms, fit {fit:.3f} ms")
+    return f"{run.size[1]}x{run.size[0]} to {out[1]}x{out[0]}: " + "; ".join(said)
+
+
+def seen(lane: Lane, image: Any, kind: FrameFormat, size: tuple[int, int]) -> np.ndarray:
+    """What the engine gets of a frame in the middle of its input."""
+    out = lane.buffers["image"].host.shape[1:3]
+    placed = placed_size(size, out)
+    top, left = ((whole - part) // 2 for whole, part in zip(out, placed, strict=True))
+    raw = RawFrame(image, kind, size, (0, 0, *size), (top, left, *placed), PAD)
+    return lane.run({}, {"image": [raw]})["seen"][0]
+
+
+def seen_ms(lane: Lane, image: Any, kind: FrameFormat, size: tuple[int, int]) -> list[float]:
+    """Milliseconds of the copy of a frame to the card, and of fitting it there."""
+    seen(lane, image, kind, size)
+    return [lane.stages["copy_in_ms"], lane.stages["fit_ms"]]
+
+
+@contextmanager
+def page_locked(device: cuda.Device, array: np.ndarray) -> Iterator[np.ndarray]:
+    """A copy of an array in page-locked memory."""
+    with device.current() as driver:
+        memory = driver.host_memory(array.shape, array.dtype, False)
+        memory.array[...] = array
+        assert cuda.is_page_locked(memory.array), "the driver does not know its own memory"
+        assert not cuda.is_page_locked(array), "the driver takes numpy's memory for its own"
+    try:
+        yield memory.array
+    finally:
+        with device.current():
+            memory.close()
+
+
 def out_of_memory(run: Run) -> str:
     """A second lane that does not fit raises our error; the first one works on."""
     with Lanes(0, run.engine(ballast_bytes=BALLAST_BYTES)) as lanes, lanes.take() as lane:
@@ -357,7 +410,7 @@ def unordered(run: Run) -> str:
         run.partner.late(run.images[2]) as late,
     ):
         pointer = late.data_ptr() if hasattr(late, "data_ptr") else late.pointer
-        bare = ForeignImage(pointer, SHAPE, "float16", None, late)
+        bare = ForeignImage(pointer, SHAPE, "float16", 2 * SHAPE[-1], None, late)
         got = run.partner.host(lane.run_device("image", bare, lanes)["sampled"]).copy()
     return "the result is right" if np.array_equal(got, run.results[2]) else "the result is wrong"
 
@@ -371,6 +424,7 @@ CHECKS: dict[str, Callable[[Run], str]] = {
     "foreign arrays, any alignment": foreign,
     "array that is still written": late_writer,
     "arrays that are refused": refused,
+    "frames as cameras write them": raw_frames,
     "second lane out of memory": out_of_memory,
     "mapped buffers": mapped,
     "closed by another thread": returned,

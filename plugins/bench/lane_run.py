@@ -16,6 +16,8 @@ import numpy as np
 from partners import Partner
 from sample_engine import SHAPE, Engine, Launch
 
+from degmix_edge.nvidia.frames import FitKernel
+
 
 class Run:
     """What every check uses.
@@ -24,6 +26,8 @@ class Run:
         launch: Enqueues the kernel.
         path: Where the report goes, if anywhere.
         calls: Calls of each thread.
+        kernel: Fits frames.
+        size: Height and width of a camera's frame.
 
     Attributes:
         images: Inputs.
@@ -31,8 +35,17 @@ class Run:
         partner: The other library, once it is there.
     """
 
-    def __init__(self, launch: Launch, path: Path | None, calls: int) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        path: Path | None,
+        calls: int,
+        *,
+        kernel: FitKernel,
+        size: tuple[int, int],
+    ) -> None:
         self.launch, self.path, self.calls = launch, path, calls
+        self.kernel, self.size = kernel, size
         self.report: dict[str, Any] = {"facts": {}, "checks": [], "notes": {}}
         rng = np.random.default_rng(0)
         n, c, height, width = SHAPE

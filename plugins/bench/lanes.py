@@ -26,12 +26,15 @@ sys.path[:0] = [str(PLUGINS / "kernels"), str(PLUGINS.parent)]
 from lane_checks import CHECKS, NOTES, context, plain  # noqa: E402
 from lane_run import Run  # noqa: E402
 from partners import StandIn, Torch  # noqa: E402
-from sample_engine import emulated_launcher, launcher  # noqa: E402
+from sample_engine import EmulatedFit, emulated_launcher, launcher  # noqa: E402
 
 from degmix_edge.nvidia import cuda  # noqa: E402
+from degmix_edge.nvidia.frames import FitKernel  # noqa: E402
 
 CALLS = 200
 """Calls of each thread on a card."""
+FRAME = (1080, 1920)
+"""Height and width of a camera's frame on a card."""
 
 
 def arguments() -> argparse.Namespace:
@@ -63,11 +66,13 @@ def main() -> int:
         options.library = compiled()
     start = time.perf_counter()
     if options.stand_in is None:
-        launch = launcher(options.library)
+        launch, kernel, size = launcher(options.library), FitKernel(options.library), FRAME
     else:
         libcuda = ctypes.CDLL(str(options.stand_in), mode=ctypes.RTLD_GLOBAL)
         launch = emulated_launcher(options.library, libcuda)
-    run = Run(launch, options.json, CALLS if options.stand_in is None else 10)
+        kernel, size = EmulatedFit(options.library, libcuda), (54, 96)
+    calls = CALLS if options.stand_in is None else 10
+    run = Run(launch, options.json, calls, kernel=kernel, size=size)
     run.check("context", context)
     device = cuda.Device()
     run.report["facts"] = dataclasses.asdict(device.info) | {"binding": device.driver.name}

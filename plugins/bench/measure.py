@@ -17,6 +17,7 @@ SOURCES = (
     "deform_offsets/deform_offsets.cu",
     "deform_sample/deform_sample.cu",
     "deform_conv2d/deform_conv2d.cu",
+    "fit_image/fit_image.cu",
     "kernels/degmix_kernels.cpp",
 )
 REPLAYS = 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from degmix_edge.errors import BackendError
 from degmix_edge.nvidia import cuda
+from degmix_edge.nvidia.frames import FitImageParams, FitKernel
 from degmix_edge.nvidia.trt.engine import Binding
 
 SHAPE = (1, 16, 28, 36)
@@ -45,6 +47,67 @@ def emulated_launcher(library: Path, libcuda: ctypes.CDLL) -> Launch:
             raise RuntimeError(f"cuLaunchHostFunc: CUDA error {status}")
 
     return launch
+
+
+class EmulatedFit(FitKernel):
+    """The emulated kernel that fits frames, called by the stand-in driver's stream in its turn."""
+
+    def __init__(self, library: Path, libcuda: ctypes.CDLL) -> None:
+        super().__init__(library)
+        self.libcuda, self.alive = libcuda, []
+
+    def enqueue(self, params: FitImageParams, stream: int) -> None:
+        """Fit a frame when the stream comes to it."""
+        enqueue = super().enqueue
+        call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: enqueue(params, 0))
+        self.alive.append(call)
+        self.libcuda.cuLaunchHostFunc(ctypes.c_void_p(stream), call, None)
+
+
+class CopyEngine:
+    """Copies input `image`, uint8 `(1, H, W, 3)`, to output `seen`; a context must be current."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        shape = (1, *size, 3)
+        self.bindings = (
+            Binding("image", True, "UINT8", shape),
+            Binding("seen", False, "UINT8", shape),
+        )
+
+    def context(self) -> CopyContext:
+        """A new execution context."""
+        return CopyContext(math.prod(self.bindings[0].shape))
+
+    def close(self) -> None:
+        """Nothing was made."""
+
+
+class CopyContext:
+    """Addresses of the tensors of one lane."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.addresses = size, {}
+        self.library = ctypes.CDLL("libcuda.so.1")
+
+    def set_address(self, name: str, pointer: int) -> None:
+        """Where a tensor lies."""
+        self.addresses[name] = pointer
+
+    def enqueue(self, stream: int) -> None:
+        """Copy on a stream, asynchronously.
+
+        Raises:
+            BackendError: The driver refuses.
+        """
+        to, source = (ctypes.c_void_p(self.addresses[name]) for name in ("seen", "image"))
+        size, handle = ctypes.c_size_t(self.size), ctypes.c_void_p(stream)
+        status = self.library.cuMemcpyDtoDAsync_v2(to, source, size, handle)
+        if status != 0:
+            raise BackendError(f"cuMemcpyDtoDAsync: CUDA error {status}")
+
+    def close(self) -> None:
+        """Forget the addresses."""
+        self.addresses.clear()
 
 
 class Engine:

@@ -54,6 +54,16 @@ char const* degmix_deform_offsets_check(degmix::DeformOffsetsParams const* param
     return degmix::checkDeformOffsets(*params);
 }
 
+int32_t degmix_fit_image(degmix::FitImageParams const* params, void* stream)
+{
+    return degmix::fitImage(*params, static_cast<cudaStream_t>(stream));
+}
+
+char const* degmix_fit_image_check(degmix::FitImageParams const* params)
+{
+    return degmix::checkFitImage(*params);
+}
+
 void degmix_corners(
     float const* y, float const* x, int64_t count, int32_t height, int32_t width, int32_t* index, float* weight)
 {

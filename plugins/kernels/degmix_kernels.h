@@ -7,6 +7,7 @@
 #include "deform_conv2d/deform_conv2d.h"
 #include "deform_offsets/deform_offsets.h"
 #include "deform_sample/deform_sample.h"
+#include "fit_image/fit_image.h"
 
 #define DEGMIX_API extern "C" __attribute__((visibility("default")))
 
@@ -25,6 +26,9 @@ DEGMIX_API void degmix_deform_conv2d_plan(
 
 DEGMIX_API int32_t degmix_deform_offsets(degmix::DeformOffsetsParams const* params, void* stream);
 DEGMIX_API char const* degmix_deform_offsets_check(degmix::DeformOffsetsParams const* params);
+
+DEGMIX_API int32_t degmix_fit_image(degmix::FitImageParams const* params, void* stream);
+DEGMIX_API char const* degmix_fit_image_check(degmix::FitImageParams const* params);
 
 // The index and weight arithmetic alone, on the host: for each of `count` places the four pixel indices
 // and weights.

@@ -1,7 +1,7 @@
 """The kernels' C interface through ctypes: for tests and benchmarks, on CUDA or emulated.
 
-Needs no more than Python. Pointers are integers: `tensor.data_ptr()` of torch, or
-`array.ctypes.data` of numpy for the emulated library.
+Needs numpy, and the package for the kernel that sessions launch. Pointers are integers:
+`tensor.data_ptr()` of torch, or `array.ctypes.data` of numpy for the emulated library.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from ctypes import POINTER, byref, c_char_p, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
+from degmix_edge.nvidia.frames import FitImageParams
+
 FLOAT, HALF, INT8 = 0, 1, 2
 PLANAR, CHANNELS_LAST = 0, 1
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 AUTO, SHARED, DIRECT = 0, 1, 2
 WARPS, GROUPS = 1, 2
+FORMATS = {"rgb": 0, "bgr": 1, "nv12": 2, "yuyv": 3}
 ITEMS = 8
 
 Pointers = c_void_p * ITEMS
@@ -110,6 +113,7 @@ class Kernels:
             ("deform_sample", DeformSampleParams, DeformSampleLaunch),
             ("deform_conv2d", DeformConv2dParams, DeformConv2dLaunch),
             ("deform_offsets", DeformOffsetsParams, None),
+            ("fit_image", FitImageParams, None),
         ):
             launch = getattr(self.library, f"degmix_{name}")
             launch.argtypes, launch.restype = [POINTER(params), c_void_p], c_int32

@@ -237,7 +237,9 @@ def plain(symbol: str) -> str:
     match = re.search(r"(\w+)<([^>]*)>", text)
     if match is None:
         return re.sub(r"\(.*", "", text).strip()
-    words = [TYPES.get(a.strip(), re.sub(r"^\(\w+\)", "", a.strip())) for a in match[2].split(",")]
+    words = [
+        TYPES.get(a.strip(), re.sub(r"^\([\w:]+\)", "", a.strip())) for a in match[2].split(",")
+    ]
     return f"{match[1]}<{', '.join(words)}>"
 
 

@@ -51,6 +51,7 @@ def card(binding, monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", path)  # of the builder's process
     monkeypatch.setenv("DEGMIX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("DEGMIX_TRT_PLUGIN", "none")
+    monkeypatch.setenv("DEGMIX_KERNELS", "none")
     with a_card(binding, monkeypatch) as card:
         import tensorrt as stand_in
 

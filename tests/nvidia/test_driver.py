@@ -187,6 +187,19 @@ def test_memory_that_is_no_device_memory(card, device):
             cuda.device_of(memory.pointer)
 
 
+def test_memory_that_is_page_locked(card, device):
+    """The driver knows its own, and nothing of numpy's."""
+    with device.current() as driver:
+        memory, bare = driver.host_memory((6, 4), np.uint8, False), np.zeros((6, 4), np.uint8)
+        assert cuda.is_page_locked(memory.array)
+        assert cuda.is_page_locked(memory.array[3:])
+        assert not cuda.is_page_locked(bare)
+        device_memory = driver.memory(24)
+        assert not driver.is_page_locked(device_memory.pointer)
+        device_memory.close()
+        memory.close()
+
+
 def test_out_of_memory_gives_back_what_there_was(card, device):
     with pytest.raises(CudaError, match=r"a buffer of uint8 .1073741824,.: .*out"):
         cuda.Buffer(device, (1 << 30,), "uint8")
@@ -316,9 +329,9 @@ def test_the_script_for_a_card_in_a_dry_run(binding, emulated, tmp_path):
     code, report, text = checks_of_lanes([LANES], emulated, tmp_path, binding)
     assert code == 0, text
     assert report["facts"]["binding"].startswith(binding.replace(".", "-"))
-    assert len(report["checks"]) == 13
+    assert len(report["checks"]) == 14
     assert all(check["ok"] for check in report["checks"])
-    assert text.count("\nok ") + text.startswith("ok ") == 13
+    assert text.count("\nok ") + text.startswith("ok ") == 14
 
 
 @pytest.mark.slow(file_seconds=120)

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 import degmix_edge
-from degmix_edge.errors import BackendError, BundleError, InputError
+from degmix_edge import camera
+from degmix_edge.errors import BackendError, BundleError, ConfigError, InputError
 from degmix_edge.network import IMAGE
 from degmix_edge.runtime import Maps, Session, TaskMap
 from degmix_edge.workflows.build import build
@@ -312,3 +313,43 @@ def test_all_precisions_run(bundles, pictures):
         with degmix_edge.load(bundle) as session:
             maps = session(pictures[2])
         assert all(np.isfinite(array).all() for array in maps.values())
+
+
+@pytest.mark.parametrize("kind", camera.FORMATS)
+def test_arrays_of_every_format_without_a_gpu(bundles, pictures, tmp_path, kind):
+    """The arrays are converted; files and Pillow's images say themselves what they are."""
+    rng = np.random.default_rng(3)
+    shape = {"nv12": (96, 90), "yuyv": (64, 90, 2)}.get(kind, (64, 90, 3))
+    frame = rng.integers(60, 200, shape, np.uint8)
+    rgb = camera.to_rgb(frame, kind)
+    Image.fromarray(rgb).save(tmp_path / "frame.png")
+    with degmix_edge.load(bundles["fp32"].path) as session:
+        want = session(rgb)["depth"]
+    with degmix_edge.load(bundles["fp32"].path, format=kind) as session:
+        assert (session.format, session.fits_on) == (kind, "cpu")
+        for image in (frame, {IMAGE: frame}, tmp_path / "frame.png", Image.fromarray(rgb)):
+            np.testing.assert_array_equal(session(image)["depth"], want)
+
+
+def test_a_format_that_is_not_that_of_the_array(bundles, pictures):
+    with degmix_edge.load(bundles["fp32"].path, format="nv12") as session:
+        with pytest.raises(InputError, match=r"got uint8 \(64, 96, 3\), expected nv12 as a uint8"):
+            session(pictures[0])
+        with pytest.raises(InputError, match=r"images\[1\]: image: got uint8 \(7, 8\), expected"):
+            session([np.zeros((6, 8), np.uint8), np.zeros((7, 8), np.uint8)])
+    with pytest.raises(ConfigError, match="format: got 'yuv', expected one of rgb, bgr, nv12"):
+        degmix_edge.load(bundles["fp32"].path, format="yuv")
+
+
+class OnDevice:
+    """An array that says it is in a GPU's memory."""
+
+    shape, dtype = (64, 96, 3), np.dtype(np.uint8)
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+
+def test_an_array_of_a_gpu_needs_a_session_on_it(session):
+    with pytest.raises(InputError, match="got OnDevice in a GPU's memory, .* backend tensorrt"):
+        session(OnDevice())

@@ -14,10 +14,12 @@
 
 enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101 };
 enum { INVALID_CONTEXT = 201, INVALID_HANDLE = 400, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901 };
-enum { MAJOR = 75, MINOR = 76, INTEGRATED = 18, DEVICE_ORDINAL = 9, NON_BLOCKING = 1, MOST = 4096 };
+enum { MAJOR = 75, MINOR = 76, INTEGRATED = 18, MEMORY_TYPE = 2, DEVICE_ORDINAL = 9, NON_BLOCKING = 1, MOST = 4096 };
 
 // How the card is, what was done on it, and how it fails: tests set and read these.
 int stand_in_devices = 1, stand_in_driver = 13000, stand_in_capability = 87, stand_in_integrated = 0;
+// What our kernels' library did, and the status of its launches.
+int stand_in_fits = 0, stand_in_kernel_status = 0;
 int stand_in_launches = 0, stand_in_uploads = 0, stand_in_defaults = 0, stand_in_instantiate_status = 0;
 size_t stand_in_memory = (size_t)1 << 30, stand_in_used = 0;
 uintptr_t stand_in_waited = 0, stand_in_elsewhere = 0;
@@ -195,15 +197,18 @@ EXPORT cuMemGetInfo_v2(size_t* available, size_t* total)
 EXPORT cuPointerGetAttribute(void* value, int attribute, uintptr_t pointer)
 {
     NEEDS_CONTEXT;
-    if (attribute != DEVICE_ORDINAL) return INVALID_VALUE;
-    int status = INVALID_VALUE;
+    if (attribute != DEVICE_ORDINAL && attribute != MEMORY_TYPE) return INVALID_VALUE;
+    int status = INVALID_VALUE, is_host = 0;
     pthread_mutex_lock(&lock);
     for (int i = 0; i < MOST; ++i)
-        if (memory[i].pointer && pointer >= memory[i].pointer && pointer < memory[i].pointer + memory[i].size)
+        if (memory[i].pointer && pointer >= memory[i].pointer && pointer < memory[i].pointer + memory[i].size) {
             status = SUCCESS;
+            is_host = memory[i].is_host;
+        }
     pthread_mutex_unlock(&lock);
-    *(int*)value = stand_in_elsewhere && pointer == stand_in_elsewhere;
-    return status;
+    if (status != SUCCESS) return status;
+    *(int*)value = attribute == MEMORY_TYPE ? (is_host ? 1 : 2) : stand_in_elsewhere && pointer == stand_in_elsewhere;
+    return SUCCESS;
 }
 
 // Streams and events.

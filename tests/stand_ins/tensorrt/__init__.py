@@ -348,12 +348,12 @@ class _Context(_Counted):
         return _libcuda().cuLaunchHostFunc(stream, _CALLS[-1], None) == 0
 
     def _run(self, addresses):
-        image = self._view("image", addresses)
-        IMAGES.append(image.copy())
-        names = [n for n, (_, mode) in self.engine.tensors.items() if mode is TensorIOMode.OUTPUT]
-        for name, value in zip(
-            names, self.engine.session.run(names, {"image": image}), strict=True
-        ):
+        tensors = self.engine.tensors.items()
+        inputs = [name for name, (_, mode) in tensors if mode is TensorIOMode.INPUT]
+        feed = {name: self._view(name, addresses) for name in inputs}
+        IMAGES.append(feed["image"].copy())
+        names = [name for name, (_, mode) in tensors if mode is TensorIOMode.OUTPUT]
+        for name, value in zip(names, self.engine.session.run(names, feed), strict=True):
             self._view(name, addresses)[...] = value
 
     def _view(self, name, addresses):
