@@ -99,7 +99,7 @@ class Kernel:
         """
         tensor = [loop for loop in self.loops if loop.parts.get("tensor")]
         stores = [loop for loop in self.loops if loop.parts.get("stores")]
-        return (tensor or stores or [*self.loops, Loop(0, 0, 0, {}, 0, {})])[0]
+        return (tensor or stores or [*self.loops, Loop(0, 0, 0, {}, 0, 0, {})])[0]
 
 
 def tool(name: str) -> str:
