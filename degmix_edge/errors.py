@@ -84,5 +84,11 @@ class TrainingError(DegmixError):
     exit_code = 14
 
 
+class SourceError(DegmixError):
+    """A camera or another source of frames that cannot be opened, or that stopped giving frames."""
+
+    exit_code = 15
+
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, by the convention of shells: 128 + SIGINT."""

@@ -47,6 +47,10 @@ KINDS = {
     "degmix_edge.tasks": Kind("task", "degmix_edge.tasks", ("TASK",), True),
     "degmix_edge.metrics": Kind("metric", "degmix_edge.metrics", ("Metric",), True),
     "degmix_edge.backends": Kind("backend", "degmix_edge.backends", ("Backend",), True),
+    "degmix_edge.capture": Kind(
+        "source", "degmix_edge.sources", ("recognises", "open_source", "EXPECTED")
+    ),
+    "degmix_edge.sinks": Kind("sink", "degmix_edge.sinks", ("open_sink",)),
     "degmix_edge.cli": Kind("verb", "degmix_edge.verbs", ("command",)),
     "degmix_calibration.observers": Kind("observer", "degmix_edge.observers", ("amax",)),
     "degmix_training.models": Kind("model", "degmix_edge.models", ("Model", "Config")),

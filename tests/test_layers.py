@@ -18,11 +18,11 @@ TREES = {
 LAYERS = [
     {"_version", "errors", "registry", "limits", "config", "tensors", "files", "folders"}
     | {"progress"},
-    {"camera", "preprocess", "network", "tasks", "metrics", "ops"},
+    {"camera", "capture", "preprocess", "network", "tasks", "metrics", "ops"},
     {"ort", "nvidia", "graph", "quant", "bundle"},
     {"passes"},
     {"backends"},
-    {"runtime", "report"},
+    {"runtime", "report", "sinks"},
     {"degmix_training", "degmix_calibration"},
     {"workflows"},
     {"cli", "ros", "__main__"},

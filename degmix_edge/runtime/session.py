@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -73,7 +73,7 @@ class Session:
         workers = 1 if has_state else workers
         is_free = backend.is_concurrent and not has_state
         self._turn = contextlib.nullcontext() if is_free else threading.Lock()
-        self._states: dict[str, np.ndarray] = {}
+        self._own = FrameSequence(self)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="degmix")
         self._in_pool = backend.is_concurrent and workers > 1
         backend.__enter__()
@@ -137,8 +137,15 @@ class Session:
 
     def reset(self) -> None:
         """Begin a new sequence of frames: states of a recurrent network are zeros again."""
-        with self._turn:
-            self._states = {}
+        self._own.reset()
+
+    def sequence(self) -> FrameSequence:
+        """Return a sequence of frames of its own, for one of several cameras that share a session.
+
+        What the network remembers from frame to frame belongs to a sequence. Calls of the session
+        itself are one sequence more.
+        """
+        return FrameSequence(self)
 
     def submit(self, image: Frame) -> Future[Maps]:
         """Start computing the maps of one image in another thread.
@@ -190,19 +197,27 @@ class Session:
         """The maps of one frame, with the latency of this call."""
         return self._call([frame], None)[0]
 
-    def _call(self, frames: Sequence[Frame], first: int | None) -> list[Maps]:
+    def _call(
+        self,
+        frames: Sequence[Frame],
+        first: int | None,
+        sequence: FrameSequence | None = None,
+        format: FrameFormat | None = None,
+    ) -> list[Maps]:
         """The maps of at most a batch of frames, with the latency of this call.
 
         Args:
             frames: The frames.
             first: Index of the first in the user's list, for messages; None for a single frame.
+            sequence: What the frames belong to; None is the session's own.
+            format: What arrays are; None is the session's own.
         """
         self._check_process()
         start = time.perf_counter()
         feeds, images, placements = [], [], []
         for index, frame in enumerate(frames):
             try:
-                feed, raw, placement = self._fit(frame)
+                feed, raw, placement = self._fit(frame, format or self.format)
             except InputError as error:
                 if first is None:
                     raise
@@ -216,7 +231,7 @@ class Session:
         batch = {name: [one[name] for one in images] for name in images[0]}
         fitted = time.perf_counter()
         with self._turn:
-            arrays = self._infer(feed, batch, frames[0])
+            arrays = self._infer(feed, batch, frames[0], sequence or self._own)
             stages = dict(self.backend.stages)
         inferred = time.perf_counter()
         maps = [
@@ -231,24 +246,30 @@ class Session:
             one.latency = self.latency
         return maps
 
-    def _fit(self, frame: Frame) -> tuple[dict[str, np.ndarray], dict[str, RawFrame], Placement]:
+    def _fit(
+        self, frame: Frame, kind: FrameFormat
+    ) -> tuple[dict[str, np.ndarray], dict[str, RawFrame], Placement]:
         """What the backend takes of a frame: arrays, raw images, and where the image lies."""
         if self.backend.fits_frames:
-            return raw_frame(frame, self.fit, self.spec, self.format)
-        feed, placement = fit_frame(frame, self.fit, self.spec, self.format)
+            return raw_frame(frame, self.fit, self.spec, kind)
+        feed, placement = fit_frame(frame, self.fit, self.spec, kind)
         return feed, {}, placement
 
     def _infer(
-        self, feed: dict[str, np.ndarray], images: Mapping[str, list[RawFrame]], frame: Frame
+        self,
+        feed: dict[str, np.ndarray],
+        images: Mapping[str, list[RawFrame]],
+        frame: Frame,
+        sequence: FrameSequence,
     ) -> dict[str, np.ndarray]:
         """Run the backend; a state that the frame does not have is that of the call before."""
         states = [one for one in self.spec.inputs if one.kind == "state"]
         if states:
             given = frame if isinstance(frame, Mapping) else {}
-            feed = feed | {n: s for n, s in self._states.items() if n not in given}
+            feed = feed | {n: s for n, s in sequence.states.items() if n not in given}
         arrays = self.backend.infer(feed, images) if images else self.backend.infer(feed)
         for one in states:
-            self._states[one.name] = arrays[one.output].copy()
+            sequence.states[one.name] = arrays[one.output].copy()
         return arrays
 
     def _check_process(self) -> None:
@@ -274,6 +295,54 @@ class Session:
         if results:
             self.latency = results[-1].latency
         return results
+
+
+class FrameSequence:
+    """Frames of one camera, in order: what a network remembers between them belongs to it.
+
+    `Session.sequence` makes one. Several may share a session, each for one thread at a time.
+
+    Attributes:
+        states: By the name of the network's input, what it remembers; empty at the beginning.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.states: dict[str, np.ndarray] = {}
+
+    def __call__(
+        self,
+        image: Frame,
+        *,
+        tasks: Collection[str] | None = None,
+        format: FrameFormat | None = None,
+    ) -> Maps:
+        """Compute the maps of the sequence's next frame.
+
+        Args:
+            image: One image, as a call of the session takes it.
+            tasks: Tasks to compute; None is all. A network that was built in one part computes
+                the others too, and they are left out of the result.
+            format: What the bytes of an array are; None is the session's format.
+
+        Raises:
+            ConfigError: There is no such task.
+            InputError, CudaError, BackendError: As a call of the session.
+        """
+        names = self._session.spec.task_names
+        for name in tasks or ():
+            self._session.spec.task(name)
+        maps = self._session._call([image], None, self, format)[0]
+        if tasks is None:
+            return maps
+        for name in set(names) - set(tasks):
+            del maps[name]
+        return maps
+
+    def reset(self) -> None:
+        """Begin a new sequence: states are zeros again."""
+        with self._session._turn:
+            self.states = {}
 
 
 def load(
