@@ -9,6 +9,7 @@ build     Build a bundle from a checkpoint, an ONNX file or a torch module.
 quantize  Quantize a network to ONNX, without building an engine.
 export    Export a network as float ONNX with exact folds and passes.
 load      Open a bundle as a session that runs images.
+stream    Open a bundle and cameras: the newest maps, each task at its own rate.
 compare   Compare a bundle's engine with PyTorch, task by task.
 bench     Time a bundle: percentiles of every part of a call.
 evaluate  Score a checkpoint in PyTorch by the papers' metrics.
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from degmix_edge.quant.ranges import Ranges
     from degmix_edge.quant.recipe import Recipe
     from degmix_edge.runtime import Session, load
+    from degmix_edge.runtime.stream import stream
     from degmix_edge.workflows.bench import bench
     from degmix_edge.workflows.build import build
     from degmix_edge.workflows.compare import compare
@@ -50,6 +52,7 @@ _HOMES = {
     "quantize": "workflows.quantize",
     "export": "workflows.export",
     "load": "runtime",
+    "stream": "runtime.stream",
     "compare": "workflows.compare",
     "bench": "workflows.bench",
     "evaluate": "workflows.evaluate",
@@ -77,6 +80,7 @@ __all__ = [
     "export",
     "load",
     "quantize",
+    "stream",
     "verify",
 ]
 

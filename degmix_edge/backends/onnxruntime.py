@@ -81,6 +81,7 @@ class Backend(EngineBackend):
             return {cls.engine_file: path.read_bytes()}
 
     def _activate(self) -> None:
+        self._calls: set[Any] = set()
         self._running = _session(self.engine, num_threads=self.threads)
         self._names = [output.name for output in self._running.get_outputs()]
 
@@ -89,36 +90,43 @@ class Backend(EngineBackend):
         return tuple(_tensor_spec(tensor) for tensor in tensors)
 
     def _infer(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        with _time_limit(self.timeout_s) as options:
-            try:
-                with ort.errors():
-                    maps = self._running.run(None, feed, options)
-            except BackendError:
-                if options is None or not options.terminate:
-                    raise
-                raise BackendError(
-                    f"{self.name}: no result after {self.timeout_s:g} s, this session's timeout"
-                ) from None
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        self._calls.add(options)
+        try:
+            with _time_limit(options, self.timeout_s), ort.errors():
+                maps = self._running.run(None, feed, options)
+        except BackendError:
+            if not options.terminate:
+                raise
+            why = f"no result after {self.timeout_s:g} s, this session's timeout"
+            if options not in self._calls:
+                why = "the call was cancelled"
+            raise BackendError(f"{self.name}: {why}") from None
+        finally:
+            self._calls.discard(options)
         return dict(zip(self._names, maps, strict=True))
+
+    def cancel(self) -> None:
+        while self._calls:
+            self._calls.pop().terminate = True
 
     def _deactivate(self) -> None:
         del self._running
 
 
 @contextlib.contextmanager
-def _time_limit(seconds: float | None) -> Iterator[Any]:
-    """Options of a call that is ended after so many seconds; None where there is no limit."""
+def _time_limit(options: Any, seconds: float | None) -> Iterator[None]:
+    """End the call with these options after so many seconds; None never ends it."""
     if seconds is None:
-        yield None
+        yield
         return
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
     timer = threading.Timer(seconds, setattr, (options, "terminate", True))
     timer.daemon = True
     timer.start()
     try:
-        yield options
+        yield
     finally:
         timer.cancel()
 

@@ -84,6 +84,11 @@ class Session:
         return self.backend.spec
 
     @property
+    def shares(self) -> Mapping[str, float] | None:
+        """The part of a call's cost by task and for `trunk`; None is a network in one part."""
+        return None
+
+    @property
     def fits_on(self) -> Literal["cpu", "gpu"]:
         """Where arrays of images become the network's input.
 
