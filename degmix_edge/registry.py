@@ -50,7 +50,7 @@ KINDS = {
     "degmix_edge.capture": Kind(
         "source", "degmix_edge.sources", ("recognises", "open_source", "EXPECTED")
     ),
-    "degmix_edge.sinks": Kind("sink", "degmix_edge.sinks", ("open_sink",)),
+    "degmix_edge.sinks": Kind("sink", "degmix_edge.sinks", ("recognises", "open_sink", "EXPECTED")),
     "degmix_edge.cli": Kind("verb", "degmix_edge.verbs", ("command",)),
     "degmix_calibration.observers": Kind("observer", "degmix_edge.observers", ("amax",)),
     "degmix_training.models": Kind("model", "degmix_edge.models", ("Model", "Config")),

@@ -143,7 +143,9 @@ class Schedule:
         order = sorted(due, key=lambda task: (self._plans[task].due_s, -self._plans[task].priority))
         chosen: list[str] = []
         for task in order:
-            if not chosen or cost_ms([*chosen, task]) <= self._budget_ms:
+            # A network in one part costs the same with every task, so that dropping saves nothing.
+            most = max(self._budget_ms, cost_ms(chosen)) if chosen else math.inf
+            if cost_ms([*chosen, task]) <= most:
                 chosen.append(task)
         return set(chosen)
 

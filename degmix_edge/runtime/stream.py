@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import os
@@ -11,7 +10,6 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from copy import deepcopy
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -22,17 +20,14 @@ from degmix_edge.bundle.contents import Bundle
 from degmix_edge.camera import FrameFormat
 from degmix_edge.capture import CapturedFrame, Source, SourceOptions, open_source
 from degmix_edge.capture._iterable import IterableSource
-from degmix_edge.errors import BackendError, ConfigError, InputError, SourceError
+from degmix_edge.errors import BackendError, ConfigError, InputError
 from degmix_edge.registry import unknown
 from degmix_edge.runtime.costs import CostModel
-from degmix_edge.runtime.maps import Maps, TaskMap
+from degmix_edge.runtime.lane import Lane, Reader
 from degmix_edge.runtime.results import (
-    NEWER_FRAME,
-    NEWER_RESULT,
     NOT_DUE,
     REFUSED,
     STOPPED,
-    CameraStats,
     StreamResult,
     StreamStats,
     age_ms,
@@ -49,42 +44,10 @@ STOP_S = 2.0
 """Seconds after which a stream has stopped, whatever its threads were doing."""
 CANCEL_S = 0.5
 """Seconds that a call of the network may take to finish before it is ended."""
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 8.0
-"""Seconds before a source that broke is opened again; each failure doubles them, up to a limit."""
 MOST_REFUSED = 30
 """Frames in a row that the network refuses before the stream ends with an error."""
 AGES = 1024
 _log = logging.getLogger("degmix_edge.stream")
-
-
-class _Lane:
-    """One camera on its way through a stream; the stream's lock guards what threads share."""
-
-    def __init__(self, name: str, source: Source | None, session: Session, plan: Schedule) -> None:
-        self.name, self.source, self.schedule = name, source, plan
-        self.is_live = source is None or source.is_live
-        self.frame: CapturedFrame | None = None
-        self.result: StreamResult | None = None
-        self.stats = CameraStats(runs=dict.fromkeys(session.spec.task_names, 0))
-        self.sequence = session.sequence()
-        self.held: dict[str, tuple[TaskMap, int]] = {}
-        self.opened: Future[None] = Future()
-        self.has_ended = False
-        self.served = 0
-        self.refused_in_row = 0
-        self.now_s = 0.0
-        self.last_stamp: int | None = None
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether a frame waits that may be computed now; what is not live waits for its reader."""
-        return self.frame is not None and (self.is_live or self.result is None)
-
-    def time_s(self, frame: CapturedFrame) -> float:
-        """The time of a frame for the schedule, in seconds; a recording has its own time."""
-        if self.is_live:
-            return (frame.received_ns if frame.captured_ns is None else frame.captured_ns) / 1e9
-        return (frame.received_ns if frame.stamp_ns is None else frame.stamp_ns) / 1e9
 
 
 class Stream:
@@ -134,19 +97,18 @@ class Stream:
         self._ages: deque[float] = deque(maxlen=AGES)
         self._costs = CostModel(session.shares)
         self._lanes = {
-            name: _Lane(
+            name: Lane(
                 name, source, session, Schedule(every, priorities=priorities, budget_ms=budget_ms)
             )
             for name, source in sources.items()
         }
-        self._threads = [
-            threading.Thread(target=self._read_source, args=(lane,), name=f"degmix-{lane.name}")
+        self._readers = [
+            Reader(lane, self._stop, reconnect=reconnect, take=self._take, on_end=self._end_lane)
             for lane in self._lanes.values()
             if lane.source
         ]
-        self._worker = threading.Thread(target=self._work, name="degmix-stream")
-        for thread in (*self._threads, self._worker):
-            thread.daemon = True  # a driver that never returns must not keep the process alive
+        self._worker = threading.Thread(target=self._work, name="degmix-stream", daemon=True)
+        for thread in (*self._readers, self._worker):
             thread.start()
         self._wait_for_sources()
 
@@ -234,7 +196,8 @@ class Stream:
         with self._changed:
             if self._is_done or self._stop.is_set() or lane.has_ended:
                 raise BackendError("stream: it is closed, so it takes no frames") from self._error
-            self._accept(lane, dataclasses.replace(frame, index=lane.stats.captured))
+            lane.put_frame(dataclasses.replace(frame, index=lane.stats.captured))
+            self._changed.notify_all()
 
     def end(self) -> None:
         """Say that `put` will give no more frames; the stream ends after the last result."""
@@ -263,11 +226,8 @@ class Stream:
             if not waiting:
                 self._check_open()
                 return None
-            lane = min(waiting, key=lambda one: one.served)
-            result, lane.result = lane.result, None
-            assert result is not None
-            lane.stats.delivered += 1
-            lane.stats.in_stream -= 1
+            lane = min(waiting, key=lambda one: one.waits_since)
+            result = lane.take_result()
             age = age_ms(result.frame)
             if age is not None:
                 self._ages.append(age)
@@ -312,7 +272,7 @@ class Stream:
         self._worker.join(CANCEL_S)
         if self._worker.is_alive():
             self.session.backend.cancel()
-        for thread in (self._worker, *self._threads):
+        for thread in (self._worker, *self._readers):
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 _warn(f"stream: thread {thread.name} did not stop within {STOP_S:g} s; it is left")
@@ -337,83 +297,22 @@ class Stream:
         """Close the stream."""
         self.close()
 
-    # The readers: one thread a source.
+    # What the readers' threads call.
 
-    def _read_source(self, lane: _Lane) -> None:
-        source = lane.source
-        assert source is not None
-        try:
-            self._open(lane, source)
-            while not self._stop.is_set():
-                try:
-                    frame = source.read(self._stop)
-                except SourceError as error:
-                    if not (source.is_live and self.reconnect):
-                        raise
-                    self._reopen(lane, source, error)
-                    continue
-                if frame is None:
-                    break
-                self._take_in(lane, frame)
-        except BaseException as error:
-            self._fail(error)
-        finally:
-            if not lane.opened.done():
-                lane.opened.set_result(None)
-            with contextlib.suppress(SourceError):
-                source.close()
-            with self._changed:
-                lane.has_ended = True
-                self._changed.notify_all()
-
-    def _open(self, lane: _Lane, source: Source) -> None:
-        try:
-            source.open()
-        except BaseException as error:
-            lane.opened.set_exception(error)
-            self._stop.set()
-            return
-        lane.opened.set_result(None)
-
-    def _reopen(self, lane: _Lane, source: Source, error: SourceError) -> None:
-        """Open a source that broke until it works again, or the stream stops."""
-        wait = FIRST_WAIT_S
-        while True:
-            with self._changed:
-                lane.stats.last_error = str(error)
-            _log.warning("%s: %s; opening it again in %g s", lane.name, error, wait)
-            source.close()
-            if self._stop.wait(wait):
-                return
-            try:
-                source.open()
-            except SourceError as again:
-                error, wait = again, min(2 * wait, LONGEST_WAIT_S)
-                continue
-            with self._changed:
-                lane.stats.reconnects += 1
-            _log.warning("%s: is open again", lane.name)
-            return
-
-    def _take_in(self, lane: _Lane, frame: CapturedFrame) -> None:
+    def _take(self, lane: Lane, frame: CapturedFrame) -> None:
         with self._changed:
             if not lane.is_live:
                 self._changed.wait_for(lambda: lane.frame is None or self._stop.is_set())
             if not self._stop.is_set():
-                self._accept(lane, frame)
+                lane.put_frame(frame)
+                self._changed.notify_all()
 
-    def _accept(self, lane: _Lane, frame: CapturedFrame) -> None:
-        stats = lane.stats
-        stats.captured += 1
-        stats.in_stream += 1
-        stats.lost += frame.lost
-        if frame.stamp_ns is not None:
-            stats.stamps_back += lane.last_stamp is not None and frame.stamp_ns < lane.last_stamp
-            lane.last_stamp = frame.stamp_ns
-        if lane.frame is not None:
-            stats.drop(NEWER_FRAME)
-        lane.frame = frame
-        self._changed.notify_all()
+    def _end_lane(self, lane: Lane, error: BaseException | None) -> None:
+        if error is not None and not self._is_closed:
+            self._fail(error)
+        with self._changed:
+            lane.has_ended = True
+            self._changed.notify_all()
 
     # The worker: the only thread that computes.
 
@@ -428,7 +327,7 @@ class Stream:
             self._is_done = True
             self._changed.notify_all()
 
-    def _next_frame(self) -> tuple[_Lane, CapturedFrame, tuple[str, ...]] | None:
+    def _next_frame(self) -> tuple[Lane, CapturedFrame, tuple[str, ...]] | None:
         """The next frame and its tasks; None is the end. Cameras take turns."""
         lanes = self._lanes.values()
         with self._changed:
@@ -439,18 +338,16 @@ class Stream:
                 ready = [lane for lane in lanes if lane.is_ready]
                 if self._stop.is_set() or not ready:
                     return None
-                lane = min(ready, key=lambda one: one.served)
-                frame, lane.frame = lane.frame, None
-                assert frame is not None
+                lane = min(ready, key=lambda one: one.last_call)
+                frame = lane.take_frame()
                 self._changed.notify_all()
-                lane.now_s = lane.time_s(frame)
                 tasks = lane.schedule.choose(lane.now_s, self._costs)
                 self._warn_of_starvation(lane)
                 if tasks:
                     return lane, frame, tasks
                 lane.stats.drop(NOT_DUE)
 
-    def _compute(self, lane: _Lane, frame: CapturedFrame, tasks: tuple[str, ...]) -> None:
+    def _compute(self, lane: Lane, frame: CapturedFrame, tasks: tuple[str, ...]) -> None:
         start = time.monotonic_ns()
         try:
             maps = lane.sequence(frame.image, tasks=tasks, format=frame.format)
@@ -462,39 +359,15 @@ class Stream:
         assert latency is not None  # the call came back
         self._costs.learn(tasks, (done - start) / 1e6)
         lane.refused_in_row = 0
-        for task, array in maps.items():
-            lane.held[task] = array, frame.index
-        names = [name for name in self.session.spec.task_names if name in lane.held]
-        everything = Maps({name: lane.held[name][0] for name in names})
-        everything.latency = latency
-        result = StreamResult(
-            lane.name,
-            frame,
-            everything,
-            tasks,
-            {name: frame.index - lane.held[name][1] for name in names},
-            {
-                "queue_ms": (start - frame.received_ns) / 1e6,
-                "pre_ms": latency.pre_ms,
-                "net_ms": latency.net_ms,
-                "post_ms": latency.post_ms,
-            },
-            done,
-        )
+        result = lane.result_of(frame, maps, latency, start, done)
         with self._changed:
             budget = lane.schedule.budget_ms
             self._over_budget += budget is not None and (done - start) / 1e6 > budget
             self._count += 1
-            for task in tasks:
-                lane.stats.runs[task] += 1
-            if lane.result is None:
-                lane.served = self._count
-            else:
-                lane.stats.drop(NEWER_RESULT)
-            lane.result = result
+            lane.put_result(result, self._count)
             self._changed.notify_all()
 
-    def _refuse(self, lane: _Lane, error: InputError) -> None:
+    def _refuse(self, lane: Lane, error: InputError) -> None:
         with self._changed:
             lane.stats.drop(REFUSED)
             lane.stats.last_error = str(error)
@@ -503,7 +376,7 @@ class Stream:
         if lane.refused_in_row >= MOST_REFUSED:
             raise InputError(f"{lane.name}: {MOST_REFUSED} frames in a row were refused: {error}")
 
-    def _warn_of_starvation(self, lane: _Lane) -> None:
+    def _warn_of_starvation(self, lane: Lane) -> None:
         """Say once for each task that the budget does not reach it."""
         if lane.schedule.budget_ms is None:
             return
@@ -546,21 +419,20 @@ class Stream:
 
     def _wait_for_sources(self) -> None:
         try:
-            for lane in self._lanes.values():
-                if lane.source is not None:
-                    lane.opened.result()
+            for reader in self._readers:
+                reader.opened.result()
         except BaseException:
             self.close()
             raise
 
-    def _of(self, camera: str | None) -> list[_Lane]:
+    def _of(self, camera: str | None) -> list[Lane]:
         if camera is None:
             return list(self._lanes.values())
         if camera not in self._lanes:
             raise ConfigError(unknown("camera", camera, self._lanes))
         return [self._lanes[camera]]
 
-    def _put_lane(self, camera: str | None) -> _Lane:
+    def _put_lane(self, camera: str | None) -> Lane:
         lanes = [lane for lane in self._of(camera) if lane.source is None]
         if len(lanes) != 1:
             have = ", ".join(name for name, lane in self._lanes.items() if lane.source is None)
