@@ -24,6 +24,7 @@ from degmix_edge.errors import BackendError, ConfigError, InputError
 from degmix_edge.registry import unknown
 from degmix_edge.runtime.costs import CostModel
 from degmix_edge.runtime.lane import Lane, Reader
+from degmix_edge.runtime.maps import Maps
 from degmix_edge.runtime.results import (
     NOT_DUE,
     REFUSED,
@@ -47,6 +48,8 @@ CANCEL_S = 0.5
 MOST_REFUSED = 30
 """Frames in a row that the network refuses before the stream ends with an error."""
 AGES = 1024
+Job: TypeAlias = tuple[Lane, CapturedFrame, tuple[str, ...]]
+"""A frame, the camera that it is of, and the tasks that run on it."""
 _log = logging.getLogger("degmix_edge.stream")
 
 
@@ -318,8 +321,8 @@ class Stream:
 
     def _work(self) -> None:
         try:
-            while (job := self._next_frame()) is not None:
-                self._compute(*job)
+            while jobs := self._next_jobs():
+                self._compute(jobs)
         except BaseException as error:
             if not self._stop.is_set():
                 self._fail(error)
@@ -327,8 +330,11 @@ class Stream:
             self._is_done = True
             self._changed.notify_all()
 
-    def _next_frame(self) -> tuple[Lane, CapturedFrame, tuple[str, ...]] | None:
-        """The next frame and its tasks; None is the end. Cameras take turns."""
+    def _next_jobs(self) -> list[Job]:
+        """The next frames, as many cameras' as the network computes at once; none is the end.
+
+        Cameras take turns.
+        """
         lanes = self._lanes.values()
         with self._changed:
             while True:
@@ -337,35 +343,59 @@ class Stream:
                 )
                 ready = [lane for lane in lanes if lane.is_ready]
                 if self._stop.is_set() or not ready:
-                    return None
-                lane = min(ready, key=lambda one: one.last_call)
-                frame = lane.take_frame()
+                    return []
+                jobs: list[Job] = []
+                for lane in sorted(ready, key=lambda one: one.last_call):
+                    jobs += self._job(lane, jobs)
                 self._changed.notify_all()
-                tasks = lane.schedule.choose(lane.now_s, self._costs)
-                self._warn_of_starvation(lane)
-                if tasks:
-                    return lane, frame, tasks
-                lane.stats.drop(NOT_DUE)
+                if jobs:
+                    return jobs
 
-    def _compute(self, lane: Lane, frame: CapturedFrame, tasks: tuple[str, ...]) -> None:
+    def _job(self, lane: Lane, others: list[Job]) -> list[Job]:
+        """The frame of a lane and its tasks, where it can be computed together with others."""
+        is_full = len(others) == self.session.spec.batch
+        if is_full or (others and lane.format != others[0][1].format):
+            return []
+        frame = lane.take_frame()
+        tasks = lane.schedule.choose(lane.now_s, self._costs)
+        self._warn_of_starvation(lane)
+        if not tasks:
+            lane.stats.drop(NOT_DUE)
+            return []
+        return [(lane, frame, tasks)]
+
+    def _compute(self, jobs: list[Job]) -> None:
         start = time.monotonic_ns()
         try:
-            maps = lane.sequence(frame.image, tasks=tasks, format=frame.format)
+            found = self._maps_of(jobs)
         except InputError as error:
-            self._refuse(lane, error)
+            if len(jobs) == 1:
+                self._refuse(jobs[0][0], error)
+            else:  # one of them is at fault
+                for job in jobs:
+                    self._compute([job])
             return
         done = time.monotonic_ns()
-        latency = maps.latency
-        assert latency is not None  # the call came back
-        self._costs.learn(tasks, (done - start) / 1e6)
-        lane.refused_in_row = 0
-        result = lane.result_of(frame, maps, latency, start, done)
+        cost_ms = (done - start) / 1e6
+        self._costs.learn({task for _, _, tasks in jobs for task in tasks}, cost_ms)
+        results = [
+            lane.result_of(frame, tasks, maps, start_ns=start, done_ns=done)
+            for (lane, frame, tasks), maps in zip(jobs, found, strict=True)
+        ]
         with self._changed:
-            budget = lane.schedule.budget_ms
-            self._over_budget += budget is not None and (done - start) / 1e6 > budget
             self._count += 1
-            lane.put_result(result, self._count)
+            for (lane, _, _), result in zip(jobs, results, strict=True):
+                budget = lane.schedule.budget_ms
+                self._over_budget += budget is not None and cost_ms > budget
+                lane.refused_in_row = 0
+                lane.put_result(result, self._count)
             self._changed.notify_all()
+
+    def _maps_of(self, jobs: list[Job]) -> list[Maps]:
+        lane, frame, tasks = jobs[0]
+        if len(jobs) == 1:
+            return [lane.sequence(frame.image, tasks=tasks, format=frame.format)]
+        return self.session([frame.image for _, frame, _ in jobs], format=frame.format)
 
     def _refuse(self, lane: Lane, error: InputError) -> None:
         with self._changed:

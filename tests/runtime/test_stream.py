@@ -6,12 +6,14 @@ import warnings
 
 import numpy as np
 import pytest
+from conftest import shared
 
 import degmix_edge
 from degmix_edge.capture import CapturedFrame, Source
 from degmix_edge.errors import BackendError, ConfigError, InputError, SourceError
 from degmix_edge.runtime import lane
 from degmix_edge.runtime.results import NEWER_FRAME, NEWER_RESULT, NOT_DUE, REFUSED, STOPPED
+from degmix_edge.workflows.build import build
 
 
 class Camera(Source):
@@ -171,6 +173,49 @@ def test_cameras_take_turns(session, pictures):
         names = [stream.read(10).camera for _ in range(40)]
     adds_up(stream.stats)
     assert 15 <= names.count("left") <= 25
+
+
+@pytest.fixture(scope="module")
+def batch_session(loaded):
+    """A session that computes three images at once."""
+
+    def make(path):
+        build(loaded, path, precision="fp32", batch=3)
+
+    with degmix_edge.load(shared("stream_batch.degmix", make), threads=1) as session:
+        yield session
+
+
+def test_frames_of_several_cameras_are_computed_together(batch_session, pictures):
+    with degmix_edge.stream(batch_session, {"a": None, "b": None, "c": None}) as stream:
+        expected = {}
+        for name, picture in zip("abc", pictures, strict=False):
+            image = CapturedFrame(picture, 0)
+            expected[name] = image
+        stream.set_rate("edge", 0, camera="b")
+        with stream._changed:  # all of them lie there before the network is free
+            for name, frame in expected.items():
+                stream.put(frame.image, camera=name)
+        results = {r.camera: r for r in (stream.read(10) for _ in "abc")}
+    for name, frame in expected.items():
+        alone = batch_session(frame.image)
+        for task, array in results[name].maps.items():
+            np.testing.assert_array_equal(array, alone[task], err_msg=f"{name} {task}")
+    assert len({result.computed_ns for result in results.values()}) == 1
+    assert "edge" in results["a"].fresh
+    assert "edge" not in results["b"].maps
+
+
+def test_one_frame_of_several_that_is_refused_does_not_take_the_others_along(
+    batch_session, pictures
+):
+    bad = np.zeros((4, 4, 7), np.uint8)
+    with degmix_edge.stream(batch_session, {"good": None, "bad": None}) as stream:
+        with stream._changed:
+            stream.put(bad, camera="bad")
+            stream.put(pictures[0], camera="good")
+        assert stream.read(10).camera == "good"
+        assert stream.stats.cameras["bad"].dropped[REFUSED] == 1
 
 
 def test_a_camera_that_breaks_is_opened_again(session, pictures, monkeypatch):
