@@ -18,8 +18,13 @@ import numpy as np
 
 from degmix_edge.bundle.contents import Bundle
 from degmix_edge.camera import FrameFormat
-from degmix_edge.capture import CapturedFrame, Source, SourceOptions, open_source
-from degmix_edge.capture._iterable import IterableSource
+from degmix_edge.capture import (
+    CapturedFrame,
+    IterableSource,
+    Source,
+    SourceOptions,
+    open_source,
+)
 from degmix_edge.errors import BackendError, ConfigError, InputError
 from degmix_edge.registry import unknown
 from degmix_edge.runtime.costs import CostModel
