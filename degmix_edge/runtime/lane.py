@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import threading
 from collections.abc import Callable
@@ -67,7 +68,8 @@ class Lane:
             self._stamp_ns = frame.stamp_ns
         if self.frame is not None:
             stats.drop(NEWER_FRAME)
-        self.frame = frame
+        # A source that is opened again counts from 0 again.
+        self.frame = dataclasses.replace(frame, index=stats.captured - 1)
 
     def take_frame(self) -> CapturedFrame:
         """Take the frame away and note its time."""

@@ -204,7 +204,7 @@ class Stream:
         with self._changed:
             if self._is_done or self._stop.is_set() or lane.has_ended:
                 raise BackendError("stream: it is closed, so it takes no frames") from self._error
-            lane.put_frame(dataclasses.replace(frame, index=lane.stats.captured))
+            lane.put_frame(frame)
             self._changed.notify_all()
 
     def end(self) -> None:

@@ -26,6 +26,7 @@ class Camera(Source):
 
     def open(self):
         self.num_opened += 1
+        self.base = self.index  # as a camera's own count, which begins again
         if not self.opens:
             raise SourceError("test camera: is busy; close the program that uses it")
         self.due = time.monotonic()
@@ -43,7 +44,9 @@ class Camera(Source):
         self.index += 1
         stamp = index if self.stamp is None else self.stamp(index)
         picture = self.pictures[index % len(self.pictures)]
-        return CapturedFrame(picture, now, now, stamp, "test", index, frame_id="optical")
+        return CapturedFrame(
+            picture, now, now, stamp, "test", index - self.base, frame_id="optical"
+        )
 
     def close(self):
         self.num_closed += 1
