@@ -34,6 +34,7 @@ from degmix_edge.runtime.results import (
     NOT_DUE,
     REFUSED,
     STOPPED,
+    TOO_OLD,
     StreamResult,
     StreamStats,
     age_ms,
@@ -73,6 +74,8 @@ class Stream:
             until `set_rate` gives them a rate. Without rates all tasks run on every frame.
         priorities: By task, for equal deadlines; a higher number goes first.
         budget_ms: Milliseconds that one frame may cost; None is no limit.
+        max_age_ms: Milliseconds after which a frame is worth nothing: it is not computed. Frames
+            whose age is unknown always are. It may be changed at any time.
         reconnect: Whether a live source that broke is opened again, with growing waits.
         owns_session: Whether closing the stream closes the session.
 
@@ -89,12 +92,15 @@ class Stream:
         rates: Mapping[str, float | None] | None = None,
         priorities: Mapping[str, int] | None = None,
         budget_ms: float | None = None,
+        max_age_ms: float | None = None,
         reconnect: bool = True,
         owns_session: bool = False,
     ) -> None:
         if not sources:
             raise ConfigError("stream: no sources, expected at least one")
-        self.session, self.reconnect, self._owns = session, reconnect, owns_session
+        if max_age_ms is not None and not 0 < max_age_ms < float("inf"):
+            raise ConfigError(f"max_age_ms: got {max_age_ms}, expected milliseconds above 0")
+        self.session, self.max_age_ms, self._owns = session, max_age_ms, owns_session
         every = _all_rates(rates, session.spec.task_names)
         self._changed = threading.Condition()
         self._stop = threading.Event()
@@ -177,7 +183,8 @@ class Stream:
         """Give the stream a frame, from any thread; it returns at once.
 
         Args:
-            image: An image as a session takes it.
+            image: An image as a session takes it. It is not copied, so nobody may write into it
+                until its result has come.
             stamp_ns: Its acquisition time, which the result copies; None is unknown.
             camera: Which camera; None is the only one that takes frames this way.
             captured_ns: When it was captured, on `time.monotonic_ns`; None is unknown.
@@ -239,6 +246,7 @@ class Stream:
             age = age_ms(result.frame)
             if age is not None:
                 self._ages.append(age)
+                lane.stats.late += self.max_age_ms is not None and age > self.max_age_ms
             self._changed.notify_all()
         waited = (time.monotonic_ns() - result.computed_ns) / 1e6
         stages = {**result.stages, "take_ms": waited}
@@ -362,6 +370,10 @@ class Stream:
         if is_full or (others and lane.format != others[0][1].format):
             return []
         frame = lane.take_frame()
+        age = age_ms(frame)
+        if age is not None and self.max_age_ms is not None and age > self.max_age_ms:
+            lane.stats.drop(TOO_OLD)
+            return []
         tasks = lane.schedule.choose(lane.now_s, self._costs)
         self._warn_of_starvation(lane)
         if not tasks:
@@ -485,6 +497,7 @@ def stream(
     rates: Mapping[str, float | None] | None = None,
     priorities: Mapping[str, int] | None = None,
     budget_ms: float | None = None,
+    max_age_ms: float | None = None,
     reconnect: bool = True,
     options: SourceOptions | None = None,
     **loading: Any,
@@ -506,6 +519,7 @@ def stream(
             saves time by this.
         priorities: By task, for equal deadlines; a higher number goes first.
         budget_ms: Milliseconds that one frame may cost; None is no limit.
+        max_age_ms: Milliseconds after which a frame is worth nothing, so that it is not computed.
         reconnect: Whether a live source that broke is opened again, with growing waits.
         options: What is asked of sources that are given as a text or a number.
         loading: Further arguments of `load`.
@@ -528,6 +542,7 @@ def stream(
             rates=rates,
             priorities=priorities,
             budget_ms=budget_ms,
+            max_age_ms=max_age_ms,
             reconnect=reconnect,
             owns_session=not is_open,
         )

@@ -12,7 +12,14 @@ import degmix_edge
 from degmix_edge.capture import CapturedFrame, Source
 from degmix_edge.errors import BackendError, ConfigError, InputError, SourceError
 from degmix_edge.runtime import lane
-from degmix_edge.runtime.results import NEWER_FRAME, NEWER_RESULT, NOT_DUE, REFUSED, STOPPED
+from degmix_edge.runtime.results import (
+    NEWER_FRAME,
+    NEWER_RESULT,
+    NOT_DUE,
+    REFUSED,
+    STOPPED,
+    TOO_OLD,
+)
 from degmix_edge.workflows.build import build
 
 
@@ -176,6 +183,23 @@ def test_cameras_take_turns(session, pictures):
         names = [stream.read(10).camera for _ in range(40)]
     adds_up(stream.stats)
     assert 15 <= names.count("left") <= 25
+
+
+def test_frames_that_are_too_old_are_not_computed(session, pictures):
+    with degmix_edge.stream(session, max_age_ms=1000) as stream:
+        stream.put(pictures[0], 1, captured_ns=time.monotonic_ns() - 2 * 10**9)
+        stream.put(pictures[0], 2)  # nobody knows how old this one is
+        assert stream.read(10).stamp_ns == 2
+        stream.put(pictures[0], 3, captured_ns=time.monotonic_ns())
+        deadline = time.monotonic() + 10
+        while stream.stats.cameras["camera"].runs["depth"] < 2:
+            assert time.monotonic() < deadline
+        time.sleep(1.1)
+        assert stream.read(10).age_ms > 1000
+    stats = stream.stats.cameras["camera"]
+    adds_up(stream.stats)
+    assert (stats.late, stats.delivered) == (1, 2)
+    assert stats.dropped[TOO_OLD] + stats.dropped[NEWER_FRAME] == 1
 
 
 @pytest.fixture(scope="module")
@@ -373,6 +397,7 @@ def test_a_budget_that_leaves_no_room_names_the_task(session, pictures):
         ({"rates": {"depth": -1}}, "rates: depth got -1"),
         ({"rates": {"depth": 0}}, "nothing would run"),
         ({"budget_ms": 0}, "budget_ms: got 0"),
+        ({"max_age_ms": -1}, "max_age_ms: got -1"),
         ({"source": {}}, "no sources"),
         ({"threads": 2}, "threads cannot change a session that is open"),
     ],
