@@ -9,18 +9,15 @@ import numpy as np
 from degmix_edge.camera import FrameFormat, check_format
 from degmix_edge.errors import ConfigError, SourceError
 
-PIXELS: dict[str, str] = {
-    **{"rgb": "rgb24", "bgr": "bgr24", "nv12": "nv12", "yuyv": "yuyv422"},
-    **{"grey": "gray", "uyvy": "uyvy422"},
-}
-"""FFmpeg's name of each format that frames can be converted to."""
+PIXELS = {"rgb": "rgb24", "bgr": "bgr24", "nv12": "nv12", "yuyv": "yuyv422", "grey": "gray"}
+"""PyAV's name of each format that frames can be converted to."""
 
 
 def check_target(kind: str | None, source: str) -> FrameFormat:
     """Return the format to convert frames to; RGB where none is asked for.
 
     Raises:
-        ConfigError: There is no such format, or FFmpeg does not write it.
+        ConfigError: There is no such format, or PyAV does not write it.
     """
     if kind is not None and kind not in PIXELS:
         raise ConfigError(f"{source}: format {kind!r}, expected one of {', '.join(PIXELS)}")
@@ -47,7 +44,7 @@ def to_array(frame: Any, kind: str, size: tuple[int, int] | None, source: str) -
     turns = frame.rotation // 90 % 4
     if turns % 2 and size:
         height, width = width, height
-    is_yuv = kind in ("nv12", "yuyv", "uyvy")
+    is_yuv = kind in ("nv12", "yuyv")
     if is_yuv and (width % 2 or (kind == "nv12" and height % 2)):
         raise SourceError(
             f"{source}: {width}x{height} pixels cannot be {kind}, which needs even sides; ask for "

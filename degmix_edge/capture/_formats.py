@@ -35,8 +35,9 @@ def unpack(
     height, width = size
     depth = _BYTES.get(layout, 1)
     is_odd = (width % 2 and (depth == 2 or layout == "nv12")) or (height % 2 and layout == "nv12")
-    if is_odd or min(size) < 1:
-        raise SourceError(f"{what}: {width}x{height} pixels of {layout}, expected even sides")
+    if min(size) < 1 or is_odd:
+        expected = "even sides" if is_odd else "sides from 1 pixel"
+        raise SourceError(f"{what}: {width}x{height} pixels of {layout}, expected {expected}")
     rows, packed = height * 3 // 2 if layout == "nv12" else height, width * depth
     if step < packed:
         raise SourceError(f"{what}: rows of {step} bytes, expected at least {packed} of {layout}")
