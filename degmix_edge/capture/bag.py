@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import threading
 import time
 import warnings
@@ -56,6 +57,7 @@ class _Message(NamedTuple):
     raw: bytes
     kind: str
     intrinsics: Any
+    lap: int
 
 
 class BagSource(Source):
@@ -88,7 +90,8 @@ class BagSource(Source):
 
     def _start(self) -> None:
         self._clock = ReplayClock()
-        self._index, self._stamp = 0, -1
+        self._index = 0
+        self._stamp = (0, 0)  # with the lap, because a recording that begins again does not jump
         self._matrix: np.ndarray | None = None
         self._messages: Iterator[_Message] = iter(())
         self._ahead: _Message | None = None
@@ -189,13 +192,13 @@ class BagSource(Source):
             break
 
     def _images(self) -> Iterator[_Message]:
-        while True:
+        for lap in itertools.count():
             for connection, logged_ns, raw in self._reader.messages(self._topics):
                 if connection.msgtype == INFO:
                     info = self._reader.deserialize(raw, INFO)
                     self._matrix = self._intrinsics(info)
                 else:
-                    yield _Message(logged_ns, raw, connection.msgtype, self._matrix)
+                    yield _Message(logged_ns, raw, connection.msgtype, self._matrix, lap)
             if not self.options.loop:
                 return
 
@@ -210,10 +213,10 @@ class BagSource(Source):
         header = content.header
         stamp = header.stamp.sec * 10**9 + header.stamp.nanosec
         image, kind = self._image(content, message.kind == COMPRESSED)
-        if stamp < self._stamp:
+        if (message.lap, stamp) < self._stamp:
             self.jumps += 1
-            self._warn("jump", f"stamps jump back, at {stamp} ns from {self._stamp} ns")
-        self._stamp = stamp
+            self._warn("jump", f"stamps jump back, at {stamp} ns from {self._stamp[1]} ns")
+        self._stamp = message.lap, stamp
         index, self._index = self._index, self._index + 1
         now = time.monotonic_ns()
         return CapturedFrame(

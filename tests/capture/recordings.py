@@ -43,15 +43,16 @@ def colours_of(image: np.ndarray) -> np.ndarray:
     return image[height * 3 // 4, [width // 4, width * 3 // 4]].astype(int)
 
 
-def write_video(path: Path | str, count: int = 20, rate: int = 30, **more: str) -> None:
-    """Write a video of numbered pictures: `codec` and `pix_fmt`, and options of the encoder."""
+def write_video(path: Path | str, count: int = 20, rate: int = 30, **more) -> None:
+    """Write a video of numbered pictures; `degrees` says how far a player is to turn it."""
     import av
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream(more.pop("codec", "libx264"), rate=rate)
         stream.width, stream.height = WIDTH, HEIGHT
         stream.pix_fmt = more.pop("pix_fmt", "yuv420p")
-        stream.options = more
+        if "degrees" in more:
+            stream.set_display_rotation(more["degrees"])
         for number in range(count):
             frame = av.VideoFrame.from_ndarray(numbered(number), format="rgb24")
             container.mux(stream.encode(frame))

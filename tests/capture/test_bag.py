@@ -288,9 +288,11 @@ def test_a_recording_begins_again(tmp_path):
     for replay in ("fast", "timed"):
         source = open_source(path, SourceOptions(replay=replay, loop=True))
         source.open()
-        with warnings.catch_warnings(record=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
             frames = read_all(source, most=8)
         source.close()
+        assert source.jumps == 0
         numbers = [number_of(frame.image) for frame in frames]
         if replay == "fast":
             assert numbers == [0, 1, 2, 0, 1, 2, 0, 1]
