@@ -252,6 +252,8 @@ class CameraSource(Source):
             device.ioctl(abi.DQEVENT, abi.Event())
             raise SourceError(f"{self.name}: its input changed format or size in flight")
         ready = list(self._ready(device)) if flags else []
+        if flags & select.POLLERR and not ready:
+            raise SourceError(f"{self.name}: the driver has stopped")
         if len(ready) == len(self._buffers):
             self.skipped += len(ready)
             self._give_back(device, ready)
