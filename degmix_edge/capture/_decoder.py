@@ -23,8 +23,10 @@ from degmix_edge.errors import SourceError
 HEADER = struct.Struct("=IIIII")
 """Rows, columns, bytes a pixel (0 of an array of two dimensions), frames that the network lost, and
 frames that were not written because the pipe was full."""
-OPTIONS = {"rtsp_transport": "tcp", "fflags": "nobuffer", "flags": "low_delay"}
-"""RTSP inside TCP loses no packets to firewalls; FFmpeg is to hold nothing back."""
+OPTIONS = {"rtsp_transport": "tcp"}
+"""RTSP inside TCP loses no packets, and passes firewalls. Not `fflags=nobuffer`: it throws away
+what was read to recognise the stream, and with it the key frame that decoding begins at. These
+frames are not shown late here, because decoding catches up and the newest frame wins."""
 
 
 def main() -> None:
@@ -67,6 +69,9 @@ def _frames(url: str) -> Iterator[Any]:
                     yield from packet.decode()
                 except av.error.InvalidDataError:
                     yield None
+            # A recording on a server ends. A camera does not: it has been switched off.
+            if not container.duration:
+                raise SourceError("the stream broke off")
     except av.error.FFmpegError as error:
         raise SourceError(error.strerror) from error
 

@@ -40,7 +40,8 @@ class NetworkSource(ChildSource):
     The newest frame wins, in that process and here, and both count in `skipped`. Frames that were
     damaged on the way, or cannot be decoded, are lost. How long a frame was on its way is unknown,
     so the time of capture is too, and stamps are the times of receipt. Ten seconds without a first
-    frame, or five without a next one, are a `SourceError`.
+    frame, or five without a next one, are a `SourceError`. So is the end of a stream, unless it is
+    a recording with a duration.
 
     Args:
         url: The address; a login in it appears in no message and in no list of processes.
