@@ -17,9 +17,8 @@ import threading
 import time
 from abc import abstractmethod
 from collections import deque
+from io import BufferedReader
 from typing import IO
-
-import numpy as np
 
 from degmix_edge.capture._base import CapturedFrame, Source
 from degmix_edge.errors import SourceError
@@ -69,7 +68,7 @@ class ChildSource(Source):
         """Return the command of the child that writes to `pipe`, and what it reads from stdin."""
 
     @abstractmethod
-    def _receive(self, pipe: IO[bytes]) -> CapturedFrame | None:
+    def _receive(self, pipe: BufferedReader) -> CapturedFrame | None:
         """Read the next frame; None where the child has closed the pipe. The thread calls it."""
 
     def _hear(self, line: str) -> None:
@@ -89,7 +88,7 @@ class ChildSource(Source):
         self.close()
         self._begin()
         reading, writing = os.pipe()
-        pipe = os.fdopen(reading, "rb", buffering=0)
+        pipe = os.fdopen(reading, "rb")
         with contextlib.suppress(OSError):  # above the user's limit; it only costs more calls
             fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         try:
@@ -171,7 +170,7 @@ class ChildSource(Source):
         self._threads = []
         self._newest = None
 
-    def _pump(self, pipe: IO[bytes]) -> None:
+    def _pump(self, pipe: BufferedReader) -> None:
         with pipe:
             try:
                 while (frame := self._receive(pipe)) is not None:
@@ -200,14 +199,3 @@ class ChildSource(Source):
 
 def _has_ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
-
-
-def read_into(pipe: IO[bytes], array: np.ndarray) -> bool:
-    """Fill a uint8 array from a pipe; False where the pipe ends before it is full."""
-    view, begin = array.reshape(-1).data, 0
-    while begin < len(view):
-        count = pipe.readinto(view[begin:])  # type: ignore[attr-defined]
-        if not count:
-            return False
-        begin += count
-    return True

@@ -10,14 +10,14 @@ import shlex
 import shutil
 import threading
 import time
-from typing import IO
+from io import BufferedReader
 
 import numpy as np
 
 from degmix_edge.camera import check_format
 from degmix_edge.capture._base import CapturedFrame, SourceOptions
 from degmix_edge.capture._checks import only
-from degmix_edge.capture._child import ChildSource, read_into
+from degmix_edge.capture._child import ChildSource
 from degmix_edge.capture._formats import unpack
 from degmix_edge.errors import ConfigError, SourceError
 
@@ -25,9 +25,9 @@ EXPECTED = "`gst:PIPELINE`, a pipeline of GStreamer that ends in raw video"
 PIXELS = {"rgb": "RGB", "bgr": "BGR", "nv12": "NV12", "yuyv": "YUY2"}
 PIXELS |= {"grey": "GRAY8", "uyvy": "UYVY"}
 """GStreamer's name of each format that the pipeline's video can be converted to."""
-_PREFIX, _SINK = "gst:", "degmix"
+_PREFIX, _MUX = "gst:", "degmix"
 _APPSINK = re.compile(r"!\s*appsink\b[^!]*$")
-_CAPS = re.compile(rf"GstFdSink:{_SINK}\.GstPad:sink: caps = video/x-raw, (.*)")
+_CAPS = re.compile(rf"GstMultipartMux:{_MUX}\.GstPad:sink_0: caps = video/x-raw, (.*)")
 _LEAKY = "queue leaky=downstream max-size-buffers=1 max-size-bytes=0 max-size-time=0"
 _BYTES = {"rgb": 3, "bgr": 3, "yuyv": 2, "uyvy": 2}
 _CAPS_S = 5.0
@@ -66,6 +66,7 @@ class GStreamerSource(ChildSource):
         self._format = check_format(format)
         self._caps = threading.Event()
         self._size: tuple[int, int] | None = None
+        self._failure: str | None = None
 
     def _command(self, pipe: int) -> tuple[list[str], bytes]:
         program = shutil.which("gst-launch-1.0")
@@ -79,9 +80,11 @@ class GStreamerSource(ChildSource):
         except ValueError as error:
             raise SourceError(f"{self.name}: {error}") from error
         self._caps.clear()
-        self._size = None
+        self._size = self._failure = None
         caps = f"video/x-raw,format={PIXELS[self._format]}"
-        end = f"! {_LEAKY} ! videoconvert ! {caps} ! fdsink name={_SINK} sync=false fd={pipe}"
+        # The muxer writes the length of every frame in front of it.
+        sink = f"multipartmux name={_MUX} ! fdsink sync=false fd={pipe}"
+        end = f"! {_LEAKY} ! videoconvert ! {caps} ! {sink}"
         return [program, "-v", *own, *end.split()], b""
 
     def _hear(self, line: str) -> None:
@@ -89,41 +92,45 @@ class GStreamerSource(ChildSource):
         if match is None:
             if not line.startswith("/"):  # `-v` prints every property that changes
                 super()._hear(line)
+            if self._failure is None and line.startswith(("ERROR", "WARNING: erroneous")):
+                self._failure = line  # those that follow are its consequences
             return
         sides = (re.search(rf"\b{side}=\(int\)(\d+)", match[1]) for side in ("height", "width"))
         height, width = (int(side[1]) if side else 0 for side in sides)
-        if self._size not in (None, (height, width)):
-            self._error = f"the video changed its size in flight, to {width}x{height}"
-        self._size = height, width
+        if self._size is None:
+            self._size = height, width
+        elif self._size != (height, width):
+            self._error = _changed(self._size)
         self._caps.set()
 
     def _why(self, code: int) -> str:
-        errors = [line for line in self._lines if line.startswith(("ERROR", "WARNING: erroneous"))]
-        return errors[0] if errors else super()._why(code)
+        return self._failure or super()._why(code)
 
-    def _receive(self, pipe: IO[bytes]) -> CapturedFrame | None:
-        size = self._size
-        if size is None:
-            # The first byte comes after the caps; where there is no first byte, there is no frame.
-            first = pipe.read(1)
-            if not first:
+    def _receive(self, pipe: BufferedReader) -> CapturedFrame | None:
+        length = None
+        while (line := pipe.readline()) != b"\r\n" or length is None:
+            if not line:
                 return None
-            if not self._caps.wait(_CAPS_S) or self._size is None:
-                raise SourceError("gst-launch-1.0 did not print the size of its video")
-            size = self._size
-            data = np.empty(_num_bytes(self._format, size), np.uint8)
-            data[0] = first[0]
-            is_whole = read_into(pipe, data[1:])
-        else:
-            data = np.empty(_num_bytes(self._format, size), np.uint8)
-            is_whole = read_into(pipe, data)
-        if not is_whole:
+            if line.startswith(b"Content-Length:"):
+                length = int(line.split()[1])
+        if not self._caps.wait(_CAPS_S) or self._size is None:
+            raise SourceError("gst-launch-1.0 did not print the size of its video")
+        # It does not print every change.
+        if length != _num_bytes(self._format, self._size):
+            raise SourceError(_changed(self._size))
+        data = np.empty(length, np.uint8)
+        if pipe.readinto(data.data) < length:
             return None
         if self._error is not None:
             raise SourceError(self._error)
         now, stamp = time.monotonic_ns(), time.time_ns()
-        image = _unpadded(data, self._format, size, self.name)
+        step = _step(self._format, self._size[1])
+        image = unpack(data, self._format, self._size, step, self.name)
         return CapturedFrame(image, now, None, stamp, "receive", format=self._format)
+
+
+def _changed(size: tuple[int, int]) -> str:
+    return f"the video changed its size in flight; it was {size[1]}x{size[0]}"
 
 
 def _step(kind: str, width: int) -> int:
@@ -134,7 +141,3 @@ def _step(kind: str, width: int) -> int:
 def _num_bytes(kind: str, size: tuple[int, int]) -> int:
     height = -(-size[0] // 2) * 3 if kind == "nv12" else size[0]
     return _step(kind, size[1]) * height
-
-
-def _unpadded(data: np.ndarray, kind: str, size: tuple[int, int], name: str) -> np.ndarray:
-    return unpack(data, kind, size, _step(kind, size[1]), name)

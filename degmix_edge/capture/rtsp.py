@@ -7,14 +7,14 @@ import os
 import re
 import sys
 import time
-from typing import IO
+from io import BufferedReader
 
 import numpy as np
 
 from degmix_edge.capture._av import check_target
 from degmix_edge.capture._base import CapturedFrame, SourceOptions
 from degmix_edge.capture._checks import need, only
-from degmix_edge.capture._child import ChildSource, read_into
+from degmix_edge.capture._child import ChildSource
 from degmix_edge.capture._decoder import HEADER
 
 EXPECTED = "the URL of a network camera (rtsp://, http://, udp://, ...)"
@@ -68,13 +68,13 @@ class NetworkSource(ChildSource):
         program = [sys.executable, "-m", "degmix_edge.capture._decoder"]
         return ["env", f"PYTHONPATH={places}", *program], json.dumps(task).encode() + b"\n"
 
-    def _receive(self, pipe: IO[bytes]) -> CapturedFrame | None:
-        header = np.empty(HEADER.size, np.uint8)
-        if not read_into(pipe, header):
+    def _receive(self, pipe: BufferedReader) -> CapturedFrame | None:
+        header = pipe.read(HEADER.size)
+        if len(header) < HEADER.size:
             return None
-        rows, columns, depth, lost, skipped = HEADER.unpack(header.tobytes())
+        rows, columns, depth, lost, skipped = HEADER.unpack(header)
         image = np.empty((rows, columns, depth) if depth else (rows, columns), np.uint8)
-        if not read_into(pipe, image):
+        if pipe.readinto(image.reshape(-1).data) < image.size:
             return None
         self.skipped += skipped
         now, stamp = time.monotonic_ns(), time.time_ns()
