@@ -25,6 +25,8 @@ from degmix_edge.errors import SourceError
 
 FIRST_S, STALL_S = 10.0, 5.0
 """How long the first frame may take, and any later one, before the source counts as stalled."""
+OPEN_S = 1.0
+"""How long opening waits for a first frame. Nothing can stop it, so it is short."""
 _SLICE_S = 0.1
 _GRACE_S = 0.5
 _PIPE_BYTES = 1 << 20
@@ -80,10 +82,12 @@ class ChildSource(Source):
         return self._lines[-1] if self._lines else f"its process ended with code {code}"
 
     def open(self) -> None:
-        """Start the child. What it cannot open, `read` says.
+        """Start the child and give it a second for a first frame, or for an error.
+
+        A child that takes longer is waited for by `read`.
 
         Raises:
-            SourceError: The program is not installed.
+            SourceError: The program is not installed, or has failed within that second.
         """
         self.close()
         self._begin()
@@ -117,6 +121,14 @@ class ChildSource(Source):
         for thread in self._threads:
             thread.daemon = True
             thread.start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest or self._is_over, OPEN_S)
+        if self._is_over and self._newest is None:
+            try:
+                self._check_end()
+            except SourceError:
+                self.close()
+                raise
 
     def read(self, stop: threading.Event) -> CapturedFrame | None:
         """Wait for a frame that is newer than the last one.

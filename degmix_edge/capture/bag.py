@@ -100,8 +100,8 @@ class BagSource(Source):
         """Open the recording and find the topic of the images.
 
         Raises:
-            SourceError: There is no such recording, it is damaged, it has no images, or it has
-                several topics with images and `topic` names none of them.
+            SourceError: There is no such recording, it is damaged, it has no images that are read,
+                or it has several topics with images and `topic` names none of them.
             ConfigError: `rosbags` is not installed.
         """
         need("rosbags", "bags", self.name)
@@ -112,33 +112,50 @@ class BagSource(Source):
         self._start()
         if not self.path.exists():
             raise SourceError(f"{self.path}: no such recording")
-        with self._errors():
-            # Bags of Humble and before lack the definitions of their messages.
-            types = get_typestore(Stores.ROS2_HUMBLE)
-            reader = AnyReader([self.path], default_typestore=types)
-            self._reader = self._stack.enter_context(reader)
-            self._topics = self._chosen()
-            self._read_first_info()
-            self._messages = self._images()
+        try:
+            with self._errors():
+                # Bags of Humble and before lack the definitions of their messages.
+                types = get_typestore(Stores.ROS2_HUMBLE)
+                reader = AnyReader([self.path], default_typestore=types)
+                self._reader = self._stack.enter_context(reader)
+                self._topics = self._chosen()
+                self._read_first_info()
+                self._messages = self._images()
+                first = self._ahead = next(self._messages)
+                self._image(self._reader.deserialize(first.raw, first.kind), first.kind)
+        except SourceError:
+            self.close()
+            raise
 
     def read(self, stop: threading.Event) -> CapturedFrame | None:
-        """Return the image that is due next."""
-        due = None
-        with self._errors():
-            message = self._take()
-            while self.is_live and message is not None and self._ahead is not None:
-                if not self._clock.is_past(self._ahead.logged_ns):
-                    break
-                self.skipped += 1
+        """Return the image that is due next.
+
+        Raises:
+            SourceError: The image is damaged. In a timed replay it is lost, and the next one comes.
+        """
+        lost = 0
+        while not stop.is_set():
+            with self._errors():
                 message = self._take()
-        if message is None or stop.is_set():
-            return None
-        if self.is_live:
-            due = self._clock.wait(message.logged_ns, stop)
-            if due is None:
+                while self.is_live and self._ahead is not None:
+                    if not self._clock.is_past(self._ahead.logged_ns):
+                        break
+                    self.skipped += 1
+                    message = self._take()
+            if message is None:
                 return None
-        with self._errors():
-            return self._frame(message, due)
+            due = self._clock.wait(message.logged_ns, stop) if self.is_live else None
+            if stop.is_set():
+                return None
+            try:
+                with self._errors():
+                    return self._frame(message, due, lost)
+            except SourceError as error:
+                if not self.is_live:
+                    raise
+                self._warn("damaged", f"{error}; it is lost")
+                lost += 1
+        return None
 
     def close(self) -> None:
         """Close the files."""
@@ -208,11 +225,11 @@ class BagSource(Source):
         self._ahead = next(self._messages, None)
         return message
 
-    def _frame(self, message: _Message, due: int | None) -> CapturedFrame:
+    def _frame(self, message: _Message, due: int | None, lost: int) -> CapturedFrame:
         content = self._reader.deserialize(message.raw, message.kind)
         header = content.header
         stamp = header.stamp.sec * 10**9 + header.stamp.nanosec
-        image, kind = self._image(content, message.kind == COMPRESSED)
+        image, kind = self._image(content, message.kind)
         if (message.lap, stamp) < self._stamp:
             self.jumps += 1
             self._warn("jump", f"stamps jump back, at {stamp} ns from {self._stamp[1]} ns")
@@ -226,13 +243,14 @@ class BagSource(Source):
             stamp,
             "header",
             index=index,
+            lost=lost,
             frame_id=header.frame_id,
             format=kind,
             intrinsics=message.intrinsics,
         )
 
-    def _image(self, content: Any, is_compressed: bool) -> tuple[np.ndarray, FrameFormat]:
-        if is_compressed:
+    def _image(self, content: Any, message_type: str) -> tuple[np.ndarray, FrameFormat]:
+        if message_type == COMPRESSED:
             return self._decompressed(content), "rgb"
         size, step = (content.height, content.width), content.step
         what = f"{self.path}: an image of {content.encoding!r}"
@@ -276,6 +294,7 @@ class BagSource(Source):
     def _warn(self, reason: str, text: str) -> None:
         if reason not in self._warned:
             self._warned.add(reason)
+            text = text.removeprefix(f"{self.path}: ")
             warnings.warn(f"{self.path}: {text}", stacklevel=2)
 
 

@@ -6,7 +6,10 @@ import glob
 import re
 import threading
 import time
+import warnings
 from pathlib import Path
+
+import numpy as np
 
 from degmix_edge.capture._base import CapturedFrame, Source, SourceOptions
 from degmix_edge.capture._checks import only
@@ -49,7 +52,7 @@ class ImagesSource(Source):
         self._paths: list[Path] = []
         self._stamps: list[int] | None = None
         self._clock = ReplayClock()
-        self._index = 0
+        self._index = self._number = 0
 
     def open(self) -> None:
         """Find the images.
@@ -70,31 +73,44 @@ class ImagesSource(Source):
             raise SourceError(f"{self.name}: no images; expected {EXPECTED}")
         is_named = all(_NANOSECONDS.fullmatch(one.stem) for one in self._paths)
         self._stamps = [int(one.stem) for one in self._paths] if is_named else None
-        self._clock, self._index = ReplayClock(), 0
+        self._clock, self._index, self._number = ReplayClock(), 0, 0
 
     def read(self, stop: threading.Event) -> CapturedFrame | None:
         """Return the next image.
 
         Raises:
-            SourceError: The file cannot be read as a picture.
+            SourceError: The file cannot be read as a picture. Of images that come at a rate it is
+                lost, and the next one comes.
         """
-        index = self._index
-        number = index % max(1, len(self._paths)) if self.options.loop else index
-        if number >= len(self._paths) or stop.is_set():
-            return None
-        self._index += 1
-        stamp = self._stamps[number] if self._stamps else None
-        due = None
-        try:
-            image = read_image(self._paths[number])
-        except InputError as error:
-            raise SourceError(str(error)) from error
-        if self.is_live:
-            due = self._clock.wait(int(index / (self.options.rate_hz or 1) * 1e9), stop)
-            if due is None:
+        lost = 0
+        while not stop.is_set():
+            number = self._number % max(1, len(self._paths)) if self.options.loop else self._number
+            if number >= len(self._paths):
                 return None
+            moment, self._number = self._number, self._number + 1
+            try:
+                image = read_image(self._paths[number])
+            except InputError as error:
+                if not self.is_live:
+                    raise SourceError(str(error)) from error
+                warnings.warn(f"{error}; it is lost", stacklevel=2)
+                lost += 1
+                continue
+            due = None
+            if self.is_live:
+                rate = self.options.rate_hz or 1
+                due = self._clock.wait(int(moment / rate * 1e9), stop)
+                if due is None:
+                    return None
+            return self._frame(image, due, number, lost)
+        return None
+
+    def _frame(self, image: np.ndarray, due: int | None, number: int, lost: int) -> CapturedFrame:
+        stamp = self._stamps[number] if self._stamps else None
         where = "unknown" if stamp is None else "file name"
-        return CapturedFrame(image, time.monotonic_ns(), due, stamp, where, index=index)
+        index, self._index = self._index, self._index + 1
+        now = time.monotonic_ns()
+        return CapturedFrame(image, now, due, stamp, where, index=index, lost=lost)
 
     def close(self) -> None:
         """Forget the files."""

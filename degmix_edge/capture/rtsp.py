@@ -57,6 +57,7 @@ class NetworkSource(ChildSource):
         """Start the process that decodes.
 
         Raises:
+            SourceError: The address cannot be opened, where that is known within a second.
             ConfigError: PyAV is not installed.
         """
         need("av", "video", self.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -57,14 +58,22 @@ class VideoSource(Source):
         """Open the file and find its video.
 
         Raises:
-            SourceError: There is no such file, or it has no video that FFmpeg can read.
+            SourceError: There is no such file, it has no video that FFmpeg can read, or its frames
+                cannot have the format.
             ConfigError: PyAV is not installed.
         """
         need("av", "video", self.name)
         self.close()
         self._clock, self._index = ReplayClock(), 0
-        self._frames = self._decoded()
         self._begin()
+        frames = self._decoded()
+        try:
+            first = next(frames)
+            to_array(first[0], self._format, self.options.size, self.name)
+        except BaseException:
+            self.close()
+            raise
+        self._frames = itertools.chain([first], frames)
 
     def read(self, stop: threading.Event) -> CapturedFrame | None:
         """Return the next frame."""

@@ -392,10 +392,8 @@ def test_a_topic_without_messages_is_no_choice(tmp_path):
 def test_what_cannot_be_read_is_said(tmp_path, message, kind: str, expected: str):
     source = open_source(write(tmp_path / "bag", [("/a", kind, 1, message)]), FAST)
     with nothing_left():
-        with pytest.raises(SourceError, match=expected):  # noqa: PT012
+        with pytest.raises(SourceError, match=expected):
             source.open()
-            source.read(threading.Event())
-        source.close()
 
 
 def test_damaged_recordings_are_errors_of_the_source(tmp_path):
@@ -410,6 +408,30 @@ def test_damaged_recordings_are_errors_of_the_source(tmp_path):
     for name in ("missing.mcap", "missing.db3", "missing.bag"):
         with pytest.raises(SourceError, match="no such recording"):
             open_source(str(tmp_path / name)).open()
+
+
+def test_a_damaged_image_is_an_error_or_lost(tmp_path):
+    good, bad = compressed_message(numbered(0), "png", 1), compressed_message(numbered(1), "png", 2)
+    bad.data = bad.data[:60]
+    messages = [good, bad, bad, compressed_message(numbered(3), "png", 4)]
+    path = write(
+        tmp_path / "bag",
+        [("/a", COMPRESSED, START_NS + i * PERIOD_NS, one) for i, one in enumerate(messages)],
+    )
+    timed, fast = open_source(path), open_source(path, FAST)
+    timed.open()
+    with pytest.warns(UserWarning, match="it is lost") as caught:
+        frames = read_all(timed)
+    assert [(number_of(f.image), f.lost, f.index) for f in frames] == [(0, 0, 0), (3, 2, 1)]
+    assert frames[1].captured_ns - frames[0].captured_ns == 3 * PERIOD_NS
+    assert len(caught) == 1
+    fast.open()
+    stop = threading.Event()
+    assert number_of(fast.read(stop).image) == 0
+    with pytest.raises(SourceError, match="an image of format 'rgb8; png"):
+        fast.read(stop)
+    for source in (timed, fast):
+        source.close()
 
 
 def test_a_recording_that_was_cut_off_gives_what_it_has(tmp_path):

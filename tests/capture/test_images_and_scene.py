@@ -88,6 +88,12 @@ def test_images_that_cannot_be_read_are_said(tmp_path):
     with pytest.raises(SourceError, match=r"b\.png"):
         source.read(stop)
     assert number_of(source.read(stop).image) == 1
+    timed = open_source(str(tmp_path), SourceOptions(rate_hz=100))
+    timed.open()
+    with pytest.warns(UserWarning, match=r"b\.png.*it is lost"):
+        frames = read_all(timed)
+    assert [(number_of(f.image), f.lost, f.index) for f in frames] == [(0, 0, 0), (1, 1, 1)]
+    assert frames[1].captured_ns - frames[0].captured_ns == 20_000_000
 
 
 # The scene
