@@ -5,9 +5,15 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
+import re
 
 from degmix_edge.capture._base import SourceOptions
 from degmix_edge.errors import ConfigError
+
+
+def is_path(text: str) -> bool:
+    """Return whether a text may be a path: nothing like `http:` or `gst:` is in front of it."""
+    return re.match(r"\w+:", text) is None
 
 
 def only(options: SourceOptions, source: str, *fields: str) -> None:

@@ -136,6 +136,8 @@ class ChildSource(Source):
         Raises:
             SourceError: The child failed, or gave no frame for too long.
         """
+        if self._child is None:
+            raise SourceError(f"{self.name}: is closed")
         with self._changed:
             while not stop.is_set():
                 if self._newest is not None:
@@ -153,8 +155,7 @@ class ChildSource(Source):
 
     def _check_end(self) -> None:
         """Raise an error unless the child has ended by itself."""
-        if self._child is None:
-            raise SourceError(f"{self.name}: is closed")
+        assert self._child is not None
         try:
             code = self._child.wait(_GRACE_S)
         except subprocess.TimeoutExpired:

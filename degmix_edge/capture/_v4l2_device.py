@@ -35,7 +35,7 @@ class CameraMode:
         size: Height and width in pixels; where all sizes down to `smallest` are possible, the
             largest.
         smallest: The smallest height and width, of a camera that scales.
-        rates_hz: Frames a second that it offers at `size`, the highest first; empty is unknown.
+        rates_hz: Frames a second that it offers, the highest first; empty is unknown.
     """
 
     fourcc: str
@@ -144,8 +144,9 @@ def camera_modes(device: Device) -> Iterator[CameraMode]:
             is_one = size.type == abi.DISCRETE
             largest = (values[1], values[0]) if is_one else (values[4], values[1])
             smallest = None if is_one else (values[3], values[0])
-            rates = tuple(sorted(_rates(device, code, largest), reverse=True))
-            yield CameraMode(letters(code), largest, smallest, rates)
+            # A camera that scales may have other rates at every size.
+            rates = sorted(_rates(device, code, largest), reverse=True) if is_one else ()
+            yield CameraMode(letters(code), largest, smallest, tuple(rates))
 
 
 def _rates(device: Device, code: int, size: tuple[int, int]) -> Iterator[float]:

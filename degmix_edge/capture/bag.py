@@ -17,7 +17,7 @@ import PIL.Image
 
 from degmix_edge.camera import FrameFormat
 from degmix_edge.capture._base import CapturedFrame, Source, SourceOptions
-from degmix_edge.capture._checks import need, only
+from degmix_edge.capture._checks import is_path, need, only
 from degmix_edge.capture._formats import BAYER, to_known, unpack
 from degmix_edge.capture._replay import ReplayClock
 from degmix_edge.errors import InputError, SourceError
@@ -41,7 +41,8 @@ NUMBERS: dict[str, Any] = {"16UC1": np.dtype(np.uint16), "32FC1": np.dtype(np.fl
 
 def recognises(text: str) -> bool:
     """Return whether a text is the path of a recording, by its ending or its metadata.yaml."""
-    return text.lower().endswith(ENDINGS) or (Path(text) / "metadata.yaml").is_file()
+    is_file = text.lower().endswith(ENDINGS)
+    return is_path(text) and (is_file or (Path(text) / "metadata.yaml").is_file())
 
 
 def open_source(text: str, options: SourceOptions) -> Source:
@@ -144,17 +145,33 @@ class BagSource(Source):
                     message = self._take()
             if message is None:
                 return None
-            due = self._clock.wait(message.logged_ns, stop) if self.is_live else None
-            if stop.is_set():
-                return None
             try:
                 with self._errors():
-                    return self._frame(message, due, lost)
+                    content = self._reader.deserialize(message.raw, message.kind)
+                    image, kind = self._image(content, message.kind)
             except SourceError as error:
                 if not self.is_live:
                     raise
                 self._warn("damaged", f"{error}; it is lost")
                 lost += 1
+                continue
+            due = self._clock.wait(message.logged_ns, stop) if self.is_live else None
+            if stop.is_set():
+                return None
+            index, self._index = self._index, self._index + 1
+            now, stamp = time.monotonic_ns(), self._stamp_of(message, content.header)
+            return CapturedFrame(
+                image,
+                now,
+                due,
+                stamp,
+                "header",
+                index=index,
+                lost=lost,
+                frame_id=content.header.frame_id,
+                format=kind,
+                intrinsics=message.intrinsics,
+            )
         return None
 
     def close(self) -> None:
@@ -225,29 +242,13 @@ class BagSource(Source):
         self._ahead = next(self._messages, None)
         return message
 
-    def _frame(self, message: _Message, due: int | None, lost: int) -> CapturedFrame:
-        content = self._reader.deserialize(message.raw, message.kind)
-        header = content.header
-        stamp = header.stamp.sec * 10**9 + header.stamp.nanosec
-        image, kind = self._image(content, message.kind)
+    def _stamp_of(self, message: _Message, header: Any) -> int:
+        stamp: int = header.stamp.sec * 10**9 + header.stamp.nanosec
         if (message.lap, stamp) < self._stamp:
             self.jumps += 1
             self._warn("jump", f"stamps jump back, at {stamp} ns from {self._stamp[1]} ns")
         self._stamp = message.lap, stamp
-        index, self._index = self._index, self._index + 1
-        now = time.monotonic_ns()
-        return CapturedFrame(
-            image,
-            now,
-            due,
-            stamp,
-            "header",
-            index=index,
-            lost=lost,
-            frame_id=header.frame_id,
-            format=kind,
-            intrinsics=message.intrinsics,
-        )
+        return stamp
 
     def _image(self, content: Any, message_type: str) -> tuple[np.ndarray, FrameFormat]:
         if message_type == COMPRESSED:

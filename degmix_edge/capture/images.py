@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from degmix_edge.capture._base import CapturedFrame, Source, SourceOptions
-from degmix_edge.capture._checks import only
+from degmix_edge.capture._checks import is_path, only
 from degmix_edge.capture._replay import ReplayClock
 from degmix_edge.errors import InputError, SourceError
 from degmix_edge.preprocess import ENDINGS, list_images, read_image
@@ -25,8 +25,8 @@ _NANOSECONDS = re.compile(r"\d{16,19}")
 
 def recognises(text: str) -> bool:
     """Return whether a text is a folder, an image or a pattern of images."""
-    is_image = text.lower().endswith(ENDINGS) and "://" not in text
-    return is_image or Path(text).is_dir() or (bool(_MAGIC.search(text)) and "://" not in text)
+    is_file = text.lower().endswith(ENDINGS) or _MAGIC.search(text) is not None
+    return bool(text) and is_path(text) and (is_file or Path(text).is_dir())
 
 
 def open_source(text: str, options: SourceOptions) -> Source:

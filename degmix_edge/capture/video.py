@@ -11,7 +11,7 @@ from typing import Any
 
 from degmix_edge.capture._av import check_target, to_array
 from degmix_edge.capture._base import CapturedFrame, Source, SourceOptions
-from degmix_edge.capture._checks import need, only
+from degmix_edge.capture._checks import is_path, need, only
 from degmix_edge.capture._replay import ReplayClock
 from degmix_edge.errors import SourceError
 
@@ -24,7 +24,7 @@ ENDINGS = (
 
 def recognises(text: str) -> bool:
     """Return whether a text is the path of a video, by its ending."""
-    return text.lower().endswith(ENDINGS) and "://" not in text
+    return is_path(text) and text.lower().endswith(ENDINGS)
 
 
 def open_source(text: str, options: SourceOptions) -> Source:
@@ -80,6 +80,8 @@ class VideoSource(Source):
         frame, lost = next(self._frames, (None, 0))
         if frame is None or stop.is_set():
             return None
+        # Converted first, so that it is there when it is due.
+        image = to_array(frame, self._format, self.options.size, self.name)
         stamp = due = None
         if frame.pts is not None and frame.time_base:
             stamp = int(frame.pts * frame.time_base * 10**9)
@@ -87,7 +89,6 @@ class VideoSource(Source):
             due = self._clock.wait(stamp, stop)
             if due is None:
                 return None
-        image = to_array(frame, self._format, self.options.size, self.name)
         index, self._index = self._index, self._index + 1
         return CapturedFrame(
             image,

@@ -163,7 +163,7 @@ def test_a_device_that_may_not_be_opened_names_the_group(tmp_path):
 
 
 def test_options_that_do_not_fit_are_refused():
-    with pytest.raises(ConfigError, match="loop True: this kind of source takes size, rate_hz, fo"):
+    with pytest.raises(ConfigError, match="loop True: this kind of source takes size, rate_hz"):
         open_source(PATH, SourceOptions(loop=True))
 
 
@@ -225,11 +225,22 @@ def test_a_driver_without_rates_is_taken_as_it_is():
 
 
 def test_a_camera_that_scales_takes_any_size_between():
-    mode = CameraMode("YUYV", (1080, 1920), smallest=(120, 160))
-    assert mode.fits((480, 640))
-    assert mode.fits((1080, 1920))
-    assert not mode.fits((480, 100))
-    assert not mode.fits((1200, 1600))
+    kernel = Kernel({("YUYV", (1080, 1920)): [30.0]}, scales=True)
+    device = kernel.device(PATH)
+    (one,) = list(v4l2.camera_modes(device))
+    device.close()
+    assert one == CameraMode("YUYV", (1080, 1920), smallest=(16, 16))
+    assert one.fits((480, 640))
+    assert not one.fits((480, 14))
+    assert not one.fits((1200, 1600))
+    for size in ((200, 320), (1080, 1920)):
+        source = opened(kernel, size=size, rate_hz=30)
+        assert kernel.now == ("YUYV", *size)
+        source.close()
+    with pytest.raises(SourceError, match="is set to 320x200 YUYV"):
+        opened(kernel, size=(201, 320))
+    with pytest.raises(SourceError, match="was asked for 60 Hz and is set to 30 Hz"):
+        opened(kernel, size=(200, 320), rate_hz=60)
 
 
 def test_cameras_are_listed_with_their_modes(monkeypatch):

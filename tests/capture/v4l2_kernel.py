@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from degmix_edge.capture import _v4l2_abi as abi
 from degmix_edge.capture.v4l2 import Device
 
+STEPWISE = 3
 SIZES = {"YUYV": 2, "UYVY": 2, "NV12": 1.5, "BGR3": 3, "RGB3": 3, "GREY": 1, "RGGB": 1, "Y16 ": 2}
 
 
@@ -36,6 +37,7 @@ class Kernel:
         capabilities: Flags of QUERYCAP.
         most_buffers: What REQBUFS gives at most.
         knows_rates: Whether the driver has G_PARM.
+        scales: Whether sizes are a range, down to 16 pixels.
     """
 
     modes: dict[tuple[str, tuple[int, int]], list[float]]
@@ -44,6 +46,7 @@ class Kernel:
     capabilities: int = abi.CAP_CAPTURE | abi.CAP_STREAMING
     most_buffers: int = 32
     knows_rates: bool = True
+    scales: bool = False
     is_busy: bool = False
     is_unplugged: bool = False
     refuses_open: int = 0
@@ -148,8 +151,11 @@ class Kernel:
         sizes = [s for f, s in self.modes if abi.fourcc(f) == entry.pixel_format]
         if entry.index >= len(sizes):
             refuse(errno.EINVAL)
-        entry.type = abi.DISCRETE
-        entry.values[0], entry.values[1] = sizes[entry.index][::-1]
+        height, width = sizes[entry.index]
+        if self.scales:
+            entry.type, entry.values = STEPWISE, (16, width, 2, 16, height, 2)
+        else:
+            entry.type, entry.values = abi.DISCRETE, (width, height)
 
     def on_intervals(self, entry) -> None:
         rates = [
@@ -178,8 +184,10 @@ class Kernel:
         fourcc = known.get(pix.pixelformat, self.fourccs()[0])
         sizes = [size for f, size in self.modes if f == fourcc]
         size = min(sizes, key=lambda s: abs(s[0] - pix.height) + abs(s[1] - pix.width))
-        self.now = fourcc, *size
         offered = self.modes[fourcc, size] or [self.rate]
+        if self.scales:
+            size = min(size[0], pix.height // 2 * 2), min(size[1], pix.width // 2 * 2)
+        self.now = fourcc, *size
         self.rate = self.rate if self.rate in offered else offered[0]
         self.on_g_fmt(format)
 
@@ -195,7 +203,7 @@ class Kernel:
         interval = parm.parm.capture.timeperframe
         asked = interval.denominator / interval.numerator
         fourcc, *size = self.now
-        offered = self.modes[fourcc, tuple(size)] or [self.rate]
+        offered = self.modes.get((fourcc, tuple(size))) or [self.rate]
         self.rate = min(offered, key=lambda rate: abs(rate - asked))
         self.on_g_parm(parm)
 
