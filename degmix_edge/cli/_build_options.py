@@ -80,6 +80,7 @@ BUDGET = [
     click.option("--report", type=PATH, help="Page of the search. [default: OUT.budget.html]"),
 ]
 ENGINE = [
+    click.option("--share-weights", is_flag=True, help="Write weights of both graphs once."),
     click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True),
     click.option(
         "--dcn",

@@ -365,14 +365,14 @@ def load(
     """Open a bundle and make it ready to run.
 
     Args:
-        bundle: The bundle's folder, or a bundle that is already open.
+        bundle: Its folder, one that is already open, or `degmix_tiny` for that of the package.
         size: Height and width at which the network runs, where the bundle has several sizes; None
             takes the first. Images of any size are fitted to it.
         backend: The name of a backend, or `auto` for the best one that can run here.
         threads: CPU threads or, on a GPU, images that run at once; None is the backend's choice.
-        rebuild: What to do where the bundle's engine does not fit this machine and the backend
-            cannot run model.onnx instead: True builds an engine, which takes minutes, and keeps it
-            in the user's cache; False raises a BackendError.
+        rebuild: What to do where the bundle's engine does not fit: True builds one, which takes
+            minutes for a GPU, and keeps it in the user's cache. False runs model.onnx instead, or
+            raises a BackendError where the backend cannot.
         timeout_s: Seconds after which a call ends with a BackendError; None never ends one. Not
             every backend can end a call.
         trust: `any` takes every whole bundle, `signed` those that one of `keys` signed. None takes
