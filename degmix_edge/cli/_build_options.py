@@ -89,9 +89,7 @@ ENGINE = [
         show_default=True,
         help="TensorRT: the form of deformable convolutions; auto times each.",
     ),
-    click.option(
-        "--version-compatible", is_flag=True, help="TensorRT: runs with later versions too."
-    ),
+    click.option("--version-compatible", is_flag=True, help="TensorRT: later versions run it too."),
     click.option(
         "--hardware-compatible", is_flag=True, help="TensorRT: runs on any card since Ampere."
     ),
