@@ -11,6 +11,7 @@ import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -19,10 +20,11 @@ import PIL.Image
 import PIL.ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
+from degmix_edge import pixel_library
 from degmix_edge.errors import InputError, ShapeError
 from degmix_edge.limits import Side, check_limit
 
-Image: TypeAlias = np.ndarray | str | os.PathLike[str] | PIL.Image.Image
+Image: TypeAlias = np.ndarray | str | os.PathLike[str] | PIL.Image.Image | bytes
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 Color: TypeAlias = Literal["rgb", "bgr", "grey"]
@@ -34,6 +36,8 @@ MEAN_COLOUR = (124, 116, 104)
 """`MEAN` as a colour; after normalisation such padding is zero to within half a grey level."""
 
 _LARGE_PIXELS = 16_000_000
+_JPEG = b"\xff\xd8"
+"""How the file of a JPEG begins."""
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: values that exchange height and width
 _WANTED = "expected a uint8 RGB array of shape (height, width, 3)"
 _SIXTEEN_BIT = (
@@ -185,7 +189,10 @@ def fit_image(image: Image, fit: Fit) -> tuple[np.ndarray, Placement]:
     Raises:
         InputError: `read_image` refuses the image.
     """
-    if isinstance(image, str | os.PathLike):
+    encoded = _encoded(image)
+    if encoded is not None:
+        pixels, (image_height, image_width) = _decoded(BytesIO(encoded), "image", fit)
+    elif isinstance(image, str | os.PathLike):
         pixels, (image_height, image_width) = _from_file(Path(image), fit)
     else:
         pixels = read_image(image)
@@ -283,19 +290,23 @@ def normalise(
 
 
 def read_image(source: Image) -> np.ndarray:
-    """Return the RGB pixels `(H, W, 3)`, uint8, of a file, a Pillow image or an array.
+    """Return the RGB pixels `(H, W, 3)`, uint8, of a file, its bytes, a Pillow image or an array.
 
     Files and Pillow images are turned upright by their EXIF orientation; an animation gives its
     first frame. Grey is repeated in all channels. Transparent pixels have no colour of their own,
     so they are laid over the mean colour, which the network sees as zero. An array is `(H, W)`,
     `(H, W, 1)`, RGB or RGBA, and an RGB array is not copied. BGR arrays, as OpenCV has them, look
-    like RGB, so reverse their channels first.
+    like RGB, so reverse their channels first. A frame of a camera that sends MJPEG is the bytes of
+    a JPEG file, which may also be an array of one axis.
 
     Raises:
         InputError: There is no such file, it cannot be read, or its pixels are not 8-bit colours.
             Pixels of 16 or 32 bits and floats are never scaled, because the file does not say which
             range they use, and a depth image would silently become a picture.
     """
+    encoded = _encoded(source)
+    if encoded is not None:
+        return _decoded(BytesIO(encoded), "image")[0]
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, PIL.Image.Image):
@@ -303,7 +314,8 @@ def read_image(source: Image) -> np.ndarray:
     if isinstance(source, str | os.PathLike):
         return _from_file(Path(source))[0]
     raise InputError(
-        f"image: got {type(source).__name__}, expected a path, a Pillow image or a numpy array"
+        f"image: got {type(source).__name__}, expected a path, a Pillow image, a numpy array or "
+        "the bytes of an image file"
     )
 
 
@@ -348,15 +360,33 @@ def _from_file(path: Path, fit: Fit | None = None) -> tuple[np.ndarray, tuple[in
             raise InputError(f"{path}: is no regular file, expected an image")
         if path.stat().st_size == 0:
             raise InputError(f"{path}: is empty (0 bytes); copy or record it again")
-        with PIL.Image.open(path) as image:
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be opened ({error}); check its permissions") from None
+    return _decoded(path, str(path), fit)
+
+
+def _encoded(source: object) -> bytes | None:
+    """The bytes of an image file that is in memory; None of any other image."""
+    if isinstance(source, np.ndarray):
+        is_jpeg = source.ndim == 1 and source.dtype == np.uint8 and source[:2].tobytes() == _JPEG
+        return source.tobytes() if is_jpeg else None
+    return bytes(source) if isinstance(source, bytes | bytearray | memoryview) else None
+
+
+def _decoded(
+    source: Path | BytesIO, name: str, fit: Fit | None = None
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """The pixels of a file or of its bytes, and the upright picture's height and width."""
+    try:
+        with PIL.Image.open(source) as image:
             num_pixels = image.width * image.height
-            check_limit("image_pixels", num_pixels, str(path), InputError)
+            check_limit("image_pixels", num_pixels, name, InputError)
             width, height = image.size
             if fit is not None and num_pixels > _LARGE_PIXELS:
                 side = 2 * max(fit.height, fit.width)  # whichever way the picture is turned
                 image.draft("RGB", (side, side))
             is_turned = image.getexif().get(_ORIENTATION, 1) in _TURNED
-            pixels = _from_pillow(image, str(path))
+            pixels = _from_pillow(image, name)
             return pixels, (width, height) if is_turned else (height, width)
     except InputError:
         raise
@@ -366,7 +396,7 @@ def _from_file(path: Path, fit: Fit | None = None) -> tuple[np.ndarray, tuple[in
         problem = f"is too large ({error}); shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS too"
     except Exception as error:  # Pillow's readers raise nearly anything on a damaged file
         problem = f"cannot be opened ({error}); check its permissions, or copy it again"
-    raise InputError(f"{path}: {problem}")
+    raise InputError(f"{name}: {problem}")
 
 
 def _from_pillow(image: PIL.Image.Image, name: str) -> np.ndarray:
@@ -438,6 +468,9 @@ def _resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize uint8 `(H, W, 3)` or float32 `(H, W)` with the bilinear filter."""
     if array.shape[:2] == (height, width):
         return array
+    found = pixel_library.resize(array, height, width) if array.dtype == np.uint8 else None
+    if found is not None:
+        return found
     resized = PIL.Image.fromarray(array).resize((width, height), PIL.Image.Resampling.BILINEAR)
     return np.array(resized)
 

@@ -17,7 +17,7 @@ TREES = {
 }
 LAYERS = [
     {"_version", "errors", "registry", "limits", "config", "tensors", "files", "folders"}
-    | {"progress"},
+    | {"progress", "libraries", "pixel_library"},
     {"camera", "capture", "preprocess", "network", "tasks", "metrics", "ops"},
     {"ort", "nvidia", "graph", "quant", "bundle"},
     {"passes"},

@@ -61,6 +61,25 @@ def test_an_array_is_not_copied_and_a_file_is_writable(tmp_path):
     assert read_image(save(tmp_path / "a.png")).flags.writeable
 
 
+@pytest.mark.parametrize("of", [bytes, bytearray, lambda b: np.frombuffer(b, np.uint8)])
+def test_the_bytes_of_a_jpeg_are_its_picture(tmp_path, of):
+    """A camera that sends MJPEG gives these."""
+    path = save(tmp_path / "a.jpg", RNG.integers(0, 256, (30, 40, 3), np.uint8))
+    encoded = of(path.read_bytes())
+    np.testing.assert_array_equal(read_image(encoded), read_image(path))
+    fit = Fit(height=12, width=12)
+    (got, placement), (want, same) = fit_image(encoded, fit), fit_image(path, fit)
+    np.testing.assert_array_equal(got, want)
+    assert placement == same
+
+
+def test_bytes_that_are_no_picture(tmp_path):
+    encoded = save(tmp_path / "a.jpg", RNG.integers(0, 256, (64, 64, 3), np.uint8)).read_bytes()
+    assert refusal(b"").startswith("image: is no image in a format that Pillow reads")
+    assert refusal(b"x" * 100).startswith("image: is no image in a format that Pillow reads")
+    assert refusal(encoded[:900]).startswith("image: damaged, cut off")
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("opened", [False, True])
 def test_exif_orientation_is_applied(tmp_path, orientation, opened):
@@ -252,7 +271,8 @@ def test_arrays_that_are_no_picture(array, parts):
 
 
 def test_other_types_and_empty_pillow_images():
-    assert "got list, expected a path, a Pillow image or a numpy array" in refusal([1, 2])
+    message = refusal([1, 2])
+    assert "got list, expected a path, a Pillow image, a numpy array or the bytes" in message
     assert "has no pixels (size (0, 5))" in refusal(PIL.Image.new("RGB", (0, 5)))
     assert "save it as RGB" in refusal(PIL.Image.new("La", (2, 2)))
 

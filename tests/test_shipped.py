@@ -5,11 +5,12 @@ import io
 import json
 import shutil
 
+import onnx
 import pytest
 from degmix_training import checkpoint, data
 
 from degmix_edge import metrics
-from degmix_edge.bundle.contents import open_bundle
+from degmix_edge.bundle.contents import open_bundle, recipe_and_ranges
 from degmix_edge.cli import invoke
 
 pytestmark = pytest.mark.slow(file_seconds=70)
@@ -103,3 +104,24 @@ def test_another_demo_takes_the_bundles_of_the_first(demo, tmp_path, capfd):
     again = ["demo", "--out", str(tmp_path / "demo"), "--scenes", "1", "--calls", "1"]
     assert invoke(again) == 0
     assert capfd.readouterr().err.count("from an earlier demo") == 2
+
+
+def test_the_ready_bundle_is_what_build_makes(demo, shipped):
+    """Ranges are sums over pixels, which another processor adds in another order."""
+    from degmix_edge.bundle.ready import FOLDER
+
+    ready, built = (
+        open_bundle(path)
+        for path in (FOLDER / "degmix_tiny.degmix", demo / "degmix_tiny.int8.degmix")
+    )
+    assert ready.manifest.network.source.sha256 == shipped.sha256
+    for name in ("network", "fit", "inputs", "outputs", "precision"):
+        assert getattr(ready.manifest, name) == getattr(built.manifest, name), name
+    assert ready.read("recipe.yaml") == built.read("recipe.yaml")
+    ours, theirs = (recipe_and_ranges(bundle)[1].tensors for bundle in (ready, built))
+    assert ours.keys() == theirs.keys()
+    for name, own in ours.items():
+        assert own.amax == pytest.approx(theirs[name].amax, rel=0.02), name
+    graphs = [onnx.load_from_string(bundle.onnx()).graph for bundle in (ready, built)]
+    nodes = [[(node.op_type, *node.input, *node.output) for node in g.node] for g in graphs]
+    assert nodes[0] == nodes[1]

@@ -9,7 +9,7 @@ import ctypes
 from functools import lru_cache
 from pathlib import Path
 
-from degmix_edge.backends import _native
+from degmix_edge import libraries
 from degmix_edge.errors import ConfigError
 
 VARIABLE = "DEGMIX_CPU_OPS"
@@ -23,7 +23,7 @@ def library() -> Path | None:
     Raises:
         ConfigError: The environment names a file that is not there.
     """
-    return _native.find("libdegmix_cpu.so", VARIABLE, "make cpu-ops")
+    return libraries.find("libdegmix_cpu.so", VARIABLE, "make cpu-ops")
 
 
 @lru_cache

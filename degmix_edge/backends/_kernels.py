@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from degmix_edge.backends import _native
+from degmix_edge import libraries
 
 VARIABLE = "DEGMIX_KERNELS"
 """A path to the library, or `none` to do without."""
@@ -16,4 +16,4 @@ def library() -> Path | None:
     Raises:
         ConfigError: The environment names a file that is not there.
     """
-    return _native.find("libdegmix_kernels.so", VARIABLE, "make plugin")
+    return libraries.find("libdegmix_kernels.so", VARIABLE, "make plugin")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from degmix_edge.backends import _native
+from degmix_edge import libraries
 from degmix_edge.errors import BackendError
 
 VARIABLE = "DEGMIX_TRT_PLUGIN"
@@ -20,7 +20,7 @@ def library(major: str) -> Path | None:
     Raises:
         ConfigError: The environment names a file that is not there.
     """
-    return _native.find(f"libdegmix_trt{major}.so", VARIABLE, "make plugin")
+    return libraries.find(f"libdegmix_trt{major}.so", VARIABLE, "make plugin")
 
 
 def needed(major: str, form: str) -> Path:
@@ -33,7 +33,7 @@ def needed(major: str, form: str) -> Path:
     path = library(major)
     if path is None:
         raise BackendError(
-            f"--dcn {form}: our plugin library is not in {_native.FOLDER} nor named by {VARIABLE}; "
-            f"`make plugin` builds it (see plugins/README.md)"
+            f"--dcn {form}: our plugin library is not in {libraries.FOLDER} nor named by "
+            f"{VARIABLE}; `make plugin` builds it (see plugins/README.md)"
         )
     return path

@@ -41,6 +41,7 @@ from degmix_edge.bundle.manifest import (
     sized,
 )
 from degmix_edge.bundle.reading import open_folder, read_file
+from degmix_edge.bundle.ready import located
 from degmix_edge.errors import BundleError, ConfigError, OutputError
 from degmix_edge.files import sha256
 from degmix_edge.folders import is_there, recover
@@ -171,10 +172,13 @@ class Bundle:
 def open_bundle(path: Path) -> Bundle:
     """Read and verify the bundle at `path`. Every file is read once, and what was read is kept.
 
+    Where there is nothing at `path`, it may be the name of a bundle of the package: `degmix_tiny`.
+
     Raises:
         BundleError: It is not a bundle, its schema is another one, or a file is missing or was
             changed.
     """
+    path = located(path)
     for _ in range(ATTEMPTS):
         with contextlib.suppress(OutputError):  # a reader may not be allowed to write there
             recover(path)

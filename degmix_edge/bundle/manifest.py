@@ -19,7 +19,8 @@ from degmix_edge.preprocess import Fit
 from degmix_edge.tensors import TensorSpec
 
 SCHEMA, SCHEMA_OF_SIZES = 2, 3
-"""The format of a bundle with one size of image, and of one with several."""
+"""The format of a bundle whose ONNX files have their weights inside, which has one size of image,
+and of one with a file of weights, which may have several."""
 MANIFEST, DIGEST, SIGNATURE = "manifest.json", "manifest.sha256", "manifest.sig"
 MODEL = "model.onnx"
 GOLDEN = "golden.npz"
@@ -167,8 +168,10 @@ def _contradictions(manifest: Manifest) -> Iterator[str | None]:
 def _of_sizes(manifest: Manifest) -> str | None:
     """What is wrong with the list of sizes; None if nothing is."""
     first, *others = manifest.all_sizes
-    if (manifest.schema_version == SCHEMA_OF_SIZES) != bool(others):
-        return f"schema {manifest.schema_version} with {1 + len(others)} sizes"
+    shares = bool(others) or WEIGHTS in manifest.files
+    if (manifest.schema_version == SCHEMA_OF_SIZES) != shares:
+        has = f" and {WEIGHTS}" if WEIGHTS in manifest.files else ""
+        return f"schema {manifest.schema_version} with {1 + len(others)} sizes{has}"
     if len({first, *others}) <= len(others):
         return "sizes has the same size twice"
     names = manifest.network.task_names

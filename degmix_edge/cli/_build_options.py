@@ -80,6 +80,7 @@ BUDGET = [
     click.option("--report", type=PATH, help="Page of the search. [default: OUT.budget.html]"),
 ]
 ENGINE = [
+    click.option("--share-weights", is_flag=True, help="Write weights of both graphs once."),
     click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True),
     click.option(
         "--dcn",
@@ -88,9 +89,7 @@ ENGINE = [
         show_default=True,
         help="TensorRT: the form of deformable convolutions; auto times each.",
     ),
-    click.option(
-        "--version-compatible", is_flag=True, help="TensorRT: runs with later versions too."
-    ),
+    click.option("--version-compatible", is_flag=True, help="TensorRT: later versions run it too."),
     click.option(
         "--hardware-compatible", is_flag=True, help="TensorRT: runs on any card since Ampere."
     ),

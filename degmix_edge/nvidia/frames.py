@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from degmix_edge.camera import FORMATS, RawFrame
+from degmix_edge.camera import KERNEL_FORMATS, RawFrame
 from degmix_edge.errors import BackendError, CudaError, InputError
 from degmix_edge.nvidia import cuda
 from degmix_edge.nvidia.arrays import foreign_image
@@ -204,7 +204,7 @@ def _params(source: Source, frame: RawFrame, target: cuda.Buffer, index: int) ->
     params = FitImageParams(
         source=source.pointer,
         output=target.pointer + index * height * width * channels,
-        format=FORMATS.index(frame.kind),
+        format=KERNEL_FORMATS.index(frame.kind),
         pitch=source.pitch,
         out_height=height,
         out_width=width,

@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 
 from degmix_edge.camera import (
+    KERNEL_FORMATS,
     DeviceImage,
     FrameFormat,
     RawFrame,
@@ -160,6 +161,12 @@ def _raw(image: Any, fit: Fit, kind: FrameFormat) -> tuple[RawFrame, Placement]:
         size = frame_size(*shape_and_dtype(image), kind)
         placed = place(*size, fit)
         area = placed.top, placed.left, placed.height, placed.width
+        if is_here and kind not in KERNEL_FORMATS:
+            raise InputError(
+                f"image: got {kind} in a GPU's memory, where a frame is one of "
+                f"{', '.join(KERNEL_FORMATS)}; convert it there, or give a numpy array, which the "
+                "processor converts"
+            )
         raw = RawFrame(image, kind, size, placed.window or (0, 0, *size), area, fit.pad)
         if is_here or raw.fits_kernel:
             return raw, placed

@@ -19,7 +19,7 @@ from degmix_edge.backends import Backend, EngineBackend
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.bundle.manifest import Manifest
 from degmix_edge.bundle.signing import policy
-from degmix_edge.camera import FrameFormat, RawFrame, check_format
+from degmix_edge.camera import KERNEL_FORMATS, FrameFormat, RawFrame, check_format
 from degmix_edge.errors import BackendError, ConfigError, InputError
 from degmix_edge.network import NetworkSpec
 from degmix_edge.preprocess import Fit, Placement
@@ -45,7 +45,7 @@ class Session:
         bundle: The bundle that the network comes from, if there is one.
         workers: How many images `submit` and a call with several images run at once.
         loaded: The arguments of `load` that make the session again in another process.
-        format: What the bytes of arrays of images are: `rgb`, `bgr`, `nv12` or `yuyv`.
+        format: What the bytes of arrays of images are, as `camera.FrameFormat` says.
 
     Attributes:
         spec: The network, with its tasks and sizes.
@@ -93,9 +93,11 @@ class Session:
         """Where arrays of images become the network's input.
 
         On a GPU it is our kernel, which needs backend `tensorrt` and `libdegmix_kernels.so`. Then
-        an image crosses the bus once, as it is, and `Latency.stages` has `fit_ms`.
+        an image crosses the bus once, as it is, and `Latency.stages` has `fit_ms`. Arrays of a
+        format that is not in `camera.KERNEL_FORMATS` are converted on the processor.
         """
-        return "gpu" if self.backend.fits_frames else "cpu"
+        is_there = self.backend.fits_frames and self.format in KERNEL_FORMATS
+        return "gpu" if is_there else "cpu"
 
     # A str is an image, the path of one, although it is also a sequence of str.
     @overload
@@ -114,13 +116,14 @@ class Session:
         >>> session({"image": left, "right": right})  # of a network that takes two
 
         Args:
-            image: A path, a Pillow image, or a uint8 array of the session's `format`, such as RGB
-                `(H, W, 3)`; or a list or tuple of these, of any sizes. An array is always one
-                image. Where `fits_on` is `gpu`, it may be in the GPU's memory, with DLPack or the
-                CUDA array interface, and its rows may have gaps. A network that takes depth or
-                other numbers has an array of these, `(H, W)` or `(H, W, C)`, or the path of a file
-                with them. A network with further inputs takes a mapping from their names in place
-                of the image. `NetworkSpec.batch` images of a list run in one call of the backend.
+            image: A path, a Pillow image, the bytes of a JPEG or PNG file, or a uint8 array of the
+                session's `format`, such as RGB `(H, W, 3)`; or a list or tuple of these, of any
+                sizes. An array is always one image. Where `fits_on` is `gpu`, it may be in the
+                GPU's memory, with DLPack or the CUDA array interface, and its rows may have gaps.
+                A network that takes depth or other numbers has an array of these, `(H, W)` or
+                `(H, W, C)`, or the path of a file with them. A network with further inputs takes a
+                mapping from their names in place of the image. `NetworkSpec.batch` images of a list
+                run in one call of the backend.
             format: What the bytes of arrays are; None is the session's format.
 
         Returns:
@@ -374,14 +377,14 @@ def load(
     """Open a bundle and make it ready to run.
 
     Args:
-        bundle: The bundle's folder, or a bundle that is already open.
+        bundle: Its folder, one that is already open, or `degmix_tiny` for that of the package.
         size: Height and width at which the network runs, where the bundle has several sizes; None
             takes the first. Images of any size are fitted to it.
         backend: The name of a backend, or `auto` for the best one that can run here.
         threads: CPU threads or, on a GPU, images that run at once; None is the backend's choice.
-        rebuild: What to do where the bundle's engine does not fit this machine and the backend
-            cannot run model.onnx instead: True builds an engine, which takes minutes, and keeps it
-            in the user's cache; False raises a BackendError.
+        rebuild: What to do where the bundle's engine does not fit: True builds one, which takes
+            minutes for a GPU, and keeps it in the user's cache. False runs model.onnx instead, or
+            raises a BackendError where the backend cannot.
         timeout_s: Seconds after which a call ends with a BackendError; None never ends one. Not
             every backend can end a call.
         trust: `any` takes every whole bundle, `signed` those that one of `keys` signed. None takes
@@ -392,8 +395,8 @@ def load(
             a URI or a host name. None takes `$DEGMIX_IDENTITY`.
         not_before: The earliest time of a build in ISO 8601, so that no older signed bundle can
             be put back; None takes `$DEGMIX_NOT_BEFORE`.
-        format: What uint8 arrays of images are: `rgb` or `bgr` of shape `(H, W, 3)`, `nv12` of
-            shape `(3 H / 2, W)`, or `yuyv` of shape `(H, W, 2)`. Other images know it.
+        format: What uint8 arrays of images are, as `camera.FrameFormat` says: `rgb`, `bgr`, `nv12`,
+            `yuyv`, `uyvy`, `grey`, or a Bayer mosaic such as `bayer_rggb`. Other images know it.
 
     Raises:
         ConfigError: There is no such backend, format or size, or a number is out of range.

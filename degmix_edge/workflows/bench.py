@@ -9,14 +9,18 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from degmix_edge.bundle.contents import Bundle, open_bundle
+from degmix_edge.bundle.golden import unpack
+from degmix_edge.bundle.manifest import GOLDEN
 from degmix_edge.errors import ConfigError, InputError
-from degmix_edge.progress import Progress, counting, listening
+from degmix_edge.network import IMAGE
+from degmix_edge.progress import Progress, counting, listening, warn
 from degmix_edge.runtime import Latency, Session, load
 from degmix_edge.runtime.frames import Frame
 from degmix_edge.workflows.reference import reference_session
@@ -157,8 +161,6 @@ def bench(
         CheckpointError: `checkpoint` is not what the bundle was built from.
         InputError: There are no images.
     """
-    from degmix_edge.workflows.sources import images as read_images
-
     opened = (bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))).at(size)
     manifest = opened.manifest
     with ExitStack() as stack:
@@ -171,13 +173,26 @@ def bench(
                 raise ConfigError(f"against {against!r}: got {checkpoint}, expected {kind}")
             reference = stack.enter_context(reference_session(opened, checkpoint, threads))
             sessions["PyTorch eager" if against == "torch" else "ONNX"] = reference
-        pictures = (
-            [item.frame for item in read_images(images, manifest.fit, network=manifest.network)]
-            if isinstance(images, str)
-            else list(images)
-        )
+        pictures = _frames(images, opened) if isinstance(images, str) else list(images)
         advance = stack.enter_context(counting("bench", calls * len(sessions)))
         return bench_sessions(sessions, pictures, calls=calls, rate=rate, advance=advance)
+
+
+def _frames(source: str, opened: Bundle) -> list[Frame]:
+    """The images that `source` names, or the bundle's own where there are no photographs."""
+    from degmix_edge.workflows.frame_folders import needed_inputs
+    from degmix_edge.workflows.sources import images as read_images
+
+    network, fit = opened.manifest.network, opened.manifest.fit
+    is_plain = not network.takes_map and not needed_inputs(network)
+    if source == "photos" and is_plain and find_spec("skimage") is None:
+        warn(
+            f"bench: no photographs without scikit-image; taking the bundle's golden image, whose "
+            f"{fit.height}x{fit.width} need no resizing; --data DIR takes images of yours"
+        )
+        feed, _ = unpack(opened.read(GOLDEN), network, opened.path)
+        return [feed[IMAGE][0]]
+    return [item.frame for item in read_images(source, fit, network=network)]
 
 
 def latency_table(results: dict[str, Result], title: str) -> tuple[str, list[str], list[list[str]]]:

@@ -347,7 +347,9 @@ class Build:
 
     def _write(self) -> None:
         target = self._target or claim(self.out or TARGET, force=False)
-        self.bundle = write_parts(self._parts, target, clock=self.clock)
+        self.bundle = write_parts(
+            self._parts, target, clock=self.clock, share=self.options.share_weights
+        )
 
 
 def build(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from degmix_edge.bundle.contents import open_bundle, recipe_and_ranges
 from degmix_edge.bundle.contract import Contract, contract
 from degmix_edge.bundle.manifest import Manifest, size_text
+from degmix_edge.bundle.ready import ENDING, located
 from degmix_edge.quant.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def describe(thing: str | Path) -> Contents:
         BundleError, GraphError, CheckpointError: It cannot be read.
     """
     path = Path(thing)
+    if path.suffix == ENDING:
+        path = located(path)  # a name without the ending is that of a checkpoint
     if path.is_dir():
         return _bundle(path)
     return _onnx(path) if path.suffix == ".onnx" else _checkpoint(str(thing))

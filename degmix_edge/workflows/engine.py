@@ -246,7 +246,9 @@ def check_source(
         )
 
 
-def write_parts(parts: Sequence[Part], target: Target, *, clock: Clock) -> Bundle:
+def write_parts(
+    parts: Sequence[Part], target: Target, *, clock: Clock, share: bool = False
+) -> Bundle:
     """Write the bundle at `target`, whole or not at all.
 
     Args:
@@ -254,6 +256,7 @@ def write_parts(parts: Sequence[Part], target: Target, *, clock: Clock) -> Bundl
             one file, in which equal ones lie once.
         target: Where the bundle is written.
         clock: Gets a stage with the bundle's size.
+        share: Give a single size such a file too: its graph and its engine have the same weights.
 
     Raises:
         OutputError: `target` was written by another process meanwhile, or cannot be written.
@@ -262,7 +265,7 @@ def write_parts(parts: Sequence[Part], target: Target, *, clock: Clock) -> Bundl
     files: dict[str, bytes] = {}
     for part in parts:
         files |= _files(part, config.dump(recipe).encode(), is_first=part is parts[0])
-    if len(parts) > 1:
+    if len(parts) > 1 or share:
         graphs = {name: data for name, data in files.items() if name.endswith(".onnx")}
         graphs, files[WEIGHTS] = share_weights(graphs, WEIGHTS)
         files |= graphs
@@ -339,7 +342,7 @@ def rebuild(
             f"{opened.path}: no engine can be built of its {MODEL} ({type(error).__name__}: "
             f"{error}); build the bundle again from its network"
         ) from error
-    return write_parts(parts, claimed, clock=clock)
+    return write_parts(parts, claimed, clock=clock, share=WEIGHTS in opened.manifest.files)
 
 
 def _product(opened: Bundle) -> Product:
@@ -364,7 +367,7 @@ def versions() -> dict[str, str]:
 def _manifest(parts: Sequence[Part], digests: Mapping[str, str]) -> Manifest:
     first, *others = (_entry(part, digests, is_first=part is parts[0]) for part in parts)
     return Manifest(
-        schema_version=SCHEMA_OF_SIZES if others else SCHEMA,
+        schema_version=SCHEMA_OF_SIZES if WEIGHTS in digests else SCHEMA,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **{name: getattr(first, name) for name in SizeEntry.model_fields},
         precision=parts[0].product.recipe.precision,

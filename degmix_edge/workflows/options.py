@@ -37,6 +37,8 @@ class Options(config.Settings):
         tasks: Tasks to keep; empty keeps all.
         keep_float: Names of nodes that stay fp32 besides those that the rules keep.
         raw_logits: Keep the logits as outputs beside the maps.
+        share_weights: Write weights that model.onnx and the engine share once, into weights.bin.
+            Several sizes always do.
         mode: How images of another aspect ratio are fitted.
         pad: RGB colour around images of another aspect ratio; None is the mean of ImageNet. Around
             depth or other numbers, a value in their unit; None is 0.
@@ -75,6 +77,7 @@ class Options(config.Settings):
     tasks: tuple[str, ...] = ()
     keep_float: tuple[str, ...] = ()
     raw_logits: bool = False
+    share_weights: bool = False
     mode: FitMode = "letterbox"
     pad: tuple[Byte, Byte, Byte] | Finite | None = None
     spec: Path | None = None

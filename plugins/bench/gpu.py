@@ -33,7 +33,7 @@ from harness import Bench  # noqa: E402
 from measure import build  # noqa: E402
 from offsets import KINDS  # noqa: E402
 
-from degmix_edge.camera import FORMATS  # noqa: E402
+from degmix_edge.camera import KERNEL_FORMATS  # noqa: E402
 
 SIZES = {1: ((128, 256), (128, 128), (64, 128), (128, 64)), 2: ((128, 256), (128, 128), (128, 64))}
 TILES = [
@@ -52,7 +52,7 @@ def small_cases(bench: Bench) -> None:
     mixer(bench, (64, 9, 19), 2)
     mixer(bench, (32, 9, 16), 2)
     classic(bench, "gauss 2 px", (32, 9, 11), groups=2, batch=2, stride=2)
-    for kind in FORMATS:
+    for kind in KERNEL_FORMATS:
         camera_frame(bench, kind, (54, 96), (32, 48))
 
 
@@ -71,7 +71,7 @@ def all_cases(bench: Bench) -> None:
     classic(bench, "zero", (256, 64, 64), masked=False)
     classic(bench, "gauss 2 px", (256, 64, 64), groups=4, batch=8)
     classic(bench, "gauss 2 px", (256, 64, 64), stride=2)
-    for kind in FORMATS:
+    for kind in KERNEL_FORMATS:
         camera_frame(bench, kind, (1080, 1920), (448, 576))
     camera_frame(bench, "nv12", (2160, 3840), (448, 576))
     camera_frame(bench, "nv12", (720, 1280), (448, 576))

@@ -21,7 +21,7 @@ from fitted import PAD, by_pillow, frame_shape, placed_size
 from lane_run import Run, current_context, in_thread, is_primary_active, same
 from sample_engine import SHAPE, CopyEngine, Engine
 
-from degmix_edge.camera import FORMATS, FrameFormat, RawFrame
+from degmix_edge.camera import KERNEL_FORMATS, FrameFormat, RawFrame
 from degmix_edge.errors import CudaError, DegmixError
 from degmix_edge.nvidia import cuda
 from degmix_edge.nvidia.arrays import ForeignImage
@@ -220,7 +220,7 @@ def raw_frames(run: Run) -> str:
     with Lanes(0, lambda: CopyEngine(out)) as lanes, lanes.take() as lane:
         lane.warm_up(lane.zeros())
         lane.fit_frames(run.kernel)
-        for kind in FORMATS:
+        for kind in KERNEL_FORMATS:
             frame = rng.integers(0, 256, frame_shape(kind, run.size), np.uint8)
             want = by_pillow(frame, kind, out)
             with page_locked(lanes.device, frame) as locked:

@@ -198,8 +198,15 @@ def test_an_engine_of_other_weights_is_not_used(copy, pictures):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: {"schema_version": 2}, "schema 2 with 2 sizes"),
-        (lambda m: {"sizes": []}, "schema 3 with 1 sizes"),
+        (lambda m: {"schema_version": 2}, "schema 2 with 2 sizes and weights.bin"),
+        (
+            lambda m: {
+                "sizes": [],
+                "files": {n: h for n, h in m["files"].items() if "bin" not in n},
+            },
+            "schema 3 with 1 sizes",
+        ),
+        (lambda m: {"sizes": [], "schema_version": 2}, "schema 2 with 1 sizes and weights.bin"),
         (lambda m: {"sizes": m["sizes"] * 2}, "sizes has the same size twice"),
         (lambda m: {"sizes": [{k: m[k] for k in m["sizes"][0]}]}, "sizes has the same size twice"),
         (

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from launches import memory, native
 
-from degmix_edge.camera import FORMATS, to_rgb
+from degmix_edge.camera import KERNEL_FORMATS, to_rgb
 
 pytestmark = pytest.mark.slow
 
@@ -111,7 +111,7 @@ def part(data, whole, least=1):
 @given(
     data=st.data(),
     seed=st.integers(0, 9999),
-    kind=st.sampled_from(FORMATS),
+    kind=st.sampled_from(KERNEL_FORMATS),
     size=st.tuples(st.integers(1, 40), st.integers(1, 75)),
     out=st.tuples(st.integers(1, 21), st.one_of(st.integers(1, 70), st.sampled_from([32, 64]))),
     gap=st.sampled_from([0, 0, 1, 5, 64]),
@@ -137,7 +137,7 @@ def test_any_frame_is_its_reference(kernels, data, seed, kind, size, out, gap, p
     check(found[0], frame, kind, window, place, out, is_exact=False)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", KERNEL_FORMATS)
 @pytest.mark.parametrize(
     ("size", "place", "out"),
     [

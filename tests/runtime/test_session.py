@@ -258,7 +258,7 @@ def test_a_bad_image_among_several_is_named(bundles, pictures, workers):
 def test_submit_and_run_take_single_images(session, pictures):
     with pytest.raises(InputError, match="image: got list, expected a path"):
         session.submit(pictures[:2]).result()
-    with pytest.raises(InputError, match="image: got bytes"):
+    with pytest.raises(InputError, match="image: is no image in a format that Pillow reads"):
         session(b"a.png")
 
 
@@ -319,8 +319,9 @@ def test_all_precisions_run(bundles, pictures):
 def test_arrays_of_every_format_without_a_gpu(bundles, pictures, tmp_path, kind):
     """The arrays are converted; files and Pillow's images say themselves what they are."""
     rng = np.random.default_rng(3)
-    shape = {"nv12": (96, 90), "yuyv": (64, 90, 2)}.get(kind, (64, 90, 3))
-    frame = rng.integers(60, 200, shape, np.uint8)
+    shapes = {"nv12": (96, 90), "yuyv": (64, 90, 2), "uyvy": (64, 90, 2), "grey": (64, 90)}
+    shapes |= dict.fromkeys(camera.BAYER, (64, 90))
+    frame = rng.integers(60, 200, shapes.get(kind, (64, 90, 3)), np.uint8)
     rgb = camera.to_rgb(frame, kind)
     Image.fromarray(rgb).save(tmp_path / "frame.png")
     with degmix_edge.load(bundles["fp32"].path) as session:

@@ -1,4 +1,4 @@
-"""Native libraries of ours: beside the package, where `make` puts them, or elsewhere by name."""
+"""Find our native libraries: in the package, where `make` puts them, or where a variable says."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from degmix_edge.errors import ConfigError
 
-FOLDER = Path(__file__).parents[1] / "native"
+FOLDER = Path(__file__).parent / "native"
 
 
 def find(file: str, variable: str, make: str) -> Path | None:
