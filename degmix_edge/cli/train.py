@@ -67,13 +67,7 @@ def _list(output: Output) -> None:
     output.result({"presets": listed})
 
 
-def _train(
-    output: Output,
-    preset: str,
-    *,
-    compiled: bool,
-    **values: Any,
-) -> None:
+def _train(output: Output, preset: str, *, compiled: bool, **values: Any) -> None:
     from degmix_training.processes import is_first_process
 
     from degmix_edge.workflows.training import train
