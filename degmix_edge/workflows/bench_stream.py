@@ -43,8 +43,8 @@ PATIENCE_S = 60.0
 """A source or a network that gives nothing for so long has failed."""
 IDLE_CALLS = 3
 """How often a pause is tried."""
-LOST = "lost before this process"
-"""Frames that the source itself lost: the name of the cause beside those of a stream."""
+LOST = "lost by the source"
+"""Frames that the driver, the network or the source itself lost: the cause beside the stream's."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def bench_stream(
         frames = _source(opened, source, rate, images, options)
         advance = stack.enter_context(counting("bench", seconds))
         with stream(session, frames, rates=rates) as running:
-            run = _Run(running)
+            run = _Run(running, frames)
             run.measure(seconds, advance)
             idle = None if idle_s is None else run.after_idle(idle_s)
         return run.result(
@@ -232,8 +232,8 @@ def bench_stream(
 class _Run:
     """The measurement of one running stream."""
 
-    def __init__(self, running: Stream) -> None:
-        self.stream = running
+    def __init__(self, running: Stream, source: Source) -> None:
+        self.stream, self.source = running, source
         self.arrivals: list[Arrival] = []
         self.seconds = 0.0
 
@@ -351,7 +351,9 @@ class _Run:
         return result is None, result
 
     def _stats(self) -> CameraStats:
-        return self.stream.stats.cameras[CAMERA]
+        found = self.stream.stats.cameras[CAMERA]
+        # Sources that replay or render leave frames out themselves where they come too late.
+        return dataclasses.replace(found, lost=found.lost + getattr(self.source, "skipped", 0))
 
 
 def _arrival(result: StreamResult) -> Arrival:
