@@ -7,40 +7,81 @@ from typing import Any
 
 import click
 
+from degmix_edge.cli._build_options import given
 from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH, SIZE
 from degmix_edge.cli._verb import example, verb
 
 GROUP = "Judge"
-EXAMPLE = example("bench robot.degmix --against torch")
+EXAMPLE = example(
+    "bench robot.degmix --against torch",
+    "bench robot.degmix --rate 30 --source synthetic --seconds 30 --record now.json",
+)
+OF_STREAMS = ("source", "seconds", "rates", "deadline_ms", "idle_s", "record", "compare", "force")
 
 
 @click.command(epilog=EXAMPLE)
 @click.argument("bundle", type=PATH)
 @click.argument("checkpoint", type=NAME_OR_FILE, required=False)
-@click.option(
-    "--data", "images", default="photos", show_default=True, help="Images to cycle through."
-)
+@click.option("--data", "images", help="Images to cycle through. [default: photos]")
 @click.option(
     "--against", type=click.Choice(["torch", "onnx"]), help="Time CHECKPOINT in the same run."
 )
 @click.option("--calls", default=100, show_default=True, type=click.IntRange(1))
 @click.option("--rate", type=float, help="Offer this many images a second, as a camera does.")
+@click.option("--source", help="Run a stream on this: a camera, a recording, synthetic.")
+@click.option("--seconds", type=float, help="Run a stream for so long. [default: 30]")
+@click.option("--rates", metavar="TASK=HZ,...", help="Run these tasks at these rates.")
+@click.option("--deadline", "deadline_ms", type=float, help="In ms. [default: one period]")
+@click.option("--idle", "idle_s", type=float, help="Time the first call after so many seconds.")
+@click.option("--record", type=PATH, help="Write the stream's figures, by ros2_benchmark's keys.")
+@click.option("--compare", type=PATH, help="Compare the stream with such a file.")
+@click.option("--force", is_flag=True, help="Replace --record.")
 @click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
 @click.option("--threads", type=click.IntRange(1), help="For both; default: all cores.")
 @click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True)
 @verb
 def command(output: Output, bundle: Path, **options: Any) -> None:
-    """Time BUNDLE: pre, net, post and total, p50/p90/p99, contestants alternating in one run."""
+    """Time BUNDLE: pre, net, post and total, p50/p90/p99, contestants alternating in one run.
+
+    With --source or --seconds, run a stream at a camera's rate and say what it achieves, what it
+    misses and why, how old its results are, and what it takes of the machine.
+    """
+    typed = given(options)
+    if not any(name in typed for name in OF_STREAMS):
+        _calls(output, bundle, typed)
+        return
+    for name in ("checkpoint", "against", "calls"):
+        if name in typed:
+            raise click.UsageError(f"{name} does not go with a stream")
+    _stream(output, bundle, typed)
+
+
+def _calls(output: Output, bundle: Path, typed: dict[str, Any]) -> None:
     from degmix_edge.workflows.bench import bench, latency_table, machine
 
-    results = bench(bundle, **options)
+    results = bench(bundle, **typed)
     where = machine()
     output.table(*latency_table(results, f"{bundle} on {where['cpu']}, {where['cores']} cores"))
     values: dict[str, object] = {"bundle": bundle, "results": results, "machine": where}
-    if options["against"]:
+    if "against" in typed:
         engine, other = results.values()
         ratio = other.median_net_ms / engine.median_net_ms
         output.say(f"engine call: {ratio:.2f}x faster than {other.name} (medians, one run)")
         values["speedup_net"] = ratio
     output.result(values)
+
+
+def _stream(output: Output, bundle: Path, typed: dict[str, Any]) -> None:
+    from degmix_edge.workflows.bench_record import recorded_run
+    from degmix_edge.workflows.bench_report import change_lines, change_table, figure_table, lines
+
+    result, comparison = recorded_run(bundle, **typed)
+    output.table(*figure_table(result))
+    for line in lines(result):
+        output.say(line)
+    if comparison is not None:
+        output.table(*change_table(comparison))
+        for line in change_lines(comparison):
+            output.say(line)
+    output.result({"bundle": bundle, "stream": result, "comparison": comparison})

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import PATH
 from degmix_edge.cli._verb import Group, example, verb
-
-if TYPE_CHECKING:
-    from degmix_training.data._check import Row
 
 GROUP = "Train"
 EXAMPLE = example("data check NYUDv2")
@@ -59,7 +55,7 @@ def check(output: Output, root: Path) -> None:
     output.table(
         f"{root}: {source.title}" + (f", layout {layout}" if layout else ""),
         ["split", "what", "expected", "found", "missing", "bad", "values", "invalid"],
-        [_cells(row) for row in report.rows],
+        [row.cells() for row in report.rows],
     )
     for note in report.notes:
         output.warn(note)
@@ -69,10 +65,3 @@ def check(output: Output, root: Path) -> None:
     if report.findings:
         raise InputError(f"{root}: {len(report.findings)} findings, see above")
     output.say("nothing is wrong")
-
-
-def _cells(row: Row) -> list[str]:
-    values = "" if row.low is None else f"{row.low:.4g} .. {row.high:.4g}"
-    invalid = "" if row.what == "images" else f"{100 * row.invalid:.1f} %"
-    counts = [row.expected, row.found, len(row.missing), len(row.bad)]
-    return [row.split, row.what, *(str(count) for count in counts), values, invalid]

@@ -12,12 +12,13 @@ EXAMPLE = example("doctor --json")
 
 
 @click.command(epilog=EXAMPLE)
+@click.option("--role", metavar="ROLE", help="robot, build or train. [default: a guess]")
 @verb
-def command(output: Output) -> None:
+def command(output: Output, role: str | None) -> None:
     """Say what this machine has, what is missing, and the command that mends it."""
     from degmix_edge.workflows.doctor import examine
 
-    checks = examine()
+    checks = examine(role)
     for check in checks:
         output.say(f"{check.status:<8}{check.name:<20}{check.found}")
         if check.advice:

@@ -107,13 +107,11 @@ def _onnx(output: Output, found: OnnxContents) -> None:
 
 
 def _checkpoint(output: Output, found: CheckpointContents) -> None:
+    from degmix_edge.workflows.describe import score_table
+
     card, path = found.card, found.path
     size = f"{card.height}x{card.width}"
     output.say(f"{path}: {card.model}, {size}, step {card.step}, seed {card.seed}")
     output.say(f"commit {card.commit}; " + ", ".join(f"{k} {v}" for k, v in card.versions.items()))
-    rows = [
-        [task, f"{s.metric} [{s.unit}]", f"{s.value:.3f}", f"{s.constant:.3f}"]
-        for task, s in card.scores.items()
-    ]
-    output.table("validation scores", ["task", "metric", "value", "best constant"], rows)
+    output.table(*score_table("validation scores", card.scores))
     output.result({"path": path, "card": card})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,7 +22,9 @@ def command() -> None:
 
 @command.command("experts", epilog=EXAMPLE)
 @click.argument("checkpoint", type=NAME_OR_FILE)
-@click.option("--calib", required=True, metavar="DIR", help="A folder, nyud:DIR, synthetic:64.")
+@click.option(
+    "--calib", "calibration", required=True, metavar="DIR", help="A folder, nyud:DIR, synthetic:64."
+)
 @click.option(
     "--below", default=2.0, show_default=True, help="Percent of a task's gates; less is dropped."
 )
@@ -32,14 +35,7 @@ def command() -> None:
 @click.option("--force", is_flag=True, help="Replace --out.")
 @verb
 def experts(
-    output: Output,
-    checkpoint: str,
-    *,
-    calib: str,
-    below: float,
-    score: str | None,
-    out: Path,
-    force: bool,
+    output: Output, checkpoint: str, *, below: float, score: str | None, out: Path, **options: Any
 ) -> None:
     """Drop experts of an M3ViT CHECKPOINT that its tasks hardly choose on typical images.
 
@@ -48,9 +44,7 @@ def experts(
     """
     from degmix_edge.workflows.prune import prune_experts
 
-    found = prune_experts(
-        checkpoint, out, calibration=calib, below=below / 100, score=score, force=force
-    )
+    found = prune_experts(checkpoint, out, below=below / 100, score=score, **options)
     rows = [
         [f"block {name}", *(f"{100 * float(x):.1f}" for x in share.amax(0)), str(count)]
         for (name, share), count in zip(found.shares.items(), found.left, strict=True)

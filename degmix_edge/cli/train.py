@@ -67,29 +67,17 @@ def _list(output: Output) -> None:
     output.result({"presets": listed})
 
 
-def _train(
-    output: Output,
-    preset: str,
-    *,
-    compiled: bool,
-    **values: Any,
-) -> None:
+def _train(output: Output, preset: str, *, compiled: bool, **values: Any) -> None:
     from degmix_training.processes import is_first_process
 
+    from degmix_edge.workflows.describe import score_table
     from degmix_edge.workflows.training import train
 
     machine = take_machine(values, compiled=compiled)
     run = train(preset, machine=machine, **values)
     if not is_first_process():
         return
-    output.table(
-        f"{run.checkpoint}, step {run.step}",
-        ["task", "metric", "value", "best constant"],
-        [
-            [task, f"{s.metric} [{s.unit}]", f"{s.value:.3f}", f"{s.constant:.3f}"]
-            for task, s in run.scores.items()
-        ],
-    )
+    output.table(*score_table(f"{run.checkpoint}, step {run.step}", run.scores))
     output.say(f"best so far: {run.best}, step {run.best_step}")
     output.result(
         {"checkpoint": run.checkpoint, "best": run.best, "scores": run.scores, "step": run.step}

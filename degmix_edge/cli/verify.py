@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,15 +24,7 @@ EXAMPLE = example("verify robot.degmix", "verify robot.degmix --key fleet.pub.pe
 @click.option("--identity", metavar="NAME", help="For whom the authority certified the key.")
 @click.option("--not-before", metavar="TIME", help="Refuse a bundle that was built earlier.")
 @verb
-def command(
-    output: Output,
-    bundle: Path,
-    *,
-    backend: str,
-    keys: tuple[Path, ...],
-    identity: str | None,
-    not_before: str | None,
-) -> None:
+def command(output: Output, bundle: Path, **options: Any) -> None:
     """Check every file's hash and the signature, then compare the golden image's maps.
 
     A bundle for several sizes has a golden image for each, and all are run.
@@ -39,7 +32,7 @@ def command(
     from degmix_edge.errors import AccuracyError
     from degmix_edge.workflows.verify import verify
 
-    found = verify(bundle, backend=backend, keys=keys, identity=identity, not_before=not_before)
+    found = verify(bundle, **options)
     output.say(f"{found.files} files have the hashes that the manifest says")
     output.say(f"signed by key {found.signer}" if found.signer else "no signature was asked for")
     for size, golden in found.sizes.items():

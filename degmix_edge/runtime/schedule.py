@@ -188,6 +188,25 @@ class Schedule:
         return self._plans[task]
 
 
+def read_rates(text: str) -> dict[str, float | None]:
+    """Return rates by task from a text such as `depth=30,semseg=10,edge=every`.
+
+    Raises:
+        ConfigError: A part has no task, or its rate is no number.
+    """
+    rates: dict[str, float | None] = {}
+    for part in text.split(","):
+        task, _, rate = (word.strip() for word in part.partition("="))
+        try:
+            rates[task] = None if rate == "every" else float(rate)
+        except ValueError:
+            raise ConfigError(
+                f"rates: got {part.strip()!r}, expected TASK=HZ, or TASK=every for every frame, as "
+                "in depth=30,semseg=10"
+            ) from None
+    return rates
+
+
 def _period(task: str, rate: float | None) -> float:
     """Seconds between two runs: 0 is every frame, and infinity is never."""
     if rate is None:

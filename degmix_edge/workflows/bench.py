@@ -86,7 +86,9 @@ def bench_sessions(
         for name, session in sessions.items():
             latencies[name] += _block(session, images, len(latencies[name]), rate)
             advance(BLOCK)
-    return {name: _result(name, done[:calls]) for name, done in latencies.items()}
+    results = {name: _result(name, done[:calls]) for name, done in latencies.items()}
+    _warn_of_slow_calls(results, rate)
+    return results
 
 
 def _block(
@@ -193,6 +195,19 @@ def _frames(source: str, opened: Bundle) -> list[Frame]:
         feed, _ = unpack(opened.read(GOLDEN), network, opened.path)
         return [feed[IMAGE][0]]
     return [item.frame for item in read_images(source, fit, network=network)]
+
+
+def _warn_of_slow_calls(results: dict[str, Result], rate: float | None) -> None:
+    """Say plainly that a camera at this rate is faster than the calls: nothing was dropped here."""
+    for name, result in results.items():
+        call_ms = result.percentiles["total_ms"]["p50"]
+        if rate is not None and call_ms > 1000 / rate:
+            warn(
+                f"{name}: a call takes {call_ms:.1f} ms, and at {rate:g} images a second one comes "
+                f"every {1000 / rate:.1f} ms; it reaches {1000 / call_ms:.1f} a second, and a "
+                "stream drops the others (--seconds shows that)",
+                "bench",
+            )
 
 
 def latency_table(results: dict[str, Result], title: str) -> tuple[str, list[str], list[list[str]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from degmix_edge.bundle.ready import ENDING, located
 from degmix_edge.quant.recipe import Recipe
 
 if TYPE_CHECKING:
-    from degmix_training.checkpoint import Card
+    from degmix_training.checkpoint import Card, Score
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,15 @@ def describe(thing: str | Path) -> Contents:
     if path.is_dir():
         return _bundle(path)
     return _onnx(path) if path.suffix == ".onnx" else _checkpoint(str(thing))
+
+
+def score_table(title: str, scores: Mapping[str, Score]) -> tuple[str, list[str], list[list[str]]]:
+    """Title, columns and rows: one row a task, beside the best constant prediction."""
+    rows = [
+        [task, f"{s.metric} [{s.unit}]", f"{s.value:.3f}", f"{s.constant:.3f}"]
+        for task, s in scores.items()
+    ]
+    return title, ["task", "metric", "value", "best constant"], rows
 
 
 def _bundle(path: Path) -> BundleContents:

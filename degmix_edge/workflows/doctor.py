@@ -6,55 +6,102 @@ import platform
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
+from base64 import b64decode
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from degmix_edge import __version__, backends
-from degmix_edge.backends import _cpu_ops, _trt_plugin
-from degmix_edge.errors import ConfigError, DegmixError
-from degmix_edge.nvidia import cuda
-from degmix_edge.nvidia.trt import load as trt_load
-from degmix_edge.workflows.bench import cpu_name
+import numpy as np
 
+from degmix_edge import __version__, backends, ort
+from degmix_edge.backends import _cpu_ops, _kernels, _trt_plugin
+from degmix_edge.errors import BackendError, ConfigError, DegmixError, InputError
+from degmix_edge.nvidia import cuda
+from degmix_edge.nvidia.frames import FitImageParams, FitKernel
+from degmix_edge.nvidia.trt import load as trt_load
+from degmix_edge.registry import unknown
+from degmix_edge.workflows.bench import cpu_name
+from degmix_edge.workflows.board import ROOT
+from degmix_edge.workflows.doctor_system import Check, system_checks
+
+Role = Literal["robot", "build", "train"]
 ROLES = {
     "cpu": ("onnxruntime",),
+    "build": ("onnx", "onnx-graphsurgeon"),
     "export": ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnx-graphsurgeon"),
     "compare": ("polygraphy",),
     "train": ("lightning", "tensorboard", "scipy", "safetensors"),
     "demo": ("scikit-image",),
+    "sign": ("cryptography",),
+    "video": ("av",),
+    "bags": ("mcap", "rosbags"),
+    "view": ("rerun-sdk", "foxglove-sdk"),
     "tensorrt": ("tensorrt", "pycuda or cuda-bindings", "onnx", "onnx-graphsurgeon"),
     "tensorrt-rtx": ("tensorrt_rtx_cu13_bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13"),
 }
 """Packages by extra; of packages that stand in for each other the first one is used."""
-OPTIONAL = ("tensorrt", "tensorrt-rtx")
+NEEDED: dict[Role, tuple[str, ...]] = {
+    "robot": ("cpu",),
+    "build": ("cpu", "build", "export", "compare"),
+    "train": ("cpu", "build", "export", "compare", "train", "demo"),
+}
+"""Extras that each role cannot do without."""
+OPTIONAL = {
+    "sign": "needed to check signatures",
+    "video": "needed for videos and network cameras",
+    "bags": "needed for recordings of ROS",
+    "view": "needed for live views",
+    "tensorrt": "needed for GPU engines only",
+    "tensorrt-rtx": "needed for GPU engines only",
+}
+"""What extras are good for that no role cannot do without."""
+GPU = ("tensorrt", "tensorrt-rtx")
+SELF_TEST = b64decode(
+    "CAoSADqXAQowCgV2YWx1ZQoGb2Zmc2V0EgNvdXQiEkRlZ21peERlZm9ybVNhbXBsZToGZGVnbWl4EgFnWh8KBXZhbHVl"
+    "EhYKFAgBEhAKAggBCgIIAQoCCAIKAggCWiAKBm9mZnNldBIWChQIARIQCgIIAQoCCAIKAggBCgIIAWIdCgNvdXQSFgoU"
+    "CAESEAoCCAEKAggBCgIIAQoCCAFCBAoAEBRCCgoGZGVnbWl4EAE="
+)
+"""An ONNX file with one DegmixDeformSample of a 2x2 image at one place: a robot has no package onnx
+to make one."""
 VNNI = ("avx512_vnni", "avx_vnni", "asimddp", "i8mm")
 LOW_DISK_BYTES = 1_000_000_000
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at."""
+def examine(role: str | None = None, *, root: Path = ROOT) -> list[Check]:
+    """Look at Python, packages, libraries, processor, GPU, board, cameras, ROS and disk.
 
-    name: str
-    status: Literal["ok", "note", "missing"]
-    found: str
-    advice: str = ""
+    Args:
+        role: What the machine is for, which decides what is missing: `robot`, `build` or `train`.
+            None guesses it by what is installed.
+        root: The root of the file tree that board, cameras and ROS are read from.
 
-
-def examine() -> list[Check]:
-    """Look at Python, packages, backends, processor, GPU and disk."""
+    Raises:
+        ConfigError: There is no such role.
+    """
+    if role is not None and role not in NEEDED:
+        raise ConfigError(unknown("role", role, NEEDED))
+    chosen = role or guess_role()
+    how = "by --role" if role else "by what is installed; --role chooses another"
     return [
         _python(),
-        *map(_role, ROLES),
+        Check("role", "ok", f"{chosen}, {how}"),
+        *(_role(extra, chosen) for extra in ROLES),
         *map(_backend, backends.AUTO),
         _cpu(),
         _cpu_operators(),
         _gpu(),
         _plugin(),
+        _kernel_library(),
+        *system_checks(root),
         _disk(),
     ]
+
+
+def guess_role() -> Role:
+    """Return what a machine is for by the packages that it has."""
+    if _is_installed("lightning"):
+        return "train"
+    return "build" if _is_installed("torch") or _is_installed("onnxscript") else "robot"
 
 
 def _python() -> Check:
@@ -69,7 +116,8 @@ def _python() -> Check:
     return Check("python", "ok", found)
 
 
-def _role(extra: str) -> Check:
+def _role(extra: str, role: str = "train") -> Check:
+    """Packages of an extra; they are missing only where the role needs them."""
     have, missing = [], []
     for package in ROLES[extra]:
         installed = [one for one in package.split(" or ") if _is_installed(one)]
@@ -80,9 +128,12 @@ def _role(extra: str) -> Check:
     found = ", ".join(have + [f"no {package}" for package in missing])
     if not missing:
         return Check(extra, "ok", found)
+    advice = f"pip install 'degmix-edge[{extra}]'"
     if extra in OPTIONAL:
-        return Check(extra, "note", found, "needed for GPU engines only")
-    return Check(extra, "missing", found, f"pip install 'degmix-edge[{extra}]'")
+        return Check(extra, "note", found, f"{OPTIONAL[extra]}: {advice}")
+    if extra not in NEEDED[role]:  # type: ignore[index]
+        return Check(extra, "note", f"{found}; the role {role} does without")
+    return Check(extra, "missing", found, advice)
 
 
 def _is_installed(package: str) -> bool:
@@ -97,7 +148,7 @@ def _backend(name: str) -> Check:
     reason = backends.find(name).unavailable()
     if reason is None:
         return Check(f"backend {name}", "ok", "runs here")
-    status: Literal["note", "missing"] = "note" if name in OPTIONAL else "missing"
+    status: Literal["note", "missing"] = "note" if name in GPU else "missing"
     return Check(f"backend {name}", status, "cannot run here", reason)
 
 
@@ -128,13 +179,29 @@ def _cpu_operators() -> Check:
             "DeMT-like deformable convolutions run 1.5 to 2.3 x as fast with them: make cpu-ops"
         )
         return Check("cpu operators", "note", "not built", advice)
-    return Check("cpu operators", "ok", found)
+    if (problem := _self_test(path)) is not None:
+        advice = f"make cpu-ops, or set {_cpu_ops.VARIABLE}=none"
+        return Check("cpu operators", "missing", f"{found}: {problem}", advice)
+    return Check("cpu operators", "ok", f"{found}, self-test passed")
+
+
+def _self_test(operators: Path) -> str | None:
+    """Sample an image of four pixels in its middle; None where the value is right."""
+    value = np.array([[[[1, 2], [3, 4]]]], np.float32)
+    offset = np.full((1, 2, 1, 1), 0.5, np.float32)
+    try:
+        session = ort.cpu_session(SELF_TEST, num_threads=1, operators=operators, log_severity=4)
+        with ort.errors():
+            (out,) = session.run(None, {"value": value, "offset": offset})
+    except ModuleNotFoundError:
+        return None  # without onnxruntime nothing uses them, which another line says
+    except BackendError as error:
+        return f"self-test failed: {error}"
+    return None if out.item() == 2.5 else f"self-test gave {out.item()}, expected 2.5"
 
 
 def _gpu() -> Check:
-    # A Jetson has the last of these alone.
-    nodes = any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/nvhost-gpu"))
-    if shutil.which("nvidia-smi") is None and not nodes:
+    if not _has_card():
         return Check("gpu", "note", "no NVIDIA GPU", "the onnxruntime backend runs on the CPU")
     reason = cuda.unavailable()
     if reason is not None:
@@ -144,6 +211,12 @@ def _gpu() -> Check:
     card.close()
     text = f"{card.info}, driver {card.info.driver}, {card.driver.name}, {free / 1e9:.1f} GB free"
     return Check("gpu", "ok", text)
+
+
+def _has_card() -> bool:
+    # A Jetson has the last of these alone.
+    nodes = any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/nvhost-gpu"))
+    return shutil.which("nvidia-smi") is not None or nodes
 
 
 def _plugin() -> Check:
@@ -163,6 +236,25 @@ def _plugin() -> Check:
     except DegmixError as error:
         return Check("tensorrt plugin", "missing", "not usable", str(error))
     return Check("tensorrt plugin", "ok", f"{path.name}: {', '.join(names)}")
+
+
+def _kernel_library() -> Check:
+    """Our CUDA kernels: whether they are there, load, and check the sizes of a launch."""
+    name = "cuda kernels"
+    try:
+        path = _kernels.library()
+        kernel = None if path is None else FitKernel(path)
+    except DegmixError as error:
+        return Check(name, "missing", "not usable", str(error))
+    if kernel is None:
+        if not _has_card():
+            return Check(name, "note", "no NVIDIA GPU, so none are needed")
+        return Check(name, "note", "not built", "make plugin, so that the card resizes frames")
+    try:
+        kernel.check(FitImageParams())  # of no pixels, which the library has to refuse
+    except InputError:
+        return Check(name, "ok", f"{kernel.path.name}, self-test passed")
+    return Check(name, "missing", f"{kernel.path.name}: takes a launch of no pixels", "make plugin")
 
 
 def _disk() -> Check:

@@ -222,3 +222,26 @@ def test_graphs_round_trip(present):
     again = to_graph(to_model(graph, {}))
     assert [n.op for n in again.nodes] == ["DegmixDeformSample", "Conv"]
     assert again.nodes[0].domain == "degmix"
+
+
+def test_the_doctor_tries_the_library(present, monkeypatch):
+    from degmix_edge.workflows import doctor
+
+    check = doctor._cpu_operators()
+    assert check.status == "ok"
+    assert check.found.endswith("self-test passed")
+    model = onnx.load_from_string(doctor.SELF_TEST)
+    onnx.checker.check_model(model)
+    (value,) = reference(np.array([[[[1, 2], [3, 4]]]]), np.full((1, 2, 1, 1), 0.5)).ravel()
+    assert value == 2.5
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    other.graph.node[0].op_type = "Nonesuch"
+    monkeypatch.setattr(doctor, "SELF_TEST", other.SerializeToString())
+    check = doctor._cpu_operators()
+    assert check.status == "missing"
+    assert "self-test failed" in check.found
+    del other.graph.node[:]
+    other.graph.node.append(helper.make_node("ReduceMax", ["value"], ["out"]))
+    monkeypatch.setattr(doctor, "SELF_TEST", other.SerializeToString())
+    assert "self-test gave 4.0, expected 2.5" in doctor._cpu_operators().found

@@ -41,6 +41,13 @@ class Row:
     high: float | None = None
     invalid: float = 0.0
 
+    def cells(self) -> list[str]:
+        """Return the row as people read it, without the ids."""
+        values = "" if self.low is None else f"{self.low:.4g} .. {self.high:.4g}"
+        invalid = "" if self.what == "images" else f"{100 * self.invalid:.1f} %"
+        counts = [self.expected, self.found, len(self.missing), len(self.bad)]
+        return [self.split, self.what, *(str(count) for count in counts), values, invalid]
+
 
 @dataclass
 class Report:
