@@ -6,7 +6,7 @@ The encodings follow REP 117 and 118 and what Nav2's semantic segmentation layer
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -139,13 +139,26 @@ def camera_info(
     whole = (0, 0, placed.image_height, placed.image_width)
     top, left, rows, columns = whole if native else placed.window or whole
     height, width = whole[2:] if native else task_map.shape[:2]
-    bin_y, bin_x = max(1, info.binning_y), max(1, info.binning_x)
-    move = _move((height / rows / stride, width / columns / stride), (top, left))
-    move = move @ _move((1 / bin_y, 1 / bin_x), (info.roi.y_offset, info.roi.x_offset))
+    move = _move((height / rows / stride, width / columns / stride), (top, left)) @ _whole(info)
     k, p = move @ info.k.reshape(3, 3), move @ info.p.reshape(3, 4)
     size = -(-height // stride), -(-width // stride)
     model = info.distortion_model
     return CameraInfo(header, *size, model, info.d, k.ravel(), info.r, p.ravel())
+
+
+def intrinsics(info: CameraInfo) -> np.ndarray:
+    """Return the camera matrix `(3, 3)` in pixels of the camera's image itself."""
+    return np.asarray(_whole(info) @ info.k.reshape(3, 3))
+
+
+def mask_of(maps: Mapping[str, TaskMap], own: TaskMap) -> TaskMap:
+    """Return the map that a cloud of `own` is read with: a semantic mask of the same image size."""
+    for one in maps.values():
+        places = one.placement, own.placement
+        is_same = len({(place.image_height, place.image_width) for place in places}) == 1
+        if one.spec.name == "semseg" and is_same:
+            return one
+    return own
 
 
 def depth_values(
@@ -208,6 +221,12 @@ def _image(values: np.ndarray, encoding: str, header: Header) -> Image:
     order = values.dtype.newbyteorder("<")
     data = np.ascontiguousarray(values, order).reshape(-1).view(np.uint8)
     return Image(header, height, width, encoding, 0, len(data) // height, data)
+
+
+def _whole(info: CameraInfo) -> np.ndarray:
+    """The matrix from pixels of the full picture to those of the image: its region and binning."""
+    down, across = 1 / max(1, info.binning_y), 1 / max(1, info.binning_x)
+    return _move((down, across), (info.roi.y_offset, info.roi.x_offset))
 
 
 def _move(scale: tuple[float, float], offset: tuple[float, float]) -> np.ndarray:
