@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -58,6 +59,7 @@ class MapsNode:
         self._info: CameraInfo | None = None
         self._rates: dict[str, float | None] = {}
         self._measured = Rates()
+        self._stages: dict[str, float] = {}
         self._said: set[str] = set()
         self._timers: list[Any] = []
         self._worker: threading.Thread | None = None
@@ -227,6 +229,7 @@ class MapsNode:
             "images from": self._camera.topic,
             "subscription": self._camera.reliability or "none, because nobody reads the maps",
             "stamps": "of the images' headers",
+            **{f"last {name}": f"{value:.2f}" for name, value in self._stages.items()},
             "tasks with subscribers": ", ".join(wanted) or "none",
         }
         for task, rate in self._measured.above_camera(self._rates).items():
@@ -257,7 +260,7 @@ class MapsNode:
                 self._fail(error)
 
     def _publish_one(self, result: StreamResult) -> None:
-        info = self._info
+        start, info = time.monotonic(), self._info
         placed = result.maps[result.fresh[0]].placement
         size = placed.image_height, placed.image_width
         if info is not None and not messages.fits_image(info, *size):
@@ -271,6 +274,7 @@ class MapsNode:
             if output is not None:
                 like = messages.mask_of(result.maps, result.maps[task])
                 output.publish(result, info, like, self._parameters.live.stride)
+        self._stages = {**result.stages, "publish_ms": (time.monotonic() - start) * 1e3}
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:

@@ -37,6 +37,7 @@ def environment(domain: int) -> dict[str, str]:
     own = {"PYTHONPATH": str(ROOT), "ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"}
     own |= {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOCALHOST_ONLY": "1"}
     profile = str(ROOT / "degmix_edge" / "ros" / "fastdds_shm.xml")
+    # Fast DDS of Kilted and of Jazzy: each reads one of them.
     own |= {"FASTDDS_DEFAULT_PROFILES_FILE": profile, "FASTRTPS_DEFAULT_PROFILES_FILE": profile}
     return {**os.environ, **own}
 
