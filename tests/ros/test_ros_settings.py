@@ -10,7 +10,7 @@ from degmix_edge.ros.settings import EVERY_FRAME, Live, Settings, problem
     ("changes", "text"),
     [
         ({"bundle": ""}, "no bundle is given"),
-        ({"image_transport": "compresed"}, "Did you mean 'compressed'"),
+        ({"image_transport": "compress"}, "Did you mean 'compressed'"),
         ({"input_reliability": "sure"}, "auto, reliable, best_effort"),
         ({"output_reliability": "auto"}, "output_reliability"),
         ({"size": "448"}, "height x width"),
