@@ -4,6 +4,7 @@ import base64
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -32,14 +33,37 @@ def interpreter() -> str:
     return sys.executable
 
 
-def environment(domain: int) -> dict[str, str]:
-    """Of all processes of one test: a domain of their own, on this machine alone."""
-    own = {"PYTHONPATH": str(ROOT), "ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"}
+def environment(domain: int, messages: Path | None = None) -> dict[str, str]:
+    """Of all processes of one test: a domain of their own, on this machine alone.
+
+    Args:
+        domain: The number of the domain.
+        messages: A folder that vision_messages.py has filled; None is none.
+    """
+    paths = [str(ROOT), *([str(messages)] if messages else [])]
+    own = {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "ROS_DOMAIN_ID": str(domain),
+        "OMP_NUM_THREADS": "1",
+    }
     own |= {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOCALHOST_ONLY": "1"}
     profile = str(ROOT / "degmix_edge" / "ros" / "fastdds_shm.xml")
     # Fast DDS of Kilted and of Jazzy: each reads one of them.
     own |= {"FASTDDS_DEFAULT_PROFILES_FILE": profile, "FASTRTPS_DEFAULT_PROFILES_FILE": profile}
+    if messages is not None:
+        own["LD_LIBRARY_PATH"] = str(messages / "lib")
     return {**os.environ, **own}
+
+
+def vision_messages(folder: Path) -> Path:
+    """Fill a folder with the package vision_msgs; the test is skipped where no compiler is."""
+    if shutil.which("g++") is None:
+        pytest.skip("vision_msgs is made by a C++ compiler, and g++ is not here")
+    program = str(Path(__file__).with_name("vision_messages.py"))
+    command = [interpreter(), program, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
 
 
 def wait_for(what: Callable[[], Any], seconds: float = WAIT_S) -> Any:
@@ -54,13 +78,13 @@ def wait_for(what: Callable[[], Any], seconds: float = WAIT_S) -> Any:
 class PeerProcess:
     """A process of peer.py: `peer.camera(...)` sends the command `camera`."""
 
-    def __init__(self, name: str, domain: int) -> None:
+    def __init__(self, name: str, domain: int, messages: Path | None = None) -> None:
         self._process = subprocess.Popen(
             [interpreter(), str(Path(__file__).with_name("peer.py")), name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment(domain),
+            env=environment(domain, messages),
         )
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -113,14 +137,21 @@ class PeerProcess:
 class NodeProcess:
     """A process of `degmix-edge ros`."""
 
-    def __init__(self, bundle: Path, domain: int, log: Path, *arguments: str) -> None:
+    def __init__(
+        self,
+        bundle: Path,
+        domain: int,
+        log: Path,
+        *arguments: str,
+        messages: Path | None = None,
+    ) -> None:
         self._log = log
         with log.open("w") as file:
             self.process = subprocess.Popen(
                 [interpreter(), "-m", "degmix_edge", "ros", str(bundle), "--ros-args", *arguments],
                 stdout=file,
                 stderr=file,
-                env=environment(domain),
+                env=environment(domain, messages),
                 cwd=log.parent,
             )
 

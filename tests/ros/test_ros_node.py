@@ -22,6 +22,7 @@ from rig import (
     as_text,
     environment,
     interpreter,
+    vision_messages,
     wait_for,
 )
 
@@ -63,12 +64,12 @@ def start(domain, tmp_path):
     """Start processes, which end with the test."""
     started = []
 
-    def run(kind, *arguments):
+    def run(kind, *arguments, messages=None):
         if kind is PeerProcess:
-            process = PeerProcess(*arguments, domain)
+            process = PeerProcess(*arguments, domain, messages)
         else:
-            number = len(started)
-            process = NodeProcess(arguments[0], domain, tmp_path / f"{number}.log", *arguments[1:])
+            log = tmp_path / f"{len(started)}.log"
+            process = NodeProcess(arguments[0], domain, log, *arguments[1:], messages=messages)
         started.append(process)
         return process
 
@@ -98,6 +99,7 @@ def test_maps_have_the_stamps_of_their_images_and_nobody_works_for_nobody(start,
     topics = {"/depth/image": IMAGE, "/depth/points": CLOUD, "/depth/camera_info": INFO}
     reader.listen(topics=topics)
     wait_for(lambda: all(len(reader.got(topic=topic)) >= 10 for topic in topics))
+    assert "vision_msgs is not installed, so label_info" in node.log
     assert "subscribed to /camera/image_raw (reliable, depth 1)" in node.log
     lines = wait_for(
         lambda: (v := reader.diagnostics["values"]).get("depth a second", "0") > "1" and v
@@ -241,6 +243,23 @@ def test_the_lifecycle_and_what_goes_wrong(start, bundle, picture):
     wait_for(lambda: len(reader.got(topic="/depth/image")) > count)
     code, seconds = node.stop(signal.SIGINT)
     assert (code, seconds < 2) == (0, True), f"{seconds:.1f} s, {node.log}"
+
+
+def test_a_late_subscriber_gets_the_class_names(start, bundle, picture, tmp_path):
+    """The camera sends nothing, and nobody read when the names were published."""
+    messages = vision_messages(tmp_path)
+    node = start(NodeProcess, bundle, *REMAP, messages=messages)
+    node.says("images from /camera/image_raw")
+    assert "vision_msgs" not in node.log
+    time.sleep(1)
+    reader = start(PeerProcess, "reader", messages=messages)
+    topic = "/segmentation/label_info"
+    reader.listen(topics={topic: "vision_msgs/msg/LabelInfo"}, latched=True)
+    labels = wait_for(lambda: reader.last(topic=topic))["class_map"]
+    with degmix_edge.load(bundle, threads=1) as session:
+        names = session.spec.task("semseg").classes
+    assert [one["class_name"] for one in labels] == list(names)
+    assert [one["class_id"] for one in labels] == list(range(len(names)))
 
 
 def test_compressed_images_and_maps_of_the_cameras_size(start, bundle, picture):
