@@ -38,8 +38,8 @@ TREES = {
     "degmix_training": ROOT / "training" / "degmix_training",
     "degmix_calibration": ROOT / "calibration" / "degmix_calibration",
 }
-OTHER_PROGRAMS = {"--system-site-packages", "--plugins", "--emulated"}
-"""Options of pip's venv, of polygraphy and of plugins/bench/gpu.py."""
+OTHER_PROGRAMS = {"--system-site-packages", "--plugins", "--emulated", "--ros-args"}
+"""Options of pip's venv, of polygraphy, of plugins/bench/gpu.py and of ROS."""
 
 
 def name_of(path: Path) -> str:
@@ -359,7 +359,7 @@ def check(command: str) -> None:
     if isinstance(verb, click.Group) and words:
         verb = verb.get_command(context, words.pop(0))
         assert verb is not None, "no such verb"
-    context = click.Context(verb)
+    context = click.Context(verb, **verb.context_settings)
     values, rest, _ = verb.make_parser(context).parse_args(words)
     assert not rest, f"{rest} too much"
     for parameter in verb.params:

@@ -22,10 +22,10 @@ LAYERS = [
     {"ort", "nvidia", "graph", "quant", "bundle"},
     {"passes"},
     {"backends"},
-    {"runtime", "report", "sinks"},
+    {"runtime", "report", "sinks", "ros"},
     {"degmix_training", "degmix_calibration"},
     {"workflows"},
-    {"cli", "ros", "__main__"},
+    {"cli", "__main__"},
 ]
 TRAINING = 6
 # The package's own __init__ forwards the public names, lazily.

@@ -1,0 +1,157 @@
+"""Six maps of 640x480 at 30 Hz through the ROS node: lost messages, and how old the others are.
+
+    python tests/campaigns/ros_node.py --rclpy /path/to/python --seconds 300
+
+A camera, the node and a reader are three processes on one machine. It prints a table for
+docs/ros.md. The network is small, so that its own time does not hide that of the transport.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import degmix_edge
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "ros"))
+from rig import NodeProcess, PeerProcess, as_text, wait_for
+
+SIZE = (480, 640)
+IMAGE = "sensor_msgs/msg/Image"
+CHANNELS = {"semseg": 2, "human_parts": 2, "saliency": 2, "normals": 3, "edge": 1, "depth": 1}
+TOPICS = {
+    "semseg": "/segmentation/mask",
+    "human_parts": "/human_parts/mask",
+    **{name: f"/{name}/image" for name in ("saliency", "normals", "edge", "depth")},
+}
+DOMAIN = 61
+
+
+class SixTasks(nn.Module):
+    """Six maps of full size in little time: each task takes some channels of the image itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gains = nn.ParameterDict({n: torch.ones(1, c, 1, 1) for n, c in CHANNELS.items()})
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Image `(N, 3, H, W)` to `{task: (N, C, H, W)}`."""
+        return {name: image[:, : CHANNELS[name]] * gain for name, gain in self.gains.items()}
+
+
+def build(path: Path) -> Path:
+    """Write the bundle of the six tasks."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*SIZE, 3), np.uint8) for _ in range(2)]
+    classes = {"semseg": ["free", "occupied"], "human_parts": ["background", "person"]}
+    degmix_edge.build(
+        SixTasks(), path, size=SIZE, classes=classes, calibration=images, precision="fp32"
+    )
+    return path
+
+
+def measure(bundle: Path, folder: Path, seconds: float, depth: int) -> dict[str, Any]:
+    """Run the three processes for so long; the reader's queue has so many places."""
+    remap = ("-r", "image:=/camera/image_raw", "-p", "threads:=1")
+    node = NodeProcess(bundle, DOMAIN, folder / "node.log", *remap)
+    camera, reader = PeerProcess("camera", DOMAIN), PeerProcess("reader", DOMAIN)
+    try:
+        picture = np.random.default_rng(1).integers(0, 256, (*SIZE, 3), np.uint8)
+        fields = {"size": SIZE, "step": 3 * SIZE[1], "frame_id": "optical"}
+        camera.camera(topic="/camera/image_raw", fps=30, image=as_text(picture), **fields)
+        kinds = dict.fromkeys(TOPICS.values(), IMAGE)
+        reader.listen(topics={"/diagnostics": "diagnostic_msgs/msg/DiagnosticArray"})
+        reader.listen(topics=kinds, depth=depth)
+        for topic in kinds:
+            wait_for(lambda topic=topic: len(reader.got(topic=topic)) > 30, 60)
+        start = {topic: len(reader.got(topic=topic)) for topic in kinds}
+        used = _cpu_seconds(node.process.pid)
+        stages: list[dict[str, float]] = []
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(1)
+            values = reader.diagnostics["values"]
+            stages.append({k: float(v) for k, v in values.items() if k.startswith("last ") and v})
+        got = {topic: reader.got(topic=topic)[start[topic] :] for topic in kinds}
+        time.sleep(2)
+        after = reader.diagnostics["values"]
+        sent = {tuple(one) for one in camera.sent()}
+        cpu = _cpu_seconds(node.process.pid) - used
+    finally:
+        for process in (camera, reader, node):
+            process.close()
+    medians = {
+        name.removeprefix("last "): float(np.median([one[name] for one in stages]))
+        for name in stages[0]
+    }
+    return {"got": got, "sent": sent, "stages": medians, "after": after, "cpu": cpu}
+
+
+def report(found: dict[str, Any], seconds: float, depth: int) -> list[str]:
+    """Rows of the table, one for each topic."""
+    stages = found["stages"]
+    inference = stages["pre_ms"] + stages["net_ms"] + stages["post_ms"]
+    # A frame was published on all topics or on none: what one topic lacks, was lost.
+    frames = set.union(*({tuple(one[:2]) for one in got} for got in found["got"].values()))
+    inner = sorted(frames)[5:-5]  # the first and the last may be cut by the clock of the test
+    rows = []
+    for topic, got in found["got"].items():
+        stamps = {tuple(one[:2]) for one in got}
+        assert stamps <= found["sent"], f"{topic}: a stamp that no image had"
+        ages = np.array([one[3] for one in got]) / 1e6
+        p50, p95, p99 = np.percentile(ages, (50, 95, 99))
+        lost = len(set(inner) - stamps)
+        rows.append(
+            f"| {depth} | `{topic}` | {len(got)} | {lost} | {p50:.1f} | {p95:.1f} | {p99:.1f} | "
+            f"{p50 - inference:.1f} |"
+        )
+    drops = {k: v for k, v in found["after"].items() if k.startswith("dropped")}
+    rows.append(f"stages, ms: { ({k: round(v, 2) for k, v in stages.items()}) }")
+    rows.append(f"inference p50 {inference:.1f} ms, {seconds:g} s, drops {drops}")
+    rows.append(f"CPU of the node {100 * found['cpu'] / seconds:.0f} % of a core")
+    return rows
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    """Measure with queues of 1 and of 10, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rclpy", default=os.environ.get("DEGMIX_TEST_RCLPY", sys.executable))
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--depths", type=int, nargs="*", default=[1, 10])
+    options = parser.parse_args()
+    os.environ["DEGMIX_TEST_RCLPY"] = options.rclpy
+    about = "import rclpy, importlib.metadata as m; print(m.version('ros-rclpy'))"
+    version = subprocess.check_output([options.rclpy, "-c", about], text=True).strip()
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+        f"rclpy {version}, {time.strftime('%Y-%m-%d')}"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        bundle = build(Path(name) / "six.degmix")
+        print("| depth | topic | messages | lost | age p50 | p95 | p99 | p50 over inference |")
+        for depth in options.depths:
+            for row in report(
+                measure(bundle, Path(name), options.seconds, depth), options.seconds, depth
+            ):
+                print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
