@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType, TracebackType
 
 from degmix_edge.errors import ConfigError
@@ -54,9 +55,13 @@ class Sink(ABC):
 
     Attributes:
         name: What messages call it.
+        path: The file or the folder that it writes; None of a view.
+        count: Results that are in it.
     """
 
     name: str
+    path: Path | None = None
+    count: int = 0
 
     @abstractmethod
     def write(self, result: StreamResult) -> None:

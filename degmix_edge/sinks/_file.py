@@ -24,17 +24,14 @@ class FileSink(Sink):
         path: The file.
         options: Whether an existing file is replaced.
 
-    Attributes:
-        path: The file.
-        count: Results that it has.
-
     Raises:
         OutputError: The file exists, or cannot be written.
     """
 
     def __init__(self, path: Path, options: SinkOptions) -> None:
         check_file(path, force=options.force)
-        self.path, self.name, self.count = path, str(path), 0
+        self.path: Path = path
+        self.name = str(path)
         self._opened = contextlib.ExitStack()
         self._is_closed = False
 

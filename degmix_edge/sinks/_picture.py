@@ -9,6 +9,7 @@ from degmix_edge.capture import CapturedFrame
 from degmix_edge.network import NetworkSpec
 from degmix_edge.runtime.frames import image_of, read_first
 from degmix_edge.runtime.maps import TaskMap
+from degmix_edge.runtime.results import StreamResult
 from degmix_edge.tasks import false_colour, farthest, look
 
 NEW_SHARE = 0.1
@@ -53,3 +54,23 @@ class Painter:
     def colour(self, camera: str, task_map: TaskMap) -> np.ndarray:
         """Return the map as a picture, uint8 RGB `(H, W, 3)` of the map's own size."""
         return task_map.colour(self.limit(camera, task_map))
+
+
+class Unseen:
+    """Says which maps of a result were not shown yet, where results in between may be left out."""
+
+    def __init__(self) -> None:
+        self._shown: dict[tuple[str, str], int] = {}
+
+    def tasks(self, result: StreamResult) -> set[str]:
+        """Return the tasks whose maps are new since the last call for this camera."""
+        computed = {
+            (result.camera, task): result.frame.index - age
+            for task, age in result.frames_old.items()
+        }
+        new = {task for (camera, task), at in computed.items() if self._is_new(camera, task, at)}
+        self._shown |= computed
+        return new
+
+    def _is_new(self, camera: str, task: str, computed_at: int) -> bool:
+        return self._shown.get((camera, task)) != computed_at

@@ -19,19 +19,23 @@ class View(Sink):
     """A sink that shows the newest result, a few times a second, from its own thread.
 
     `write` returns at once. A result that was not shown when a newer one comes is left out. A view
-    that fails warns once and shows nothing from then on; it never stops whoever writes to it.
+    that fails warns once and shows nothing from then on; it never stops whoever writes to it. A map
+    that was held from an earlier frame is shown with the time of the frame that it comes with.
 
     Args:
         name: What messages call it.
         options: How many results a second it shows.
 
     Attributes:
+        hint: How one opens the view.
         error: What ended the view; None while it works.
         shown: Results that it showed.
 
     Raises:
         ConfigError: The rate is out of range.
     """
+
+    hint: str = ""
 
     def __init__(self, name: str, options: SinkOptions) -> None:
         if not 0 < options.rate_hz < float("inf"):

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.errors import OutputError
-from degmix_edge.files import make_folder, write_file
 from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.preprocess import list_images
 from degmix_edge.progress import Progress, counting, listening
-from degmix_edge.runtime import TaskMap, load
+from degmix_edge.runtime import load
 from degmix_edge.runtime.frames import Frame, endings_of
-from degmix_edge.tasks import colour
+from degmix_edge.sinks.folder import write_pictures
 from degmix_edge.workflows.frame_folders import frame_paths, needed_inputs
 from degmix_edge.workflows.networks import task_names
 
@@ -95,7 +90,7 @@ def run_images(
                 latency = maps.latency
                 assert latency is not None  # a call came back
                 chosen = {n: maps[n] for n in names}
-                written = _write(Path(out), path, chosen, native=native) if out else []
+                written = write_pictures(Path(out), path.stem, chosen, native=native) if out else []
                 results.append(ImageRun(path, latency.total_ms, latency.net_ms, written))
                 advance(1)
     return Run(names, results)
@@ -126,23 +121,3 @@ def _frames_of(image: Path, network: NetworkSpec) -> list[tuple[Path, Frame]]:
         return [(files[IMAGE], files) for files in frame_paths(image, network).values()]
     endings = endings_of(network)
     return [(path, path) for path in (list_images(image, endings) if image.is_dir() else [image])]
-
-
-def _write(out: Path, image: Path, maps: Mapping[str, TaskMap], *, native: bool) -> list[Path]:
-    make_folder(out)
-    arrays = {
-        n: m.at_image_size() if native and not m.spec.is_raw else np.asarray(m)
-        for n, m in maps.items()
-    }
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    files = {out / f"{image.stem}.npz": buffer.getvalue()}
-    for name, array in arrays.items():
-        if maps[name].spec.is_raw:
-            continue
-        buffer = io.BytesIO()
-        Image.fromarray(colour(array, maps[name].spec)).save(buffer, "PNG")
-        files[out / f"{image.stem}.{name}.png"] = buffer.getvalue()
-    for path, data in files.items():
-        write_file(path, data, force=True)
-    return list(files)
