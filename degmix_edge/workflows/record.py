@@ -13,21 +13,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from degmix_edge import capture, registry, sinks
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.capture import SourceOptions, open_source
 from degmix_edge.capture._base import Replay
 from degmix_edge.errors import ConfigError, OutputError
 from degmix_edge.progress import Event, Progress, emit, listening, note, warn
-from degmix_edge.registry import unknown
 from degmix_edge.runtime import load
 from degmix_edge.runtime.results import StreamResult, StreamStats
 from degmix_edge.runtime.stream import AnySource, Stream, stream
 from degmix_edge.sinks import Sink, SinkOptions, open_sink
-from degmix_edge.sinks._base import VIEW_HZ
 from degmix_edge.sinks._view import View
-from degmix_edge.workflows.networks import task_names
-from degmix_edge.workflows.run import Run, run_images
 
 POLL_S = 0.2
 """Seconds after which a signal or the end of the duration is noticed, while no result comes."""
@@ -45,7 +40,7 @@ class Recording:
     Attributes:
         source: Where the frames came from.
         tasks: Tasks that were written and shown.
-        files: Files and folders that were written.
+        written: Files and folders that were written.
         results: Results that were written.
         seconds: From the first to the last result.
         rates_hz: By task, how often it ran a second, by the clock of this machine.
@@ -55,7 +50,7 @@ class Recording:
 
     source: str
     tasks: tuple[str, ...]
-    files: list[Path]
+    written: list[Path]
     results: int
     seconds: float
     rates_hz: dict[str, float]
@@ -67,6 +62,36 @@ class Recording:
         """Return 0, or what shells expect of a program that ended after a signal."""
         named = [number for number in SIGNALS if number.name == self.ended_by]
         return 128 + named[0] if named else 0
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What programs read."""
+        return vars(self)
+
+    def table(self, bundle: str) -> tuple[str, list[str], list[list[str]]]:
+        """Return title, columns and rows for people."""
+        rows = []
+        for name, camera in self.stats.cameras.items():
+            drops = [f"{count} {cause}" for cause, count in camera.dropped.items() if count]
+            more = {
+                "lost before us": camera.lost,
+                "reconnects": camera.reconnects,
+                "stamps that jump back": camera.stamps_back,
+                "last error": camera.last_error,
+            }
+            starved = self.stats.starved.get(name, {})
+            rows += [
+                [f"{name}: frames", str(camera.captured)],
+                ["results", str(camera.delivered)],
+                ["dropped", ", ".join(drops) or "0"],
+                *([what, str(value)] for what, value in more.items() if value),
+                *([f"{task} starved for", f"{age:.1f} s"] for task, age in starved.items()),
+            ]
+        ages = [f"{self.stats.age_ms[p]:.0f}" for p in ("p50", "p95", "p99") if self.stats.age_ms]
+        rows.append(["age ms: p50, p95, p99", ", ".join(ages) or "unknown"])
+        rows += [[f"{task}, runs a second", f"{rate:.1f}"] for task, rate in self.rates_hz.items()]
+        title = f"{bundle} on {self.source}: {self.results} results in {self.seconds:.1f} s"
+        return title, ["", "count"], rows
 
 
 def record(
@@ -134,103 +159,16 @@ def record(
             tally = _pump(running, targets, ended, duration_s)
             running.close()
             stack.close()  # here, where a signal does not interrupt it
-        files = [one.path for one in targets if one.path is not None and one.count]
+        written = [one.path for one in targets if one.path is not None and one.count]
     return Recording(
         str(source if isinstance(source, str | os.PathLike | int) else getattr(frames, "name", "")),
         tasks,
-        files,
+        written,
         tally.results,
         tally.seconds,
         tally.rates_hz,
         ended.by,
         running.stats,
-    )
-
-
-def run_sources(
-    bundle: str | Path | Bundle,
-    sources: Sequence[str],
-    outputs: Sequence[str] = (),
-    *,
-    tasks: str | Sequence[str] = (),
-    native: bool = False,
-    force: bool = False,
-    views: Sequence[str] = (),
-    view_rate: float | None = None,
-    rates: Sequence[str] = (),
-    fast: bool | None = None,
-    topic: str | None = None,
-    duration: float | None = None,
-    with_image: bool = False,
-    progress: Progress | None = None,
-    **loading: Any,
-) -> Run | Recording:
-    """Run a bundle on whatever a user names: `run_images` for images on a disk, else `record`.
-
-    Frames are a stream if their source is none of images, or if they go into anything but a folder.
-
-    Args:
-        bundle: The bundle, or its folder.
-        sources: Images and folders, or one source of a stream.
-        outputs: A folder, or what a stream is written to.
-        tasks: Tasks to write; none is all.
-        native: Write the files of single images at the image's own size.
-        force: Replace what is there.
-        views: Live views of a stream.
-        view_rate: Results a second that a view shows.
-        rates: Rates of tasks of a stream, as in `parse_rates`.
-        fast: Whether a recording is read as fast as possible; None is as `record` says.
-        topic: Which topic of a recording holds the images.
-        duration: Seconds after which a stream ends.
-        with_image: Whether a recording has the camera's images too.
-        progress: Called with an `Event` now and then.
-        loading: Further arguments of `load`.
-
-    Raises:
-        ConfigError: An option does not fit the sources, or what `record` and `run_images` raise.
-    """
-    is_stream = any(_kinds(sinks.PACKAGE, [*outputs, *views], but="folder")) or any(
-        _kinds(capture.PACKAGE, sources, but="images")
-    )
-    if not is_stream:
-        of_stream = {"rate": rates, "topic": topic, "duration": duration}
-        of_stream |= {"fast or timed": fast is not None, "with-image": with_image}
-        given = [name for name, value in of_stream.items() if value]
-        if given:
-            raise ConfigError(f"--{given[0]}: is of videos, recordings and cameras, got images")
-        if len(outputs) > 1:
-            raise ConfigError(f"--out: got {len(outputs)} folders for images, expected one")
-        out = outputs[0] if outputs else None
-        return run_images(
-            *(bundle, sources, out),
-            tasks=tasks,
-            native=native,
-            force=force,
-            progress=progress,
-            **loading,
-        )
-    if len(sources) != 1:
-        raise ConfigError(
-            f"sources: got {', '.join(sources)}, expected one for a video, a recording or a view; "
-            "run each on its own"
-        )
-    for view in views:
-        if view.partition(":")[0] not in (have := registry.names(sinks.PACKAGE)):
-            raise ConfigError(unknown("view", view, have))
-    rate_hz = VIEW_HZ if view_rate is None else view_rate
-    options = SinkOptions(task_names(tasks), force, with_image, native, rate_hz)
-    replays: dict[bool | None, Replay | None] = {None: None, True: "fast", False: "timed"}
-    return record(
-        bundle,
-        sources[0],
-        [*outputs, *views],
-        options=options,
-        rates=parse_rates(rates),
-        replay=replays[fast],
-        topic=topic,
-        duration_s=duration,
-        progress=progress,
-        **loading,
     )
 
 
@@ -251,32 +189,6 @@ def parse_rates(texts: Sequence[str]) -> dict[str, float | None] | None:
                 f"depth={EVERY_FRAME} for every frame"
             ) from None
     return rates or None
-
-
-def recording_table(recording: Recording) -> tuple[str, list[str], list[list[str]]]:
-    """Title, columns and rows of a summary for people."""
-    rows = []
-    for name, camera in recording.stats.cameras.items():
-        drops = {cause: count for cause, count in camera.dropped.items() if count}
-        dropped = ", ".join(f"{count} {cause}" for cause, count in drops.items())
-        rows += [
-            [f"{name}: frames", str(camera.captured)],
-            ["written", str(camera.delivered)],
-            ["dropped", f"{sum(drops.values())}" + (f" ({dropped})" if dropped else "")],
-        ]
-        more = {"lost by the driver": camera.lost, "reconnects": camera.reconnects}
-        more["stamps that jump back"] = camera.stamps_back
-        rows += [[what, str(count)] for what, count in more.items() if count]
-        if camera.last_error:
-            rows.append(["last error", camera.last_error])
-        starved = recording.stats.starved.get(name, {})
-        rows += [[f"{task} starved", f"{seconds:.1f} s"] for task, seconds in starved.items()]
-    ages = recording.stats.age_ms
-    known = " / ".join(f"{ages[p]:.0f}" for p in ("p50", "p95", "p99") if p in ages)
-    rows.append(["age ms, p50 / p95 / p99", known or "unknown"])
-    rows += [[f"{task}, runs a second", f"{rate:.1f}"] for task, rate in recording.rates_hz.items()]
-    title = f"{recording.source}: {recording.results} results in {recording.seconds:.1f} s"
-    return title, ["", "count"], rows
 
 
 @dataclass
@@ -387,10 +299,3 @@ def _signals() -> Iterator[_Ended]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-def _kinds(package: str, texts: Sequence[str], *, but: str) -> Iterator[bool]:
-    """Whether each text is recognised by a kind of `package` other than `but`."""
-    for text in texts:
-        names = (name for name, module in registry.modules(package) if module.recognises(text))
-        yield next(names, but) != but

@@ -1,21 +1,28 @@
-"""Run a bundle over images and write maps to disk."""
+"""Run a bundle over images and write maps to disk, or over whatever else a user names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from degmix_edge import capture, registry, sinks
 from degmix_edge.bundle.contents import Bundle, open_bundle
-from degmix_edge.errors import OutputError
+from degmix_edge.capture._base import Replay
+from degmix_edge.errors import ConfigError, OutputError
 from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.preprocess import list_images
 from degmix_edge.progress import Progress, counting, listening
+from degmix_edge.registry import unknown
 from degmix_edge.runtime import load
 from degmix_edge.runtime.frames import Frame, endings_of
+from degmix_edge.sinks import SinkOptions
+from degmix_edge.sinks._base import VIEW_HZ
 from degmix_edge.sinks.folder import write_pictures
 from degmix_edge.workflows.frame_folders import frame_paths, needed_inputs
 from degmix_edge.workflows.networks import task_names
+from degmix_edge.workflows.record import Recording, parse_rates, record
 
 
 @dataclass(frozen=True)
@@ -30,10 +37,22 @@ class ImageRun:
 
 @dataclass(frozen=True)
 class Run:
-    """Images that ran, and the tasks whose maps were written."""
+    """Images that ran, the tasks whose maps were written, and the folders where they are."""
 
     tasks: tuple[str, ...]
     images: list[ImageRun]
+    written: tuple[Path, ...] = ()
+    exit_code = 0
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What programs read."""
+        return {"tasks": self.tasks, "images": self.images}
+
+    def table(self, bundle: str) -> tuple[str, list[str], list[list[str]]]:
+        """Return title, columns and rows for people."""
+        rows = [[str(i.image), f"{i.total_ms:.1f}", f"{i.net_ms:.1f}"] for i in self.images]
+        return f"{bundle}, {', '.join(self.tasks)}", ["image", "total ms", "net ms"], rows
 
 
 def run_images(
@@ -93,7 +112,95 @@ def run_images(
                 written = write_pictures(Path(out), path.stem, chosen, native=native) if out else []
                 results.append(ImageRun(path, latency.total_ms, latency.net_ms, written))
                 advance(1)
-    return Run(names, results)
+    return Run(names, results, (Path(out),) if out else ())
+
+
+def run_sources(
+    bundle: str | Path | Bundle,
+    sources: Sequence[str],
+    outputs: Sequence[str] = (),
+    *,
+    tasks: str | Sequence[str] = (),
+    native: bool = False,
+    force: bool = False,
+    views: Sequence[str] = (),
+    view_rate: float | None = None,
+    rates: Sequence[str] = (),
+    fast: bool | None = None,
+    topic: str | None = None,
+    duration: float | None = None,
+    with_image: bool = False,
+    progress: Progress | None = None,
+    **loading: Any,
+) -> Run | Recording:
+    """Run a bundle on whatever a user names: `run_images` for images on a disk, else `record`.
+
+    Frames are a stream if their source is none of images, or if they go into anything but a folder.
+
+    Args:
+        bundle: The bundle, or its folder.
+        sources: Images and folders, or one source of a stream.
+        outputs: A folder, or what a stream is written to.
+        tasks: Tasks to write; none is all.
+        native: Write the files of single images at the image's own size.
+        force: Replace what is there.
+        views: Live views of a stream.
+        view_rate: Results a second that a view shows.
+        rates: Rates of tasks of a stream, as in `parse_rates`.
+        fast: Whether a recording is read as fast as possible; None is as `record` says.
+        topic: Which topic of a recording holds the images.
+        duration: Seconds after which a stream ends.
+        with_image: Whether a recording has the camera's images too.
+        progress: Called with an `Event` now and then.
+        loading: Further arguments of `load`.
+
+    Raises:
+        ConfigError: An option does not fit the sources, or what `record` and `run_images` raise.
+    """
+    is_stream = any(_kinds(sinks.PACKAGE, [*outputs, *views], but="folder")) or any(
+        _kinds(capture.PACKAGE, sources, but="images")
+    )
+    if not is_stream:
+        of_stream = {"rate": rates, "topic": topic, "duration": duration}
+        of_stream |= {"fast or timed": fast is not None, "with-image": with_image}
+        given = [name for name, value in of_stream.items() if value]
+        if given:
+            raise ConfigError(f"--{given[0]}: is of videos, recordings and cameras, got images")
+        if len(outputs) > 1:
+            raise ConfigError(f"--out: got {len(outputs)} folders for images, expected one")
+        return run_images(
+            bundle,
+            sources,
+            outputs[0] if outputs else None,
+            tasks=tasks,
+            native=native,
+            force=force,
+            progress=progress,
+            **loading,
+        )
+    if len(sources) != 1:
+        raise ConfigError(
+            f"sources: got {', '.join(sources)}, expected one for a video, a recording or a view; "
+            "run each on its own"
+        )
+    for view in views:
+        if view.partition(":")[0] not in (have := registry.names(sinks.PACKAGE)):
+            raise ConfigError(unknown("view", view, have))
+    rate_hz = VIEW_HZ if view_rate is None else view_rate
+    options = SinkOptions(task_names(tasks), force, with_image, native, rate_hz)
+    replays: dict[bool | None, Replay | None] = {None: None, True: "fast", False: "timed"}
+    return record(
+        bundle,
+        sources[0],
+        [*outputs, *views],
+        options=options,
+        rates=parse_rates(rates),
+        replay=replays[fast],
+        topic=topic,
+        duration_s=duration,
+        progress=progress,
+        **loading,
+    )
 
 
 def _check_names(out: Path, paths: Sequence[Path], *, force: bool) -> None:
@@ -121,3 +228,10 @@ def _frames_of(image: Path, network: NetworkSpec) -> list[tuple[Path, Frame]]:
         return [(files[IMAGE], files) for files in frame_paths(image, network).values()]
     endings = endings_of(network)
     return [(path, path) for path in (list_images(image, endings) if image.is_dir() else [image])]
+
+
+def _kinds(package: str, texts: Sequence[str], *, but: str) -> Iterator[bool]:
+    """Whether each text is recognised by a kind of `package` other than `but`."""
+    for text in texts:
+        names = (name for name, module in registry.modules(package) if module.recognises(text))
+        yield next(names, but) != but
