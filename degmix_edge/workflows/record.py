@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -17,6 +18,7 @@ from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.capture import SourceOptions, open_source
 from degmix_edge.capture._base import Replay
 from degmix_edge.errors import ConfigError, OutputError
+from degmix_edge.network import NetworkSpec
 from degmix_edge.progress import Event, Progress, emit, listening, note, warn
 from degmix_edge.runtime import load
 from degmix_edge.runtime.results import StreamResult, StreamStats
@@ -39,7 +41,7 @@ class Recording:
 
     Attributes:
         source: Where the frames came from.
-        tasks: Tasks that were written and shown.
+        tasks: Tasks that ran.
         written: Files and folders that were written.
         results: Results that were written.
         seconds: From the first to the last result.
@@ -126,50 +128,31 @@ def record(
             so that they have every frame, and at the times of its stamps where a view is open.
         topic: Which topic of a recording holds the images.
         duration_s: Seconds after which the stream ends; None is never.
-        progress: Called with an `Event` about twice a second.
-        loading: Further arguments of `load`, such as `size`, `backend` and `threads`.
+        progress: Called with an `Event` twice a second.
+        loading: Further arguments of `load`.
 
     Raises:
-        SourceError: The source cannot be opened, or broke.
+        SourceError, BundleError, BackendError: The source or the bundle cannot be opened, or broke.
         ConfigError: An output is unknown or lacks a package, or an option is out of range.
         OutputError: A file exists or cannot be written, or the disk is full.
-        BundleError, BackendError: The bundle cannot be opened or run.
     """
     if duration_s is not None and not duration_s > 0:
         raise ConfigError(f"duration: got {duration_s!r}, expected seconds above 0")
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
-    wanted = options or SinkOptions()
-    network = opened.manifest.network
-    tasks = tuple(task.name for task in wanted.chosen(network))
+    options = _with_tasks(options or SinkOptions(), rates)
+    rates = rates or (dict.fromkeys(options.tasks) if options.tasks else None)
     with listening(progress), contextlib.ExitStack() as stack:
         targets = [
-            stack.enter_context(
-                one if isinstance(one, Sink) else open_sink(os.fspath(one), network, wanted)
-            )
-            for one in outputs
+            stack.enter_context(_opened(one, opened.manifest.network, options)) for one in outputs
         ]
-        views = [one for one in targets if isinstance(one, View)]
-        frames = _source(source, replay, topic, is_watched=bool(views))
+        is_watched = any(isinstance(one, View) for one in targets)
+        frames = _source(source, replay, topic, is_watched=is_watched)
         session = stack.enter_context(load(opened, **loading))
-        if rates is None and wanted.tasks:
-            rates = dict.fromkeys(wanted.tasks)
         with _signals() as ended, stream(session, frames, rates=rates) as running:
-            for view in views:
-                note(view.hint)
             tally = _pump(running, targets, ended, duration_s)
             running.close()
             stack.close()  # here, where a signal does not interrupt it
-        written = [one.path for one in targets if one.path is not None and one.count]
-    return Recording(
-        str(source if isinstance(source, str | os.PathLike | int) else getattr(frames, "name", "")),
-        tasks,
-        written,
-        tally.results,
-        tally.seconds,
-        tally.rates_hz,
-        ended.by,
-        running.stats,
-    )
+    return _recording(str(getattr(frames, "name", source)), targets, tally, ended, running.stats)
 
 
 def parse_rates(texts: Sequence[str]) -> dict[str, float | None] | None:
@@ -225,6 +208,35 @@ class _Tally:
         return {task: runs * share for task, runs in self.runs.items()}
 
 
+def _with_tasks(options: SinkOptions, rates: Mapping[str, float | None] | None) -> SinkOptions:
+    """The options for the tasks that run, where not all of them do."""
+    if options.tasks or rates is None:
+        return options
+    running = tuple(task for task, rate in rates.items() if rate is None or rate)
+    return dataclasses.replace(options, tasks=running)
+
+
+def _opened(
+    output: str | os.PathLike[str] | Sink, network: NetworkSpec, options: SinkOptions
+) -> Sink:
+    return output if isinstance(output, Sink) else open_sink(os.fspath(output), network, options)
+
+
+def _recording(
+    source: str, targets: Sequence[Sink], tally: _Tally, ended: _Ended, stats: StreamStats
+) -> Recording:
+    return Recording(
+        source=source,
+        tasks=tuple(tally.runs),
+        written=[one.path for one in targets if one.path is not None and one.count],
+        results=tally.results,
+        seconds=tally.seconds,
+        rates_hz=tally.rates_hz,
+        ended_by=ended.by,
+        stats=stats,
+    )
+
+
 def _source(
     source: AnySource, replay: Replay | None, topic: str | None, *, is_watched: bool
 ) -> AnySource:
@@ -243,6 +255,9 @@ def _pump(
     running: Stream, targets: Sequence[Sink], ended: _Ended, duration_s: float | None
 ) -> _Tally:
     """Write results until the stream ends, the time is over, or a signal comes."""
+    for target in targets:
+        if isinstance(target, View):
+            note(target.hint)
     tally, start, told = _Tally(), time.monotonic(), 0.0
     while not ended.by:
         now = time.monotonic() - start

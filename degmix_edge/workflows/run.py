@@ -24,6 +24,9 @@ from degmix_edge.workflows.frame_folders import frame_paths, needed_inputs
 from degmix_edge.workflows.networks import task_names
 from degmix_edge.workflows.record import Recording, parse_rates, record
 
+STREAM_ONLY = ("view_rate", "rate", "fast", "topic", "duration_s", "with_image")
+"""Options of `run_stream` that images on a disk do not have."""
+
 
 @dataclass(frozen=True)
 class ImageRun:
@@ -120,20 +123,10 @@ def run_sources(
     sources: Sequence[str],
     outputs: Sequence[str] = (),
     *,
-    tasks: str | Sequence[str] = (),
-    native: bool = False,
-    force: bool = False,
     views: Sequence[str] = (),
-    view_rate: float | None = None,
-    rates: Sequence[str] = (),
-    fast: bool | None = None,
-    topic: str | None = None,
-    duration: float | None = None,
-    with_image: bool = False,
-    progress: Progress | None = None,
-    **loading: Any,
+    **options: Any,
 ) -> Run | Recording:
-    """Run a bundle on whatever a user names: `run_images` for images on a disk, else `record`.
+    """Run a bundle on whatever a user names: `run_images` for images on a disk, else `run_stream`.
 
     Frames are a stream if their source is none of images, or if they go into anything but a folder.
 
@@ -141,65 +134,81 @@ def run_sources(
         bundle: The bundle, or its folder.
         sources: Images and folders, or one source of a stream.
         outputs: A folder, or what a stream is written to.
-        tasks: Tasks to write; none is all.
-        native: Write the files of single images at the image's own size.
-        force: Replace what is there.
         views: Live views of a stream.
-        view_rate: Results a second that a view shows.
-        rates: Rates of tasks of a stream, as in `parse_rates`.
-        fast: Whether a recording is read as fast as possible; None is as `record` says.
-        topic: Which topic of a recording holds the images.
-        duration: Seconds after which a stream ends.
-        with_image: Whether a recording has the camera's images too.
-        progress: Called with an `Event` now and then.
-        loading: Further arguments of `load`.
+        options: Further arguments of `run_stream`, of which those of `STREAM_ONLY` may be None;
+            without these, they are those of `run_images`.
 
     Raises:
-        ConfigError: An option does not fit the sources, or what `record` and `run_images` raise.
+        ConfigError: An option does not fit the sources, or there are several where one is expected.
+        DegmixError: Whatever else `run_images` and `run_stream` raise.
     """
+    only = {name: options.pop(name) for name in STREAM_ONLY if name in options}
+    given = {name: value for name, value in only.items() if value not in (None, ())}
     is_stream = any(_kinds(sinks.PACKAGE, [*outputs, *views], but="folder")) or any(
         _kinds(capture.PACKAGE, sources, but="images")
     )
-    if not is_stream:
-        of_stream = {"rate": rates, "topic": topic, "duration": duration}
-        of_stream |= {"fast or timed": fast is not None, "with-image": with_image}
-        given = [name for name, value in of_stream.items() if value]
-        if given:
-            raise ConfigError(f"--{given[0]}: is of videos, recordings and cameras, got images")
-        if len(outputs) > 1:
-            raise ConfigError(f"--out: got {len(outputs)} folders for images, expected one")
-        return run_images(
-            bundle,
-            sources,
-            outputs[0] if outputs else None,
-            tasks=tasks,
-            native=native,
-            force=force,
-            progress=progress,
-            **loading,
-        )
-    if len(sources) != 1:
+    if is_stream and len(sources) > 1:
         raise ConfigError(
             f"sources: got {', '.join(sources)}, expected one for a video, a recording or a view; "
             "run each on its own"
         )
+    if is_stream:
+        return run_stream(bundle, sources[0], outputs, views=views, **given, **options)
+    if given:
+        name = next(iter(given)).removesuffix("_s").replace("_", "-")
+        raise ConfigError(f"--{name}: is of videos, recordings and cameras, got images")
+    if len(outputs) > 1:
+        raise ConfigError(f"--out: got {len(outputs)} folders for images, expected one")
+    return run_images(bundle, sources, next(iter(outputs), None), **options)
+
+
+def run_stream(
+    bundle: str | Path | Bundle,
+    source: str,
+    outputs: Sequence[str] = (),
+    *,
+    views: Sequence[str] = (),
+    tasks: str | Sequence[str] = (),
+    native: bool = False,
+    force: bool = False,
+    with_image: bool = False,
+    view_rate: float = VIEW_HZ,
+    rate: Sequence[str] = (),
+    fast: bool | None = None,
+    **recording: Any,
+) -> Recording:
+    """Run a bundle on a stream, as `record` does, with the options of the command line.
+
+    Args:
+        bundle: The bundle, or its folder.
+        source: A camera, a URL or a recording.
+        outputs: Paths of what is written.
+        views: Names of live views.
+        tasks: Tasks to write; none is all.
+        native: Write files of single frames at each image's own size.
+        force: Replace what is there.
+        with_image: Whether a recording has the camera's images too.
+        view_rate: Results a second that a view shows.
+        rate: Rates of tasks, as in `parse_rates`.
+        fast: Whether a recording is read as fast as possible; None is as `record` says.
+        recording: Further arguments of `record`.
+
+    Raises:
+        ConfigError: There is no such view, or a rate is no number.
+        DegmixError: Whatever else `record` raises.
+    """
     for view in views:
         if view.partition(":")[0] not in (have := registry.names(sinks.PACKAGE)):
             raise ConfigError(unknown("view", view, have))
-    rate_hz = VIEW_HZ if view_rate is None else view_rate
-    options = SinkOptions(task_names(tasks), force, with_image, native, rate_hz)
     replays: dict[bool | None, Replay | None] = {None: None, True: "fast", False: "timed"}
     return record(
         bundle,
-        sources[0],
+        source,
         [*outputs, *views],
-        options=options,
-        rates=parse_rates(rates),
+        options=SinkOptions(task_names(tasks), force, with_image, native, view_rate),
+        rates=parse_rates(rate),
         replay=replays[fast],
-        topic=topic,
-        duration_s=duration,
-        progress=progress,
-        **loading,
+        **recording,
     )
 
 
