@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ PORT = 9876
 SERVER_MEMORY = "64MB"
 """What the server keeps for viewers that connect late."""
 JPEG_QUALITY = 75
+FLUSH_S = 10.0
 SINCE_1970_NS = 10**17
 """Stamps from here on are times since 1970; smaller ones are times since a recording's start."""
 
@@ -139,16 +141,9 @@ class RerunView(View):
 
     def __init__(self, port: int, network: NetworkSpec, options: SinkOptions) -> None:
         super().__init__(NAME, options)
+        _check_port(port)
         self._log = _Log(network, options)
-        try:
-            address = self._log.recording.serve_grpc(
-                grpc_port=port, server_memory_limit=SERVER_MEMORY
-            )
-        except Exception as error:
-            raise OutputError(
-                f"{NAME}: port {port} cannot be served ({error}); give another one, as in "
-                f"{NAME}:{port + 1}"
-            ) from error
+        address = self._log.recording.serve_grpc(grpc_port=port, server_memory_limit=SERVER_MEMORY)
         self.hint = f"{NAME}: open a viewer with: rerun {address}"
         self._start()
 
@@ -178,9 +173,35 @@ class RrdSink(FileSink):
 
     def _add(self, result: StreamResult) -> None:
         self._log.log(result)
+        self._flush()
 
     def _finish(self) -> None:
-        self._log.recording.flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        """Wait for Rerun's own thread, which only then says that it could not write."""
+        try:
+            self._log.recording.flush(timeout_sec=FLUSH_S)
+        except RuntimeError as error:
+            raise OutputError(
+                f"{self.path}: cannot be written ({error}); check space and permissions"
+            ) from error
+
+
+def _check_port(port: int) -> None:
+    """Check that a port is free: Rerun's server only logs that it is not.
+
+    Raises:
+        OutputError: It is taken, or this user must not use it.
+    """
+    try:
+        with socket.create_server(("", port)):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"{NAME}: port {port} cannot be served ({error.strerror}); give another one, as in "
+            f"{NAME}:{PORT + 1}"
+        ) from error
 
 
 def _annotations(task: TaskSpec) -> list[tuple[int, str, tuple[int, int, int]]]:
