@@ -104,12 +104,12 @@ class _Log:
         """One view for each camera's image and for each of its tasks."""
         from rerun import blueprint
 
-        names = ["image", *map(group, self._tasks)]
-        views = [
-            blueprint.Spatial2DView(origin=f"{camera}/{name}", name=f"{camera} {name}")
+        paths = [
+            f"{camera}/{name}"
             for camera in sorted(self._cameras)
-            for name in names
+            for name in ("image", *map(group, self._tasks))
         ]
+        views = [blueprint.Spatial2DView(origin=path, name=path) for path in paths]
         layout = blueprint.Blueprint(blueprint.Grid(*views), collapse_panels=True)
         self.recording.send_blueprint(layout)
 
