@@ -40,7 +40,8 @@ class ChildSource(Source):
     """A live source whose frames a child process writes into a pipe.
 
     A thread takes every frame as it comes, so that the child never waits and nothing is queued. A
-    frame that the next one replaces before it is read counts in `skipped`.
+    frame that the next one replaces before it is read counts in `skipped`. The child ends with the
+    thread that opened the source.
 
     Args:
         name: What messages call the source.

@@ -20,7 +20,7 @@ from degmix_edge.capture._decoder import HEADER
 EXPECTED = "the URL of a network camera (rtsp://, http://, udp://, ...)"
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "rtp", "srt")
 _SCHEME = re.compile(rf"({'|'.join(SCHEMES)})://")
-_LOGIN = re.compile(r"//[^/@]*@")
+_LOGIN = re.compile(r"//[^/]*@")
 
 
 def recognises(text: str) -> bool:
@@ -68,6 +68,9 @@ class NetworkSource(ChildSource):
         places = os.pathsep.join(path for path in sys.path if path)
         program = [sys.executable, "-m", "degmix_edge.capture._decoder"]
         return ["env", f"PYTHONPATH={places}", *program], json.dumps(task).encode() + b"\n"
+
+    def _why(self, code: int) -> str:
+        return super()._why(code).replace(self._url, self.name)
 
     def _receive(self, pipe: BufferedReader) -> CapturedFrame | None:
         header = pipe.read(HEADER.size)

@@ -254,7 +254,7 @@ class CameraSource(Source):
         ready = list(self._ready(device)) if flags else []
         if flags & select.POLLERR and not ready:
             raise SourceError(f"{self.name}: the driver has stopped")
-        if len(ready) == len(self._buffers):
+        if len(ready) == len(self._buffers) > 1:
             self.skipped += len(ready)
             self._give_back(device, ready)
             return None

@@ -165,7 +165,7 @@ def test_addresses_where_nobody_is_are_said_without_the_login():
     port = free_port()
     for url, message in (
         (f"rtsp://root:secret@127.0.0.1:{port}/live", "Connection refused"),
-        (f"http://root:secret@127.0.0.1:{port}/video", "Connection refused"),
+        (f"http://root:p@secret@127.0.0.1:{port}/video", "Connection refused"),
     ):
         source = open_source(url)
         with nothing_left():

@@ -522,7 +522,7 @@ def test_a_driver_that_stops_is_said(monkeypatch):
     source.close()
 
 
-@pytest.mark.parametrize("most_buffers", [2, 3])
+@pytest.mark.parametrize("most_buffers", [1, 2, 3])
 def test_few_buffers_are_enough(most_buffers: int):
     kernel = small("GREY", most_buffers=most_buffers)
     source = opened(kernel)
