@@ -73,7 +73,8 @@ def invoke(arguments: Sequence[str]) -> int:
     except DegmixError as error:
         return output.fail(error)
     except ModuleNotFoundError as error:
-        return output.fail(import_module("degmix_edge.cli._needs").missing_package(error))
+        verb = next((word for word in arguments if not word.startswith("-")), "")
+        return output.fail(import_module("degmix_edge.cli._needs").missing_package(error, verb))
     except OSError as error:
         if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EPIPE):
             raise

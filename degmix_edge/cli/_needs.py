@@ -20,14 +20,16 @@ EXTRAS = {
     "scipy": "train",
     "skimage": "demo",
 }
+OF_VERBS = {"demo": "demo", "export": "export", "prune": "export", "train": "train"}
+"""Verbs that need a whole role: the extra of one package would lack the next one."""
 
 
-def missing_package(error: ModuleNotFoundError) -> BackendError:
-    """The error for a missing package. One that we do not know is a bug: raised again."""
+def missing_package(error: ModuleNotFoundError, verb: str) -> BackendError:
+    """The error for a package that `verb` lacks. One that we do not know is a bug: raised again."""
     package = (error.name or "").split(".")[0]
     if package not in EXTRAS:
         raise error
     return BackendError(
         f"this verb needs {package}, which is not installed: "
-        f"pip install 'degmix-edge[{EXTRAS[package]}]'"
+        f"pip install 'degmix-edge[{OF_VERBS.get(verb, EXTRAS[package])}]'"
     )

@@ -13,6 +13,8 @@ from degmix_edge.cli import invoke
 from degmix_edge.errors import BundleError
 from degmix_edge.workflows.verify import verify
 
+pytestmark = pytest.mark.slow(file_seconds=5)
+
 
 def test_a_name_opens_it_where_there_is_no_such_path(tmp_path, monkeypatch, bundles):
     monkeypatch.chdir(tmp_path)
@@ -44,3 +46,11 @@ def test_it_gives_its_golden_maps_and_is_small():
     assert bundle.manifest.precision == "int8"
     assert bundle.size_bytes < 3_200_000
     assert verify(bundle).passed
+
+
+def test_bench_takes_the_golden_image_where_there_are_no_photographs(monkeypatch, capfd):
+    monkeypatch.setattr("degmix_edge.workflows.bench.find_spec", lambda name: None)
+    assert invoke(["bench", "degmix_tiny", "--calls", "3", "--threads", "1"]) == 0
+    said = capfd.readouterr().err
+    assert "no photographs without scikit-image; taking the bundle's golden image" in said
+    assert "engine int8" in said

@@ -422,6 +422,24 @@ def test_a_missing_package_says_what_to_install(tmp_path, bundles):
     assert process("--help", env={**os.environ, "PYTHONPATH": path}).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "package", "extra"),
+    [
+        (["inspect", "net.onnx"], "onnx", "build"),
+        (["train", "degmix_tiny"], "torch", "train"),  # it needs more than torch
+        (["demo"], "polygraphy", "demo"),
+    ],
+)
+def test_the_extra_is_the_smallest_that_is_enough(tmp_path, arguments, package, extra):
+    (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError(name='{package}')")
+    (tmp_path / "net.onnx").write_bytes(b"")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    done = process(*arguments, env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path)
+    assert done.returncode == 10
+    needs = f"needs {package}, which is not installed: pip install 'degmix-edge[{extra}]'"
+    assert needs in done.stderr
+
+
 def test_a_changed_bundle(cli, bundles, tmp_path):
     shutil.copytree(bundles["int8"].path, tmp_path / "a.degmix")
     with (tmp_path / "a.degmix" / "model.onnx").open("r+b") as file:
