@@ -46,8 +46,8 @@ WARM_S, WARM_RESULTS = 1.0, 5
 """Before the run counts, so long and so many results pass."""
 PATIENCE_S = 60.0
 """A source or a network that gives nothing for so long has failed."""
-MOST_HZ = 120.0
-"""Results a second for which memory is taken at the start."""
+MOST_HZ, MOST_S = 120.0, 3600.0
+"""Results a second, and seconds, for which memory is taken at the start: 31 MB at most."""
 IDLE_CALLS = 3
 """How often a pause is tried."""
 LOST = "lost by the source"
@@ -82,11 +82,13 @@ class StreamBench:
         source: What the frames came from.
         rates: Runs a second that were asked for, by task; None is all tasks on every frame.
         seconds: How long the run took, without the warm-up.
+        ended: Whether the source ended before the time was over.
         offered: Frames that the source gave or lost.
         offered_hz: The same, a second.
         delivered: Results that the consumer took.
         achieved_hz: The same, a second.
-        in_stream: Frames that were on their way at the end, less those at the beginning.
+        in_stream: Frames that were on their way at the end, less those at the beginning; it may be
+            negative.
         missed: Frames without a result, by cause.
         deadline_ms: How old a result may be.
         late: Results that were older; of a source that does not know the moment of capture, results
@@ -114,6 +116,7 @@ class StreamBench:
     source: str
     rates: Mapping[str, float | None] | None
     seconds: float
+    ended: bool
     offered: int
     offered_hz: float
     delivered: int
@@ -242,20 +245,20 @@ class _Run:
     def __init__(self, running: Stream, source: Source) -> None:
         self.stream, self.source = running, source
         self.arrivals = Arrivals(0)
-        self.seconds = 0.0
+        self.seconds, self.ended = 0.0, False
 
     def measure(self, seconds: float, advance: Callable[[float], None]) -> None:
         """Warm up, and take results for some seconds."""
         self._warm_up()
-        self.arrivals = Arrivals(int(seconds * MOST_HZ))
+        self.arrivals = Arrivals(int(min(seconds, MOST_S) * MOST_HZ))
         before, start = self._stats(), time.monotonic()
         with Sampler(interval_s=min(1.0, seconds / 10)) as sampler:
             told = start
             while (now := time.monotonic()) < start + seconds:
                 advance(now - told)
                 told = now
-                is_over, result = self._read(start + seconds - now)
-                if is_over:
+                self.ended, result = self._read(start + seconds - now)
+                if self.ended:
                     break
                 if result is not None:
                     self.arrivals.add(result)
@@ -319,6 +322,7 @@ class _Run:
             source=source,
             rates=rates,
             seconds=self.seconds,
+            ended=self.ended,
             offered=offered,
             offered_hz=offered / self.seconds,
             delivered=counts.delivered,

@@ -1,6 +1,7 @@
 """The bench at a camera's rate: its definitions, its counts, its record, and what it says."""
 
 import dataclasses
+import itertools
 import json
 import sys
 import threading
@@ -190,7 +191,14 @@ def test_times_add_up(run):
 def test_people_read_what_matters(run):
     found = list(lines(run))
     assert found[0] == run.verdict
-    assert f"{run.offered} offered, {run.delivered} delivered" in found[1]
+    assert found[1].startswith(f"frames: {run.offered} offered = {run.delivered} delivered + ")
+    words = found[1].replace("(", " ").split()
+    signs = {"=": 0, "+": 1, "-": -1}
+    total = sum(
+        signs[a] * int(b) for a, b in itertools.pairwise(words) if a in "+-" and b.isdigit()
+    )
+    assert run.delivered + total == run.offered
+    assert not run.ended
     assert any("first call after 0.05 s without work" in line for line in found)
     assert any("% of one core" in line for line in found)
     assert any("its slope needs a run of 60 s" in line for line in found)
@@ -255,6 +263,8 @@ def test_a_recording_that_ends_ends_the_run(small, pictures):
     found = bench_stream(small, PacedSource(pictures, RATE, count=45), seconds=60, threads=1)
     assert time.monotonic() - start < 30
     assert 0 < found.seconds < 10
+    assert found.ended
+    assert f"the source ended after {found.seconds:.1f} s" in list(lines(found))
     with pytest.raises(InputError, match="ended during the warm-up"):
         bench_stream(small, PacedSource(pictures, RATE, count=3), threads=1)
 
