@@ -60,10 +60,14 @@ def lines(bench: StreamBench) -> Iterator[str]:
     """Yield what a person should know of a run, one line each, the most important one first."""
     yield bench.verdict
     causes = ", ".join(f"{count} {cause}" for cause, count in bench.missed.items() if count)
+    missed = f"{sum(bench.missed.values())} without a result" + (f" ({causes})" if causes else "")
+    way = f" {'+' if bench.in_stream > 0 else '-'} {abs(bench.in_stream)} on their way"
     yield (
-        f"frames: {bench.offered} offered, {bench.delivered} delivered, {bench.in_stream} on their "
-        f"way, without a result: {causes or 'none'}"
+        f"frames: {bench.offered} offered = {bench.delivered} delivered + {missed}"
+        f"{way if bench.in_stream else ''}"
     )
+    if bench.ended:
+        yield f"the source ended after {bench.seconds:.1f} s"
     if bench.jitter_ms:
         gap = bench.longest_gap_ms or 0.0
         yield (
@@ -72,7 +76,10 @@ def lines(bench: StreamBench) -> Iterator[str]:
         )
     if bench.rates is not None:
         yield "tasks: " + ", ".join(f"{n} {hz:.1f} Hz" for n, hz in bench.task_hz.items() if hz)
-    if (idle := bench.after_idle) is not None and idle.calls_ms:
+    idle = bench.after_idle
+    if idle is not None and not idle.calls_ms:
+        yield "first call after a pause: not known, because the source ended"
+    elif idle is not None:
         first = statistics.median(idle.calls_ms)
         yield (
             f"first call after {idle.idle_s:g} s without work: {first:.1f} ms, the median of "
@@ -107,7 +114,7 @@ def _slope(used: Usage) -> str:
 def _others(percent: float | None) -> str:
     if percent is None or percent < 10:
         return ""
-    return f"; other programs took {percent:.0f} % of the machine, so the figures are too high"
+    return f"; other programs took {percent:.0f} % of the machine, so the times are too high"
 
 
 def _power(total: Range | None) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.bundle.golden import unpack
 from degmix_edge.bundle.manifest import GOLDEN
@@ -23,17 +25,20 @@ from degmix_edge.runtime.stream import CAMERA, Stream, stream
 from degmix_edge.workflows.bench import machine
 from degmix_edge.workflows.bench_figures import (
     PARTS,
-    Arrival,
+    Arrivals,
     Figure,
     achieved_hz,
+    age_ms,
+    call_ms,
     figures,
     gaps,
     jitter_ms,
+    latency_ms,
     percentiles,
 )
 from degmix_edge.workflows.board import Board, read_board
 from degmix_edge.workflows.paced import PacedSource
-from degmix_edge.workflows.telemetry import Sampler, Usage, usage
+from degmix_edge.workflows.telemetry import Sampler, Usage
 
 RATE_HZ = 30.0
 SECONDS = 30.0
@@ -41,6 +46,8 @@ WARM_S, WARM_RESULTS = 1.0, 5
 """Before the run counts, so long and so many results pass."""
 PATIENCE_S = 60.0
 """A source or a network that gives nothing for so long has failed."""
+MOST_HZ, MOST_S = 120.0, 3600.0
+"""Results a second, and seconds, for which memory is taken at the start: 31 MB at most."""
 IDLE_CALLS = 3
 """How often a pause is tried."""
 LOST = "lost by the source"
@@ -75,11 +82,13 @@ class StreamBench:
         source: What the frames came from.
         rates: Runs a second that were asked for, by task; None is all tasks on every frame.
         seconds: How long the run took, without the warm-up.
+        ended: Whether the source ended before the time was over.
         offered: Frames that the source gave or lost.
         offered_hz: The same, a second.
         delivered: Results that the consumer took.
         achieved_hz: The same, a second.
-        in_stream: Frames that were on their way at the end, less those at the beginning.
+        in_stream: Frames that were on their way at the end, less those at the beginning; it may be
+            negative.
         missed: Frames without a result, by cause.
         deadline_ms: How old a result may be.
         late: Results that were older; of a source that does not know the moment of capture, results
@@ -107,6 +116,7 @@ class StreamBench:
     source: str
     rates: Mapping[str, float | None] | None
     seconds: float
+    ended: bool
     offered: int
     offered_hz: float
     delivered: int
@@ -234,25 +244,27 @@ class _Run:
 
     def __init__(self, running: Stream, source: Source) -> None:
         self.stream, self.source = running, source
-        self.arrivals: list[Arrival] = []
-        self.seconds = 0.0
+        self.arrivals = Arrivals(0)
+        self.seconds, self.ended = 0.0, False
 
     def measure(self, seconds: float, advance: Callable[[float], None]) -> None:
         """Warm up, and take results for some seconds."""
         self._warm_up()
+        self.arrivals = Arrivals(int(min(seconds, MOST_S) * MOST_HZ))
         before, start = self._stats(), time.monotonic()
         with Sampler(interval_s=min(1.0, seconds / 10)) as sampler:
             told = start
             while (now := time.monotonic()) < start + seconds:
                 advance(now - told)
                 told = now
-                is_over, result = self._read(start + seconds - now)
-                if is_over:
+                self.ended, result = self._read(start + seconds - now)
+                if self.ended:
                     break
                 if result is not None:
-                    self.arrivals.append(_arrival(result))
+                    self.arrivals.add(result)
+                del result  # else its maps would lie here while the next ones are made
             after, self.seconds = self._stats(), time.monotonic() - start
-        self.usage = usage(sampler.samples)
+        self.usage = sampler.usage()
         self.counts = _difference(before, after)
         if len(self.arrivals) < 2:
             raise BackendError(
@@ -262,7 +274,7 @@ class _Run:
 
     def after_idle(self, idle_s: float) -> AfterIdle:
         """Let the network rest while the source goes on, and time the first call after that."""
-        usual = percentiles([one.call_ms for one in self.arrivals])["p50"]
+        usual = percentiles(call_ms(self.arrivals.rows))["p50"]
         calls: list[float] = []
         rates = self.stream.rates
         for _ in range(IDLE_CALLS):
@@ -278,7 +290,9 @@ class _Run:
                     return AfterIdle(idle_s, tuple(calls), usual)
                 # A result of before the pause may lie there still.
                 if result.computed_ns > woken:
-                    calls.append(_arrival(result).call_ms)
+                    first = Arrivals(1)
+                    first.add(result)
+                    calls.append(float(call_ms(first.rows)[0]))
                     break
         return AfterIdle(idle_s, tuple(calls), usual)
 
@@ -294,13 +308,12 @@ class _Run:
         after_idle: AfterIdle | None,
     ) -> StreamBench:
         """Put the figures together."""
-        arrivals, counts = self.arrivals, self.counts
-        arrived = [one.arrived_ns for one in arrivals]
+        rows, counts = self.arrivals.rows, self.counts
+        arrived, ages, latencies = rows["arrived_ns"], age_ms(rows), latency_ms(rows)
         offered = counts.captured + counts.lost
         period_ms = 1000 * self.seconds / max(1, offered)
         deadline = (1000 / rate if rate else period_ms) if deadline_ms is None else deadline_ms
-        ages = [one.age_ms for one in arrivals if one.age_ms is not None]
-        times = ages or [one.latency_ms for one in arrivals]
+        times = ages if len(ages) else latencies
         num_gaps, longest = gaps(arrived, period_ms)
         return StreamBench(
             bundle=str(opened.path),
@@ -309,6 +322,7 @@ class _Run:
             source=source,
             rates=rates,
             seconds=self.seconds,
+            ended=self.ended,
             offered=offered,
             offered_hz=offered / self.seconds,
             delivered=counts.delivered,
@@ -316,11 +330,11 @@ class _Run:
             in_stream=counts.in_stream,
             missed={LOST: counts.lost, **counts.dropped},
             deadline_ms=deadline,
-            late=sum(time_ms > deadline for time_ms in times),
+            late=int((times > deadline).sum()),
             age_ms=percentiles(ages) or None,
-            latency_ms=_latencies([one.latency_ms for one in arrivals]),
-            call_ms=percentiles([one.call_ms for one in arrivals]),
-            stages_ms={p: percentiles([one.stages[p] for one in arrivals]) for p in PARTS},
+            latency_ms=_latencies(latencies),
+            call_ms=percentiles(call_ms(rows)),
+            stages_ms={part: percentiles(rows[part]) for part in PARTS},
             jitter_ms=jitter_ms(arrived),
             gaps=num_gaps,
             longest_gap_ms=longest,
@@ -329,7 +343,7 @@ class _Run:
             usage=self.usage,
             board=read_board(),
             machine=machine(),
-            figures=figures(arrivals),
+            figures=figures(rows),
         )
 
     def _warm_up(self) -> None:
@@ -356,20 +370,9 @@ class _Run:
         return dataclasses.replace(found, lost=found.lost + getattr(self.source, "skipped", 0))
 
 
-def _arrival(result: StreamResult) -> Arrival:
-    return Arrival(
-        result.frame.index,
-        result.frame.received_ns,
-        time.monotonic_ns(),
-        result.age_ms,
-        dict(result.stages),
-        result.fresh,
-    )
-
-
-def _latencies(values: Sequence[float]) -> dict[str, float]:
-    ends = {"mean": sum(values) / len(values), "min": min(values)}
-    return percentiles(values) | ends | {"first": values[0], "last": values[-1]}
+def _latencies(values: np.ndarray) -> dict[str, float]:
+    more = {"mean": values.mean(), "min": values.min(), "first": values[0], "last": values[-1]}
+    return percentiles(values) | {name: float(value) for name, value in more.items()}
 
 
 def _difference(before: CameraStats, after: CameraStats) -> CameraStats:

@@ -170,7 +170,7 @@ def request(
     """
     if not options["budget"]:
         return None
-    if options["precision"] != "int8":
+    if options["precision"] not in ("int8", "auto"):
         raise ConfigError(f"--budget is for --precision int8, not {options['precision']}")
     return Request(
         options["budget"],

@@ -17,11 +17,11 @@ from degmix_edge.backends import REQUESTS
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.bundle.manifest import MANIFEST, size_text
 from degmix_edge.bundle.writing import Target, claim
-from degmix_edge.errors import BuildError, ConfigError
+from degmix_edge.errors import AccuracyError, BuildError, ConfigError
 from degmix_edge.progress import Clock, Progress, listening
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.ranges import read as read_ranges
-from degmix_edge.quant.recipe import Recipe
+from degmix_edge.quant.recipe import Precision, Recipe
 from degmix_edge.workflows import budget as budgets
 from degmix_edge.workflows.calibration import (
     as_named,
@@ -40,6 +40,7 @@ from degmix_edge.workflows.engine import (
     rebuild,
     write_parts,
 )
+from degmix_edge.workflows.fastest import candidates, fastest
 from degmix_edge.workflows.networks import Network, check_network, read_network, task_names
 from degmix_edge.workflows.options import TARGET, Options, Source, make_options
 from degmix_edge.workflows.sources import NamedImage, check_images, is_rendered, made_up_image
@@ -93,8 +94,9 @@ class Build:
         self._network = network
         own = calibration if calibration is not None else options.calibration
         self._calibration = str(own) if isinstance(own, str | Path) else own
-        if self._further and not isinstance(self._calibration, str | None):
-            self._calibration = list(self._calibration)  # each size looks at all images
+        is_read_again = bool(self._further) or options.precision == "auto"
+        if is_read_again and not isinstance(self._calibration, str | None):
+            self._calibration = list(self._calibration)  # each build looks at all images
         images_to_try = None if isinstance(examples, str | Path) else examples
         self._asked = budgets.request(dict(options), out, images_to_try)
         self.clock = Clock()
@@ -143,14 +145,14 @@ class Build:
         options = self.options
         task_names(options.tasks, self._network)
         check_network(self._network)
-        if options.precision == "int8":
+        if options.precision in ("int8", "auto"):
             from degmix_calibration import observers
 
             observers.find(options.observer)
             if self._calibration is None and options.ranges is None:
                 raise ConfigError(
-                    "--precision int8 needs --calib DIR (a folder of 32 to 128 typical images, or "
-                    "synthetic:64) or --ranges"
+                    f"--precision {options.precision} needs --calib DIR (a folder of 32 to 128 "
+                    "typical images, or synthetic:64) or --ranges"
                 )
         if isinstance(self._calibration, str):
             check_images(self._calibration)
@@ -233,17 +235,18 @@ class Build:
         from degmix_edge.quant.rules import choose
 
         options = self.options
+        precision = options.precision_of("a single build")
         self._deployed, self.spec, detail = deploy_model(
             self._float,
             self.spec,
-            precision=options.precision,
+            precision=precision,
             raw_logits=options.raw_logits,
         )
         self.recipe = choose(
             to_graph(self._deployed),
             self.spec,
-            options.precision,
-            observer=options.observer if options.precision == "int8" else None,
+            precision,
+            observer=options.observer if precision == "int8" else None,
             keep_float=options.keep_float,
         )
         self.clock.finished("passes", detail)
@@ -338,6 +341,40 @@ class Build:
         other._leader = self
         return other
 
+    def faster(self) -> Build:
+        """Build every precision that may be the fastest, and return the build that is.
+
+        It has run all stages but the last one. A precision for which no recipe is inside the budget
+        takes no part.
+
+        Raises:
+            ConfigError: The backend's engines cannot run here.
+            DegmixError: A stage failed.
+        """
+        backend = backends.choose(self.options.backend, to_build=True)
+        builds: dict[Precision, Build] = {}
+        for precision in candidates(backend):
+            one = self._in_precision(precision)
+            try:
+                builds[precision] = one.run(until="sizes")
+            except AccuracyError as error:
+                progress.note(f"{precision} takes no part: {error}", "budget")
+        first = next(iter(builds.values()))
+        frames = [item.frame for item in first._found or first._checked]
+        parts = {precision: one._parts[0] for precision, one in builds.items()}
+        chosen = builds[fastest(parts, frames)]
+        chosen.clock = Clock(chosen.clock.stages)  # the time of the other is not its own
+        return chosen
+
+    def _in_precision(self, precision: Precision) -> Build:
+        """The same build in another precision; a budget is of INT8."""
+        changes = {"precision": precision} | ({} if precision == "int8" else {"budget": None})
+        options = self.options.model_copy(update=changes)
+        one = Build(self._network, options, self.out, calibration=self._calibration)
+        one.describe(classes=self._classes, golden_image=self._golden_source)
+        one._target, one._asked = self._target, self._asked if precision == "int8" else None
+        return one
+
     def _sizes(self) -> None:
         for other in self._others:
             size = size_text(other._fit.size)
@@ -406,6 +443,8 @@ def build(
         _check_end(network, settings)
         pipeline.claim(force=force)
         pipeline.check()
+        if settings.precision == "auto":
+            pipeline = pipeline.faster()
         return pipeline.run(force=force).bundle
 
 

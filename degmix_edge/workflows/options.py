@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -29,7 +29,8 @@ class Options(config.Settings):
     """What a build is asked for. A YAML file for `build engine -c` has these keys.
 
     Attributes:
-        precision: fp32, fp16 or int8.
+        precision: fp32, fp16 or int8; auto builds int8 and the float precision that suits the
+            backend, times both on this machine, and keeps the faster one.
         calibration: Images to calibrate INT8 with: a folder, `nyud:DIR`, `synthetic:64`.
         calibration_count: Of a larger folder, choose this many that differ most; 0 takes all.
         ranges: A ranges.json to use instead of calibrating.
@@ -69,7 +70,7 @@ class Options(config.Settings):
         report: Page of the budget search; None writes it beside the result.
     """
 
-    precision: Precision = "int8"
+    precision: Precision | Literal["auto"] = "int8"
     calibration: str | None = None
     calibration_count: Annotated[int, Field(ge=0)] = COUNT
     ranges: Path | None = None
@@ -132,6 +133,22 @@ class Options(config.Settings):
         one_or_more: Any = self.size or ()
         is_pair = bool(one_or_more) and isinstance(one_or_more[0], int)
         return (one_or_more,) if is_pair else one_or_more
+
+    def precision_of(self, what: str) -> Precision:
+        """Return the precision, where there is place for one.
+
+        Args:
+            what: The thing that has one precision, for the message.
+
+        Raises:
+            ConfigError: It is `auto`.
+        """
+        if self.precision == "auto":
+            raise ConfigError(
+                f"precision 'auto': is for `build engine`, which times engines, and {what} has "
+                "none; give fp32, fp16 or int8"
+            )
+        return self.precision
 
     def check_one_size(self, what: str) -> None:
         """Check that no more than one size is asked for, where there is place for one.

@@ -80,6 +80,7 @@ def quantize(
     path = None if out is None else Path(out)
     settings = make_options(options, calibration, examples, changes)
     settings.check_one_size("a quantized ONNX file")
+    settings.precision_of("a quantized ONNX file")
     if path is not None:
         check_file(path, force=force)
     with listening(progress):

@@ -6,10 +6,13 @@ does not tell is left out, and is never a zero.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -222,23 +225,20 @@ class Sampler(threading.Thread):
 
     Args:
         root: The root of the file tree.
-        interval_s: Seconds between two samples.
-
-    Attributes:
-        samples: In order; the last one is of the moment when it was stopped.
+        interval_s: Seconds between two samples; the last one is of the moment of the stop.
     """
 
     def __init__(self, root: Path = ROOT, interval_s: float = INTERVAL_S) -> None:
         super().__init__(name="degmix-telemetry", daemon=True)
-        self.samples: list[Sample] = []
         self._root, self._interval, self._stopped = root, interval_s, threading.Event()
+        self._meter = Meter()
 
     def run(self) -> None:
         """Take samples."""
-        self.samples.append(read_sample(self._root))
+        self._meter.add(read_sample(self._root))
         while not self._stopped.wait(self._interval):
-            self.samples.append(read_sample(self._root))
-        self.samples.append(read_sample(self._root))
+            self._meter.add(read_sample(self._root))
+        self._meter.add(read_sample(self._root))
 
     def __enter__(self) -> Sampler:
         """Start."""
@@ -250,69 +250,121 @@ class Sampler(threading.Thread):
         self._stopped.set()
         self.join()
 
-
-def usage(samples: Sequence[Sample]) -> Usage:
-    """Return what happened from the first sample to the last."""
-    first, last = samples[0], samples[-1]
-    seconds = (last.at_ns - first.at_ns) / 1e9
-    slope, error = memory_slope(samples)
-    rss = [s.rss_bytes / 1e6 for s in samples if s.rss_bytes is not None]
-    events = None
-    if first.over_current is not None and last.over_current is not None:
-        events = last.over_current - first.over_current
-    return Usage(
-        seconds=seconds,
-        cpu_percent=100 * (last.cpu_s - first.cpu_s) / seconds if seconds else None,
-        host_cpu_percent=_range(_busy(samples)),
-        host_memory_percent=_range(s.host_memory_percent for s in samples),
-        rss_mb=_range(rss),
-        rss_slope_mb_per_hour=slope,
-        rss_slope_error=error,
-        rails_w=_ranges(s.rails_w for s in samples),
-        total_w=_range(s.total_w for s in samples),
-        temperatures_c=_ranges(s.temperatures_c for s in samples),
-        clocks_mhz=_ranges(s.clocks_mhz for s in samples),
-        gpu_percent=_range(s.gpu_percent for s in samples),
-        over_current_events=events,
-    )
+    def usage(self) -> Usage:
+        """Return what happened between the start and the stop."""
+        return self._meter.usage()
 
 
-def memory_slope(samples: Sequence[Sample]) -> tuple[float | None, float | None]:
+class _Running:
+    """Mean, minimum, maximum and deviation of values that come one by one (Welford 1962)."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, 0.0, 0.0
+        self.low, self.high = math.inf, -math.inf
+
+    def add(self, value: float) -> None:
+        """Note a value."""
+        self.count += 1
+        away = value - self.mean
+        self.mean += away / self.count
+        self.squares += away * (value - self.mean)
+        self.low, self.high = min(self.low, value), max(self.high, value)
+
+    def range(self) -> Range:
+        """Return them."""
+        return Range(self.mean, self.low, self.high, math.sqrt(self.squares / self.count))
+
+
+class Meter:
+    """Sums up samples one by one. It keeps none of them: they would be a part of the growth.
+
+    Only moments and sizes of the resident memory stay, which are 16 bytes for each sample.
+    """
+
+    def __init__(self) -> None:
+        self._first: Sample | None = None
+        self._last: Sample | None = None
+        self._memory = array("q"), array("q")
+        self._running: dict[tuple[str, str], _Running] = defaultdict(_Running)
+
+    def add(self, sample: Sample) -> None:
+        """Note a sample; they come in order."""
+        named: dict[str, Mapping[str, float | None]] = {
+            "rails_w": sample.rails_w,
+            "temperatures_c": sample.temperatures_c,
+            "clocks_mhz": sample.clocks_mhz,
+            "": {
+                "total_w": sample.total_w,
+                "gpu_percent": sample.gpu_percent,
+                "host_cpu_percent": self._busy(sample),
+                "host_memory_percent": sample.host_memory_percent,
+                "rss_mb": None if sample.rss_bytes is None else sample.rss_bytes / 1e6,
+            },
+        }
+        for group, values in named.items():
+            for name, value in values.items():
+                if value is not None:
+                    self._running[group, name].add(value)
+        if sample.rss_bytes is not None:
+            self._memory[0].append(sample.at_ns)
+            self._memory[1].append(sample.rss_bytes)
+        self._first, self._last = self._first or sample, sample
+
+    def _busy(self, sample: Sample) -> float | None:
+        """Percent of all cores since the last sample."""
+        before = None if self._last is None else self._last.host_ticks
+        if before is None or sample.host_ticks is None:
+            return None
+        busy, every = (b - a for a, b in zip(before, sample.host_ticks, strict=True))
+        return 100 * busy / every if every > 0 else None
+
+    def usage(self) -> Usage:
+        """Return what happened from the first sample to the last."""
+        first, last = self._first, self._last
+        if first is None or last is None:
+            raise ValueError("no samples")
+        seconds = (last.at_ns - first.at_ns) / 1e9
+        slope, error = memory_slope(*self._memory)
+        events = None
+        if first.over_current is not None and last.over_current is not None:
+            events = last.over_current - first.over_current
+        single = self._group("")
+        return Usage(
+            seconds=seconds,
+            cpu_percent=100 * (last.cpu_s - first.cpu_s) / seconds if seconds else None,
+            host_cpu_percent=single.get("host_cpu_percent"),
+            host_memory_percent=single.get("host_memory_percent"),
+            rss_mb=single.get("rss_mb"),
+            rss_slope_mb_per_hour=slope,
+            rss_slope_error=error,
+            rails_w=self._group("rails_w"),
+            total_w=single.get("total_w"),
+            temperatures_c=self._group("temperatures_c"),
+            clocks_mhz=self._group("clocks_mhz"),
+            gpu_percent=single.get("gpu_percent"),
+            over_current_events=events,
+        )
+
+    def _group(self, name: str) -> dict[str, Range]:
+        found = {key: running for (group, key), running in self._running.items() if group == name}
+        return {key: found[key].range() for key in sorted(found)}
+
+
+def memory_slope(
+    at_ns: Sequence[int], rss_bytes: Sequence[int]
+) -> tuple[float | None, float | None]:
     """Return the growth of the resident memory in megabytes an hour, and its standard error.
 
     It is the line of least squares through the last 80 percent of the run. Both are None where
     there are fewer than four samples.
     """
-    known = [(s.at_ns / 3.6e12, s.rss_bytes / 1e6) for s in samples if s.rss_bytes is not None]
-    if not known:
-        return None, None
-    hours, megabytes = np.array(known).T
-    settled = hours >= hours[0] + SETTLED * (hours[-1] - hours[0])
-    hours, megabytes = hours[settled], megabytes[settled]
+    hours, megabytes = np.array(at_ns) / 3.6e12, np.array(rss_bytes) / 1e6
+    if len(hours):
+        settled = hours >= hours[0] + SETTLED * (hours[-1] - hours[0])
+        hours, megabytes = hours[settled], megabytes[settled]
     if len(hours) < 4:
         return None, None
     away = hours - hours.mean()
     slope = float(away @ megabytes / (away @ away))
     rest = megabytes - megabytes.mean() - slope * away
     return slope, float(np.sqrt(rest @ rest / (len(hours) - 2) / (away @ away)))
-
-
-def _busy(samples: Sequence[Sample]) -> list[float]:
-    """Percent of all cores between each two samples."""
-    ticks = [s.host_ticks for s in samples if s.host_ticks is not None]
-    pairs = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(ticks, ticks[1:], strict=False)]
-    return [100 * busy / every for busy, every in pairs if every > 0]
-
-
-def _range(values: Iterable[float | None]) -> Range | None:
-    known = np.array([value for value in values if value is not None], float)
-    if not len(known):
-        return None
-    return Range(float(known.mean()), float(known.min()), float(known.max()), float(known.std()))
-
-
-def _ranges(values: Iterable[Mapping[str, float]]) -> dict[str, Range]:
-    listed = list(values)
-    names = sorted({name for one in listed for name in one})
-    found = {name: _range(one.get(name) for one in listed) for name in names}
-    return {name: one for name, one in found.items() if one is not None}

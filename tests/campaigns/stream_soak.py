@@ -29,9 +29,9 @@ import numpy as np
 import degmix_edge
 from degmix_edge.capture import Source, SourceOptions, open_source
 from degmix_edge.runtime import Session
-from degmix_edge.workflows.bench_figures import percentiles
+from degmix_edge.workflows.bench_figures import Arrivals, age_ms, call_ms, percentiles
 from degmix_edge.workflows.paced import PacedSource
-from degmix_edge.workflows.telemetry import Sampler, usage
+from degmix_edge.workflows.telemetry import Sampler
 
 RATE_HZ = 30.0
 SIZE = (480, 640)
@@ -130,16 +130,13 @@ class Ending:
 def soak(session: Session, source: Source, seconds: float, stall_s: float = STALL_S) -> Soak:
     """Run a stream with a consumer that stalls at random, and check its counts all the time."""
     before, rng = _state(), random.Random(0)
-    ages: list[float] = []
-    calls: list[float] = []
+    arrivals = Arrivals(int(RATE_HZ * seconds))
     wrong, last = 0, -1
     gc.collect()
     end = time.monotonic() + seconds
     with Sampler() as sampler, degmix_edge.stream(session, source) as running:
         while time.monotonic() < end and (result := running.read(STOP_S * 5)) is not None:
-            if result.age_ms is not None:
-                ages.append(result.age_ms)
-            calls.append(sum(result.stages[name] for name in ("pre_ms", "net_ms", "post_ms")))
+            arrivals.add(result)
             wrong += result.frame.index <= last
             last = result.frame.index
             wrong += not _adds_up(running)
@@ -147,7 +144,8 @@ def soak(session: Session, source: Source, seconds: float, stall_s: float = STAL
             time.sleep(rng.uniform(0, stall_s))
     counts = running.stats.cameras["camera"]
     wrong += counts.in_stream + (not _adds_up(running))
-    used = usage(sampler.samples)
+    used = sampler.usage()
+    ages = percentiles(age_ms(arrivals.rows))
     return Soak(
         source=source.name,
         seconds=used.seconds,
@@ -156,9 +154,9 @@ def soak(session: Session, source: Source, seconds: float, stall_s: float = STAL
         delivered=counts.delivered,
         dropped=dict(counts.dropped),
         wrong_sums=wrong,
-        age_p50_ms=percentiles(ages)["p50"],
-        age_p95_ms=percentiles(ages)["p95"],
-        call_p95_ms=percentiles(calls)["p95"],
+        age_p50_ms=ages["p50"],
+        age_p95_ms=ages["p95"],
+        call_p95_ms=percentiles(call_ms(arrivals.rows))["p95"],
         slope_mb_per_hour=used.rss_slope_mb_per_hour,
         slope_error=used.rss_slope_error,
         left=_left(before),

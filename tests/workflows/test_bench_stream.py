@@ -1,21 +1,27 @@
 """The bench at a camera's rate: its definitions, its counts, its record, and what it says."""
 
 import dataclasses
+import itertools
 import json
 import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from degmix_edge.capture import CapturedFrame
 from degmix_edge.errors import BackendError, ConfigError, InputError, OutputError
 from degmix_edge.progress import listening
-from degmix_edge.runtime.results import NEWER_FRAME, NOT_DUE
+from degmix_edge.runtime.maps import Maps
+from degmix_edge.runtime.results import NEWER_FRAME, NOT_DUE, StreamResult
 from degmix_edge.runtime.schedule import read_rates
 from degmix_edge.workflows.bench import bench
 from degmix_edge.workflows.bench_figures import (
-    Arrival,
+    PARTS,
+    ROW,
+    Arrivals,
     Figure,
     achieved_hz,
     figures,
@@ -55,12 +61,14 @@ def run(small, pictures):
     return bench_stream(small, rate=RATE, seconds=2.0, images=pictures, idle_s=0.05, threads=1)
 
 
-def arrivals(arrived_ms, call_ms=10.0):
-    stages = {"queue_ms": 0.0, "pre_ms": 1.0, "net_ms": call_ms - 1, "post_ms": 0.0, "take_ms": 0.0}
-    return [
-        Arrival(i, int((t - 12) * MS), int(t * MS), 13.0, stages, ("depth",))
-        for i, t in enumerate(arrived_ms)
-    ]
+def arrivals(arrived_ms):
+    """Results with an age of 13 ms, a latency of 12 ms and a call of 10 ms."""
+    rows = [(i, (t - 12) * MS, t * MS, 13, 0, 1, 8, 1, 2) for i, t in enumerate(arrived_ms)]
+    return np.array(rows, ROW)
+
+
+def moments(*arrived_ms):
+    return np.array(arrived_ms) * MS
 
 
 # Definitions
@@ -68,19 +76,19 @@ def arrivals(arrived_ms, call_ms=10.0):
 
 def test_jitter_is_the_change_of_the_interval():
     """By hand, as ros2_benchmark defines it: intervals 30, 40, 10 change by 10 and by 30."""
-    found = jitter_ms([t * MS for t in (0, 30, 70, 80)])
+    found = jitter_ms(moments(0, 30, 70, 80))
     assert found == {"mean": 20, "max": 30, "min": 10, "std": 10}
-    assert jitter_ms([0, MS]) == {}
-    assert jitter_ms([t * 33 * MS for t in range(9)])["max"] == 0
+    assert jitter_ms(moments(0, 1)) == {}
+    assert jitter_ms(moments(*range(0, 300, 33)))["max"] == 0
 
 
 def test_a_rate_counts_intervals_and_gaps_are_two_periods():
-    times = [t * MS for t in (0, 40, 80, 200, 240)]
+    times = moments(0, 40, 80, 200, 240)
     assert achieved_hz(times) == pytest.approx(4 / 0.24)
     assert gaps(times, 40) == (1, 120)
     assert gaps(times, 60) == (0, 120)  # twice the period is not longer than that
-    assert gaps([0], 40) == (0, None)
-    assert achieved_hz([0]) is None
+    assert gaps(moments(0), 40) == (0, None)
+    assert achieved_hz(moments(0)) is None
 
 
 def test_percentiles():
@@ -97,6 +105,21 @@ def test_figures_carry_their_noise():
     assert len(steady["age_p50_ms"].blocks) == 5
     assert steady["age_p50_ms"].error == 0
     assert figures(arrivals(range(0, 400, 40)))["age_p50_ms"].error is None
+
+
+def test_arrivals_outgrow_what_was_expected(pictures):
+    table = Arrivals(1)
+    for index in range(5):
+        frame = CapturedFrame(pictures[0], received_ns=7, index=index)
+        stages = dict.fromkeys(PARTS, 0.5)
+        table.add(
+            StreamResult("camera", frame, Maps({}), (), {}, stages, 8, 9.0 if index else None)
+        )
+    assert list(table.rows["index"]) == list(range(5))
+    assert np.isnan(table.rows["age_ms"][0])
+    assert list(table.rows["age_ms"][1:]) == [9.0] * 4
+    assert set(table.rows["received_ns"]) == {7}
+    assert (np.diff(table.rows["arrived_ns"]) >= 0).all()
 
 
 # The source
@@ -168,7 +191,14 @@ def test_times_add_up(run):
 def test_people_read_what_matters(run):
     found = list(lines(run))
     assert found[0] == run.verdict
-    assert f"{run.offered} offered, {run.delivered} delivered" in found[1]
+    assert found[1].startswith(f"frames: {run.offered} offered = {run.delivered} delivered + ")
+    words = found[1].replace("(", " ").split()
+    signs = {"=": 0, "+": 1, "-": -1}
+    total = sum(
+        signs[a] * int(b) for a, b in itertools.pairwise(words) if a in "+-" and b.isdigit()
+    )
+    assert run.delivered + total == run.offered
+    assert not run.ended
     assert any("first call after 0.05 s without work" in line for line in found)
     assert any("% of one core" in line for line in found)
     assert any("its slope needs a run of 60 s" in line for line in found)
@@ -233,6 +263,8 @@ def test_a_recording_that_ends_ends_the_run(small, pictures):
     found = bench_stream(small, PacedSource(pictures, RATE, count=45), seconds=60, threads=1)
     assert time.monotonic() - start < 30
     assert 0 < found.seconds < 10
+    assert found.ended
+    assert f"the source ended after {found.seconds:.1f} s" in list(lines(found))
     with pytest.raises(InputError, match="ended during the warm-up"):
         bench_stream(small, PacedSource(pictures, RATE, count=3), threads=1)
 

@@ -9,13 +9,20 @@ from jetson_files import write_files
 
 from degmix_edge.workflows.board import Board, read_board
 from degmix_edge.workflows.telemetry import (
+    Meter,
     Sample,
     Sampler,
     memory_slope,
     read_sample,
     total_w,
-    usage,
 )
+
+
+def usage(samples):
+    meter = Meter()
+    for sample in samples:
+        meter.add(sample)
+    return meter.usage()
 
 
 def test_an_orin(tmp_path):
@@ -135,6 +142,7 @@ def test_a_run_of_samples():
     assert used.host_cpu_percent.mean == pytest.approx(60)
     assert used.total_w.max == 6
     assert used.total_w.mean == pytest.approx(60 / 11)
+    assert used.total_w.std == pytest.approx(np.std([5, 6] * 5 + [5]))
     assert used.over_current_events == 2
     assert used.moved_clocks == ("gpu",)
     assert used.rss_slope_mb_per_hour == pytest.approx(3.6)
@@ -144,17 +152,12 @@ def test_a_run_of_samples():
 def test_the_slope_of_the_memory_leaves_the_warm_up_out():
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 20_000, 600)
-    samples = [
-        Sample(
-            at_ns=second * 10**9,
-            rss_bytes=int(2e8 + 3e3 * second + noise[second] + (5e7 if second > 60 else 0)),
-        )
-        for second in range(600)
-    ]
-    slope, error = memory_slope(samples)
+    seconds = np.arange(600)
+    sizes = 2e8 + 3e3 * seconds + noise + np.where(seconds > 60, 5e7, 0)
+    slope, error = memory_slope(seconds * 10**9, sizes)
     assert 0 < error < 0.1 * slope
     assert abs(slope - 3e3 * 3600 / 1e6) < 4 * error
-    assert memory_slope(samples[:3]) == (None, None)
+    assert memory_slope([1, 2, 3], [4, 5, 6]) == (None, None)
 
 
 def test_the_sampler_measures_this_process_and_ends():
@@ -164,8 +167,8 @@ def test_the_sampler_measures_this_process_and_ends():
             pass
     assert not sampler.is_alive()
     assert not [t for t in threading.enumerate() if t.name == "degmix-telemetry"]
-    used = usage(sampler.samples)
-    assert len(sampler.samples) >= 4
+    used = sampler.usage()
+    assert used.seconds > 0.15
     assert used.cpu_percent > 5
     assert used.rss_mb.min > 20
     assert used.host_memory_percent.max <= 100
