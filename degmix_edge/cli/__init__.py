@@ -63,11 +63,9 @@ def invoke(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit code."""
     output = Output("--json" in arguments, verbose=bool({"-v", "--verbose"} & set(arguments)))
     try:
-        verbs.main(args=joined(arguments), prog_name=PROGRAM, standalone_mode=False)
+        code = verbs.main(args=joined(arguments), prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
-        return 0
-    except click.exceptions.Exit as stop:
-        return int(stop.exit_code)
+        return int(code or 0)  # click returns what a verb gives to `Context.exit`
     except click.ClickException as error:
         error.show()
         output.error_json("UsageError", error.format_message(), error.exit_code)

@@ -8,38 +8,45 @@ from typing import Any
 import click
 
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._types import BACKEND, PATH, SIZE, TASKS
+from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH, SIZE, TASKS
 from degmix_edge.cli._verb import example, verb
 
 GROUP = "Run"
-EXAMPLE = example("run robot.degmix photo.jpg --out maps/")
+EXAMPLE = example(
+    "run robot.degmix drive.mcap --out maps.mcap --out overlay.mp4",
+    "run robot.degmix /dev/video0 --view rerun --rate depth=30 --rate semseg=10",
+)
 
 
 @click.command(epilog=EXAMPLE)
 @click.argument("bundle", type=PATH)
-@click.argument("images", nargs=-1, required=True, type=PATH)
-@click.option("--out", type=PATH, help="Write maps here; nothing is written without.")
+@click.argument("sources", nargs=-1, required=True, type=NAME_OR_FILE)
+@click.option("--out", "outputs", type=NAME_OR_FILE, multiple=True, help="A folder, .mcap or .mp4.")
 @click.option("--tasks", type=TASKS, metavar="A,B", default="", help="Write these tasks only.")
-@click.option(
-    "--native", is_flag=True, help="Maps at each image's own size instead of the network's."
-)
+@click.option("--native", is_flag=True, help="Files of maps at each image's own size.")
+@click.option("--view", "views", multiple=True, help="Watch a stream: rerun or foxglove, [:PORT].")
+@click.option("--view-rate", type=float, help="Results a second that a view shows. [default: 10]")
+@click.option("--rate", multiple=True, metavar="TASK=HZ", help="Of a task of a stream.")
+@click.option("--fast/--timed", default=None, help="Of a recording. [default: fast without views]")
+@click.option("--topic", help="The topic with the images, of a recording with several.")
+@click.option("--duration", "duration_s", type=float, metavar="SECONDS", help="End a stream.")
+@click.option("--with-image", is_flag=True, default=None, help="Images into the .mcap, too.")
 @click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True)
 @click.option("--force", is_flag=True, help="Replace maps of an earlier run.")
 @click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
 @click.option("--threads", type=click.IntRange(1))
 @verb
-def command(
-    output: Output, bundle: Path, images: tuple[Path, ...], out: Path | None, **options: Any
-) -> None:
-    """Run BUNDLE on IMAGES (files or folders).
+def command(output: Output, bundle: Path, sources: tuple[str, ...], **options: Any) -> None:
+    """Run BUNDLE on SOURCES: images and folders, or a video, a recording, a camera or a URL.
 
-    For every image: OUT/NAME.npz with the arrays of all tasks, and OUT/NAME.TASK.png to look at.
+    Images give OUT/NAME.npz with the arrays of all tasks, and OUT/NAME.TASK.png to look at. A
+    stream runs until it ends or Ctrl-C, and every OUT and view gets its maps.
     """
-    from degmix_edge.workflows.run import run_images
+    from degmix_edge.workflows.run import run_sources
 
-    found = run_images(bundle, images, out, **options)
-    rows = [[str(i.image), f"{i.total_ms:.1f}", f"{i.net_ms:.1f}"] for i in found.images]
-    output.table(f"{bundle}, {', '.join(found.tasks)}", ["image", "total ms", "net ms"], rows)
-    if out:
-        output.say(f"maps: {out}")
-    output.result({"bundle": bundle, "tasks": found.tasks, "images": found.images})
+    found = run_sources(bundle, sources, **options)
+    output.table(*found.table(str(bundle)))
+    if found.written:
+        output.say(f"maps: {', '.join(map(str, found.written))}")
+    output.result({"bundle": bundle, **found.values})
+    click.get_current_context().exit(found.exit_code)

@@ -1,26 +1,31 @@
-"""Run a bundle over images and write maps to disk."""
+"""Run a bundle over images and write maps to disk, or over whatever else a user names."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from PIL import Image
-
+from degmix_edge import capture, registry, sinks
 from degmix_edge.bundle.contents import Bundle, open_bundle
-from degmix_edge.errors import OutputError
-from degmix_edge.files import make_folder, write_file
+from degmix_edge.capture._base import Replay
+from degmix_edge.errors import ConfigError, OutputError
 from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.preprocess import list_images
 from degmix_edge.progress import Progress, counting, listening
-from degmix_edge.runtime import TaskMap, load
+from degmix_edge.registry import unknown
+from degmix_edge.runtime import load
 from degmix_edge.runtime.frames import Frame, endings_of
-from degmix_edge.tasks import colour
+from degmix_edge.sinks import SinkOptions
+from degmix_edge.sinks._base import VIEW_HZ
+from degmix_edge.sinks.folder import write_pictures
 from degmix_edge.workflows.frame_folders import frame_paths, needed_inputs
 from degmix_edge.workflows.networks import task_names
+from degmix_edge.workflows.record import Recording, parse_rates, record
+
+STREAM_ONLY = ("view_rate", "rate", "fast", "topic", "duration_s", "with_image")
+"""Options of `run_stream` that images on a disk do not have."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +40,22 @@ class ImageRun:
 
 @dataclass(frozen=True)
 class Run:
-    """Images that ran, and the tasks whose maps were written."""
+    """Images that ran, the tasks whose maps were written, and the folders where they are."""
 
     tasks: tuple[str, ...]
     images: list[ImageRun]
+    written: tuple[Path, ...] = ()
+    exit_code = 0
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What programs read."""
+        return {"tasks": self.tasks, "images": self.images}
+
+    def table(self, bundle: str) -> tuple[str, list[str], list[list[str]]]:
+        """Return title, columns and rows for people."""
+        rows = [[str(i.image), f"{i.total_ms:.1f}", f"{i.net_ms:.1f}"] for i in self.images]
+        return f"{bundle}, {', '.join(self.tasks)}", ["image", "total ms", "net ms"], rows
 
 
 def run_images(
@@ -95,10 +112,104 @@ def run_images(
                 latency = maps.latency
                 assert latency is not None  # a call came back
                 chosen = {n: maps[n] for n in names}
-                written = _write(Path(out), path, chosen, native=native) if out else []
+                written = write_pictures(Path(out), path.stem, chosen, native=native) if out else []
                 results.append(ImageRun(path, latency.total_ms, latency.net_ms, written))
                 advance(1)
-    return Run(names, results)
+    return Run(names, results, (Path(out),) if out else ())
+
+
+def run_sources(
+    bundle: str | Path | Bundle,
+    sources: Sequence[str],
+    outputs: Sequence[str] = (),
+    *,
+    views: Sequence[str] = (),
+    **options: Any,
+) -> Run | Recording:
+    """Run a bundle on whatever a user names: `run_images` for images on a disk, else `run_stream`.
+
+    Frames are a stream if their source is none of images, or if they go into anything but a folder.
+
+    Args:
+        bundle: The bundle, or its folder.
+        sources: Images and folders, or one source of a stream.
+        outputs: A folder, or what a stream is written to.
+        views: Live views of a stream.
+        options: Further arguments of `run_stream`, of which those of `STREAM_ONLY` may be None;
+            without these, they are those of `run_images`.
+
+    Raises:
+        ConfigError: An option does not fit the sources, or there are several where one is expected.
+        DegmixError: Whatever else `run_images` and `run_stream` raise.
+    """
+    only = {name: options.pop(name) for name in STREAM_ONLY if name in options}
+    given = {name: value for name, value in only.items() if value not in (None, ())}
+    is_stream = any(_kinds(sinks.PACKAGE, [*outputs, *views], but="folder")) or any(
+        _kinds(capture.PACKAGE, sources, but="images")
+    )
+    if is_stream and len(sources) > 1:
+        raise ConfigError(
+            f"sources: got {', '.join(sources)}, expected one for a video, a recording or a view; "
+            "run each on its own"
+        )
+    if is_stream:
+        return run_stream(bundle, sources[0], outputs, views=views, **given, **options)
+    if given:
+        name = next(iter(given)).removesuffix("_s").replace("_", "-")
+        raise ConfigError(f"--{name}: is of videos, recordings and cameras, got images")
+    if len(outputs) > 1:
+        raise ConfigError(f"--out: got {len(outputs)} folders for images, expected one")
+    return run_images(bundle, sources, next(iter(outputs), None), **options)
+
+
+def run_stream(
+    bundle: str | Path | Bundle,
+    source: str,
+    outputs: Sequence[str] = (),
+    *,
+    views: Sequence[str] = (),
+    tasks: str | Sequence[str] = (),
+    native: bool = False,
+    force: bool = False,
+    with_image: bool = False,
+    view_rate: float = VIEW_HZ,
+    rate: Sequence[str] = (),
+    fast: bool | None = None,
+    **recording: Any,
+) -> Recording:
+    """Run a bundle on a stream, as `record` does, with the options of the command line.
+
+    Args:
+        bundle: The bundle, or its folder.
+        source: A camera, a URL or a recording.
+        outputs: Paths of what is written.
+        views: Names of live views.
+        tasks: Tasks to write; none is all.
+        native: Write files of single frames at each image's own size.
+        force: Replace what is there.
+        with_image: Whether a recording has the camera's images too.
+        view_rate: Results a second that a view shows.
+        rate: Rates of tasks, as in `parse_rates`.
+        fast: Whether a recording is read as fast as possible; None is as `record` says.
+        recording: Further arguments of `record`.
+
+    Raises:
+        ConfigError: There is no such view, or a rate is no number.
+        DegmixError: Whatever else `record` raises.
+    """
+    for view in views:
+        if view.partition(":")[0] not in (have := registry.names(sinks.PACKAGE)):
+            raise ConfigError(unknown("view", view, have))
+    replays: dict[bool | None, Replay | None] = {None: None, True: "fast", False: "timed"}
+    return record(
+        bundle,
+        source,
+        [*outputs, *views],
+        options=SinkOptions(task_names(tasks), force, with_image, native, view_rate),
+        rates=parse_rates(rate),
+        replay=replays[fast],
+        **recording,
+    )
 
 
 def _check_names(out: Path, paths: Sequence[Path], *, force: bool) -> None:
@@ -128,21 +239,8 @@ def _frames_of(image: Path, network: NetworkSpec) -> list[tuple[Path, Frame]]:
     return [(path, path) for path in (list_images(image, endings) if image.is_dir() else [image])]
 
 
-def _write(out: Path, image: Path, maps: Mapping[str, TaskMap], *, native: bool) -> list[Path]:
-    make_folder(out)
-    arrays = {
-        n: m.at_image_size() if native and not m.spec.is_raw else np.asarray(m)
-        for n, m in maps.items()
-    }
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    files = {out / f"{image.stem}.npz": buffer.getvalue()}
-    for name, array in arrays.items():
-        if maps[name].spec.is_raw:
-            continue
-        buffer = io.BytesIO()
-        Image.fromarray(colour(array, maps[name].spec)).save(buffer, "PNG")
-        files[out / f"{image.stem}.{name}.png"] = buffer.getvalue()
-    for path, data in files.items():
-        write_file(path, data, force=True)
-    return list(files)
+def _kinds(package: str, texts: Sequence[str], *, but: str) -> Iterator[bool]:
+    """Whether each text is recognised by a kind of `package` other than `but`."""
+    for text in texts:
+        names = (name for name, module in registry.modules(package) if module.recognises(text))
+        yield next(names, but) != but
