@@ -19,7 +19,7 @@ EXAMPLE = example(
 
 def _print_profile(context: click.Context, parameter: click.Parameter, is_asked: bool) -> None:
     if is_asked and not context.resilient_parsing:
-        from degmix_edge.ros._rclpy import PROFILE
+        from degmix_edge.ros.shared_memory import PROFILE
 
         click.echo(PROFILE)
         context.exit()

@@ -14,12 +14,9 @@ from typing import Any
 import numpy as np
 
 from degmix_edge.errors import BackendError
+from degmix_edge.ros.shared_memory import use_profile
 from degmix_edge.ros.types import Message, as_ros
 
-PROFILE = Path(__file__).with_name("fastdds_shm.xml")
-"""Settings of Fast DDS under which large images pass through shared memory without loss."""
-PROFILE_VARIABLE, OLD_VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"
-"""Where Fast DDS looks for settings: in Kilted and later, and in Humble and Jazzy."""
 DISTRIBUTIONS = {"humble": "22.04", "jazzy": "24.04", "kilted": "24.04", "lyrical": "26.04"}
 """Distributions that the node is meant for, with their Ubuntu."""
 ROOT = Path("/opt/ros")
@@ -37,10 +34,7 @@ def need_rclpy() -> Any:
         import_module("diagnostic_msgs.msg")
     except ImportError as error:
         raise BackendError(f"ros: {error.name} cannot be imported ({error}); {_advice()}") from None
-    # Fast DDS reads it when the first node is made. Other middlewares never look.
-    if PROFILE_VARIABLE not in os.environ and OLD_VARIABLE not in os.environ:
-        is_old = os.environ.get("ROS_DISTRO") in ("humble", "jazzy")
-        os.environ[OLD_VARIABLE if is_old else PROFILE_VARIABLE] = str(PROFILE)
+    use_profile()
     return rclpy
 
 

@@ -5,8 +5,7 @@ The encodings follow REP 117 and 118 and what Nav2's semantic segmentation layer
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -21,58 +20,25 @@ from degmix_edge.ros.types import (
     VisionClass,
 )
 from degmix_edge.runtime.maps import TaskMap
+from degmix_edge.runtime.messages import (
+    SEMANTIC,
+    ImageContent,
+    class_map,
+    frame_content,
+    known_depth,
+    map_content,
+    seconds_and_rest,
+)
 from degmix_edge.runtime.results import StreamResult
 from degmix_edge.tasks import TaskSpec, colour
 
-SEGMENTATION = "segmentation"
-"""The group of topics that Nav2's segmentation node has."""
 FLOAT32 = 7
 """The type float32 in a `PointField`."""
 
 
 def header_of(result: StreamResult) -> Header:
     """Return the header of everything that is made of a frame: its own stamp and frame."""
-    return Header(Time.of(result.stamp_ns), result.frame.frame_id)
-
-
-def is_depth(spec: TaskSpec) -> bool:
-    """Whether the values are distances along the optical axis, of whatever unit."""
-    return spec.metric == "rmse" and not spec.components
-
-
-def is_metric(spec: TaskSpec) -> bool:
-    """Whether a depth is in metres. The inverse of a network's output has a scale only if given."""
-    return spec.unit == "m" and not (spec.decode == "reciprocal" and spec.scale == 1)
-
-
-def is_probability(spec: TaskSpec) -> bool:
-    """Whether a pixel is one probability."""
-    return spec.decode in ("sigmoid", "foreground") and not spec.components
-
-
-def group(spec: TaskSpec) -> str:
-    """Return the first part of a task's topics.
-
-    It is `segmentation` for the task `semseg`, as in Nav2, and `depth_relative` for depth without
-    metres, so that nobody takes it for distances. Other tasks have their own name.
-    """
-    if spec.name == "semseg":
-        return SEGMENTATION
-    name = re.sub(r"[^A-Za-z0-9_]", "_", spec.name)
-    name = f"_{name}" if name[0].isdigit() else name
-    return f"{name}_relative" if is_depth(spec) and not is_metric(spec) else name
-
-
-def map_topic(spec: TaskSpec, tasks: Iterable[TaskSpec]) -> str:
-    """Return the topic of a task's map, without the node's namespace.
-
-    Args:
-        spec: The task.
-        tasks: All tasks of the network. A task `confidence` beside `semseg` goes into its group.
-    """
-    if spec.name == "confidence" and any(task.name == "semseg" for task in tasks):
-        return f"{SEGMENTATION}/confidence"
-    return f"{group(spec)}/{'mask' if spec.has_labels else 'image'}"
+    return Header(Time(*seconds_and_rest(result.stamp_ns)), result.frame.frame_id)
 
 
 def image_message(
@@ -80,9 +46,7 @@ def image_message(
 ) -> Image:
     """Return a map as an image.
 
-    Class indices are `mono8`, or `mono16` where there are more than 256 classes. A probability is
-    `mono8` from 0 to 255. Depth is `32FC1`, and NaN where it is unknown. Other values are float32
-    with as many channels as a pixel has numbers: normals are `32FC3`, and flow is `32FC2`.
+    Its encoding is that of `map_content`.
 
     Args:
         task_map: The whole map of a task; not of a raw one.
@@ -90,15 +54,8 @@ def image_message(
         native: At the camera image's size instead of the network's.
         stride: One pixel of so many in each direction: every other one for 2, and never a mean.
     """
-    spec = task_map.spec
     values = _sampled(task_map, native=native, stride=stride)
-    if spec.has_labels:
-        return _image(values, "mono8" if values.dtype == np.uint8 else "mono16", header)
-    if is_probability(spec):
-        return _image(_bytes(values), "mono8", header)
-    if is_depth(spec):
-        values = _known(values)
-    return _image(values, f"32FC{values.shape[2] if values.ndim == 3 else 1}", header)
+    return _image(map_content(TaskMap(values, task_map.spec, task_map.placement)), header)
 
 
 def view_message(
@@ -106,13 +63,12 @@ def view_message(
 ) -> Image:
     """Return a map as a picture for people, `rgb8`; the arguments are those of `image_message`."""
     values = _sampled(task_map, native=native, stride=stride)
-    return _image(colour(values, task_map.spec), "rgb8", header)
+    return _image(frame_content(colour(values, task_map.spec), "rgb"), header)
 
 
 def label_info(spec: TaskSpec, header: Header) -> LabelInfo:
-    """Return the class names of a task with labels. Classes without a name are `class 3`."""
-    names = spec.classes or tuple(f"class {index}" for index in range(spec.num_channels))
-    return LabelInfo(header, tuple(VisionClass(i, name) for i, name in enumerate(names)))
+    """Return the class names of a task with labels."""
+    return LabelInfo(header, tuple(VisionClass(*one) for one in class_map(spec)))
 
 
 def is_calibrated(info: CameraInfo) -> bool:
@@ -156,7 +112,7 @@ def mask_of(maps: Mapping[str, TaskMap], own: TaskMap) -> TaskMap:
     for one in maps.values():
         places = one.placement, own.placement
         is_same = len({(place.image_height, place.image_width) for place in places}) == 1
-        if one.spec.name == "semseg" and is_same:
+        if one.spec.name == SEMANTIC and is_same:
             return one
     return own
 
@@ -170,7 +126,7 @@ def depth_values(
     differ in size, the nearest pixel is taken.
     """
     size = _sampled(like, native=native, stride=1).shape[:2]
-    values = _known(_sampled(depth, native=native, stride=1))
+    values = known_depth(_sampled(depth, native=native, stride=1))
     if values.shape != size:
         rows, columns = (
             ((np.arange(count) + 0.5) * have / count).astype(np.intp)
@@ -206,21 +162,9 @@ def _sampled(task_map: TaskMap, *, native: bool, stride: int) -> np.ndarray:
     return values if stride == 1 else values[::stride, ::stride]
 
 
-def _known(depth: np.ndarray) -> np.ndarray:
-    """Depth with NaN where the network gives zero or less, which is no distance."""
-    return np.asarray(np.where(depth > 0, depth, np.float32(np.nan)))
-
-
-def _bytes(probability: np.ndarray) -> np.ndarray:
-    """A probability as 0 to 255, rounded; where there is none it is 0."""
-    return np.asarray(np.nan_to_num(probability) * np.float32(255) + np.float32(0.5), np.uint8)
-
-
-def _image(values: np.ndarray, encoding: str, header: Header) -> Image:
-    height, width = values.shape[:2]
-    order = values.dtype.newbyteorder("<")
-    data = np.ascontiguousarray(values, order).reshape(-1).view(np.uint8)
-    return Image(header, height, width, encoding, 0, len(data) // height, data)
+def _image(content: ImageContent, header: Header) -> Image:
+    size, order = (content.height, content.width), content.is_bigendian
+    return Image(header, *size, content.encoding, order, content.step, content.data)
 
 
 def _whole(info: CameraInfo) -> np.ndarray:

@@ -12,6 +12,7 @@ from degmix_edge.ros.camera import profile
 from degmix_edge.ros.settings import Settings
 from degmix_edge.ros.types import CameraInfo, Header, Message, Time
 from degmix_edge.runtime.maps import TaskMap
+from degmix_edge.runtime.messages import is_depth, is_metric, map_topic
 from degmix_edge.runtime.results import StreamResult
 from degmix_edge.tasks import TaskSpec
 
@@ -34,7 +35,7 @@ class TaskOutput:
         from sensor_msgs.msg import Image, PointCloud2
 
         self.spec, self._ros, self._settings = spec, ros, settings
-        topic = messages.map_topic(spec, network.tasks)
+        topic = map_topic(spec, network.tasks)
         base = topic.rpartition("/")[0]
         qos = profile(settings.output_reliability)
         self.topic = topic
@@ -44,7 +45,7 @@ class TaskOutput:
         if topic.rpartition("/")[2] != "confidence":
             self.publishers["view"] = ros.create_publisher(Image, f"{base}/view", qos)
             self.publishers["info"] = ros.create_publisher(RosInfo, f"{base}/camera_info", qos)
-        if messages.is_depth(spec) and messages.is_metric(spec):
+        if is_depth(spec) and is_metric(spec):
             self.publishers["cloud"] = ros.create_publisher(PointCloud2, f"{base}/points", qos)
         if spec.has_labels and has_vision_messages():
             self._publish_labels(base)

@@ -34,11 +34,6 @@ class Time(Message):
     sec: int = 0
     nanosec: int = 0
 
-    @classmethod
-    def of(cls, stamp_ns: int | None) -> Time:
-        """Return the time of a stamp in nanoseconds; an unknown stamp is zero, as in ROS."""
-        return cls(*divmod(stamp_ns or 0, 10**9))
-
 
 @dataclass(frozen=True)
 class Header(Message):

@@ -9,16 +9,12 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 from launch_ros.parameter_descriptions import ParameterValue
 
-import degmix_edge.ros
-
-# Fast DDS of Kilted and later reads the first, and that of Humble and Jazzy the second.
-PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+from degmix_edge.ros.shared_memory import PROFILE, profile_variable
 
 
 def generate_launch_description():
     """Return what `ros2 launch` starts."""
     share = Path(get_package_share_directory("degmix_edge_ros"))
-    profile = Path(degmix_edge.ros.__file__).with_name("fastdds_shm.xml")
     arguments = {
         "bundle": ("", "The bundle's folder."),
         "image": ("/camera/image_raw", "The camera's images."),
@@ -49,7 +45,7 @@ def generate_launch_description():
                 for name, (default, about) in arguments.items()
             ),
             # The camera needs it too, when it is started from another launch file.
-            *(SetEnvironmentVariable(name, str(profile)) for name in PROFILE_VARIABLES),
+            SetEnvironmentVariable(profile_variable(), str(PROFILE)),
             node,
         ]
     )

@@ -102,7 +102,7 @@ class Peer:
     def do_sent(self):
         return self.sent
 
-    def do_listen(self, topics, reliability="reliable", depth=10, latched=False):
+    def do_listen(self, topics, reliability="reliable", depth=10, latched=False, work_s=0.0):
         durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
         for topic, kind in topics.items():
             qos = QoSProfile(
@@ -112,15 +112,16 @@ class Peer:
             )
             self.got[topic] = []
             self.subscriptions[topic] = self.node.create_subscription(
-                kind_of(kind), topic, lambda m, topic=topic: self.take(topic, m), qos
+                kind_of(kind), topic, lambda m, topic=topic: self.take(topic, m, work_s), qos
             )
 
-    def take(self, topic, message):
+    def take(self, topic, message, work_s):
         self.last[topic] = message
         stamp = message.header.stamp
         now = self.node.get_clock().now().nanoseconds
         age = now - stamp.sec * 10**9 - stamp.nanosec
         self.got[topic].append([stamp.sec, stamp.nanosec, message.header.frame_id, age])
+        time.sleep(work_s)
 
     def do_unlisten(self):
         for one in self.subscriptions.values():

@@ -12,8 +12,14 @@ import yaml
 from rig import interpreter
 
 from degmix_edge import __version__
-from degmix_edge.ros._rclpy import OLD_VARIABLE, PROFILE, PROFILE_VARIABLE
 from degmix_edge.ros.settings import Live, Settings
+from degmix_edge.ros.shared_memory import (
+    OLD_VARIABLE,
+    PROFILE,
+    VARIABLE,
+    profile_variable,
+    use_profile,
+)
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "ros"
@@ -69,13 +75,31 @@ def test_the_file_of_parameters_has_the_defaults():
         assert type(value) is type(defaults[name]), f"{name}: ROS refuses another type"
 
 
-def test_the_profile_is_xml_and_the_launch_file_sets_it():
+@pytest.mark.parametrize(
+    ("distribution", "variable"),
+    [
+        ("humble", OLD_VARIABLE),
+        ("jazzy", OLD_VARIABLE),
+        ("kilted", VARIABLE),
+        ("lyrical", VARIABLE),
+    ],
+)
+def test_each_distribution_finds_the_profile(monkeypatch, distribution, variable):
+    for name in (VARIABLE, OLD_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ROS_DISTRO", distribution)
+    assert profile_variable() == variable
+    use_profile()
+    assert os.environ.pop(variable) == str(PROFILE)
+    monkeypatch.setenv(OLD_VARIABLE, "own.xml")
+    use_profile()
+    assert (os.environ[OLD_VARIABLE], VARIABLE in os.environ) == ("own.xml", False)
+
+
+def test_the_profile_has_room_for_maps():
     space = "{http://www.eprosima.com}"
     root = ElementTree.parse(PROFILE).getroot()
     kinds = {one.text for one in root.iter(f"{space}type")}
     assert kinds == {"SHM", "UDPv4"}
     (size,) = (int(one.text) for one in root.iter(f"{space}segment_size"))
     assert size >= 8 * 640 * 480 * 12, "eight maps of normals in flight"
-    launch = (PACKAGE / "launch" / "maps.launch.py").read_text()
-    for text in (PROFILE.name, PROFILE_VARIABLE, OLD_VARIABLE):
-        assert text in launch

@@ -11,23 +11,17 @@ from degmix_edge.ros.messages import (
     cloud,
     depth_values,
     fits_image,
-    group,
     image_message,
     is_calibrated,
     label_info,
-    map_topic,
     view_message,
 )
 from degmix_edge.ros.types import CameraInfo, Header, RegionOfInterest, Time, as_ros
 from degmix_edge.runtime.maps import Maps
+from degmix_edge.runtime.messages import DEFINITIONS, group, map_topic
 from degmix_edge.tasks import TaskSpec
 
-VISION = {
-    "vision_msgs/msg/VisionClass": "uint16 class_id\nstring class_name\n",
-    "vision_msgs/msg/LabelInfo": "std_msgs/Header header\nvision_msgs/VisionClass[] class_map\n"
-    "float32 threshold\n",
-}
-HEADER = Header(Time.of(1_700_000_000_123_456_789), "camera_optical")
+HEADER = Header(Time(1_700_000_000, 123_456_789), "camera_optical")
 CLASSES = ("background", "floor", "person")
 RNG = np.random.default_rng(0)
 IMAGE_SIZES = [(480, 640), (720, 1280), (96, 64)]
@@ -225,7 +219,7 @@ def test_a_view_has_the_colours_of_the_map():
 @pytest.mark.parametrize("store", [Stores.ROS2_HUMBLE, Stores.ROS2_JAZZY, Stores.LATEST])
 def test_rosbags_writes_and_reads_every_message(store):
     types = get_typestore(store)
-    for name, text in VISION.items():
+    for name, text in DEFINITIONS.items():
         types.register(get_types_from_msg(text, name))
     mask, depth = task_map(spec("semseg")), task_map(spec("depth"))
     info = camera_info(info_of(480, 640), mask, HEADER)
