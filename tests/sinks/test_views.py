@@ -236,26 +236,22 @@ def test_a_recording_of_rerun_has_every_map(session, pictures, tmp_path):
             sink.write(result)
         assert not path.exists()
     assert [one.name for one in tmp_path.iterdir()] == ["a.rrd"]
-    rows = {}
-    for chunk in RrdReader(path).stream():
-        if chunk.entity_path.startswith("/camera/"):
-            rows.setdefault((chunk.entity_path, chunk.is_static), []).append(
-                chunk.to_record_batch().to_pydict()
-            )
-    values = column(rows, "/camera/depth", "DepthImage:buffer", "stamp")
+    chunks = list(RrdReader(path).stream())
+    values = column(chunks, "/camera/depth", "DepthImage:buffer")
     assert values.keys() == {result.stamp_ns for result in found}
     for result in found:
         depth = np.frombuffer(values[result.stamp_ns], np.float32)
         np.testing.assert_array_equal(depth, np.asarray(result.maps["depth"]).ravel())
-    labels = column(rows, "/camera/segmentation", "SegmentationImage:buffer", "stamp")
+    labels = column(chunks, "/camera/segmentation", "SegmentationImage:buffer")
     ran = [result for result in found if "semseg" in result.fresh]
     assert len(ran) == 3
     assert labels.keys() == {result.stamp_ns for result in ran}
     for result in ran:
         assert labels[result.stamp_ns] == np.asarray(result.maps["semseg"]).tobytes()
-    pictures_of = column(rows, "/camera/normals", "Image:buffer", "stamp")
+    pictures_of = column(chunks, "/camera/normals", "Image:buffer")
     assert pictures_of[START_NS] == found[0].maps["normals"].colour().tobytes()
-    context = rows["/camera/segmentation", True][0]["AnnotationContext:context"][0][0]
+    static = next(c for c in chunks if c.is_static and c.entity_path == "/camera/segmentation")
+    context = static.to_record_batch().column("AnnotationContext:context")[0].as_py()[0]
     task = session.spec.task("semseg")
     names = [entry["class_description"]["info"]["label"] for entry in context]
     assert names == list(task.classes)
@@ -263,17 +259,18 @@ def test_a_recording_of_rerun_has_every_map(session, pictures, tmp_path):
     assert colours == [(r << 16) + (g << 8) + b for r, g, b in task.palette]
 
 
-def column(rows, entity, name, timeline):
-    """Bytes of a column by time in nanoseconds."""
-    found = {}
-    for batch in rows[entity, False]:
-        for moment, value in zip(batch[timeline], batch[name], strict=True):
-            found[nanoseconds(moment)] = bytes(value[0])
-    return found
-
-
-def nanoseconds(moment):
-    return moment.value if hasattr(moment, "value") else int(moment)
+def column(chunks, entity, name):
+    """Bytes of what was logged to an entity, by stamp."""
+    batches = [c.to_record_batch() for c in chunks if c.entity_path == entity and not c.is_static]
+    return {
+        stamp: bytes(value[0])
+        for batch in batches
+        for stamp, value in zip(
+            batch.column("stamp").cast("int64").to_pylist(),
+            batch.column(name).to_pylist(),
+            strict=True,
+        )
+    }
 
 
 def test_a_viewer_can_connect_to_rerun(session, found):
