@@ -15,7 +15,7 @@ from degmix_edge.capture import CapturedFrame, Source
 from degmix_edge.errors import ConfigError, OutputError, SourceError
 from degmix_edge.sinks import Sink, SinkOptions
 from degmix_edge.sinks._view import View
-from degmix_edge.workflows.record import parse_rates, record
+from degmix_edge.workflows.record import parse_rates, record_stream
 
 START_NS, STEP_NS = 1_700_000_000_000_000_000, 33_333_333
 
@@ -124,7 +124,7 @@ def adds_up(recording):
 def test_every_frame_of_a_file_is_in_every_output(bundle, pictures, tmp_path):
     outputs = [tmp_path / name for name in ("maps.mcap", "overlay.mp4", "files", "maps.rrd")]
     rates = {"depth": None, "semseg": 10}
-    found = record(bundle, stamped(pictures, 9), outputs, rates=rates, threads=1)
+    found = record_stream(bundle, stamped(pictures, 9), outputs, rates=rates, threads=1)
     assert (found.results, found.ended_by, found.exit_code) == (9, "source", 0)
     assert found.written == outputs
     assert found.tasks == ("semseg", "depth")
@@ -157,7 +157,7 @@ def test_a_signal_ends_the_stream_with_complete_files(bundle, pictures, tmp_path
 
     threading.Thread(target=interrupt, daemon=True).start()
     outputs = [tmp_path / "maps.mcap", tmp_path / "overlay.mp4"]
-    found = record(bundle, camera, outputs, threads=1)
+    found = record_stream(bundle, camera, outputs, threads=1)
     assert time.monotonic() - sent[0] < 3
     assert (found.ended_by, found.exit_code) == (number.name, 128 + number)
     adds_up(found)
@@ -176,26 +176,28 @@ def test_a_second_signal_interrupts_what_hangs(bundle, pictures):
 
     sink, start = Hangs(), time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        record(bundle, stamped(pictures, 3), [sink], threads=1)
+        record_stream(bundle, stamped(pictures, 3), [sink], threads=1)
     assert time.monotonic() - start < 15
     assert sink.closed
 
 
 def test_a_duration_ends_a_camera(bundle, pictures, tmp_path):
     start = time.monotonic()
-    found = record(bundle, Camera(pictures), [tmp_path / "a.mcap"], duration_s=0.6, threads=1)
+    found = record_stream(
+        bundle, Camera(pictures), [tmp_path / "a.mcap"], duration_s=0.6, threads=1
+    )
     assert found.ended_by == "duration"
     assert time.monotonic() - start > 0.6
     assert found.seconds < 0.6
     assert messages(tmp_path / "a.mcap")["/camera/depth/image"] == found.results
     for seconds in (0, -1, float("nan")):
         with pytest.raises(ConfigError, match="expected seconds above 0"):
-            record(bundle, Camera(pictures), duration_s=seconds)
+            record_stream(bundle, Camera(pictures), duration_s=seconds)
 
 
 def test_what_was_recorded_before_the_source_broke_is_kept(bundle, pictures, tmp_path):
     with pytest.raises(SourceError, match="was unplugged"):
-        record(bundle, File(pictures, breaks_at=20), [tmp_path / "a.mcap"], threads=1)
+        record_stream(bundle, File(pictures, breaks_at=20), [tmp_path / "a.mcap"], threads=1)
     counts = messages(tmp_path / "a.mcap")
     assert 0 < counts["/camera/depth/image"] <= 20
 
@@ -203,7 +205,7 @@ def test_what_was_recorded_before_the_source_broke_is_kept(bundle, pictures, tmp
 def test_a_sink_that_breaks_ends_the_run_and_keeps_the_others(bundle, pictures, tmp_path):
     full = Full()
     with pytest.raises(OutputError, match="No space left"):
-        record(bundle, stamped(pictures, 9), [tmp_path / "a.mcap", full], threads=1)
+        record_stream(bundle, stamped(pictures, 9), [tmp_path / "a.mcap", full], threads=1)
     assert full.closed
     assert messages(tmp_path / "a.mcap")["/camera/depth/image"] == 4
 
@@ -212,7 +214,7 @@ def test_a_view_that_breaks_never_stops_the_recording(bundle, pictures, tmp_path
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         outputs = [tmp_path / "a.mcap", BrokenView()]
-        found = record(bundle, stamped(pictures, 9), outputs, threads=1)
+        found = record_stream(bundle, stamped(pictures, 9), outputs, threads=1)
     assert found.results == 9
     assert messages(tmp_path / "a.mcap")["/camera/depth/image"] == 9
     texts = [str(one.message) for one in caught if "view" in str(one.message)]
@@ -223,17 +225,17 @@ def test_a_view_that_breaks_never_stops_the_recording(bundle, pictures, tmp_path
 @pytest.mark.filterwarnings("ignore:degmix-edge. the view")
 def test_where_nothing_but_a_view_was_asked_for_its_end_is_an_error(bundle, pictures):
     with pytest.raises(OutputError, match="the viewer is gone"):
-        record(bundle, Camera(pictures), [BrokenView()], duration_s=20, threads=1)
+        record_stream(bundle, Camera(pictures), [BrokenView()], duration_s=20, threads=1)
 
 
 def test_chosen_tasks_are_the_ones_that_run(bundle, pictures, tmp_path):
     options = SinkOptions(tasks=("edge",))
     outputs = [tmp_path / "a.mcap"]
-    found = record(bundle, stamped(pictures, 2), outputs, options=options, threads=1)
+    found = record_stream(bundle, stamped(pictures, 2), outputs, options=options, threads=1)
     assert found.tasks == ("edge",)
     assert messages(tmp_path / "a.mcap") == {"/camera/edge/image": 2}
     with pytest.raises(ConfigError, match="no task 'lanes'"):
-        record(bundle, stamped(pictures, 2), rates={"lanes": 10})
+        record_stream(bundle, stamped(pictures, 2), rates={"lanes": 10})
 
 
 def test_nothing_is_computed_before_the_outputs_are_checked(bundle, pictures, tmp_path):
@@ -241,18 +243,18 @@ def test_nothing_is_computed_before_the_outputs_are_checked(bundle, pictures, tm
     camera = Camera(pictures)
     for output in ("a.mcap", "none/a.mcap", "a.bag"):
         with pytest.raises((OutputError, ConfigError)):
-            record(bundle, camera, [tmp_path / output], threads=1)
+            record_stream(bundle, camera, [tmp_path / output], threads=1)
     assert not camera.called.is_set()
     assert (tmp_path / "a.mcap").read_text() == "precious"
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "old.npz").write_text("precious")
     with pytest.raises(OutputError, match=r"old\.npz: exists; give --force"):
-        record(bundle, camera, [tmp_path / "files"], threads=1)
+        record_stream(bundle, camera, [tmp_path / "files"], threads=1)
 
 
 def test_a_stream_without_frames_writes_nothing_and_says_so(bundle, tmp_path):
     events = []
-    found = record(bundle, [], [tmp_path / "a.mcap"], progress=events.append, threads=1)
+    found = record_stream(bundle, [], [tmp_path / "a.mcap"], progress=events.append, threads=1)
     assert (found.results, found.written, found.rates_hz) == (0, [], {})
     assert list(tmp_path.iterdir()) == []
     assert [e.detail for e in events if e.kind == "warning"] == [
@@ -265,7 +267,7 @@ def test_it_runs_in_any_thread(bundle, pictures, tmp_path):
     found = []
     outputs = [tmp_path / "a.mcap"]
     thread = threading.Thread(
-        target=lambda: found.append(record(bundle, stamped(pictures, 2), outputs, threads=1))
+        target=lambda: found.append(record_stream(bundle, stamped(pictures, 2), outputs, threads=1))
     )
     thread.start()
     thread.join(60)
@@ -285,7 +287,7 @@ def test_rates_as_texts():
 @pytest.mark.parametrize("rate", [-1.0, float("nan"), float("inf")])
 def test_a_rate_out_of_range_is_refused(bundle, pictures, tmp_path, rate):
     with pytest.raises(ConfigError, match="depth"):
-        record(bundle, stamped(pictures, 2), [tmp_path / "a.mcap"], rates={"depth": rate})
+        record_stream(bundle, stamped(pictures, 2), [tmp_path / "a.mcap"], rates={"depth": rate})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -302,5 +304,5 @@ def test_memory_does_not_grow_with_the_recording(bundle, pictures, tmp_path):
 
     outputs = [tmp_path / "a.mcap", Watch()]
     options = SinkOptions(image=True)
-    record(bundle, stamped(pictures, 360), outputs, options=options, threads=1)
+    record_stream(bundle, stamped(pictures, 360), outputs, options=options, threads=1)
     assert sizes[1] - sizes[0] < 15e6  # 300 results have 54 MB
