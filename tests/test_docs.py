@@ -399,7 +399,9 @@ def options_of(verb: str) -> set[str]:
     for name in verb.split()[1:]:
         command = command.commands[name]
     inner = command.commands.values() if isinstance(command, click.Group) else [command]
-    return {option for c in inner for p in c.params for option in (*p.opts, "--help", "-h")}
+    return {
+        o for c in inner for p in c.params for o in (*p.opts, *p.secondary_opts, "--help", "-h")
+    }
 
 
 def test_options_exist():

@@ -21,14 +21,16 @@ from degmix_edge.sinks._base import Sink, SinkOptions, need
 from degmix_edge.sinks._file import FileSink
 from degmix_edge.sinks._picture import Painter, pixels_of
 
-EXPECTED = "a video to write (.mp4, .mkv, .mov or .avi)"
-ENDINGS = (".mp4", ".mkv", ".mov", ".avi")
+EXPECTED = "a video to write (.mp4, .mkv or .mov)"
+ENDINGS = (".mp4", ".mkv", ".mov")
 ENCODERS = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"qscale": "3"}}
 """FFmpeg's encoders, the best first, each with its options; LGPL builds have the second alone."""
 TICKS = 60000
 """Parts of a second in which a video's times are counted: all usual rates are whole numbers."""
 USUAL_TICKS = TICKS // 30
 """Time between two frames where the stamps do not say it."""
+LONGEST_PAUSE_NS = 60 * 10**9
+"""Stamps that are further apart are those of a clock that was set, or of a camera that was off."""
 NARROWEST, WIDEST = 960, 1280
 """Pixels between which a grid is wide."""
 ASPECT = 16 / 9
@@ -50,8 +52,9 @@ class VideoSink(FileSink):
     """A video of one camera, whose frames have the times of the camera's stamps.
 
     One task is drawn over the image, at the image's size. Several are a grid with names, beside the
-    image. A map that was held from an earlier frame says so. Where a frame has no stamp, or an
-    earlier one than the frame before, it comes a thirtieth of a second later than that.
+    image. A map that was held from an earlier frame says so. A frame that has no stamp, an earlier
+    one than the frame before, or one that is more than a minute later, comes a thirtieth of a
+    second after that frame.
 
     Args:
         path: The file.
@@ -125,9 +128,10 @@ class VideoSink(FileSink):
 
     def _time(self, stamp_ns: int | None) -> int:
         """The time of a frame in the video, in ticks."""
+        pause_ns = 0 if stamp_ns is None or self._stamp is None else stamp_ns - self._stamp
         step = USUAL_TICKS
-        if stamp_ns is not None and self._stamp is not None and stamp_ns > self._stamp:
-            step = max(1, round((stamp_ns - self._stamp) * TICKS / 10**9))
+        if 0 < pause_ns <= LONGEST_PAUSE_NS:
+            step = max(1, round(pause_ns * TICKS / 10**9))
         self._stamp = stamp_ns
         self._ticks += step
         return self._ticks

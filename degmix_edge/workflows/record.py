@@ -96,7 +96,7 @@ class Recording:
         return title, ["", "count"], rows
 
 
-def record(
+def record_stream(
     bundle: str | Path | Bundle,
     source: AnySource,
     outputs: Sequence[str | os.PathLike[str] | Sink] = (),
@@ -115,7 +115,7 @@ def record(
     complete; a second signal interrupts. What was recorded before an error is kept as well. A live
     view that fails warns, and the recording goes on.
 
-    >>> record("robot.degmix", "drive.mcap", ["maps.mcap", "overlay.mp4"])
+    >>> record_stream("robot.degmix", "drive.mcap", ["maps.mcap", "overlay.mp4"])
 
     Args:
         bundle: The bundle, or its folder.

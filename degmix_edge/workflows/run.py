@@ -22,7 +22,7 @@ from degmix_edge.sinks._base import VIEW_HZ
 from degmix_edge.sinks.folder import write_pictures
 from degmix_edge.workflows.frame_folders import frame_paths, needed_inputs
 from degmix_edge.workflows.networks import task_names
-from degmix_edge.workflows.record import Recording, parse_rates, record
+from degmix_edge.workflows.record import Recording, parse_rates, record_stream
 
 STREAM_ONLY = ("view_rate", "rate", "fast", "topic", "duration_s", "with_image")
 """Options of `run_stream` that images on a disk do not have."""
@@ -177,7 +177,7 @@ def run_stream(
     fast: bool | None = None,
     **recording: Any,
 ) -> Recording:
-    """Run a bundle on a stream, as `record` does, with the options of the command line.
+    """Run a bundle on a stream, as `record_stream` does, with the options of the command line.
 
     Args:
         bundle: The bundle, or its folder.
@@ -190,18 +190,18 @@ def run_stream(
         with_image: Whether a recording has the camera's images too.
         view_rate: Results a second that a view shows.
         rate: Rates of tasks, as in `parse_rates`.
-        fast: Whether a recording is read as fast as possible; None is as `record` says.
-        recording: Further arguments of `record`.
+        fast: Whether a recording is read as fast as possible; None is as `record_stream` says.
+        recording: Further arguments of `record_stream`.
 
     Raises:
         ConfigError: There is no such view, or a rate is no number.
-        DegmixError: Whatever else `record` raises.
+        DegmixError: Whatever else `record_stream` raises.
     """
     for view in views:
         if view.partition(":")[0] not in (have := registry.names(sinks.PACKAGE)):
             raise ConfigError(unknown("view", view, have))
     replays: dict[bool | None, Replay | None] = {None: None, True: "fast", False: "timed"}
-    return record(
+    return record_stream(
         bundle,
         source,
         [*outputs, *views],
