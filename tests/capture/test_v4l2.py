@@ -465,6 +465,25 @@ def test_damaged_frames_are_lost():
     source.close()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_flipped_bytes_of_a_jpeg_are_other_pixels_or_a_lost_frame():
+    source, rng = opened(small("MJPG")), np.random.default_rng(1)
+    kinds = set()
+    for _ in range(300):
+        data = bytearray(JPEG.getvalue())
+        for place in rng.integers(0, len(data), 3):
+            data[place] ^= int(rng.integers(1, 256))
+        try:
+            picture = source._decoded(bytes(data))
+        except SourceError as error:
+            kinds.add(str(error).partition(", to")[0])
+            continue
+        assert picture is None or picture.shape == (*SMALL, 3)
+        kinds.add("lost" if picture is None else "read")
+    assert {"lost", "read"} <= kinds <= {"lost", "read", f"{PATH}: changed its size in flight"}
+    source.close()
+
+
 # Trouble in flight
 
 
