@@ -396,7 +396,7 @@ def test_stamps_of_another_clock_are_unknown(age_s: int):
 
 
 def value(frame) -> int:
-    return int(frame.image[0, 0, 0])
+    return int(rgb_of(frame)[0, 0, 0])
 
 
 def produce(kernel: Kernel, *values: int, **more) -> None:
