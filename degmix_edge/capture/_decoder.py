@@ -57,7 +57,7 @@ def _frames(url: str) -> Iterator[Any]:
     import av
 
     try:
-        with av.open(url, options=OPTIONS) as container:
+        with av.open(url, options=OPTIONS, metadata_errors="replace") as container:
             if not container.streams.video:
                 raise SourceError("there is no video in this stream")
             stream = container.streams.video[0]

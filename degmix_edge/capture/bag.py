@@ -149,6 +149,7 @@ class BagSource(Source):
                 with self._errors():
                     content = self._reader.deserialize(message.raw, message.kind)
                     image, kind = self._image(content, message.kind)
+                    stamp, frame_id = self._stamp_of(message, content), content.header.frame_id
             except SourceError as error:
                 if not self.is_live:
                     raise
@@ -159,16 +160,15 @@ class BagSource(Source):
             if stop.is_set():
                 return None
             index, self._index = self._index, self._index + 1
-            now, stamp = time.monotonic_ns(), self._stamp_of(message, content.header)
             return CapturedFrame(
                 image,
-                now,
+                time.monotonic_ns(),
                 due,
                 stamp,
                 "header",
                 index=index,
                 lost=lost,
-                frame_id=content.header.frame_id,
+                frame_id=frame_id,
                 format=kind,
                 intrinsics=message.intrinsics,
             )
@@ -242,8 +242,9 @@ class BagSource(Source):
         self._ahead = next(self._messages, None)
         return message
 
-    def _stamp_of(self, message: _Message, header: Any) -> int:
-        stamp: int = header.stamp.sec * 10**9 + header.stamp.nanosec
+    def _stamp_of(self, message: _Message, content: Any) -> int:
+        time_of = content.header.stamp
+        stamp: int = time_of.sec * 10**9 + time_of.nanosec
         if (message.lap, stamp) < self._stamp:
             self.jumps += 1
             self._warn("jump", f"stamps jump back, at {stamp} ns from {self._stamp[1]} ns")

@@ -38,10 +38,10 @@ class NetworkSource(ChildSource):
     """A source that decodes a network stream in a process of its own, with the least delay.
 
     The newest frame wins, in that process and here, and both count in `skipped`. Frames that were
-    damaged on the way, or cannot be decoded, are lost. How long a frame was on its way is unknown,
-    so the time of capture is too, and stamps are the times of receipt. Ten seconds without a first
-    frame, or five without a next one, are a `SourceError`. So is the end of a stream, unless it is
-    a recording with a duration.
+    damaged on the way, or cannot be decoded, are lost; FFmpeg does not tell of a frame that never
+    arrived. How long a frame was on its way is unknown, so the time of capture is too, and stamps
+    are the times of receipt. Ten seconds without a first frame, or five without a next one, are a
+    `SourceError`. So is the end of a stream, unless it is a recording with a duration.
 
     Args:
         url: The address; a login in it appears in no message and in no list of processes.

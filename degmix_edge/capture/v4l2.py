@@ -323,10 +323,7 @@ class CameraSource(Source):
         layout, size = self.mode.layout or "", self.mode.size
         memory = self._buffers[buffer.index]
         if layout == "mjpeg":
-            picture = _decoded(memory[: buffer.bytesused])
-            if picture is not None and picture.shape[:2] != size:
-                height, width = picture.shape[:2]
-                raise SourceError(f"{self.name}: changed its size in flight, to {width}x{height}")
+            picture = self._decoded(memory[: buffer.bytesused])
             return None if picture is None else (picture, "rgb")
         # The buffer goes back to the driver, so its bytes are copied.
         used = np.frombuffer(memory[: buffer.bytesused or len(memory)], np.uint8)
@@ -335,11 +332,14 @@ class CameraSource(Source):
         except SourceError:
             return None
 
-
-def _decoded(data: bytes) -> np.ndarray | None:
-    """A JPEG as RGB; None where it is damaged, as cameras' JPEGs sometimes are."""
-    try:
-        with PIL.Image.open(io.BytesIO(data), formats=("JPEG",)) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError):
-        return None
+    def _decoded(self, data: bytes) -> np.ndarray | None:
+        """A JPEG as RGB; None where it is damaged, as cameras' JPEGs sometimes are."""
+        assert self.mode is not None
+        try:
+            with PIL.Image.open(io.BytesIO(data), formats=("JPEG",)) as picture:
+                width, height = picture.size
+                if (height, width) == self.mode.size:
+                    return np.asarray(picture.convert("RGB"))
+        except Exception:  # whatever a damaged JPEG makes Pillow raise
+            return None
+        raise SourceError(f"{self.name}: changed its size in flight, to {width}x{height}")

@@ -114,7 +114,7 @@ class VideoSource(Source):
         if not Path(self.name).is_file():
             raise SourceError(f"{self.name}: no such file")
         try:
-            self._container = av.open(self.name)
+            self._container = av.open(self.name, metadata_errors="replace")
         except av.error.FFmpegError as error:
             raise SourceError(
                 f"{self.name}: this video cannot be read: {error.strerror}"

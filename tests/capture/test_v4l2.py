@@ -396,7 +396,7 @@ def test_stamps_of_another_clock_are_unknown(age_s: int):
 
 
 def value(frame) -> int:
-    return int(frame.image[0, 0, 0])
+    return int(rgb_of(frame)[0, 0, 0])
 
 
 def produce(kernel: Kernel, *values: int, **more) -> None:
@@ -462,6 +462,25 @@ def test_damaged_frames_are_lost():
     jpegs.produce(b"no jpeg")
     threading.Timer(0.1, jpegs.produce, (JPEG.getvalue(),)).start()
     assert read(source).lost == 2
+    source.close()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_flipped_bytes_of_a_jpeg_are_other_pixels_or_a_lost_frame():
+    source, rng = opened(small("MJPG")), np.random.default_rng(1)
+    kinds = set()
+    for _ in range(300):
+        data = bytearray(JPEG.getvalue())
+        for place in rng.integers(0, len(data), 3):
+            data[place] ^= int(rng.integers(1, 256))
+        try:
+            picture = source._decoded(bytes(data))
+        except SourceError as error:
+            kinds.add(str(error).partition(", to")[0])
+            continue
+        assert picture is None or picture.shape == (*SMALL, 3)
+        kinds.add("lost" if picture is None else "read")
+    assert {"lost", "read"} <= kinds <= {"lost", "read", f"{PATH}: changed its size in flight"}
     source.close()
 
 
