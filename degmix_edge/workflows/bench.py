@@ -175,26 +175,35 @@ def bench(
                 raise ConfigError(f"against {against!r}: got {checkpoint}, expected {kind}")
             reference = stack.enter_context(reference_session(opened, checkpoint, threads))
             sessions["PyTorch eager" if against == "torch" else "ONNX"] = reference
-        pictures = _frames(images, opened) if isinstance(images, str) else list(images)
+        pictures = frames_of(images, opened)
         advance = stack.enter_context(counting("bench", calls * len(sessions)))
         return bench_sessions(sessions, pictures, calls=calls, rate=rate, advance=advance)
 
 
-def _frames(source: str, opened: Bundle) -> list[Frame]:
-    """The images that `source` names, or the bundle's own where there are no photographs."""
+def frames_of(images: str | Iterable[Frame], opened: Bundle) -> list[Frame]:
+    """Return what is offered to a bundle: images, or those that a source string names.
+
+    Where there are no photographs, because scikit-image is not installed, it is the golden image.
+
+    Raises:
+        InputError: There are no images, or they are not what the network takes.
+        ConfigError: `images` names a data set that does not exist.
+    """
+    if not isinstance(images, str):
+        return list(images)
     from degmix_edge.workflows.frame_folders import needed_inputs
     from degmix_edge.workflows.sources import images as read_images
 
     network, fit = opened.manifest.network, opened.manifest.fit
     is_plain = not network.takes_map and not needed_inputs(network)
-    if source == "photos" and is_plain and find_spec("skimage") is None:
+    if images == "photos" and is_plain and find_spec("skimage") is None:
         warn(
             f"bench: no photographs without scikit-image; taking the bundle's golden image, whose "
             f"{fit.height}x{fit.width} need no resizing; --data DIR takes images of yours"
         )
         feed, _ = unpack(opened.read(GOLDEN), network, opened.path)
         return [feed[IMAGE][0]]
-    return [item.frame for item in read_images(source, fit, network=network)]
+    return [item.frame for item in read_images(images, fit, network=network)]
 
 
 def _warn_of_slow_calls(results: dict[str, Result], rate: float | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +13,13 @@ from typing import Any
 import numpy as np
 
 from degmix_edge.bundle.contents import Bundle, open_bundle
-from degmix_edge.bundle.golden import unpack
-from degmix_edge.bundle.manifest import GOLDEN
 from degmix_edge.capture import Source, SourceOptions, open_source
 from degmix_edge.errors import BackendError, ConfigError, InputError
-from degmix_edge.network import IMAGE
 from degmix_edge.progress import Progress, counting, listening
 from degmix_edge.runtime import Session, load
 from degmix_edge.runtime.results import CAUSES, NOT_DUE, CameraStats, StreamResult
 from degmix_edge.runtime.stream import CAMERA, Stream, stream
-from degmix_edge.workflows.bench import machine
+from degmix_edge.workflows.bench import frames_of, machine
 from degmix_edge.workflows.bench_figures import (
     PARTS,
     Arrivals,
@@ -186,7 +183,7 @@ def bench_stream(
     rates: Mapping[str, float | None] | None = None,
     deadline_ms: float | None = None,
     idle_s: float | None = None,
-    images: str | Iterable[Any] | None = None,
+    images: str | Iterable[Any] = "photos",
     options: SourceOptions | None = None,
     progress: Progress | None = None,
     **loading: Any,
@@ -203,8 +200,7 @@ def bench_stream(
         rates: Runs a second by task, as for `degmix_edge.stream`.
         deadline_ms: How old a result may be; None is one period.
         idle_s: Seconds of a pause after which the first call is timed; None leaves that out.
-        images: What is offered without a source: `photos`, a folder, or an iterable. None takes
-            the photographs where scikit-image is installed, and the golden image elsewhere.
+        images: What is offered without a source, as for `degmix_edge.bench`.
         options: What is asked of a source that is given as a text.
         progress: Called with an `Event` as the seconds go by.
         **loading: Further arguments of `load`, such as `threads` and `backend`, and `size`.
@@ -398,7 +394,7 @@ def _source(
     opened: Bundle,
     source: str | Source | None,
     rate: float | None,
-    images: str | Iterable[Any] | None,
+    images: str | Iterable[Any],
     options: SourceOptions | None,
 ) -> Source:
     if isinstance(source, Source):
@@ -406,26 +402,4 @@ def _source(
     if source is not None:
         asked = options or SourceOptions()
         return open_source(source, dataclasses.replace(asked, rate_hz=rate or asked.rate_hz))
-    return PacedSource(_images(opened, images), RATE_HZ if rate is None else rate)
-
-
-def _images(opened: Bundle, images: str | Iterable[Any] | None) -> Sequence[Any]:
-    """What is offered without a source."""
-    from degmix_edge.workflows.sources import images as read_images
-    from degmix_edge.workflows.sources import photographs
-
-    network = opened.manifest.network
-    if images is not None and not isinstance(images, str):
-        return list(images)
-    if images is not None:
-        found = read_images(images, opened.manifest.fit, network=network)
-        return [one.frame for one in found]
-    if not network.takes_map and len(network.input_specs) == 1:
-        try:
-            return [one.frame for one in photographs()]
-        except ModuleNotFoundError:  # a robot has no scikit-image
-            return [unpack(opened.read(GOLDEN), network, opened.path)[0][IMAGE][0]]
-    raise InputError(
-        f"bench: the network {network.model!r} takes more than a picture; give --source, or a "
-        "folder of its frames with --data"
-    )
+    return PacedSource(frames_of(images, opened), RATE_HZ if rate is None else rate)
