@@ -20,6 +20,7 @@ PROGRAMS = {
     "08_budget_search": r"decides\nsemseg: budget semseg=-2pt, \d+% of it used\ndepth:",
     "09_threads_and_futures": r"(\w+: \d+\.\d ms, equal maps: True\n){3}",
     "10_overlay_video": r"overlay.gif: 12 frames of \(640, 360\)",
+    "11_stream": r"frame 39: (.|\n)*40 frames: \d+ delivered, \d+ dropped",
 }
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from degmix_edge import registry
 from degmix_edge.capture._base import CapturedFrame, Source, SourceOptions
+from degmix_edge.capture._iterable import IterableSource
 from degmix_edge.errors import SourceError
 
-__all__ = ["CapturedFrame", "Source", "SourceOptions", "open_source"]
+__all__ = ["CapturedFrame", "IterableSource", "Source", "SourceOptions", "open_source"]
 PACKAGE = "degmix_edge.capture"
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from degmix_edge.camera import FrameFormat
 from degmix_edge.capture import CapturedFrame, Source
 from degmix_edge.errors import SourceError
-from degmix_edge.runtime.latency import Latency
 from degmix_edge.runtime.maps import Maps, TaskMap
 from degmix_edge.runtime.results import NEWER_FRAME, NEWER_RESULT, CameraStats, StreamResult
 from degmix_edge.runtime.schedule import Schedule
@@ -51,6 +52,11 @@ class Lane:
         """Whether a frame waits that may be computed now; what is not live waits for its reader."""
         return self.frame is not None and (self.is_live or self.result is None)
 
+    @property
+    def format(self) -> FrameFormat | None:
+        """What the bytes of the frame are that waits."""
+        return self.frame.format if self.frame else None
+
     def put_frame(self, frame: CapturedFrame) -> None:
         """Lay a frame down for the worker; one that still lies there is dropped."""
         stats = self.stats
@@ -62,7 +68,8 @@ class Lane:
             self._stamp_ns = frame.stamp_ns
         if self.frame is not None:
             stats.drop(NEWER_FRAME)
-        self.frame = frame
+        # A source that is opened again counts from 0 again.
+        self.frame = dataclasses.replace(frame, index=stats.captured - 1)
 
     def take_frame(self) -> CapturedFrame:
         """Take the frame away and note its time."""
@@ -91,11 +98,19 @@ class Lane:
         return result
 
     def result_of(
-        self, frame: CapturedFrame, maps: Maps, latency: Latency, start_ns: int, done_ns: int
+        self,
+        frame: CapturedFrame,
+        tasks: tuple[str, ...],
+        maps: Maps,
+        *,
+        start_ns: int,
+        done_ns: int,
     ) -> StreamResult:
         """The result of a frame: its own maps, and held ones of the tasks that did not run."""
-        for task, array in maps.items():
-            self._held[task] = array, frame.index
+        latency = maps.latency
+        assert latency is not None  # a session computed them
+        for task in tasks:
+            self._held[task] = maps[task], frame.index
         names = [name for name in self._names if name in self._held]
         newest = Maps({name: self._held[name][0] for name in names})
         newest.latency = latency
@@ -106,7 +121,7 @@ class Lane:
             "post_ms": latency.post_ms,
         }
         ages = {name: frame.index - self._held[name][1] for name in names}
-        return StreamResult(self.name, frame, newest, tuple(maps), ages, stages, done_ns)
+        return StreamResult(self.name, frame, newest, tasks, ages, stages, done_ns)
 
     def _time_s(self, frame: CapturedFrame) -> float:
         """The time of a frame for the schedule, in seconds; a recording has its own time."""

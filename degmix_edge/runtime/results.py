@@ -11,13 +11,14 @@ from degmix_edge.runtime.maps import Maps
 
 NEWER_FRAME = "newer frame"
 NEWER_RESULT = "newer result"
+TOO_OLD = "too old"
 NOT_DUE = "no task due"
 REFUSED = "refused"
 STOPPED = "stopped"
-CAUSES = (NEWER_FRAME, NEWER_RESULT, NOT_DUE, REFUSED, STOPPED)
+CAUSES = (NEWER_FRAME, NEWER_RESULT, TOO_OLD, NOT_DUE, REFUSED, STOPPED)
 """Why a frame was not delivered: a newer frame came before the network was free; a newer result
-came before the consumer was; no task was due; the network cannot take the frame; or the stream was
-stopped while the frame was in it."""
+came before the consumer was; the frame was older than `max_age_ms`; no task was due; the network
+cannot take the frame; or the stream was stopped while the frame was in it."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class CameraStats:
     Attributes:
         captured: Frames that the source gave.
         delivered: Results that the consumer took.
+        late: Those among them that were older than `max_age_ms`.
         dropped: Frames by the cause of their loss; see `CAUSES`.
         in_stream: Frames on their way.
         lost: Frames that the driver or the network lost before this process saw them.
@@ -75,6 +77,7 @@ class CameraStats:
 
     captured: int = 0
     delivered: int = 0
+    late: int = 0
     dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CAUSES, 0))
     in_stream: int = 0
     lost: int = 0

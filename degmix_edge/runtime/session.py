@@ -99,10 +99,16 @@ class Session:
 
     # A str is an image, the path of one, although it is also a sequence of str.
     @overload
-    def __call__(self, image: Frame) -> Maps: ...  # type: ignore[overload-overlap]
+    def __call__(  # type: ignore[overload-overlap]
+        self, image: Frame, *, format: FrameFormat | None = None
+    ) -> Maps: ...
     @overload
-    def __call__(self, image: Sequence[Frame]) -> list[Maps]: ...
-    def __call__(self, image: Frame | Sequence[Frame]) -> Maps | list[Maps]:
+    def __call__(
+        self, image: Sequence[Frame], *, format: FrameFormat | None = None
+    ) -> list[Maps]: ...
+    def __call__(
+        self, image: Frame | Sequence[Frame], *, format: FrameFormat | None = None
+    ) -> Maps | list[Maps]:
         """Compute the maps of one image, or of each image in a list or tuple.
 
         >>> session({"image": left, "right": right})  # of a network that takes two
@@ -115,6 +121,7 @@ class Session:
                 other numbers has an array of these, `(H, W)` or `(H, W, C)`, or the path of a file
                 with them. A network with further inputs takes a mapping from their names in place
                 of the image. `NetworkSpec.batch` images of a list run in one call of the backend.
+            format: What the bytes of arrays are; None is the session's format.
 
         Returns:
             The maps of the image, with the latency of this call as `Maps.latency`. For a list or
@@ -128,8 +135,8 @@ class Session:
             BackendError: The session is closed, or the backend failed.
         """
         if isinstance(image, Sequence) and not isinstance(image, str | bytes):
-            return self._maps_of_all(image)
-        return self._maps(image)
+            return self._maps_of_all(image, format)
+        return self._call([image], None, format=format)[0]
 
     def run(self, images: Iterable[Frame]) -> Iterator[Maps]:
         """Compute the maps of each image when they are asked for, one image after the other.
@@ -285,10 +292,10 @@ class Session:
                 "run in its fork; call `load` in each process, or start processes with `spawn`"
             )
 
-    def _maps_of_all(self, frames: Sequence[Frame]) -> list[Maps]:
+    def _maps_of_all(self, frames: Sequence[Frame], format: FrameFormat | None) -> list[Maps]:
         batch = self.spec.batch
         starts = range(0, len(frames), batch)
-        groups = [(frames[start : start + batch], start) for start in starts]
+        groups = [(frames[start : start + batch], start, None, format) for start in starts]
         futures = [self._start(self._call, *group) for group in groups] if self._in_pool else None
         results: list[Maps] = []
         try:

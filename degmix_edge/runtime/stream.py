@@ -18,16 +18,23 @@ import numpy as np
 
 from degmix_edge.bundle.contents import Bundle
 from degmix_edge.camera import FrameFormat
-from degmix_edge.capture import CapturedFrame, Source, SourceOptions, open_source
-from degmix_edge.capture._iterable import IterableSource
+from degmix_edge.capture import (
+    CapturedFrame,
+    IterableSource,
+    Source,
+    SourceOptions,
+    open_source,
+)
 from degmix_edge.errors import BackendError, ConfigError, InputError
 from degmix_edge.registry import unknown
 from degmix_edge.runtime.costs import CostModel
 from degmix_edge.runtime.lane import Lane, Reader
+from degmix_edge.runtime.maps import Maps
 from degmix_edge.runtime.results import (
     NOT_DUE,
     REFUSED,
     STOPPED,
+    TOO_OLD,
     StreamResult,
     StreamStats,
     age_ms,
@@ -47,6 +54,8 @@ CANCEL_S = 0.5
 MOST_REFUSED = 30
 """Frames in a row that the network refuses before the stream ends with an error."""
 AGES = 1024
+Job: TypeAlias = tuple[Lane, CapturedFrame, tuple[str, ...]]
+"""A frame, the camera that it is of, and the tasks that run on it."""
 _log = logging.getLogger("degmix_edge.stream")
 
 
@@ -65,6 +74,8 @@ class Stream:
             until `set_rate` gives them a rate. Without rates all tasks run on every frame.
         priorities: By task, for equal deadlines; a higher number goes first.
         budget_ms: Milliseconds that one frame may cost; None is no limit.
+        max_age_ms: Milliseconds after which a frame is worth nothing: it is not computed. Frames
+            whose age is unknown always are. It may be changed at any time.
         reconnect: Whether a live source that broke is opened again, with growing waits.
         owns_session: Whether closing the stream closes the session.
 
@@ -81,12 +92,15 @@ class Stream:
         rates: Mapping[str, float | None] | None = None,
         priorities: Mapping[str, int] | None = None,
         budget_ms: float | None = None,
+        max_age_ms: float | None = None,
         reconnect: bool = True,
         owns_session: bool = False,
     ) -> None:
         if not sources:
             raise ConfigError("stream: no sources, expected at least one")
-        self.session, self.reconnect, self._owns = session, reconnect, owns_session
+        if max_age_ms is not None and not 0 < max_age_ms < float("inf"):
+            raise ConfigError(f"max_age_ms: got {max_age_ms}, expected milliseconds above 0")
+        self.session, self.max_age_ms, self._owns = session, max_age_ms, owns_session
         every = _all_rates(rates, session.spec.task_names)
         self._changed = threading.Condition()
         self._stop = threading.Event()
@@ -169,7 +183,8 @@ class Stream:
         """Give the stream a frame, from any thread; it returns at once.
 
         Args:
-            image: An image as a session takes it.
+            image: An image as a session takes it. It is not copied, so nobody may write into it
+                until its result has come.
             stamp_ns: Its acquisition time, which the result copies; None is unknown.
             camera: Which camera; None is the only one that takes frames this way.
             captured_ns: When it was captured, on `time.monotonic_ns`; None is unknown.
@@ -196,7 +211,7 @@ class Stream:
         with self._changed:
             if self._is_done or self._stop.is_set() or lane.has_ended:
                 raise BackendError("stream: it is closed, so it takes no frames") from self._error
-            lane.put_frame(dataclasses.replace(frame, index=lane.stats.captured))
+            lane.put_frame(frame)
             self._changed.notify_all()
 
     def end(self) -> None:
@@ -231,6 +246,7 @@ class Stream:
             age = age_ms(result.frame)
             if age is not None:
                 self._ages.append(age)
+                lane.stats.late += self.max_age_ms is not None and age > self.max_age_ms
             self._changed.notify_all()
         waited = (time.monotonic_ns() - result.computed_ns) / 1e6
         stages = {**result.stages, "take_ms": waited}
@@ -318,8 +334,8 @@ class Stream:
 
     def _work(self) -> None:
         try:
-            while (job := self._next_frame()) is not None:
-                self._compute(*job)
+            while jobs := self._next_jobs():
+                self._compute(jobs)
         except BaseException as error:
             if not self._stop.is_set():
                 self._fail(error)
@@ -327,8 +343,11 @@ class Stream:
             self._is_done = True
             self._changed.notify_all()
 
-    def _next_frame(self) -> tuple[Lane, CapturedFrame, tuple[str, ...]] | None:
-        """The next frame and its tasks; None is the end. Cameras take turns."""
+    def _next_jobs(self) -> list[Job]:
+        """The next frames, as many cameras' as the network computes at once; none is the end.
+
+        Cameras take turns.
+        """
         lanes = self._lanes.values()
         with self._changed:
             while True:
@@ -337,35 +356,63 @@ class Stream:
                 )
                 ready = [lane for lane in lanes if lane.is_ready]
                 if self._stop.is_set() or not ready:
-                    return None
-                lane = min(ready, key=lambda one: one.last_call)
-                frame = lane.take_frame()
+                    return []
+                jobs: list[Job] = []
+                for lane in sorted(ready, key=lambda one: one.last_call):
+                    jobs += self._job(lane, jobs)
                 self._changed.notify_all()
-                tasks = lane.schedule.choose(lane.now_s, self._costs)
-                self._warn_of_starvation(lane)
-                if tasks:
-                    return lane, frame, tasks
-                lane.stats.drop(NOT_DUE)
+                if jobs:
+                    return jobs
 
-    def _compute(self, lane: Lane, frame: CapturedFrame, tasks: tuple[str, ...]) -> None:
+    def _job(self, lane: Lane, others: list[Job]) -> list[Job]:
+        """The frame of a lane and its tasks, where it can be computed together with others."""
+        is_full = len(others) == self.session.spec.batch
+        if is_full or (others and lane.format != others[0][1].format):
+            return []
+        frame = lane.take_frame()
+        age = age_ms(frame)
+        if age is not None and self.max_age_ms is not None and age > self.max_age_ms:
+            lane.stats.drop(TOO_OLD)
+            return []
+        tasks = lane.schedule.choose(lane.now_s, self._costs)
+        self._warn_of_starvation(lane)
+        if not tasks:
+            lane.stats.drop(NOT_DUE)
+            return []
+        return [(lane, frame, tasks)]
+
+    def _compute(self, jobs: list[Job]) -> None:
         start = time.monotonic_ns()
         try:
-            maps = lane.sequence(frame.image, tasks=tasks, format=frame.format)
+            found = self._maps_of(jobs)
         except InputError as error:
-            self._refuse(lane, error)
+            if len(jobs) == 1:
+                self._refuse(jobs[0][0], error)
+            else:  # one of them is at fault
+                for job in jobs:
+                    self._compute([job])
             return
         done = time.monotonic_ns()
-        latency = maps.latency
-        assert latency is not None  # the call came back
-        self._costs.learn(tasks, (done - start) / 1e6)
-        lane.refused_in_row = 0
-        result = lane.result_of(frame, maps, latency, start, done)
+        cost_ms = (done - start) / 1e6
+        self._costs.learn({task for _, _, tasks in jobs for task in tasks}, cost_ms)
+        results = [
+            lane.result_of(frame, tasks, maps, start_ns=start, done_ns=done)
+            for (lane, frame, tasks), maps in zip(jobs, found, strict=True)
+        ]
         with self._changed:
-            budget = lane.schedule.budget_ms
-            self._over_budget += budget is not None and (done - start) / 1e6 > budget
             self._count += 1
-            lane.put_result(result, self._count)
+            for (lane, _, _), result in zip(jobs, results, strict=True):
+                budget = lane.schedule.budget_ms
+                self._over_budget += budget is not None and cost_ms > budget
+                lane.refused_in_row = 0
+                lane.put_result(result, self._count)
             self._changed.notify_all()
+
+    def _maps_of(self, jobs: list[Job]) -> list[Maps]:
+        lane, frame, tasks = jobs[0]
+        if len(jobs) == 1:
+            return [lane.sequence(frame.image, tasks=tasks, format=frame.format)]
+        return self.session([frame.image for _, frame, _ in jobs], format=frame.format)
 
     def _refuse(self, lane: Lane, error: InputError) -> None:
         with self._changed:
@@ -450,6 +497,7 @@ def stream(
     rates: Mapping[str, float | None] | None = None,
     priorities: Mapping[str, int] | None = None,
     budget_ms: float | None = None,
+    max_age_ms: float | None = None,
     reconnect: bool = True,
     options: SourceOptions | None = None,
     **loading: Any,
@@ -471,6 +519,7 @@ def stream(
             saves time by this.
         priorities: By task, for equal deadlines; a higher number goes first.
         budget_ms: Milliseconds that one frame may cost; None is no limit.
+        max_age_ms: Milliseconds after which a frame is worth nothing, so that it is not computed.
         reconnect: Whether a live source that broke is opened again, with growing waits.
         options: What is asked of sources that are given as a text or a number.
         loading: Further arguments of `load`.
@@ -493,6 +542,7 @@ def stream(
             rates=rates,
             priorities=priorities,
             budget_ms=budget_ms,
+            max_age_ms=max_age_ms,
             reconnect=reconnect,
             owns_session=not is_open,
         )

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -88,3 +89,22 @@ def test_a_call_that_takes_too_long_is_ended(bundles, pictures):
     for wrong in (0, -1, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="timeout_s: got .*, expected seconds above 0"):
             load(bundles["fp32"].path, timeout_s=wrong)
+
+
+def test_a_call_that_runs_is_ended_from_another_thread(bundles, pictures):
+    with load(bundles["fp32"].path, threads=1) as session, ThreadPoolExecutor(1) as pool:
+        session.backend.cancel()  # nothing runs, so nothing happens
+        assert session(pictures[0])
+
+        def call():
+            while True:
+                session(pictures[0])
+
+        future = pool.submit(call)
+        deadline = time.monotonic() + 30
+        while not future.done():
+            assert time.monotonic() < deadline
+            session.backend.cancel()
+        with pytest.raises(BackendError, match="onnxruntime: the call was cancelled"):
+            future.result()
+        assert session(pictures[0])  # the session is not hurt by it

@@ -6,12 +6,21 @@ import warnings
 
 import numpy as np
 import pytest
+from conftest import shared
 
 import degmix_edge
 from degmix_edge.capture import CapturedFrame, Source
 from degmix_edge.errors import BackendError, ConfigError, InputError, SourceError
 from degmix_edge.runtime import lane
-from degmix_edge.runtime.results import NEWER_FRAME, NEWER_RESULT, NOT_DUE, REFUSED, STOPPED
+from degmix_edge.runtime.results import (
+    NEWER_FRAME,
+    NEWER_RESULT,
+    NOT_DUE,
+    REFUSED,
+    STOPPED,
+    TOO_OLD,
+)
+from degmix_edge.workflows.build import build
 
 
 class Camera(Source):
@@ -24,6 +33,7 @@ class Camera(Source):
 
     def open(self):
         self.num_opened += 1
+        self.base = self.index  # as a camera's own count, which begins again
         if not self.opens:
             raise SourceError("test camera: is busy; close the program that uses it")
         self.due = time.monotonic()
@@ -41,7 +51,9 @@ class Camera(Source):
         self.index += 1
         stamp = index if self.stamp is None else self.stamp(index)
         picture = self.pictures[index % len(self.pictures)]
-        return CapturedFrame(picture, now, now, stamp, "test", index, frame_id="optical")
+        return CapturedFrame(
+            picture, now, now, stamp, "test", index - self.base, frame_id="optical"
+        )
 
     def close(self):
         self.num_closed += 1
@@ -171,6 +183,66 @@ def test_cameras_take_turns(session, pictures):
         names = [stream.read(10).camera for _ in range(40)]
     adds_up(stream.stats)
     assert 15 <= names.count("left") <= 25
+
+
+def test_frames_that_are_too_old_are_not_computed(session, pictures):
+    with degmix_edge.stream(session, max_age_ms=1000) as stream:
+        stream.put(pictures[0], 1, captured_ns=time.monotonic_ns() - 2 * 10**9)
+        stream.put(pictures[0], 2)  # nobody knows how old this one is
+        assert stream.read(10).stamp_ns == 2
+        stream.put(pictures[0], 3, captured_ns=time.monotonic_ns())
+        deadline = time.monotonic() + 10
+        while stream.stats.cameras["camera"].runs["depth"] < 2:
+            assert time.monotonic() < deadline
+        time.sleep(1.1)
+        assert stream.read(10).age_ms > 1000
+    stats = stream.stats.cameras["camera"]
+    adds_up(stream.stats)
+    assert (stats.late, stats.delivered) == (1, 2)
+    assert stats.dropped[TOO_OLD] + stats.dropped[NEWER_FRAME] == 1
+
+
+@pytest.fixture(scope="module")
+def batch_session(loaded):
+    """A session that computes three images at once."""
+
+    def make(path):
+        build(loaded, path, precision="fp32", batch=3)
+
+    with degmix_edge.load(shared("stream_batch.degmix", make), threads=1) as session:
+        yield session
+
+
+def test_frames_of_several_cameras_are_computed_together(batch_session, pictures):
+    with degmix_edge.stream(batch_session, {"a": None, "b": None, "c": None}) as stream:
+        expected = {}
+        for name, picture in zip("abc", pictures, strict=False):
+            image = CapturedFrame(picture, 0)
+            expected[name] = image
+        stream.set_rate("edge", 0, camera="b")
+        with stream._changed:  # all of them lie there before the network is free
+            for name, frame in expected.items():
+                stream.put(frame.image, camera=name)
+        results = {r.camera: r for r in (stream.read(10) for _ in "abc")}
+    for name, frame in expected.items():
+        alone = batch_session(frame.image)
+        for task, array in results[name].maps.items():
+            np.testing.assert_array_equal(array, alone[task], err_msg=f"{name} {task}")
+    assert len({result.computed_ns for result in results.values()}) == 1
+    assert "edge" in results["a"].fresh
+    assert "edge" not in results["b"].maps
+
+
+def test_one_frame_of_several_that_is_refused_does_not_take_the_others_along(
+    batch_session, pictures
+):
+    bad = np.zeros((4, 4, 7), np.uint8)
+    with degmix_edge.stream(batch_session, {"good": None, "bad": None}) as stream:
+        with stream._changed:
+            stream.put(bad, camera="bad")
+            stream.put(pictures[0], camera="good")
+        assert stream.read(10).camera == "good"
+        assert stream.stats.cameras["bad"].dropped[REFUSED] == 1
 
 
 def test_a_camera_that_breaks_is_opened_again(session, pictures, monkeypatch):
@@ -325,6 +397,7 @@ def test_a_budget_that_leaves_no_room_names_the_task(session, pictures):
         ({"rates": {"depth": -1}}, "rates: depth got -1"),
         ({"rates": {"depth": 0}}, "nothing would run"),
         ({"budget_ms": 0}, "budget_ms: got 0"),
+        ({"max_age_ms": -1}, "max_age_ms: got -1"),
         ({"source": {}}, "no sources"),
         ({"threads": 2}, "threads cannot change a session that is open"),
     ],
