@@ -67,6 +67,7 @@ def status_of(
         **{f"dropped: {cause}": str(count) for cause, count in camera.dropped.items()},
         "stamps that went back": str(camera.stamps_back),
         "calls over budget": str(stats.over_budget),
+        "results over the age limit": str(camera.late),
         "images a second": "unknown" if rates.camera_hz is None else f"{rates.camera_hz:.1f}",
         **{f"{task} a second": f"{hz:.1f}" for task, hz in rates.task_hz.items()},
         **{f"age {key} ms": f"{age:.1f}" for key, age in stats.age_ms.items()},

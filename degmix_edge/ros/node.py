@@ -204,8 +204,7 @@ class MapsNode:
             stream.set_priority(task, live.priority[task])
         for task in self._rates.keys() - self._outputs.keys():
             stream.set_rate(task, 0.0)
-        if stream.budget_ms != (live.budget_ms or None):
-            stream.budget_ms = live.budget_ms or None
+        stream.budget_ms, stream.max_age_ms = live.budget_ms or None, live.max_age_ms or None
 
     def _report(self) -> None:
         stream, now = self._stream, self.ros.get_clock().now().to_msg()
@@ -269,7 +268,8 @@ class MapsNode:
                 f"{size[1]}x{size[0]}: neither camera_info nor a cloud is published"
             )
             info = None
-        for task in result.fresh:
+        # Masks are small and wait for nobody; normals are the largest and come last.
+        for task in sorted(result.fresh, key=lambda one: result.maps[one].nbytes):
             output = self._outputs.get(task)
             if output is not None:
                 like = messages.mask_of(result.maps, result.maps[task])

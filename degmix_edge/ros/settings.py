@@ -19,6 +19,11 @@ EVERY_FRAME = MOST_HZ
 TRANSPORTS = ("raw", "compressed")
 RELIABILITIES = ("reliable", "best_effort")
 TASK_FIELDS = ("rate_hz", "priority", "stride")
+MILLISECONDS = {
+    "budget_ms": "Milliseconds that one image may cost; 0 is no limit.",
+    "max_age_ms": "Milliseconds after which an image is not computed any more; 0 is no limit.",
+}
+"""Live parameters of the whole stream."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,14 @@ class Live:
 
     Attributes:
         budget_ms: Milliseconds that one image may cost; 0 is no limit.
+        max_age_ms: Milliseconds after which an image is not computed any more; 0 is no limit.
         rate_hz: Runs a second by task; 0 is never, and 1000 is every image.
         priority: By task; of two tasks with equal deadlines the higher goes first.
         stride: By task; of the published map one pixel in so many in each direction.
     """
 
     budget_ms: float = 0.0
+    max_age_ms: float = 0.0
     rate_hz: dict[str, float] = field(default_factory=dict)
     priority: dict[str, int] = field(default_factory=dict)
     stride: dict[str, int] = field(default_factory=dict)
@@ -92,8 +99,8 @@ class Live:
 
     def take(self, name: str, value: Any) -> bool:
         """Take a parameter's value, after `problem` found nothing; return whether it is ours."""
-        if name == "budget_ms":
-            self.budget_ms = float(value)
+        if name in MILLISECONDS:
+            setattr(self, name, float(value))
             return True
         task, key = _task_and_key(name)
         if key not in TASK_FIELDS or task not in self.rate_hz:
@@ -106,7 +113,7 @@ def problem(name: str, value: Any) -> str:
     """Return why a live parameter cannot have a value; empty where it can."""
     _, key = _task_and_key(name)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if name == "budget_ms" and not (is_number and 0 <= value < math.inf):
+    if name in MILLISECONDS and not (is_number and 0 <= value < math.inf):
         return f"{name}: got {value}, expected milliseconds above 0, or 0 for no limit"
     if key == "rate_hz" and not (is_number and 0 <= value <= MOST_HZ):
         return (
@@ -139,7 +146,8 @@ class Parameters:
         for name, default in defaults.items():
             ros.declare_parameter(name, default)
         self._names = tuple(defaults)
-        self._declare("budget_ms", 0.0, "Milliseconds that one image may cost; 0 is no limit.")
+        for name, about in MILLISECONDS.items():
+            self._declare(name, 0.0, about)
         ros.add_on_set_parameters_callback(self._on_set)
 
     @property
@@ -161,7 +169,9 @@ class Parameters:
         """
         names = tuple(tasks)
         self._check_overrides(names)
-        self.live = Live(budget_ms=self._value("budget_ms"))
+        self.live = Live()
+        for name in MILLISECONDS:
+            self.live.take(name, self._value(name))
         self.live.rate_hz = dict.fromkeys(names, EVERY_FRAME)
         for task in names:
             about = f"Runs of {task} a second; 0 is never, {EVERY_FRAME:.0f} is every image."

@@ -70,6 +70,7 @@ def test_the_file_of_parameters_has_the_defaults():
         "ros__parameters"
     ]
     defaults = {**vars(Settings()), "budget_ms": Live().budget_ms}
+    defaults["max_age_ms"] = Live().max_age_ms
     for name, value in values.items():
         assert value == defaults[name], name
         assert type(value) is type(defaults[name]), f"{name}: ROS refuses another type"

@@ -38,6 +38,7 @@ def test_settings_become_arguments_of_load():
         ("tasks.depth.priority", (-3, 0, 7.0), (0.5, "high", True)),
         ("tasks.depth.stride", (1, 2, 32), (0, 33, 1.5, "2", True)),
         ("budget_ms", (0, 12.5, 40), (-1, float("nan"), float("inf"), "all")),
+        ("max_age_ms", (0, 100), (-1, "old")),
         ("use_sim_time", (True, False), ()),
     ],
 )
