@@ -18,7 +18,6 @@ from degmix_edge.registry import unknown
 from degmix_edge.runtime import load
 from degmix_edge.runtime.frames import Frame, endings_of
 from degmix_edge.sinks import SinkOptions
-from degmix_edge.sinks._base import VIEW_HZ
 from degmix_edge.sinks.folder import write_pictures
 from degmix_edge.workflows.frame_folders import frame_paths, needed_inputs
 from degmix_edge.workflows.networks import task_names
@@ -172,7 +171,7 @@ def run_stream(
     native: bool = False,
     force: bool = False,
     with_image: bool = False,
-    view_rate: float = VIEW_HZ,
+    view_rate: float = SinkOptions.rate_hz,
     rate: Sequence[str] = (),
     fast: bool | None = None,
     **recording: Any,
