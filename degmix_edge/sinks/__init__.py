@@ -11,8 +11,9 @@ from degmix_edge import registry
 from degmix_edge.errors import ConfigError
 from degmix_edge.network import NetworkSpec
 from degmix_edge.sinks._base import Sink, SinkOptions
+from degmix_edge.sinks._view import View
 
-__all__ = ["Sink", "SinkOptions", "open_sink"]
+__all__ = ["Sink", "SinkOptions", "View", "open_sink"]
 PACKAGE = "degmix_edge.sinks"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,16 @@ from degmix_edge.files import check_file, whole_file
 from degmix_edge.runtime.results import StreamResult
 from degmix_edge.sinks._base import Sink, SinkOptions
 
+LEAST_FREE_BYTES = 32_000_000
+"""Space that a recording leaves on its disk, which is more than the end of a file needs."""
+
 
 class FileSink(Sink):
     """A sink whose file appears under its name when it is closed, and has all results until then.
 
-    Nothing is written before the first result. If writing fails, what was there before is kept, and
-    nothing else is left.
+    Nothing is written before the first result. When the disk is nearly full, the file is finished
+    before the error is raised. If writing fails, what was there before is kept, and nothing else is
+    left.
 
     Args:
         path: The file.
@@ -51,6 +56,7 @@ class FileSink(Sink):
         """Write a result; the first one opens the file."""
         if self._is_closed:
             raise OutputError(f"{self.path}: is closed, so it takes no more results")
+        self._check_space()
         with self._or_nothing():
             if not self.count:
                 part = self._opened.enter_context(whole_file(self.path))
@@ -63,6 +69,16 @@ class FileSink(Sink):
         """Finish the file and give it its name. Without results there is no file."""
         self._is_closed = True
         self._opened.close()
+
+    def _check_space(self) -> None:
+        free = shutil.disk_usage(self.path.absolute().parent).free
+        if free < LEAST_FREE_BYTES:
+            self.close()
+            raise OutputError(
+                f"{self.path}: the disk has {free / 1e6:.1f} MB left, and a recording leaves "
+                f"{LEAST_FREE_BYTES / 1e6:.0f} MB; it ends with {self.count} results: free some "
+                "space"
+            )
 
     def _finish_whole(
         self,

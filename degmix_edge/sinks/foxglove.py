@@ -15,14 +15,15 @@ from degmix_edge.runtime.results import StreamResult
 from degmix_edge.sinks._base import Sink, SinkOptions, need
 from degmix_edge.sinks._picture import Painter, Unseen, pixels_of
 from degmix_edge.sinks._view import View
+from degmix_edge.tasks import look
 
 EXPECTED = "foxglove, or foxglove:PORT, or foxglove:HOST:PORT"
 NAME = "foxglove"
 HOST, PORT = "127.0.0.1", 8765
 BACKLOG = 32
 """Messages that wait for a slow client: about two results, before the oldest are dropped."""
-SHOWN = ("mono8", "mono16", "32FC1")
-"""Encodings of maps that Foxglove's Image panel takes."""
+NUMBERS = ("classes", "grey", "ramp", "range")
+"""Maps whose numbers Foxglove's Image panel takes: those with one number for each pixel."""
 
 
 def recognises(text: str) -> bool:
@@ -47,10 +48,9 @@ def open_sink(text: str, network: NetworkSpec, options: SinkOptions) -> Sink:
 class FoxgloveView(View):
     """Serves the newest results to Foxglove's app.
 
-    Each task has a topic `/<camera>/<group>/image` with its numbers, where an Image panel takes
-    them: class indices, probabilities, and depth in metres. What the panel cannot show, and class
-    indices too, are a picture on `/<camera>/<group>/colour`. Nothing is converted for a topic that
-    nobody has subscribed to.
+    A task with one number for each pixel has them on `/<camera>/<group>/image`: class indices,
+    probabilities, or depth in metres. Every task but single probabilities has its colours on
+    `/<camera>/<group>/colour`. Nothing is converted for a topic that nobody has subscribed to.
 
     Args:
         host: The address to listen on; `0.0.0.0` is every network of this machine.
@@ -102,13 +102,11 @@ class FoxgloveView(View):
                 self._show_map(f"{camera}/{group(task)}", result, result.maps[task.name])
 
     def _show_map(self, beside: str, result: StreamResult, task_map: TaskMap) -> None:
-        content = map_content(task_map)
-        is_shown = content.encoding in SHOWN
-        if is_shown:
+        if look(task_map.spec) in NUMBERS:
             numbers = self._channel(f"{beside}/image")
             if numbers.has_sinks():
-                self._send(numbers, result.frame, content)
-        if not is_shown or task_map.spec.has_labels:
+                self._send(numbers, result.frame, map_content(task_map))
+        if look(task_map.spec) != "grey":
             colours = self._channel(f"{beside}/colour")
             if colours.has_sinks():
                 picture = self._painter.colour(result.camera, task_map)

@@ -23,8 +23,7 @@ from degmix_edge.progress import Event, Progress, emit, listening, note, warn
 from degmix_edge.runtime import load
 from degmix_edge.runtime.results import StreamResult, StreamStats
 from degmix_edge.runtime.stream import AnySource, Stream, stream
-from degmix_edge.sinks import Sink, SinkOptions, open_sink
-from degmix_edge.sinks._view import View
+from degmix_edge.sinks import Sink, SinkOptions, View, open_sink
 
 POLL_S = 0.2
 """Seconds after which a signal or the end of the duration is noticed, while no result comes."""
@@ -98,7 +97,7 @@ class Recording:
 
 def record_stream(
     bundle: str | Path | Bundle,
-    source: AnySource,
+    source: AnySource | Mapping[str, AnySource],
     outputs: Sequence[str | os.PathLike[str] | Sink] = (),
     *,
     options: SinkOptions | None = None,
@@ -152,7 +151,7 @@ def record_stream(
             tally = _pump(running, targets, ended, duration_s)
             running.close()
             stack.close()  # here, where a signal does not interrupt it
-    return _recording(str(getattr(frames, "name", source)), targets, tally, ended, running.stats)
+    return _recording(_name(frames), targets, tally, ended, running.stats)
 
 
 def parse_rates(texts: Sequence[str]) -> dict[str, float | None] | None:
@@ -222,6 +221,13 @@ def _opened(
     return output if isinstance(output, Sink) else open_sink(os.fspath(output), network, options)
 
 
+def _name(source: AnySource | Mapping[str, AnySource]) -> str:
+    """What a source is called: never its frames, which may be arrays."""
+    if isinstance(source, Mapping):
+        return ", ".join(source)
+    return str(getattr(source, "name", type(source).__name__))
+
+
 def _recording(
     source: str, targets: Sequence[Sink], tally: _Tally, ended: _Ended, stats: StreamStats
 ) -> Recording:
@@ -238,8 +244,12 @@ def _recording(
 
 
 def _source(
-    source: AnySource, replay: Replay | None, topic: str | None, *, is_watched: bool
-) -> AnySource:
+    source: AnySource | Mapping[str, AnySource],
+    replay: Replay | None,
+    topic: str | None,
+    *,
+    is_watched: bool,
+) -> AnySource | Mapping[str, AnySource]:
     if not isinstance(source, str | os.PathLike | int):
         if replay or topic:
             raise ConfigError("replay and topic are of recordings that are given by their path")

@@ -18,14 +18,20 @@ from degmix_edge.registry import unknown
 from degmix_edge.runtime import load
 from degmix_edge.runtime.frames import Frame, endings_of
 from degmix_edge.sinks import SinkOptions
-from degmix_edge.sinks._base import VIEW_HZ
 from degmix_edge.sinks.folder import write_pictures
 from degmix_edge.workflows.frame_folders import frame_paths, needed_inputs
 from degmix_edge.workflows.networks import task_names
 from degmix_edge.workflows.record import Recording, parse_rates, record_stream
 
-STREAM_ONLY = ("view_rate", "rate", "fast", "topic", "duration_s", "with_image")
-"""Options of `run_stream` that images on a disk do not have."""
+STREAM_ONLY = {
+    "view_rate": "--view-rate",
+    "rate": "--rate",
+    "fast": "--fast and --timed",
+    "topic": "--topic",
+    "duration_s": "--duration",
+    "with_image": "--with-image",
+}
+"""Arguments of `run_stream` that `run_images` lacks, as the command line calls them."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +161,8 @@ def run_sources(
     if is_stream:
         return run_stream(bundle, sources[0], outputs, views=views, **given, **options)
     if given:
-        name = next(iter(given)).removesuffix("_s").replace("_", "-")
-        raise ConfigError(f"--{name}: is of videos, recordings and cameras, got images")
+        name = STREAM_ONLY[next(iter(given))]
+        raise ConfigError(f"{name}: only for videos, recordings and cameras, got images")
     if len(outputs) > 1:
         raise ConfigError(f"--out: got {len(outputs)} folders for images, expected one")
     return run_images(bundle, sources, next(iter(outputs), None), **options)
@@ -172,7 +178,7 @@ def run_stream(
     native: bool = False,
     force: bool = False,
     with_image: bool = False,
-    view_rate: float = VIEW_HZ,
+    view_rate: float = SinkOptions.rate_hz,
     rate: Sequence[str] = (),
     fast: bool | None = None,
     **recording: Any,

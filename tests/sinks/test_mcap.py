@@ -1,5 +1,6 @@
 """Recordings that we write, read by two libraries that know nothing of ours."""
 
+import contextlib
 import io
 import os
 import subprocess
@@ -22,7 +23,7 @@ from degmix_edge.camera import to_rgb
 from degmix_edge.capture import CapturedFrame
 from degmix_edge.errors import ConfigError, OutputError
 from degmix_edge.runtime.messages import map_topic
-from degmix_edge.sinks import SinkOptions, mcap, open_sink
+from degmix_edge.sinks import SinkOptions, _file, mcap, open_sink
 
 MATRIX = np.array([[50.0, 0, 48], [0, 50, 32], [0, 0, 1]])
 DTYPES = {"mono8": np.uint8, "32FC1": np.float32, "32FC3": np.float32}
@@ -243,25 +244,46 @@ def test_a_file_that_is_there_is_kept(session, pictures, tmp_path):
         open_sink(str(tmp_path / "none" / "a.mcap"), session.spec)
 
 
-@pytest.mark.parametrize("ending", [".mcap", ".mp4", ".rrd"])
-def test_a_full_disk_leaves_nothing(session, tmp_path, ending):
-    """A real one, where the machine lets us make it."""
-    small = tmp_path / "small"
-    small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)]
+@contextlib.contextmanager
+def disk(folder, size):
+    """A small disk, where the machine lets us make one."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("this user cannot mount a small disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def write_noise(session, path):
+    """Write pictures that no codec makes smaller, until the sink refuses them."""
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (192, 288, 3), np.uint8) for _ in range(8)]
-    try:
-        sink = open_sink(f"{small}/a{ending}", session.spec, SinkOptions(image=True))
-        with pytest.raises(OutputError, match="cannot be written"):  # noqa: PT012
-            for result in results(session, frames(noise, 24)):
-                sink.write(result)
-            sink.close()
+    with open_sink(str(path), session.spec, SinkOptions(image=True)) as sink:
+        for result in results(session, frames(noise, 48)):
+            sink.write(result)
+
+
+@pytest.mark.parametrize("ending", [".mcap", ".mp4", ".rrd"])
+def test_a_full_disk_leaves_nothing(session, tmp_path, ending, monkeypatch):
+    monkeypatch.setattr(_file, "LEAST_FREE_BYTES", 0)
+    with disk(tmp_path / "small", "64k") as small:
+        with pytest.raises(OutputError, match="cannot be written"):
+            write_noise(session, small / f"a{ending}")
         assert os.listdir(small) == []
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_recording_ends_before_the_disk_is_full(session, tmp_path, monkeypatch):
+    monkeypatch.setattr(_file, "LEAST_FREE_BYTES", 3_000_000)
+    with disk(tmp_path / "small", "8m") as small:
+        with pytest.raises(OutputError, match=r"MB left, .* it ends with \d+ results: free"):
+            write_noise(session, small / "a.mcap")
+        assert os.listdir(small) == ["a.mcap"]
+        with AnyReader([small / "a.mcap"]) as reader:
+            counts = {c.topic: c.msgcount for c in reader.connections}
+    assert 10 < counts["/camera/image_raw"] == counts["/camera/depth/image"] < 48
 
 
 def test_a_missing_package_is_named(session, tmp_path, monkeypatch):
