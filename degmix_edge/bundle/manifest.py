@@ -49,6 +49,7 @@ def _with_zone(text: str) -> str:
 
 FileName = Annotated[str, AfterValidator(_inside)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Engine(Settings):
@@ -69,11 +70,28 @@ class Engine(Settings):
     device: str
 
 
+class Split(Settings):
+    """What a manifest says of an engine that runs any subset of its tasks.
+
+    Attributes:
+        shares: Fractions of the multiply-adds of a call that runs all tasks: of `trunk`, which
+            every call runs, and of each task. Their sum is 1.
+        mixers: The part of each task's share by which it makes its state for the other tasks.
+        refresh: A task that does not run makes its state anew in every so many calls. Such a state
+            has values for each place in the image, which motion makes wrong. None is never, for a
+            state that is a sum over the whole image.
+    """
+
+    shares: dict[str, Share]
+    mixers: dict[str, Share]
+    refresh: Annotated[int | None, Field(ge=1)] = None
+
+
 class SizeEntry(Settings):
     """What a manifest says of another size of image than its first.
 
     Attributes:
-        network, fit, inputs, outputs, engines: As in `Manifest`.
+        network, fit, inputs, outputs, engines, split: As in `Manifest`.
     """
 
     network: NetworkSpec
@@ -81,6 +99,7 @@ class SizeEntry(Settings):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     engines: tuple[Engine, ...] = ()
+    split: Split | None = None
 
 
 class Manifest(Settings):
@@ -94,6 +113,8 @@ class Manifest(Settings):
         inputs, outputs: Inputs and outputs of model.onnx, which includes the post-processing.
         precision: `recipe.yaml` has the precision of each node.
         engines: Engines in the bundle.
+        split: Of a bundle whose engines run any subset of the tasks; None of one whose engines
+            always run all.
         sizes: The other sizes of a bundle with several; the parts above are of the first.
         versions: Versions of the packages that built the bundle.
         files: SHA-256 by path of every file except this one and `manifest.sha256`.
@@ -107,6 +128,7 @@ class Manifest(Settings):
     outputs: tuple[TensorSpec, ...]
     precision: Literal["fp32", "fp16", "int8"]
     engines: tuple[Engine, ...] = ()
+    split: Split | None = None
     sizes: Annotated[tuple[SizeEntry, ...], Field(max_length=MOST_SIZES - 1)] = ()
     versions: dict[str, str]
     files: dict[FileName, Digest] = {}
@@ -193,6 +215,10 @@ def _contradiction(manifest: Manifest) -> str | None:
     extra = manifest.outputs[len(maps) :]
     if manifest.outputs[: len(maps)] != maps or not logits.issuperset(extra):
         return f"outputs {_names(manifest.outputs)}, the network gives {_names(maps)}"
+    if (split := manifest.split) is not None:
+        names = [*network.task_names]
+        if [*split.shares] != ["trunk", *names] or [*split.mixers] != names:
+            return f"split has shares of {', '.join(split.shares)}, expected trunk and all tasks"
     needed = [MODEL, RECIPE, GOLDEN, *(engine.file for engine in manifest.engines)]
     missing = [name for name in needed if name not in manifest.files]
     return f"files has no {missing[0]!r}" if missing else None

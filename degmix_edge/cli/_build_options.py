@@ -95,6 +95,12 @@ ENGINE = [
         "--hardware-compatible", is_flag=True, help="TensorRT: runs on any card since Ampere."
     ),
     click.option("--dla-core", type=click.IntRange(0), help="TensorRT on Orin: experimental."),
+    click.option(
+        "--split",
+        is_flag=True,
+        help="ONNX Runtime: a call can run any subset of the tasks, each at its own rate. For "
+        "checkpoints of DeMT, DeMTG and DeGMix; `inspect` says what that saves.",
+    ),
 ]
 
 
