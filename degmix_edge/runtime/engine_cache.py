@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 from degmix_edge.backends import EngineBackend, EngineOptions
@@ -19,7 +20,8 @@ from degmix_edge.graph.self_contained import check_self_contained
 def engine_bytes(bundle: Bundle, backend: type[EngineBackend], *, rebuild: bool = True) -> bytes:
     """The bundle's engine for `backend` if it was built for what runs here, else a stand-in.
 
-    That is model.onnx where the backend runs it, else an engine that is built now and kept.
+    That is model.onnx where the backend runs it, else an engine that is built now and kept. One
+    that runs tasks alone is built too, where the packages for it are there.
     """
     engine = bundle.manifest.engine(backend.name)
     here = (backend.version(), backend.device())
@@ -34,14 +36,15 @@ def engine_bytes(bundle: Bundle, backend: type[EngineBackend], *, rebuild: bool 
     check_self_contained(model, f"{bundle.path}/{MODEL}")
     why = _mismatch(backend.name, engine, here)
     again = f"`degmix-edge build engine {bundle.path} --backend {backend.name}` builds it again"
-    if backend.runs_model:
+    is_split = bundle.manifest.split is not None and "split" in backend.takes_options
+    if backend.runs_model and not (is_split and rebuild and find_spec("onnx_graphsurgeon")):
         warnings.warn(
             f"{bundle.path}: {why}: using {MODEL}, which is slower. {again}", stacklevel=3
         )
         return model
     if not rebuild:
         raise BackendError(f"{bundle.path}: {why}. {again}")
-    kept = cache_folder() / "engines" / f"{key}.plan"
+    kept = cache_folder() / "engines" / f"{key}.{'split' if is_split else 'plan'}"
     found = _kept(kept)
     if found is None:
         warnings.warn(f"{bundle.path}: {why}: building one, for minutes. {again}", stacklevel=3)
@@ -66,7 +69,8 @@ def _mismatch(name: str, engine: Engine | None, here: tuple[str, str]) -> str:
 def _build(bundle: Bundle, backend: type[EngineBackend], model: bytes) -> bytes:
     try:
         feed, _ = unpack(bundle.read(GOLDEN), bundle.manifest.network, bundle.path)
-        options = EngineOptions(feeds=(feed,))
+        is_split = bundle.manifest.split is not None and "split" in backend.takes_options
+        options = EngineOptions(split=is_split, feeds=(feed,))
         return backend.build(model, *recipe_and_ranges(bundle), options)[backend.engine_file]
     except (
         ModuleNotFoundError
