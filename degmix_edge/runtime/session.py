@@ -226,8 +226,8 @@ class Session:
         frames: Sequence[Frame],
         first: int | None,
         sequence: FrameSequence | None = None,
-        *,
         format: FrameFormat | None = None,
+        *,
         call: TaskCall | None = None,
     ) -> list[Maps]:
         """The maps of at most a batch of frames, with the latency of this call.
@@ -374,7 +374,7 @@ class FrameSequence:
             self._session.spec.task(name)
         asked = frozenset(names if tasks is None else tasks)
         call = None if self._session.split is None else self._task_call(asked)
-        maps = self._session._call([image], None, self, format=format, call=call)[0]
+        maps = self._session._call([image], None, self, format, call=call)[0]
         for name in set(maps) - asked:
             del maps[name]
         return maps
