@@ -25,6 +25,12 @@ MODEL = "model.onnx"
 GOLDEN = "golden.npz"
 RANGES, RECIPE, CARD = "ranges.json", "recipe.yaml", "card.md"
 WEIGHTS = "weights.bin"
+TRUNK = "trunk"
+"""The part of a network that runs whatever the tasks are, by its name among the shares."""
+REFRESH_OF_PLACES, REFRESH_OF_SUMS = 3, 30
+"""Calls after which a task that does not run makes its state anew. A state with a value for each
+place in the image loses accuracy at five frames, and none that could be measured at two. A sum over
+the image loses none at twelve, but does where it is of another scene (`docs/task_rates.md`)."""
 MOST_SIZES = 64
 """In one bundle; a robot switches between two or three."""
 OF_ONE_SIZE = (MODEL, GOLDEN, RANGES)
@@ -77,14 +83,29 @@ class Split(Settings):
         shares: Fractions of the multiply-adds of a call that runs all tasks: of `trunk`, which
             every call runs, and of each task. Their sum is 1.
         mixers: The part of each task's share by which it makes its state for the other tasks.
-        refresh: A task that does not run makes its state anew in every so many calls. Such a state
-            has values for each place in the image, which motion makes wrong. None is never, for a
-            state that is a sum over the whole image.
+        refresh: A task that does not run makes its state anew in every so many calls. These are few
+            for a state with a value for each place in the image, which motion makes wrong, and
+            many for a sum over the whole image.
     """
 
     shares: dict[str, Share]
     mixers: dict[str, Share]
-    refresh: Annotated[int | None, Field(ge=1)] = None
+    refresh: Annotated[int, Field(ge=1)]
+
+    def cost(self, rates: Mapping[str, float]) -> float:
+        """Return what a frame costs on average, as a fraction of all tasks on every frame.
+
+        Args:
+            rates: Runs a second by task. The highest is on every frame, and a task that is not
+                there never runs.
+        """
+        every = max(rates.values())
+        total = self.shares[TRUNK]
+        for task, mixer in self.mixers.items():
+            runs = rates.get(task, 0.0) / every
+            total += runs * self.shares[task]
+            total += max(0.0, 1 / self.refresh - runs) * mixer
+        return total
 
 
 class SizeEntry(Settings):
@@ -217,7 +238,7 @@ def _contradiction(manifest: Manifest) -> str | None:
         return f"outputs {_names(manifest.outputs)}, the network gives {_names(maps)}"
     if (split := manifest.split) is not None:
         names = [*network.task_names]
-        if [*split.shares] != ["trunk", *names] or [*split.mixers] != names:
+        if [*split.shares] != [TRUNK, *names] or [*split.mixers] != names:
             return f"split has shares of {', '.join(split.shares)}, expected trunk and all tasks"
     needed = [MODEL, RECIPE, GOLDEN, *(engine.file for engine in manifest.engines)]
     missing = [name for name in needed if name not in manifest.files]

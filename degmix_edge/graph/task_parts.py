@@ -18,14 +18,11 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
+from degmix_edge.bundle.manifest import REFRESH_OF_PLACES, REFRESH_OF_SUMS, TRUNK, Split
 from degmix_edge.errors import GraphError
 from degmix_edge.graph.cost import costs, total_macs
 from degmix_edge.graph.model import to_graph
 from degmix_edge.tasks import logits_name
-
-REFRESH = 3
-"""Calls after which a task that does not run makes a state with positions anew. A state that is
-two frames old costs nothing that was measured; one that is five frames old does."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,8 @@ class TaskPart:
     outputs: list[gs.Variable]
 
     @property
-    def has_positions(self) -> bool:
-        """Whether the state has a value for each token, and no sum over all of them."""
+    def has_places(self) -> bool:
+        """Whether the state has a value for each token, and is no sum over all of them."""
         return max(map(_size, self.states)) >= max(map(_size, self.tokens))
 
 
@@ -83,22 +80,7 @@ def task_parts(graph: gs.Graph, tasks: Sequence[str]) -> dict[str, TaskPart]:
     return parts
 
 
-@dataclass(frozen=True)
-class TaskShares:
-    """What tasks cost, as fractions of the multiply-adds of a call that runs all of them.
-
-    Attributes:
-        shares: Of `trunk`, which every call runs, and of each task.
-        mixers: The part of each task's share that makes its state.
-        refresh: After how many calls a task that does not run makes its state anew; None is never.
-    """
-
-    shares: dict[str, float]
-    mixers: dict[str, float]
-    refresh: int | None
-
-
-def task_shares(model: onnx.ModelProto, tasks: Sequence[str]) -> TaskShares:
+def task_shares(model: onnx.ModelProto, tasks: Sequence[str]) -> Split:
     """Return what each task of a graph costs.
 
     Raises:
@@ -114,9 +96,10 @@ def task_shares(model: onnx.ModelProto, tasks: Sequence[str]) -> TaskShares:
 
     mixers = {task: share(part.mixer) for task, part in parts.items()}
     by_task = {task: mixers[task] + share(part.query) for task, part in parts.items()}
-    has_positions = any(part.has_positions for part in parts.values())
     trunk = max(0.0, 1 - sum(by_task.values()))
-    return TaskShares({"trunk": trunk, **by_task}, mixers, REFRESH if has_positions else None)
+    has_places = any(part.has_places for part in parts.values())
+    refresh = REFRESH_OF_PLACES if has_places else REFRESH_OF_SUMS
+    return Split(shares={TRUNK: trunk, **by_task}, mixers=mixers, refresh=refresh)
 
 
 def _mixed(graph: gs.Graph, tasks: Sequence[str]) -> dict[int, frozenset[str]]:

@@ -42,12 +42,13 @@ class SplitTasks(Pass):
         mix, run = (_conditions(graph, name, self.tasks) for name in (MIX, RUN))
         for task, part in parts.items():
             kept = [_kept(graph, state_name(task, i), s) for i, s in enumerate(part.states)]
-            nothing = [_nothing(tensor) for tensor in part.tokens]
             ends = [*part.states, *part.tokens]
-            _branch(graph, f"mixers.{task}/If", mix[task], part.mixer, ends, [*kept, *nothing])
-            nothing = [_nothing(tensor) for tensor in part.outputs]
-            ends = part.outputs
-            _branch(graph, f"queries.{task}/If", run[task], part.query, ends, nothing)
+            others = [*kept, *map(_nothing, part.tokens)]
+            then, other = _branches(graph, part.mixer, ends, others)
+            _append_if(graph, mix[task], then, other, ends)
+            others = [_nothing(tensor) for tensor in part.outputs]
+            then, other = _branches(graph, part.query, part.outputs, others)
+            _append_if(graph, run[task], then, other, part.outputs)
             for index, state in enumerate(part.states):
                 after = append(
                     graph, "Identity", [state], f"{state_name(task, index)}{NEXT}", state.dtype
@@ -98,15 +99,10 @@ def _nothing(tensor: gs.Variable) -> gs.Node:
     )
 
 
-def _branch(
-    graph: gs.Graph,
-    name: str,
-    condition: gs.Variable,
-    nodes: Sequence[gs.Node],
-    ends: Sequence[gs.Variable],
-    others: Sequence[gs.Node],
-) -> None:
-    """Move `nodes`, which make `ends`, into an If whose other branch is `others`."""
+def _branches(
+    graph: gs.Graph, nodes: Sequence[gs.Node], ends: Sequence[gs.Variable], others: list[gs.Node]
+) -> tuple[gs.Graph, gs.Graph]:
+    """Move `nodes`, which make `ends`, out of the graph; the second branch is `others`."""
     inside = {id(node) for node in nodes}
     made = []
     for end in ends:
@@ -118,11 +114,21 @@ def _branch(
         made.append(inner)
     graph.nodes = [node for node in graph.nodes if id(node) not in inside]
     own = {"opset": graph.opset, "import_domains": graph.import_domains}
-    then = gs.Graph(list(nodes), [], made, name=f"{name}/then", **own)
-    ready = [node.outputs[0] for node in others]
-    otherwise = gs.Graph(list(others), [], ready, name=f"{name}/else", **own)
-    attrs = {"then_branch": then, "else_branch": otherwise}
-    graph.nodes.append(gs.Node("If", name, attrs, [condition], list(ends)))
+    return (
+        gs.Graph(list(nodes), [], made, name="then", **own),
+        gs.Graph(others, [], [node.outputs[0] for node in others], name="else", **own),
+    )
+
+
+def _append_if(
+    graph: gs.Graph,
+    condition: gs.Variable,
+    then: gs.Graph,
+    other: gs.Graph,
+    ends: Sequence[gs.Variable],
+) -> None:
+    attrs = {"then_branch": then, "else_branch": other}
+    graph.nodes.append(gs.Node("If", f"{condition.name}/If", attrs, [condition], list(ends)))
 
 
 def _share_constants(graph: gs.Graph, parts: Mapping[str, TaskPart]) -> None:

@@ -396,7 +396,7 @@ class FrameSequence:
         names, split = self._session.spec.task_names, self._session.split
         mixed = call.run | call.mix
         self.ages = {n: 0 if n in mixed else self.ages[n] + 1 for n in names}
-        if split is None or split.refresh is None:
+        if split is None:
             return
         for index, name in enumerate(names):
             if name not in mixed:
@@ -464,12 +464,6 @@ def load(
     fit, workers = opened.manifest.fit, (threads or 1) if not chosen.runs_model else 1
     session = Session(runner, fit, opened, workers=workers, loaded=again, format=format)
     opened.release()
-    if opened.manifest.split is not None and not runner.is_split:
-        warnings.warn(
-            f"{opened.path}: is a split bundle, and its {runner.name} engine here is not: every "
-            "call runs all tasks",
-            stacklevel=2,
-        )
     _check_engine(session, runner, opened)
     return session
 
@@ -496,10 +490,15 @@ def _check_engine(session: Session, runner: EngineBackend, opened: Bundle) -> No
     Raises:
         BackendError: It does, and the session is closed.
     """
-    tensors = runner.engine_tensors()
+    manifest, tensors = opened.manifest, runner.engine_tensors()
+    if manifest.split is not None and not runner.is_split:
+        warnings.warn(
+            f"{opened.path}: is a split bundle, and the {runner.name} engine that runs here is not "
+            "split: every call runs all tasks",
+            stacklevel=3,
+        )
     if tensors is None:
         return
-    manifest = opened.manifest
     promised = {t.name: str(t.model_copy(update={"unit": ""})) for t in _tensors(manifest)}
     found = {t.name: str(t) for t in tensors}
     for name in sorted(promised.keys() | found.keys()):

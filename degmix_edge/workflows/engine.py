@@ -149,7 +149,7 @@ def split_of(product: Product) -> Split:
 
     from degmix_edge.graph.task_parts import task_shares
 
-    return Split(**vars(task_shares(onnx.load_from_string(product.model), product.spec.task_names)))
+    return task_shares(onnx.load_from_string(product.model), product.spec.task_names)
 
 
 def golden_maps(

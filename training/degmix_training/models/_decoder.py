@@ -130,9 +130,14 @@ class Decoder(Network):
         patch: Side of the embedding's patches; does not apply to a plain vision transformer.
         gated: With the shared gate.
         pretrained: Ask timm for the backbone's weights.
+
+    Attributes:
+        is_split: The tokens of each task are fused alone: see `split_tasks`.
+        has_places: What a task leaves to the others has a value for each token.
     """
 
     is_split = False
+    has_places = True
 
     def __init__(
         self,

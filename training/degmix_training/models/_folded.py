@@ -74,6 +74,7 @@ class _PixelDecoder(Decoder):
 
 class _GramDecoder(Decoder):
     own_folds = TOKEN_FOLDS
+    has_places = False
 
     def share(self, fused: Tensor) -> Tensor:
         return second_moments(F.layer_norm(fused, fused.shape[-1:]))

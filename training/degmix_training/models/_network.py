@@ -95,9 +95,8 @@ class Network(nn.Module):
             ConfigError: The tasks of this network are one.
         """
         raise ConfigError(
-            f"--split: the tasks of a {type(self).__module__.rpartition('.')[2]} cannot run apart; "
-            "networks that can are demt, demtg and degmix. Leave out --split, or keep fewer tasks "
-            "with --tasks"
+            f"{type(self).__module__.rpartition('.')[2]}: its tasks cannot run apart; those of "
+            "demt, demtg and degmix can. Leave out --split, or keep fewer tasks with --tasks"
         )
 
     def begin(self, losses: Losses) -> None:
