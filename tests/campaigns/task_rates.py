@@ -2,10 +2,10 @@
 
     python tests/campaigns/task_rates.py degmix_tiny --sequences 30
 
-Each sequence is one scene, 13 frames at 30 Hz if not told otherwise. The camera walks 0.5 m/s, turns 20 degrees a second
-and bobs by 1 cm; or all of that three times as fast. Depth runs on every frame, semseg on every
-third and normals on every sixth, and no other task runs after the first frame. Everything is
-compared, frame by frame, with all tasks on every frame.
+Each sequence is one scene, 13 frames at 30 Hz if not told otherwise. The camera walks 0.5 m/s,
+turns 20 degrees a second and bobs by 1 cm; or all of that three times as fast. Depth runs on every
+frame, semseg on every third and normals on every sixth, and no other task runs after the first
+frame. Everything is compared, frame by frame, with all tasks on every frame.
 
 Errors are against the scene's labels. A difference is relative to that of all tasks, and stands
 with its jackknife standard error over the sequences.
@@ -248,7 +248,7 @@ def main() -> None:
         with load(bundle, threads=1) as session:
             macs = split.cost({"depth": 30, "semseg": 10, "normals": 5})
             print(
-                f"{given.network} {given.precision}, mixers of absent tasks on one frame in {split.refresh}"
+                f"{given.network} {given.precision}, states are made anew in {split.refresh} calls"
             )
             mean_whole, mean_own, ratio, each = cost(session, given.frames, given.repeats)
             print(f"CPU ms, one thread: all {mean_whole:.2f}, own rates {mean_own:.2f}")
