@@ -77,6 +77,10 @@ class Backend(EngineBackend):
         operators = _cpu_ops.library() is not None
         int8_ranges = ranges if recipe.precision == "int8" else None
         model = lower_for_onnxruntime(model, int8_ranges, operators=operators, split=options.split)
+        if options.split:
+            # ONNX Runtime would write what it fuses in branches under names of the outer graph.
+            _session(model, optimization="extended")
+            return {cls.engine_file: model}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / cls.engine_file
             _session(model, optimization="extended", optimized_model=path)

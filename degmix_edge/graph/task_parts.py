@@ -9,6 +9,7 @@ follows from which node reads what, so it holds in every precision and after eve
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from degmix_edge.errors import GraphError
 from degmix_edge.graph.cost import costs, total_macs
 from degmix_edge.graph.model import to_graph
 from degmix_edge.tasks import logits_name
+
+
+_MIXER = re.compile(r"^mixers\.(\w+)\.")
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,8 @@ class TaskPart:
 
     @property
     def has_places(self) -> bool:
-        """Whether the state has a value for each token, and is no sum over all of them."""
-        return max(map(_size, self.states)) >= max(map(_size, self.tokens))
+        """Whether the state has a value for each place in the image, as tokens have."""
+        return any(_size(a) == _size(b) for a in self.states for b in self.tokens)
 
 
 def task_parts(graph: gs.Graph, tasks: Sequence[str]) -> dict[str, TaskPart]:
@@ -62,15 +66,8 @@ def task_parts(graph: gs.Graph, tasks: Sequence[str]) -> dict[str, TaskPart]:
             "leave out --split"
         )
     outputs = {t: [o for o in graph.outputs if o.name in (t, logits_name(t))] for t in tasks}
-    mixed = _mixed(graph, tasks)
+    mixed = _mixed(graph)
     states = _states(graph, mixed, _reached(graph, outputs))
-    for task in tasks:
-        if not states[task]:
-            raise GraphError(
-                f"--split: the graph has no nodes that mix {task} alone for the others (called "
-                f"mixers.{task}...); build from the checkpoint of a demt, demtg or degmix with "
-                "--split, or leave it out"
-            )
     ends = {("mixer", task): states[task] for task in tasks}
     ends |= {("query", task): outputs[task] for task in tasks}
     stop = {id(tensor) for task in tasks for tensor in states[task]}
@@ -102,12 +99,12 @@ def task_shares(model: onnx.ModelProto, tasks: Sequence[str]) -> Split:
     return Split(shares={TRUNK: trunk, **by_task}, mixers=mixers, refresh=refresh)
 
 
-def _mixed(graph: gs.Graph, tasks: Sequence[str]) -> dict[int, frozenset[str]]:
-    """By node, the tasks whose mixers it is part of or depends on."""
+def _mixed(graph: gs.Graph) -> dict[int, frozenset[str]]:
+    """By node, the tasks whose mixers it is part of or depends on; not all of them have maps."""
     mixed: dict[int, frozenset[str]] = {}
     for node in graph.nodes:
         makers = [maker for tensor in node.inputs for maker in tensor.inputs]
-        own = [task for task in tasks if node.name.startswith(f"mixers.{task}.")]
+        own = _MIXER.findall(node.name)
         mixed[id(node)] = frozenset(own).union(*(mixed[id(maker)] for maker in makers))
     return mixed
 
@@ -178,8 +175,11 @@ def _check_parts(
     alone = {id(n) for part in parts.values() for n in (*part.mixer, *part.query)}
     kept = {id(tensor) for part in parts.values() for tensor in part.states}
     for task, part in parts.items():
-        if not part.mixer or not part.query or not part.tokens:
-            raise GraphError(f"--split: {task} has no nodes of its own; leave out --split")
+        if not part.states or not part.query or not part.tokens:
+            raise GraphError(
+                f"--split: the graph does not keep {task} apart from the other tasks; build from "
+                "the checkpoint of a demt, demtg or degmix with --split, or leave out --split"
+            )
     for node in graph.nodes:
         for tensor in node.inputs if id(node) not in alone else ():
             if tensor.inputs and id(tensor.inputs[0]) in alone and id(tensor) not in kept:
