@@ -28,9 +28,8 @@ WEIGHTS = "weights.bin"
 TRUNK = "trunk"
 """The part of a network that runs whatever the tasks are, by its name among the shares."""
 REFRESH_OF_PLACES, REFRESH_OF_SUMS = 3, 30
-"""Calls after which a task that does not run makes its state anew. A state with a value for each
-place in the image loses accuracy at five frames, and none that could be measured at two. A sum over
-the image loses none at twelve, but does where it is of another scene (`docs/task_rates.md`)."""
+"""Calls after which a task that does not run makes its state anew, for states with a value for each
+place in the image and for sums over the image; `docs/task_rates.md` has what older ones cost."""
 MOST_SIZES = 64
 """In one bundle; a robot switches between two or three."""
 OF_ONE_SIZE = (MODEL, GOLDEN, RANGES)
@@ -83,14 +82,16 @@ class Split(Settings):
         shares: Fractions of the multiply-adds of a call that runs all tasks: of `trunk`, which
             every call runs, and of each task. Their sum is 1.
         mixers: The part of each task's share by which it makes its state for the other tasks.
-        refresh: A task that does not run makes its state anew in every so many calls. These are few
-            for a state with a value for each place in the image, which motion makes wrong, and
-            many for a sum over the whole image.
+        refresh: A task that does not run makes its state anew in every so many calls.
+        has_places: A state has a value for each place in the image, which motion makes wrong. Then
+            all states are made anew, too, in a call with a task that did not run in the call
+            before: that task is exact, and tasks that run in every call use older states.
     """
 
     shares: dict[str, Share]
     mixers: dict[str, Share]
     refresh: Annotated[int, Field(ge=1)]
+    has_places: bool
 
     def cost(self, rates: Mapping[str, float]) -> float:
         """Return what a frame costs on average, as a fraction of all tasks on every frame.
@@ -99,13 +100,20 @@ class Split(Settings):
             rates: Runs a second by task. The highest is on every frame, and a task that is not
                 there never runs.
         """
-        every = max(rates.values())
+        runs = {task: rates.get(task, 0.0) / max(rates.values()) for task in self.mixers}
+        # Tasks with pauses run on frames of their own, as a schedule spreads them.
+        anew = min(1.0, sum(run for run in runs.values() if run < 1)) if self.has_places else 0.0
         total = self.shares[TRUNK]
         for task, mixer in self.mixers.items():
-            runs = rates.get(task, 0.0) / every
-            total += runs * self.shares[task]
-            total += max(0.0, 1 / self.refresh - runs) * mixer
+            total += runs[task] * (self.shares[task] - mixer)
+            total += max(runs[task], anew, 1 / self.refresh) * mixer
         return total
+
+
+def split_with(shares: dict[str, float], mixers: dict[str, float], has_places: bool) -> Split:
+    """Return a `Split` with what suits the kind of its states."""
+    refresh = REFRESH_OF_PLACES if has_places else REFRESH_OF_SUMS
+    return Split(shares=shares, mixers=mixers, refresh=refresh, has_places=has_places)
 
 
 class SizeEntry(Settings):

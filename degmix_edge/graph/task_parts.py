@@ -19,12 +19,11 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
-from degmix_edge.bundle.manifest import REFRESH_OF_PLACES, REFRESH_OF_SUMS, TRUNK, Split
+from degmix_edge.bundle.manifest import TRUNK, Split, split_with
 from degmix_edge.errors import GraphError
 from degmix_edge.graph.cost import costs, total_macs
 from degmix_edge.graph.model import to_graph
 from degmix_edge.tasks import logits_name
-
 
 _MIXER = re.compile(r"^mixers\.(\w+)\.")
 
@@ -94,9 +93,9 @@ def task_shares(model: onnx.ModelProto, tasks: Sequence[str]) -> Split:
     mixers = {task: share(part.mixer) for task, part in parts.items()}
     by_task = {task: mixers[task] + share(part.query) for task, part in parts.items()}
     trunk = max(0.0, 1 - sum(by_task.values()))
-    has_places = any(part.has_places for part in parts.values())
-    refresh = REFRESH_OF_PLACES if has_places else REFRESH_OF_SUMS
-    return Split(shares={TRUNK: trunk, **by_task}, mixers=mixers, refresh=refresh)
+    return split_with(
+        {TRUNK: trunk, **by_task}, mixers, any(part.has_places for part in parts.values())
+    )
 
 
 def _mixed(graph: gs.Graph) -> dict[int, frozenset[str]]:
@@ -137,6 +136,8 @@ def _states(
             if len(of) != 1:
                 continue
             (task,) = of
+            if task not in reached[id(tensor.inputs[0])]:
+                continue  # the state itself is further up
             crosses = mixed[id(node)] != of or task not in reached[id(node)]
             if crosses and reached[id(node)] - {task}:
                 states[task][id(tensor)] = tensor

@@ -347,6 +347,7 @@ class FrameSequence:
         self.states: dict[str, np.ndarray] = {}
         self.ages: dict[str, int] = {}
         self._due: dict[str, int] = {}
+        self._ran = frozenset[str]()
 
     def __call__(
         self,
@@ -359,10 +360,10 @@ class FrameSequence:
 
         Args:
             image: One image, as a call of the session takes it.
-            tasks: Tasks to compute; None is all. In a split bundle the others cost nothing, but
-                for their mixers: in the first call, and in every so many as the manifest's
-                `split.refresh` says. Any other network computes all tasks, and those that were not
-                asked for are left out of the result.
+            tasks: Tasks to compute; None is all. In a split bundle the others cost nothing but
+                their mixers, which run in the first call and when the manifest's `split` says.
+                Any other network computes all tasks, and those that were not asked for are left
+                out of the result.
             format: What the bytes of an array are; None is the session's format.
 
         Raises:
@@ -382,19 +383,21 @@ class FrameSequence:
     def reset(self) -> None:
         """Begin a new sequence: states are zeros again."""
         with self._session._turn:
-            self.states, self.ages, self._due = {}, {}, {}
+            self.states, self.ages, self._due, self._ran = {}, {}, {}, frozenset()
 
     def _task_call(self, asked: frozenset[str]) -> TaskCall:
         """A call that runs these tasks, and the mixers of others whose state is due."""
-        names = self._session.spec.task_names
-        due = [name for name in names if not self.states or self._due.get(name) == 1]
+        names, split = self._session.spec.task_names, self._session.split
+        is_back = split is not None and split.has_places and not asked <= self._ran
+        anew = is_back or not self.states
+        due = [name for name in names if anew or self._due[name] == 1]
         return TaskCall(asked, frozenset(due) - asked, self.states)
 
     def _keep(self, call: TaskCall, arrays: Mapping[str, np.ndarray]) -> None:
         """Take over the states of a call that is done."""
         self.states = {name: array for name, array in arrays.items() if name.startswith(PREFIX)}
         names, split = self._session.spec.task_names, self._session.split
-        mixed = call.run | call.mix
+        mixed, self._ran = call.run | call.mix, call.run
         self.ages = {n: 0 if n in mixed else self.ages[n] + 1 for n in names}
         if split is None:
             return

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from degmix_edge.bundle.manifest import REFRESH_OF_PLACES, REFRESH_OF_SUMS, TRUNK, Split
+from degmix_edge.bundle.manifest import TRUNK, Split, split_with
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ def task_costs(network: Any, height: int, width: int) -> Split:
     mixers = {task: share(f"mixers.{task}") + each for task in tasks}
     by_task = {t: mixers[t] + share(f"queries.{t}") + gate + share(f"heads.{t}") for t in tasks}
     trunk = max(0.0, 1 - sum(by_task.values()))
-    refresh = REFRESH_OF_PLACES if folded.has_places else REFRESH_OF_SUMS
-    return Split(shares={TRUNK: trunk, **by_task}, mixers=mixers, refresh=refresh)
+    return split_with({TRUNK: trunk, **by_task}, mixers, folded.has_places)
 
 
 def _counted(network: nn.Module, height: int, width: int) -> tuple[int, dict[str, int]]:
