@@ -148,7 +148,7 @@ def _lively_network(model: str, settings: tuple):
     return loaded, shared_export(loaded)
 
 
-def shared_export(loaded, folds=None, tasks=(), *, batch=1) -> onnx.ModelProto:
+def shared_export(loaded, folds=None, tasks=(), *, batch=1, split=False) -> onnx.ModelProto:
     """What `export_checkpoint` gives: PyTorch's exporter takes seconds, so once a test run.
 
     The name of the shared file holds everything that decides the result.
@@ -156,13 +156,13 @@ def shared_export(loaded, folds=None, tasks=(), *, batch=1) -> onnx.ModelProto:
     folds = tuple(loaded.network.folds if folds is None else folds)
     tasks = export.network_spec(loaded, tasks).task_names
     card = loaded.card.model_dump_json()
-    parts = (loaded.network, card, loaded.path.name, loaded.sha256, folds, tasks, batch)
+    parts = (loaded.network, card, loaded.path.name, loaded.sha256, folds, tasks, batch, split)
     digest = hashlib.sha256(repr(parts).encode())
     for key, value in loaded.network.state_dict().items():
         digest.update(key.encode() + value.detach().numpy().tobytes())
 
     def write(path: Path) -> None:
-        onnx.save(export_checkpoint(loaded, folds, tasks, batch=batch), path)
+        onnx.save(export_checkpoint(loaded, folds, tasks, batch=batch, split=split), path)
 
     return onnx.load(shared_file(f"{digest.hexdigest()}.onnx", write))
 

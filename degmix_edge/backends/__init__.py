@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from degmix_edge import registry
-from degmix_edge.backends._base import PLAIN, REQUESTS, Backend, EngineBackend, EngineOptions
+from degmix_edge.backends._base import (
+    PLAIN,
+    REQUESTS,
+    Backend,
+    EngineBackend,
+    EngineOptions,
+    TaskCall,
+)
 from degmix_edge.errors import BackendError, ConfigError
 
 __all__ = [
@@ -12,6 +19,7 @@ __all__ = [
     "Backend",
     "EngineBackend",
     "EngineOptions",
+    "TaskCall",
     "choose",
     "find",
     "names",

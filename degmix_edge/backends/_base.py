@@ -24,6 +24,21 @@ RawFrames: TypeAlias = Mapping[str, Sequence[RawFrame]]
 """The frames of a batch, by the input that they become."""
 
 
+@dataclass(frozen=True)
+class TaskCall:
+    """Which tasks one call of a split engine runs.
+
+    Attributes:
+        run: Tasks whose maps are computed.
+        mix: Further tasks whose state is computed, and no map.
+        states: The states of all other tasks, by name, as an earlier call gave them.
+    """
+
+    run: frozenset[str]
+    mix: frozenset[str] = frozenset()
+    states: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
 class Backend(ABC):
     """Runs one network. Use it with `with`: entering activates, leaving deactivates.
 
@@ -33,6 +48,7 @@ class Backend(ABC):
         spec: The network that it runs.
         is_concurrent: Several threads may infer at once.
         fits_frames: `infer` takes raw frames, while it is active.
+        is_split: `infer` can run some tasks alone, while it is active.
         rounds: The network itself rounds to a type narrower than float32 between its nodes.
         stages: Milliseconds by part of this thread's last call, of a backend that measures them.
     """
@@ -42,6 +58,7 @@ class Backend(ABC):
     is_concurrent: ClassVar[bool] = False
     rounds: bool = False
     fits_frames: bool = False
+    is_split: bool = False
 
     def __init__(self, spec: NetworkSpec) -> None:
         self.spec = spec
@@ -72,7 +89,11 @@ class Backend(ABC):
         """Give everything back."""
 
     def infer(
-        self, feed: Mapping[str, np.ndarray], frames: RawFrames | None = None
+        self,
+        feed: Mapping[str, np.ndarray],
+        frames: RawFrames | None = None,
+        *,
+        call: TaskCall | None = None,
     ) -> dict[str, np.ndarray]:
         """Maps by task, batch first, as `TaskSpec.map_spec` says. The arrays are the caller's.
 
@@ -81,9 +102,12 @@ class Backend(ABC):
                 `spec.batch`: the result has as many, and the call costs as much as a full one.
             frames: The images of the batch as cameras wrote them, in the place of all arrays of
                 images in `feed`; only for a backend that `fits_frames`.
+            call: Which tasks to run; None is all. The result has the maps of these tasks alone,
+                and the states of all tasks by name. Only for a backend that `is_split`.
 
         Raises:
-            BackendError: It is not active, or it failed, or does not fit frames.
+            BackendError: It is not active, or it failed, or does not fit frames; it is not split,
+                or the call lacks a state.
             ShapeError: An array is not what the network takes, or there is none.
             InputError: A frame is larger than the backend takes.
         """
@@ -100,6 +124,8 @@ class Backend(ABC):
             arrays = {spec.name: check(feed[spec.name], spec) for spec in specs}
         else:
             arrays = {spec.name: check(fill(feed[spec.name], batch), spec) for spec in specs}
+        if call is not None:
+            return self._infer_tasks(arrays, call)
         maps = self._infer_frames(arrays, frames) if frames else self._infer(arrays)
         return maps if images == batch else {name: array[:images] for name, array in maps.items()}
 
@@ -111,6 +137,10 @@ class Backend(ABC):
 
     def cancel(self) -> None:  # noqa: B027  # a backend that cannot end a call lets it finish
         """Ask calls that run in other threads to end with a BackendError, where that can be."""
+
+    def _infer_tasks(self, feed: Mapping[str, np.ndarray], call: TaskCall) -> dict[str, np.ndarray]:
+        """Run some tasks of the network on checked arrays."""
+        raise BackendError(f"{self.name}: the engine is not split, and always runs all tasks")
 
     def __enter__(self) -> Backend:
         """Activate."""
@@ -140,6 +170,7 @@ class EngineOptions:
         version_compatible: Runs with later minor versions of the library too.
         hardware_compatible: Runs on every card since Ampere.
         dla_core: Index of Orin's deep learning accelerator; experimental.
+        split: A call can run any subset of the tasks.
         feeds: Typical inputs by name, to time forms of an engine on; no request.
     """
 
@@ -147,6 +178,7 @@ class EngineOptions:
     version_compatible: bool = False
     hardware_compatible: bool = False
     dla_core: int | None = None
+    split: bool = False
     feeds: tuple[Mapping[str, np.ndarray], ...] = field(default=(), compare=False, repr=False)
 
 
@@ -238,4 +270,5 @@ class EngineBackend(Backend):
         asked = [name for name in others if getattr(options, name) != getattr(PLAIN, name)]
         if asked:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
-            raise BackendError(f"{cls.name}: has no {flags}; that is for --backend tensorrt")
+            other = "onnxruntime" if asked == ["split"] else "tensorrt"
+            raise BackendError(f"{cls.name}: has no {flags}; that is for --backend {other}")

@@ -16,8 +16,9 @@ import numpy as np
 
 from degmix_edge import ort
 from degmix_edge.backends import _cpu_ops
-from degmix_edge.backends._base import PLAIN, EngineBackend, EngineOptions, Progress
+from degmix_edge.backends._base import PLAIN, EngineBackend, EngineOptions, Progress, TaskCall
 from degmix_edge.errors import BackendError
+from degmix_edge.graph.split_names import MIX, NEXT, PREFIX, RUN, state_task
 from degmix_edge.ort import cpu_session
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.tensors import TensorSpec
@@ -36,6 +37,7 @@ class Backend(EngineBackend):
     name = "onnxruntime"
     is_concurrent = True
     takes_timeout = True
+    takes_options = ("split",)
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -74,7 +76,11 @@ class Backend(EngineBackend):
 
         operators = _cpu_ops.library() is not None
         int8_ranges = ranges if recipe.precision == "int8" else None
-        model = lower_for_onnxruntime(model, int8_ranges, operators=operators)
+        model = lower_for_onnxruntime(model, int8_ranges, operators=operators, split=options.split)
+        if options.split:
+            # ONNX Runtime would write what it fuses in branches under names of the outer graph.
+            _session(model, optimization="extended")
+            return {cls.engine_file: model}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / cls.engine_file
             _session(model, optimization="extended", optimized_model=path)
@@ -84,12 +90,46 @@ class Backend(EngineBackend):
         self._calls: set[Any] = set()
         self._running = _session(self.engine, num_threads=self.threads)
         self._names = [output.name for output in self._running.get_outputs()]
+        specs = [_tensor_spec(tensor) for tensor in self._running.get_inputs()]
+        control = [spec for spec in specs if spec.name.startswith(PREFIX)]
+        states = [spec for spec in control if spec.name not in (MIX, RUN)]
+        self._zeros = {s.name: np.zeros([d or 0 for d in s.shape], s.dtype) for s in states}
+        self.is_split = bool(control)
 
     def engine_tensors(self) -> tuple[TensorSpec, ...]:
+        """Inputs and outputs, but not those by which a split engine is told what to run."""
         tensors = (*self._running.get_inputs(), *self._running.get_outputs())
-        return tuple(_tensor_spec(tensor) for tensor in tensors)
+        return tuple(_tensor_spec(t) for t in tensors if not t.name.startswith(PREFIX))
 
     def _infer(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if not self.is_split:
+            return self._run(feed)
+        arrays = self._infer_tasks(feed, TaskCall(frozenset(self.spec.task_names)))
+        return {name: array for name, array in arrays.items() if not name.startswith(PREFIX)}
+
+    def _infer_tasks(self, feed: Mapping[str, np.ndarray], call: TaskCall) -> dict[str, np.ndarray]:
+        if not self.is_split:
+            return super()._infer_tasks(feed, call)
+        mixed = call.mix | call.run  # a query reads its own mixer
+        for name in self._zeros:
+            if name not in call.states and state_task(name) not in mixed:
+                raise BackendError(
+                    f"{self.name}: no state {name!r} of the task that does not run; run its mixer "
+                    "in the first call of a sequence"
+                )
+        # A mixer that runs does not read its old state.
+        states = {
+            n: zeros if state_task(n) in mixed else call.states[n]
+            for n, zeros in self._zeros.items()
+        }
+        tasks = self.spec.task_names
+        chosen = {MIX: np.array([task in mixed for task in tasks])}
+        chosen[RUN] = np.array([task in call.run for task in tasks])
+        arrays = self._run({**feed, **chosen, **states})
+        # A map that was not computed has no rows.
+        return {n.removesuffix(NEXT): a for n, a in arrays.items() if n.endswith(NEXT) or len(a)}
+
+    def _run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         import onnxruntime
 
         options = onnxruntime.RunOptions()

@@ -26,6 +26,11 @@ MODEL = "model.onnx"
 GOLDEN = "golden.npz"
 RANGES, RECIPE, CARD = "ranges.json", "recipe.yaml", "card.md"
 WEIGHTS = "weights.bin"
+TRUNK = "trunk"
+"""The part of a network that runs whatever the tasks are, by its name among the shares."""
+REFRESH_OF_PLACES, REFRESH_OF_SUMS = 3, 30
+"""Calls after which a task that does not run makes its state anew, for states with a value for each
+place in the image and for sums over the image; `docs/task_rates.md` has what older ones cost."""
 MOST_SIZES = 64
 """In one bundle; a robot switches between two or three."""
 OF_ONE_SIZE = (MODEL, GOLDEN, RANGES)
@@ -50,6 +55,7 @@ def _with_zone(text: str) -> str:
 
 FileName = Annotated[str, AfterValidator(_inside)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Engine(Settings):
@@ -70,11 +76,52 @@ class Engine(Settings):
     device: str
 
 
+class Split(Settings):
+    """What a manifest says of an engine that runs any subset of its tasks.
+
+    Attributes:
+        shares: Fractions of the multiply-adds of a call that runs all tasks: of `trunk`, which
+            every call runs, and of each task. Their sum is 1.
+        mixers: The part of each task's share by which it makes its state for the other tasks.
+        refresh: A task that does not run makes its state anew in every so many calls.
+        has_places: A state has a value for each place in the image, which motion makes wrong. Then
+            all states are made anew, too, in a call with a task that did not run in the call
+            before: that task is exact, and tasks that run in every call use older states.
+    """
+
+    shares: dict[str, Share]
+    mixers: dict[str, Share]
+    refresh: Annotated[int, Field(ge=1)]
+    has_places: bool
+
+    def cost(self, rates: Mapping[str, float]) -> float:
+        """Return what a frame costs on average, as a fraction of all tasks on every frame.
+
+        Args:
+            rates: Runs a second by task. The highest is on every frame, and a task that is not
+                there never runs.
+        """
+        runs = {task: rates.get(task, 0.0) / max(rates.values()) for task in self.mixers}
+        # Tasks with pauses run on frames of their own, as a schedule spreads them.
+        anew = min(1.0, sum(run for run in runs.values() if run < 1)) if self.has_places else 0.0
+        total = self.shares[TRUNK]
+        for task, mixer in self.mixers.items():
+            total += runs[task] * (self.shares[task] - mixer)
+            total += max(runs[task], anew, 1 / self.refresh) * mixer
+        return total
+
+
+def split_with(shares: dict[str, float], mixers: dict[str, float], has_places: bool) -> Split:
+    """Return a `Split` with what suits the kind of its states."""
+    refresh = REFRESH_OF_PLACES if has_places else REFRESH_OF_SUMS
+    return Split(shares=shares, mixers=mixers, refresh=refresh, has_places=has_places)
+
+
 class SizeEntry(Settings):
     """What a manifest says of another size of image than its first.
 
     Attributes:
-        network, fit, inputs, outputs, engines: As in `Manifest`.
+        network, fit, inputs, outputs, engines, split: As in `Manifest`.
     """
 
     network: NetworkSpec
@@ -82,6 +129,7 @@ class SizeEntry(Settings):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     engines: tuple[Engine, ...] = ()
+    split: Split | None = None
 
 
 class Manifest(Settings):
@@ -95,6 +143,8 @@ class Manifest(Settings):
         inputs, outputs: Inputs and outputs of model.onnx, which includes the post-processing.
         precision: `recipe.yaml` has the precision of each node.
         engines: Engines in the bundle.
+        split: Of a bundle whose engines run any subset of the tasks; None of one whose engines
+            always run all.
         sizes: The other sizes of a bundle with several; the parts above are of the first.
         versions: Versions of the packages that built the bundle.
         files: SHA-256 by path of every file except this one and `manifest.sha256`.
@@ -108,6 +158,7 @@ class Manifest(Settings):
     outputs: tuple[TensorSpec, ...]
     precision: Literal["fp32", "fp16", "int8"]
     engines: tuple[Engine, ...] = ()
+    split: Split | None = None
     sizes: Annotated[tuple[SizeEntry, ...], Field(max_length=MOST_SIZES - 1)] = ()
     versions: dict[str, str]
     files: dict[FileName, Digest] = {}
@@ -196,6 +247,10 @@ def _contradiction(manifest: Manifest) -> str | None:
     extra = manifest.outputs[len(maps) :]
     if manifest.outputs[: len(maps)] != maps or not logits.issuperset(extra):
         return f"outputs {_names(manifest.outputs)}, the network gives {_names(maps)}"
+    if (split := manifest.split) is not None:
+        names = [*network.task_names]
+        if [*split.shares] != [TRUNK, *names] or [*split.mixers] != names:
+            return f"split has shares of {', '.join(split.shares)}, expected trunk and all tasks"
     needed = [MODEL, RECIPE, GOLDEN, *(engine.file for engine in manifest.engines)]
     missing = [name for name in needed if name not in manifest.files]
     return f"files has no {missing[0]!r}" if missing else None

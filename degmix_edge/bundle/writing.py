@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from degmix_edge.bundle.contents import Bundle
 from degmix_edge.bundle.manifest import DIGEST, MANIFEST, SIGNATURE, Manifest, digest_line
@@ -89,6 +90,15 @@ def _files_of_manifest(path: Path) -> set[str]:
     return {MANIFEST, DIGEST, SIGNATURE, *values["files"]}
 
 
+def _absent(manifest: Manifest) -> dict[str, Any]:
+    """The keys that most bundles do not have, so that older releases can read them."""
+    absent: dict[str, Any] = {} if manifest.sizes else {"sizes": True}
+    if manifest.split is None:
+        absent["split"] = True
+        absent.setdefault("sizes", {"__all__": {"split"}})
+    return absent
+
+
 def write_bundle(target: Target, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
     """Write a bundle atomically: the target stays the old one, or absent, until it is complete.
 
@@ -97,8 +107,9 @@ def write_bundle(target: Target, manifest: Manifest, files: Mapping[str, bytes])
     """
     path = target.path
     manifest = manifest.model_copy(update={"files": {n: sha256(b) for n, b in files.items()}})
-    absent = None if manifest.sizes else {"sizes"}  # as bundles with one size always were
-    text = json.dumps(manifest.model_dump(mode="json", exclude=absent), indent=1).encode()
+    text = json.dumps(
+        manifest.model_dump(mode="json", exclude=_absent(manifest)), indent=1
+    ).encode()
     digest = sha256(text)
     with locked(path):
         if _identity(path) != target.found:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from degmix_edge.cli._types import BACKEND, DEVICE, OBSERVER, PATH, TASKS
+from degmix_edge.cli._types import DEVICE, OBSERVER, PATH, TASKS
 
 PRECISIONS = ["fp32", "fp16", "int8", "auto"]
 PRECISION = [
@@ -78,22 +78,6 @@ BUDGET = [
         help="Processes that measure layers.",
     ),
     click.option("--report", type=PATH, help="Page of the search. [default: OUT.budget.html]"),
-]
-ENGINE = [
-    click.option("--share-weights", is_flag=True, help="Write weights of both graphs once."),
-    click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True),
-    click.option(
-        "--dcn",
-        type=click.Choice(["auto", "plugin", "offsets", "builtin", "gridsample"]),
-        default="auto",
-        show_default=True,
-        help="TensorRT: the form of deformable convolutions; auto times each.",
-    ),
-    click.option("--version-compatible", is_flag=True, help="TensorRT: later versions run it too."),
-    click.option(
-        "--hardware-compatible", is_flag=True, help="TensorRT: runs on any card since Ampere."
-    ),
-    click.option("--dla-core", type=click.IntRange(0), help="TensorRT on Orin: experimental."),
 ]
 
 

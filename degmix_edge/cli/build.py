@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from degmix_edge.cli import _build_options
-from degmix_edge.cli._build_options import BUDGET, ENGINE, PRECISION
+from degmix_edge.cli._build_options import BUDGET, PRECISION
+from degmix_edge.cli._engine_options import ENGINE
 from degmix_edge.cli._input_options import INPUT
 from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import NAME_OR_FILE, PATH

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from degmix_edge.cli._costs import print_model, print_rates
 from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import DATA_SET, MODEL, NAME_OR_FILE, SIZE, TASKS
 from degmix_edge.cli._verb import example, verb
@@ -34,6 +35,11 @@ EXAMPLE = example("inspect robot.degmix --nodes")
     help="Data set whose classes it has; default: nyud, else one that fits.",
 )
 @click.option("--set", "overrides", multiple=True, metavar="A=VALUE", help="Other model settings.")
+@click.option(
+    "--rates",
+    metavar="TASK=HZ,...",
+    help="What tasks at their own rates would cost: depth=30,semseg=10 (see `build --split`).",
+)
 @verb
 def command(
     output: Output, thing: str | None, nodes: bool, model: str | None, **options: Any
@@ -41,8 +47,11 @@ def command(
     """Say what a bundle, an ONNX file or a checkpoint holds, or what a model costs."""
     if (thing is None) == (model is None):
         raise click.UsageError("give a bundle, ONNX file or checkpoint, or --model NAME")
+    if (rates := options.pop("rates")) is not None:
+        print_rates(output, thing, rates, model, options)
+        return
     if model is not None:
-        _model(output, model, options)
+        print_model(output, model, options)
         return
     from degmix_edge.workflows.describe import BundleContents, OnnxContents, describe
 
@@ -53,17 +62,6 @@ def command(
         _onnx(output, contents)
     else:
         _checkpoint(output, contents)
-
-
-def _model(output: Output, model: str, options: dict[str, Any]) -> None:
-    from degmix_edge.workflows.models import cost_table, cost_values, model_cost
-    from degmix_edge.workflows.networks import task_names
-
-    options["tasks"] = task_names(options["tasks"], model)
-    cost = model_cost(model, options.pop("size"), **options)
-    output.table(*cost_table(cost))
-    output.say("GMAC: billions of multiply-adds an image, attention and deformable ones included")
-    output.result(cost_values(cost))
 
 
 def _bundle(output: Output, found: BundleContents, nodes: bool) -> None:
@@ -79,6 +77,9 @@ def _bundle(output: Output, found: BundleContents, nodes: bool) -> None:
             output.say(line)
     for engine in manifest.engines:
         output.say(f"engine: {engine.backend} {engine.version} on {engine.device}")
+    if manifest.split is not None:
+        parts = (f"{name} {100 * share:.1f} %" for name, share in manifest.split.shares.items())
+        output.say(f"runs any subset of its tasks; shares of a call: {', '.join(parts)}")
     output.say(f"weighted nodes in {recipe.precision}: {len(recipe.nodes(recipe.precision))}")
     kept = Counter(p.reason for p in recipe.placements if p.precision == "fp32")
     for reason, count in kept.items():

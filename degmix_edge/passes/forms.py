@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import onnx
 import onnx_graphsurgeon as gs
 
+from degmix_edge.errors import GraphError
 from degmix_edge.graph.check import check_graph
 from degmix_edge.graph.model import to_graph, to_model
 from degmix_edge.network import METADATA_KEY, NetworkSpec, from_metadata
@@ -83,20 +84,38 @@ def quantize_model(
     return to_model(graph, {METADATA_KEY: spec.model_dump_json()})
 
 
-def lower_for_onnxruntime(model: bytes, ranges: Ranges | None, *, operators: bool) -> bytes:
+def lower_for_onnxruntime(
+    model: bytes, ranges: Ranges | None, *, operators: bool, split: bool = False
+) -> bytes:
     """ONNX bytes in the form that ONNX Runtime's CPU kernels run fastest.
 
     Args:
         model: ONNX bytes with the recipe's precision inside.
         ranges: Ranges of an INT8 model; None for a float one.
         operators: Whether our own CPU operators are there.
+        split: Let a call run any subset of the tasks.
+
+    Raises:
+        GraphError: The graph cannot be split.
     """
-    graph = to_graph(onnx.load_from_string(model))
-    outcomes = apply(graph, pipeline.for_onnxruntime(ranges, operators=operators))
+    proto = onnx.load_from_string(model)
+    graph = to_graph(proto)
+    tasks = _tasks_of(proto) if split else ()
+    outcomes = apply(graph, pipeline.for_onnxruntime(ranges, operators=operators, split=tasks))
     if not any(outcome.rewrites for outcome in outcomes):
         return model
     lowered: bytes = to_model(graph, {}).SerializeToString()
     return lowered
+
+
+def _tasks_of(model: onnx.ModelProto) -> tuple[str, ...]:
+    """The tasks of a finished model, which describes itself."""
+    spec = from_metadata({prop.key: prop.value for prop in model.metadata_props}, "this graph")
+    if spec is None:
+        raise GraphError(
+            "--split: the graph does not say which tasks it has; build it from its checkpoint"
+        )
+    return spec.task_names
 
 
 def lower_for_tensorrt(model: bytes, recipe: Recipe, dcn: Dcn = "gridsample") -> bytes:

@@ -33,6 +33,7 @@ from degmix_edge.passes.remove_identities import RemoveIdentities
 from degmix_edge.passes.requantize_samples import RequantizeSamples
 from degmix_edge.passes.share_constants import ShareConstants
 from degmix_edge.passes.split_deform_positions import SplitDeformPositions
+from degmix_edge.passes.split_tasks import SplitTasks
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.recipe import Recipe
 from degmix_edge.registry import unknown
@@ -92,19 +93,23 @@ def quantize(recipe: Recipe, ranges: Ranges | None) -> list[Pass]:
     return []
 
 
-def for_onnxruntime(ranges: Ranges | None, *, operators: bool) -> list[Pass]:
+def for_onnxruntime(
+    ranges: Ranges | None, *, operators: bool, split: Sequence[str] = ()
+) -> list[Pass]:
     """From model.onnx to the form that ONNX Runtime's CPU kernels run fastest.
 
     Args:
         ranges: Ranges of an INT8 model; None for a float one.
         operators: Whether our own CPU operators are there.
+        split: Tasks that are to run in any subset; none always runs all.
     """
     return [
         *([LowerDeformSample(), RequantizeSamples()] if operators else []),
         *([LowerQdqForCpu(ranges)] if ranges is not None else []),
         LowerMoe(),  # after types of quantized values are settled: it gathers those
         *([FuseIntegerMatmul()] if ranges is not None else []),  # of what the two before left
-        LowerRowSum(),  # last: its products are of floats, which no pass is to make integers of
+        LowerRowSum(),  # after it: its products are of floats, which stay floats
+        *([SplitTasks(split)] if split else []),  # last: passes do not look into branches
     ]
 
 

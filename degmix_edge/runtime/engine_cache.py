@@ -34,7 +34,8 @@ def engine_bytes(bundle: Bundle, backend: type[EngineBackend], *, rebuild: bool 
         return _own(bundle, backend, engine)
     model = bundle.onnx()
     check_self_contained(model, f"{bundle.path}/{MODEL}")
-    kept = cache_folder() / "engines" / f"{key}{Path(backend.engine_file).suffix}"
+    ending = ".split" if _is_split(bundle, backend) else ""
+    kept = cache_folder() / "engines" / f"{key}{ending}{Path(backend.engine_file).suffix}"
     found = _kept(kept)
     if found is not None:
         return found
@@ -54,6 +55,11 @@ def engine_bytes(bundle: Bundle, backend: type[EngineBackend], *, rebuild: bool 
     warnings.warn(f"{why}: {how}, and kept in {kept.parent}. {again}", stacklevel=3)
     _keep(kept, found)
     return found
+
+
+def _is_split(bundle: Bundle, backend: type[EngineBackend]) -> bool:
+    """Whether the bundle's engines for this backend run any subset of its tasks."""
+    return bundle.manifest.split is not None and "split" in backend.takes_options
 
 
 def _own(bundle: Bundle, backend: type[EngineBackend], engine: Engine) -> bytes:
@@ -116,7 +122,7 @@ def _mismatch(name: str, engine: Engine | None, here: tuple[str, str]) -> str:
 def _build(bundle: Bundle, backend: type[EngineBackend], model: bytes) -> bytes:
     try:
         feed, _ = unpack(bundle.read(GOLDEN), bundle.manifest.network, bundle.path)
-        options = EngineOptions(feeds=(feed,))
+        options = EngineOptions(split=_is_split(bundle, backend), feeds=(feed,))
         return backend.build(model, *recipe_and_ranges(bundle), options)[backend.engine_file]
     except (
         ModuleNotFoundError

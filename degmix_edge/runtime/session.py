@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from degmix_edge import backends
-from degmix_edge.backends import Backend, EngineBackend
+from degmix_edge.backends import Backend, EngineBackend, TaskCall
 from degmix_edge.bundle.contents import Bundle, open_bundle
-from degmix_edge.bundle.manifest import Manifest
+from degmix_edge.bundle.manifest import Manifest, Split
 from degmix_edge.bundle.signing import policy
 from degmix_edge.camera import KERNEL_FORMATS, FrameFormat, RawFrame, check_format
 from degmix_edge.errors import BackendError, ConfigError, InputError
+from degmix_edge.graph.split_names import PREFIX
 from degmix_edge.network import NetworkSpec
 from degmix_edge.preprocess import Fit, Placement
 from degmix_edge.runtime.engine_cache import engine_bytes
@@ -84,9 +86,19 @@ class Session:
         return self.backend.spec
 
     @property
+    def split(self) -> Split | None:
+        """What a call with some tasks costs; None where every call runs all tasks."""
+        is_split = self.bundle is not None and self.backend.is_split
+        return self.bundle.manifest.split if self.bundle is not None and is_split else None
+
+    @property
     def shares(self) -> Mapping[str, float] | None:
-        """The part of a call's cost by task and for `trunk`; None is a network in one part."""
-        return None
+        """Fractions of what a call with all tasks costs: of `trunk` and of each task.
+
+        Every call of a `sequence` costs `trunk` and the tasks that it runs. They are counted in
+        multiply-adds. None where every call runs all tasks: build the bundle with `--split`.
+        """
+        return None if self.split is None else self.split.shares
 
     @property
     def fits_on(self) -> Literal["cpu", "gpu"]:
@@ -218,6 +230,8 @@ class Session:
         first: int | None,
         sequence: FrameSequence | None = None,
         format: FrameFormat | None = None,
+        *,
+        call: TaskCall | None = None,
     ) -> list[Maps]:
         """The maps of at most a batch of frames, with the latency of this call.
 
@@ -226,6 +240,7 @@ class Session:
             first: Index of the first in the user's list, for messages; None for a single frame.
             sequence: What the frames belong to; None is the session's own.
             format: What arrays are; None is the session's own.
+            call: Which tasks to run; None is all.
         """
         self._check_process()
         start = time.perf_counter()
@@ -246,11 +261,17 @@ class Session:
         batch = {name: [one[name] for one in images] for name in images[0]}
         fitted = time.perf_counter()
         with self._turn:
-            arrays = self._infer(feed, batch, frames[0], sequence or self._own)
+            if call is None:
+                arrays = self._infer(feed, batch, frames[0], sequence or self._own)
+            else:
+                arrays = self.backend.infer(feed, batch, call=call)
             stages = dict(self.backend.stages)
         inferred = time.perf_counter()
+        tasks = [task for task in self.spec.tasks if call is None or task.name in call.run]
+        if call is not None and sequence is not None:
+            sequence._keep(call, arrays)
         maps = [
-            Maps.of(arrays, self.spec.tasks, placement, index if len(frames) > 1 else None)
+            Maps.of(arrays, tasks, placement, index if len(frames) > 1 else None)
             for index, placement in enumerate(placements)
         ]
         done = time.perf_counter()
@@ -318,12 +339,18 @@ class FrameSequence:
     `Session.sequence` makes one. Several may share a session, each for one thread at a time.
 
     Attributes:
-        states: By the name of the network's input, what it remembers; empty at the beginning.
+        states: By the name of the network's input, what it remembers; empty at the beginning. In a
+            split bundle, it is what each task left to the others when it ran last.
+        ages: By task of a split bundle, how many calls ago its state was made. Empty at the
+            beginning, and where every call runs all tasks.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self.states: dict[str, np.ndarray] = {}
+        self.ages: dict[str, int] = {}
+        self._due: dict[str, int] = {}
+        self._ran = frozenset[str]()
 
     def __call__(
         self,
@@ -336,8 +363,10 @@ class FrameSequence:
 
         Args:
             image: One image, as a call of the session takes it.
-            tasks: Tasks to compute; None is all. A network that was built in one part computes
-                the others too, and they are left out of the result.
+            tasks: Tasks to compute; None is all. In a split bundle the others cost nothing but
+                their mixers, which run in the first call and when the manifest's `split` says.
+                Any other network computes all tasks, and those that were not asked for are left
+                out of the result.
             format: What the bytes of an array are; None is the session's format.
 
         Raises:
@@ -347,17 +376,40 @@ class FrameSequence:
         names = self._session.spec.task_names
         for name in tasks or ():
             self._session.spec.task(name)
-        maps = self._session._call([image], None, self, format)[0]
-        if tasks is None:
-            return maps
-        for name in set(names) - set(tasks):
+        asked = frozenset(names if tasks is None else tasks)
+        call = None if self._session.split is None else self._task_call(asked)
+        maps = self._session._call([image], None, self, format, call=call)[0]
+        for name in set(maps) - asked:
             del maps[name]
         return maps
 
     def reset(self) -> None:
         """Begin a new sequence: states are zeros again."""
         with self._session._turn:
-            self.states = {}
+            self.states, self.ages, self._due, self._ran = {}, {}, {}, frozenset()
+
+    def _task_call(self, asked: frozenset[str]) -> TaskCall:
+        """A call that runs these tasks, and the mixers of others whose state is due."""
+        names, split = self._session.spec.task_names, self._session.split
+        is_back = split is not None and split.has_places and not asked <= self._ran
+        anew = is_back or not self.states
+        due = [name for name in names if anew or self._due[name] == 1]
+        return TaskCall(asked, frozenset(due) - asked, self.states)
+
+    def _keep(self, call: TaskCall, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take over the states of a call that is done."""
+        self.states = {name: array for name, array in arrays.items() if name.startswith(PREFIX)}
+        names, split = self._session.spec.task_names, self._session.split
+        mixed, self._ran = call.run | call.mix, call.run
+        self.ages = {n: 0 if n in mixed else self.ages[n] + 1 for n in names}
+        if split is None:
+            return
+        for index, name in enumerate(names):
+            if name not in mixed:
+                self._due[name] -= 1
+            else:  # mixers that all ran at once take turns from then on
+                turn = index % split.refresh if len(mixed) == len(names) else 0
+                self._due[name] = split.refresh - turn
 
 
 def load(
@@ -444,10 +496,15 @@ def _check_engine(session: Session, runner: EngineBackend, opened: Bundle) -> No
     Raises:
         BackendError: It does, and the session is closed.
     """
-    tensors = runner.engine_tensors()
+    manifest, tensors = opened.manifest, runner.engine_tensors()
+    if manifest.split is not None and not runner.is_split:
+        warnings.warn(
+            f"{opened.path}: is a split bundle, and the {runner.name} engine that runs here is not "
+            "split: every call runs all tasks",
+            stacklevel=3,
+        )
     if tensors is None:
         return
-    manifest = opened.manifest
     promised = {t.name: str(t.model_copy(update={"unit": ""})) for t in _tensors(manifest)}
     found = {t.name: str(t) for t in tensors}
     for name in sorted(promised.keys() | found.keys()):

@@ -41,7 +41,13 @@ from degmix_edge.workflows.engine import (
     write_parts,
 )
 from degmix_edge.workflows.fastest import candidates, fastest
-from degmix_edge.workflows.networks import Network, check_network, read_network, task_names
+from degmix_edge.workflows.networks import (
+    Network,
+    check_network,
+    check_split,
+    read_network,
+    task_names,
+)
 from degmix_edge.workflows.options import TARGET, Options, Source, make_options
 from degmix_edge.workflows.sources import NamedImage, check_images, is_rendered, made_up_image
 
@@ -145,6 +151,8 @@ class Build:
         options = self.options
         task_names(options.tasks, self._network)
         check_network(self._network)
+        if options.split:
+            check_split(self._network, options.batch)
         if options.precision in ("int8", "auto"):
             from degmix_calibration import observers
 
@@ -189,6 +197,7 @@ class Build:
             tasks=tasks,
             size=next(iter(self.options.sizes), None),
             batch=self.options.batch,
+            split=self.options.split,
             classes=self._classes,
             describe=self.options.describe,
         )

@@ -31,6 +31,7 @@ from degmix_edge.bundle.manifest import (
     Engine,
     Manifest,
     SizeEntry,
+    Split,
     engine_key,
     size_text,
     sized,
@@ -83,10 +84,12 @@ class EngineFiles:
     Attributes:
         backend: The backend.
         files: Its files by name; `backend.engine_file` is the engine.
+        split: Of an engine that runs any subset of the tasks.
     """
 
     backend: type[EngineBackend]
     files: dict[str, bytes]
+    split: Split | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,20 @@ def make_engine(
     options = replace(options, feeds=(golden,))
     files = backend.build(product.model, product.recipe, product.ranges, options, step)
     clock.finished("engine", f"{backend.name} {backend.version()} on {backend.device()}")
-    return EngineFiles(backend, files)
+    return EngineFiles(backend, files, split_of(product) if options.split else None)
+
+
+def split_of(product: Product) -> Split:
+    """Return what the manifest says of an engine that runs any subset of the tasks of `product`.
+
+    Raises:
+        GraphError: The graph cannot be split.
+    """
+    import onnx
+
+    from degmix_edge.graph.task_parts import task_shares
+
+    return task_shares(onnx.load_from_string(product.model), product.spec.task_names)
 
 
 def golden_maps(
@@ -318,6 +334,7 @@ def rebuild(
         ConfigError, BackendError: As `backends.choose`.
         BuildError: The engine differs from model.onnx.
         BundleError: Its model.onnx is no graph that an engine can be built of.
+        GraphError: A split engine is asked for, and its model.onnx cannot be split.
         OutputError: The target cannot be written.
     """
     in_place = target is None or target.absolute() == opened.path.absolute()
@@ -328,6 +345,8 @@ def rebuild(
     products = [_product(one) for one in sizes]
     feeds = [unpack(o.read(GOLDEN), o.manifest.network, o.path)[0] for o in sizes]
     chosen = backends.choose(backend, to_build=True)
+    if opened.manifest.split is not None:
+        options = replace(options, split=True)
     chosen.refuse_options(options)
     parts = []
     try:
@@ -396,6 +415,7 @@ def _entry(part: Part, digests: Mapping[str, str], *, is_first: bool) -> SizeEnt
             *(tensor for tensor in spec.logits_specs if tensor.name in part.maps),
         ),
         engines=(engine,),
+        split=part.engine.split,
     )
 
 

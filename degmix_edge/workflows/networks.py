@@ -62,6 +62,7 @@ def read_network(
     tasks: Sequence[str] = (),
     size: tuple[int, int] | None = None,
     batch: int | None = None,
+    split: bool = False,
     classes: Mapping[str, Sequence[str]] | None = None,
     describe: Describe = as_embedded,
 ) -> FloatNetwork:
@@ -74,6 +75,7 @@ def read_network(
         size: Height and width in pixels of the input of a torch module, of a checkpoint, which has
             its own, or of an ONNX file of another program whose axes are dynamic.
         batch: How many images one call computes; None is what an ONNX file says, and 1 elsewhere.
+        split: Keep the nodes of each task apart, for an engine that runs any subset of them.
         classes: Class names by task, of a torch module; unnamed classes are numbered.
         describe: What the user says of a network of another program. An ONNX file has to be
             described; a torch module is normalised as ImageNet's where nothing is said.
@@ -81,13 +83,16 @@ def read_network(
     Raises:
         ConfigError: It is none of these, a torch module without `size`, an ONNX file of another
             program whose normalisation is not said, a network of ours with a description, or an
-            ONNX file of ours with another size.
+            ONNX file of ours with another size; or it cannot be split.
         CheckpointError, GraphError: The file is missing or damaged, or cannot be exported.
     """
+    if split:
+        check_split(network, batch)
     if isinstance(network, str | Path):
         path = Path(network)
         if path.suffix != ".onnx":
-            return _exported(read_checkpoint(str(network)), tasks, size, batch, describe)
+            checkpoint = read_checkpoint(str(network))
+            return _exported(checkpoint, tasks, size, batch, describe, split=split)
         from degmix_edge.graph.model import read_model
 
         return _from_model(read_model(path), path, None, (size, batch), describe)
@@ -95,7 +100,7 @@ def read_network(
         data = network.SerializeToString()
         return _from_model(network, Path("model.onnx"), data, (size, batch), describe)
     if hasattr(network, "card") and hasattr(network, "network"):
-        return _exported(network, tasks, size, batch, describe)
+        return _exported(network, tasks, size, batch, describe, split=split)
     if hasattr(network, "state_dict") and hasattr(network, "forward"):
         return _from_module(network, (size, batch), classes or {}, describe)
     raise ConfigError(
@@ -267,6 +272,26 @@ def _refuse(said: SpecFile, spec: NetworkSpec, wanted: Wanted) -> None:
         )
 
 
+def check_split(network: Network, batch: int | None) -> None:
+    """Refuse what has no tasks that can run apart, before any work.
+
+    Raises:
+        ConfigError: It is no checkpoint, or a call has several images.
+    """
+    is_file = isinstance(network, str | Path) and Path(network).suffix == ".onnx"
+    if is_file or not (isinstance(network, str | Path) or hasattr(network, "card")):
+        what = str(network) if is_file else type(network).__name__
+        raise ConfigError(
+            f"{what}: cannot be split into tasks that run apart, only a checkpoint of a demt, "
+            "demtg or degmix can; build from the checkpoint, or leave out --split"
+        )
+    if batch not in (None, 1):
+        raise ConfigError(
+            f"--split: what a task leaves to the others belongs to one camera, and a call has "
+            f"{batch} images; leave out --batch, or --split"
+        )
+
+
 def check_network(network: Network) -> None:
     """Complain of a name that names nothing, before any long work.
 
@@ -317,6 +342,8 @@ def _exported(
     size: tuple[int, int] | None,
     batch: int | None,
     describe: Describe,
+    *,
+    split: bool = False,
 ) -> FloatNetwork:
     from degmix_training.export import export_checkpoint, network_spec
 
@@ -326,7 +353,7 @@ def _exported(
         card = checkpoint.card.model_copy(update={"height": size[0], "width": size[1]})
         checkpoint = replace(checkpoint, card=card)
         spec = network_spec(checkpoint, tasks, batch=spec.batch)
-    model = export_checkpoint(checkpoint, tasks=tasks, batch=spec.batch)
+    model = export_checkpoint(checkpoint, tasks=tasks, batch=spec.batch, split=split)
     detail = _size_of(model, checkpoint.path.name)
     return FloatNetwork(model, spec, said.fit(spec.height, spec.width), detail)
 

@@ -61,6 +61,8 @@ class Options(config.Settings):
         version_compatible: TensorRT: the engine runs with later minor versions too.
         hardware_compatible: TensorRT: the engine runs on every card since Ampere.
         dla_core: TensorRT on Orin: experimental.
+        split: ONNX Runtime: a call can run any subset of the tasks. Only of a checkpoint of DeMT,
+            DeMTG or DeGMix, with a batch of 1.
         budget: What each task may lose, as in `semseg=-0.5pt,depth=+1%`, or `1%` for all.
         examples: Images that the budget is measured on.
         device: Target whose savings count for the budget; `cpu` is measured on this machine.
@@ -95,6 +97,7 @@ class Options(config.Settings):
     version_compatible: bool = False
     hardware_compatible: bool = False
     dla_core: Annotated[int | None, Field(ge=0)] = None
+    split: bool = False
     budget: str | None = None
     examples: str = EXAMPLES
     device: str = "cpu"

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from degmix_edge.bundle.manifest import TRUNK, Split, split_with
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -27,22 +29,58 @@ def count(network: nn.Module, height: int, width: int) -> Cost:
     of each bilinear sample. Resizes, norms and activations count as zero. The network runs on the
     meta device, which needs no memory and does no arithmetic.
     """
-    network = copy.deepcopy(network).eval().to("meta")
-    custom = {torch.ops.torchvision.deform_conv2d: _deform_conv_flops}
-    counter = FlopCounterMode(display=False, custom_mapping=custom)
-    with counter, torch.no_grad():
-        network(torch.zeros(1, 3, height, width, device="meta"))
-    by_module = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
+    macs, by_module = _counted(network, height, width)
     root = type(network).__name__
     return Cost(
         params=sum(p.numel() for p in network.parameters()),
-        macs=counter.get_total_flops() // 2,
+        macs=macs,
         macs_of={
             name: _macs(by_module, f"{root}.{name}", part)
             for name, part in network.named_children()
             if any(True for _ in part.parameters())
         },
     )
+
+
+def task_costs(network: Any, height: int, width: int) -> Split:
+    """Return what each task costs where tasks run apart, counted as `count` does.
+
+    Args:
+        network: A network of `models` as it is trained; what export makes of it is counted.
+        height: Of its input in pixels.
+        width: Of its input in pixels.
+
+    Raises:
+        ConfigError: The tasks of this network cannot run apart.
+    """
+    folded = network.fold_for_inference()
+    folded.split_tasks()
+    macs, by_module = _counted(folded, height, width)
+    root, tasks = type(folded).__name__, list(folded.queries)
+
+    def share(part: str) -> float:
+        module = folded.get_submodule(part)
+        return _macs(by_module, f"{root}.{part}", module) / max(macs, 1)
+
+    parts = [name for name, _ in folded.named_children()]
+    # What is in no part are the sums over tokens that a task leaves to the others.
+    each = (share("interact") + 1 - sum(map(share, parts))) / len(tasks)
+    gate = share("gate") / len(tasks)
+    mixers = {task: share(f"mixers.{task}") + each for task in tasks}
+    by_task = {t: mixers[t] + share(f"queries.{t}") + gate + share(f"heads.{t}") for t in tasks}
+    trunk = max(0.0, 1 - sum(by_task.values()))
+    return split_with({TRUNK: trunk, **by_task}, mixers, folded.has_places)
+
+
+def _counted(network: nn.Module, height: int, width: int) -> tuple[int, dict[str, int]]:
+    """Multiply-adds of a network, and by the path of each module that was called."""
+    network = copy.deepcopy(network).eval().to("meta")
+    custom = {torch.ops.torchvision.deform_conv2d: _deform_conv_flops}
+    counter = FlopCounterMode(display=False, custom_mapping=custom)
+    with counter, torch.no_grad():
+        network(torch.zeros(1, 3, height, width, device="meta"))
+    by_module = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
+    return counter.get_total_flops() // 2, by_module
 
 
 def _macs(by_module: dict[str, int], name: str, module: nn.Module) -> int:

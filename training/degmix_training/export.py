@@ -74,6 +74,7 @@ def export_checkpoint(
     tasks: Sequence[str] = (),
     *,
     batch: int = 1,
+    split: bool = False,
 ) -> onnx.ModelProto:
     """Export the network as float ONNX.
 
@@ -88,9 +89,10 @@ def export_checkpoint(
         folds: The model's own folds to apply; None applies all.
         tasks: Tasks to keep; empty keeps all.
         batch: How many images one call computes.
+        split: Keep the nodes of each task apart, so that an engine can run tasks alone.
 
     Raises:
-        ConfigError: The network has no such task.
+        ConfigError: The network has no such task, or its tasks cannot run apart.
         ShapeError: The network does not take images of this size.
         GraphError: PyTorch's exporter refused the network.
     """
@@ -101,6 +103,8 @@ def export_checkpoint(
     folds = tuple(network.folds if folds is None else folds)
     example = torch.zeros(spec.batch, 3, spec.height, spec.width)
     folded = network.fold_for_inference(folds)
+    if split:
+        folded.split_tasks()
     model = _exported(folded, spec.task_names, example, str(checkpoint.path))
     describe(model, spec, {"folds": folds, "commit": checkpoint.card.commit})
     return _checked(model)

@@ -17,8 +17,13 @@ def shade(
     rays: np.ndarray,
     *,
     num_materials: int,
+    people: int | None = None,
 ) -> np.ndarray:
-    """Linear RGB `(P, 3)` of rays `(P, 3)`: texture under ambient light and up to three lamps."""
+    """Linear RGB `(P, 3)` of rays `(P, 3)`: texture under ambient light and up to three lamps.
+
+    The colours of people come from `rng`, which draws for those that are in view. Given a seed
+    `people`, they are the same from any view.
+    """
     points = camera.origin + buffers.t[:, None] * rays
     base = np.zeros_like(points)
     gloss = np.zeros(len(points))
@@ -26,7 +31,8 @@ def shade(
         material = draw(rng, large=index >= num_materials - 3)
         chosen = np.flatnonzero(buffers.material == index)
         if len(chosen):
-            base[chosen] = _paint(rng, material, points[chosen], buffers, chosen)
+            own = rng if people is None else np.random.default_rng((people, index))
+            base[chosen] = _paint(own, material, points[chosen], buffers, chosen)
             gloss[chosen] = material.gloss
     to_eye = -rays / np.sqrt(np.sum(rays**2, axis=1, keepdims=True))
     light = np.full((len(points), 1), rng.uniform(0.25, 0.5))
@@ -61,12 +67,18 @@ def _paint(
     return colours
 
 
-def develop(rng: np.random.Generator, linear: np.ndarray) -> np.ndarray:
-    """Exposure, white balance, vignette, noise and gamma: uint8 `(H, W, 3)`."""
+def develop(
+    rng: np.random.Generator, linear: np.ndarray, grain: np.random.Generator | None = None
+) -> np.ndarray:
+    """Exposure, white balance, vignette, noise and gamma: uint8 `(H, W, 3)`.
+
+    The noise comes from `grain`, or from `rng` where there is none.
+    """
     height, width = linear.shape[:2]
     exposure = rng.uniform(0.45, 0.65) / max(float(np.mean(linear)), 1e-3)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     vignette = 1 - rng.uniform(0, 0.25) * (x * x + y * y)[..., None]
     bright = linear * exposure * vignette * rng.uniform(0.88, 1.12, 3)
-    noise = rng.normal(0, rng.uniform(0.002, 0.02), linear.shape)
+    noise_level = rng.uniform(0.002, 0.02)
+    noise = (grain or rng).normal(0, noise_level, linear.shape)
     return (255 * np.clip(np.clip(bright, 0, 1) ** (1 / 1.6) + noise, 0, 1)).astype(np.uint8)

@@ -49,7 +49,11 @@ LARGEST = 4096
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene: an image and its labels `(H, W, ...)`, in the conventions of `Sample`."""
+    """One scene: an image and its labels `(H, W, ...)`, in the conventions of `Sample`.
+
+    Attributes:
+        intrinsics: The camera matrix `(3, 3)`, with pixel centres at whole coordinates.
+    """
 
     image: np.ndarray
     semseg: np.ndarray
@@ -59,6 +63,7 @@ class Scene:
     edge: np.ndarray
     depth: np.ndarray
     seed: int
+    intrinsics: np.ndarray
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
@@ -94,8 +99,24 @@ def sample(seed: int, height: int, width: int) -> Sample:
     return Sample(f"scene {seed}", scene.image, scene.labels)
 
 
-def render(seed: int, height: int = 192, width: int = 256) -> Scene:
+def render(
+    seed: int,
+    height: int = 192,
+    width: int = 256,
+    *,
+    pose: np.ndarray | None = None,
+    frame: int = 0,
+) -> Scene:
     """Render scene `seed` at `(height, width)` pixels.
+
+    Args:
+        seed: Decides the scene and its camera.
+        height: In pixels.
+        width: In pixels.
+        pose: Of a moved camera, `(4, 4)`, from points in it to points in the scene's own camera, in
+            metres, with x right, y down and z forward. The scene stays the same. None is a scene
+            of the data set, whose people may have other colours.
+        frame: Of a moved camera, the number of its picture, which has noise of its own.
 
     Raises:
         ConfigError: A side is not between 1 and 4096.
@@ -106,13 +127,18 @@ def render(seed: int, height: int = 192, width: int = 256) -> Scene:
     size = np.array([rng.uniform(3.5, 7), rng.uniform(3.5, 7), rng.uniform(2.3, 3.2)])
     camera = _camera(rng, size, height)
     layout = _furnish(rng, size, camera)
+    people, grain = None, None
+    if pose is not None:
+        people, grain = seed, np.random.default_rng((seed, frame))
+        moved = camera.origin + camera.turn @ pose[:3, 3]
+        camera = Camera(moved, camera.turn @ pose[:3, :3], camera.focal)
     rays = rays_of(camera, height, width)
     grid = (height, width)
     buffers = _cast(rng, camera, layout, size, rays, grid=grid)
-    image = shade(rng, camera, size, buffers, rays, num_materials=layout.materials)
+    image = shade(rng, camera, size, buffers, rays, num_materials=layout.materials, people=people)
     normals = buffers.normals @ camera.turn
     return Scene(
-        image=develop(rng, image.reshape(*grid, 3)),
+        image=develop(rng, image.reshape(*grid, 3), grain),
         semseg=buffers.semseg.reshape(grid),
         human_parts=buffers.part.reshape(grid),
         saliency=saliency(buffers, grid),
@@ -120,6 +146,10 @@ def render(seed: int, height: int = 192, width: int = 256) -> Scene:
         edge=edges(buffers, normals, camera.focal, grid),
         depth=buffers.t.reshape(grid).astype(np.float32),
         seed=seed,
+        intrinsics=np.array(
+            # Pixel centres have whole coordinates.
+            [[camera.focal, 0, width / 2 - 0.5], [0, camera.focal, height / 2 - 0.5], [0, 0, 1]]
+        ),
     )
 
 

@@ -130,7 +130,14 @@ class Decoder(Network):
         patch: Side of the embedding's patches; does not apply to a plain vision transformer.
         gated: With the shared gate.
         pretrained: Ask timm for the backbone's weights.
+
+    Attributes:
+        is_split: The tokens of each task are fused alone: see `split_tasks`.
+        has_places: What a task leaves to the others has a value for each token.
     """
+
+    is_split = False
+    has_places = True
 
     def __init__(
         self,
@@ -183,16 +190,32 @@ class Decoder(Network):
         small = embedded.shape[-2:]
         embedded = image_of(self.embed_norm(tokens_of(embedded)), small)
         mixed = {task: tokens_of(mixer(embedded)) for task, mixer in self.mixers.items()}
-        fused = self.share(self.interact(torch.cat(list(mixed.values()), dim=1)))
+        fused = self._fused(list(mixed.values()))
         logits = {}
         for task, query in self.queries.items():
             tokens = self.gate(query(mixed[task], fused))
             logits[task] = resize(self.heads[task](image_of(tokens, small)), size)
         return logits
 
+    def _fused(self, tokens: list[Tensor]) -> Tensor | tuple[Tensor, ...]:
+        if self.is_split:
+            return self.meet(tuple(self.share(self.interact(one)) for one in tokens))
+        return self.share(self.interact(torch.cat(tokens, dim=1)))
+
     def share(self, fused: Tensor) -> Tensor:
         """What all queries take of the fused tokens; a folded network computes more here."""
         return fused
+
+    def meet(self, states: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        """What all queries take of what `share` gave for each task alone."""
+        return torch.cat(states, dim=1)
+
+    def split_tasks(self) -> None:
+        """Fuse the tokens of each task alone: the interaction is the same for every token.
+
+        The function stays the same, and a graph of it has nodes of each task up to the queries.
+        """
+        self.is_split = True
 
 
 def tokens_of(image: Tensor) -> Tensor:

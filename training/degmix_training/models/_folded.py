@@ -14,6 +14,7 @@ These need to know the model, so they live here and not in a graph pass.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,6 +40,7 @@ def _absorb_queries(model: Decoder) -> None:
     tasks = len(model.queries)
     for task, query in model.queries.items():
         model.queries[task] = FoldedPixelQuery(query, tasks)
+    model.__class__ = _PixelDecoder
 
 
 def _gram_queries(model: Decoder) -> None:
@@ -63,11 +65,22 @@ TOKEN_FOLDS: Folds = {
 """The exact rewrites of DeGMix."""
 
 
+class _PixelDecoder(Decoder):
+    own_folds = PIXEL_FOLDS
+
+    def meet(self, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return states
+
+
 class _GramDecoder(Decoder):
     own_folds = TOKEN_FOLDS
+    has_places = False
 
     def share(self, fused: Tensor) -> Tensor:
         return second_moments(F.layer_norm(fused, fused.shape[-1:]))
+
+    def meet(self, states: tuple[Tensor, ...]) -> Tensor:
+        return functools.reduce(torch.add, states)
 
 
 class FoldedPixelQuery(nn.Module):
@@ -106,18 +119,27 @@ class FoldedPixelQuery(nn.Module):
             self.to_k, self.to_v, self.out = query.to_k, query.to_v, out
         self.out_norm = query.out_norm
 
-    def forward(self, task: Tensor, fused: Tensor) -> Tensor:
+    def forward(self, task: Tensor, fused: Tensor | tuple[Tensor, ...]) -> Tensor:
         n, length, _ = task.shape
-        k, v = (fused, fused) if self.absorbed else (self.to_k(fused), self.to_v(fused))
-        share = 1 if self.absorbed else self.num_heads
         q = self.to_scores(task).view(n, length, self.num_heads, -1)
-        k = k.view(n, self.tasks, length, share, -1).unbind(1)  # T of N L heads|1 hd|d
-        v = v.view(n, self.tasks, length, share, -1).unbind(1)
+        if isinstance(fused, tuple):
+            pairs = [self._keys_and_values(one, 1) for one in fused]
+            k, v = ([pair[index][0] for pair in pairs] for index in (0, 1))
+        else:
+            k, v = self._keys_and_values(fused, self.tasks)  # T of N L heads|1 hd|d
         # One product a task, and not a batch of matrices of T columns: no backend is fast at those.
         scores = torch.stack([(q * key).sum(-1) for key in k], dim=-1).softmax(-1)  # N L heads T
         parts = scores.unsqueeze(-2).unbind(-1)
         attended = sum(s * value for s, value in zip(parts, v, strict=True))
         return task + self.out_norm(self.out(attended.flatten(2)))
+
+    def _keys_and_values(
+        self, fused: Tensor, tasks: int
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        k, v = (fused, fused) if self.absorbed else (self.to_k(fused), self.to_v(fused))
+        shape = (fused.shape[0], tasks, fused.shape[1] // tasks)
+        shape += (1 if self.absorbed else self.num_heads, -1)
+        return k.view(shape).unbind(1), v.view(shape).unbind(1)
 
 
 class FoldedTokenQuery(nn.Module):

@@ -88,6 +88,17 @@ class Network(nn.Module):
         """
         return self
 
+    def split_tasks(self) -> None:
+        """Compute each task apart from the others as far as the function stays the same.
+
+        Raises:
+            ConfigError: The tasks of this network are one.
+        """
+        raise ConfigError(
+            f"{type(self).__module__.rpartition('.')[2]}: its tasks cannot run apart; those of "
+            "demt, demtg and degmix can. Leave out --split, or keep fewer tasks with --tasks"
+        )
+
     def begin(self, losses: Losses) -> None:
         """Before the first step; each of `losses` computes the loss of one batch."""
         partition([m for m in self.modules() if isinstance(m, PartiallyDynamicConv2d)], losses)
