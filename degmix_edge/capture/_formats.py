@@ -7,8 +7,6 @@ import numpy as np
 from degmix_edge.camera import FORMATS, FrameFormat
 from degmix_edge.errors import SourceError
 
-BAYER = ("bayer_rggb", "bayer_bggr", "bayer_gbrg", "bayer_grbg")
-"""Mosaics of one colour a pixel, by the colours of their first two rows."""
 _BYTES = {"rgb": 3, "bgr": 3, "rgba": 4, "bgra": 4, "yuyv": 2, "uyvy": 2}
 """Bytes of a pixel; one in every other layout."""
 
@@ -56,32 +54,4 @@ def to_known(array: np.ndarray, layout: str) -> tuple[np.ndarray, FrameFormat]:
     for known in FORMATS:
         if layout == known:
             return array, known
-    if layout in ("rgba", "bgra"):
-        return np.ascontiguousarray(array[..., :3]), "rgb" if layout == "rgba" else "bgr"
-    if layout == "uyvy":
-        return np.ascontiguousarray(array[..., ::-1]), "yuyv"
-    if layout in BAYER:
-        return _demosaic(array, layout.removeprefix("bayer_")), "rgb"
-    return np.repeat(array[..., None], 3, axis=2), "rgb"
-
-
-def _demosaic(mosaic: np.ndarray, pattern: str) -> np.ndarray:
-    """Interpolate the missing colours of a mosaic bilinearly; (H, W) -> RGB (H, W, 3)."""
-    height, width = mosaic.shape
-    rgb = np.empty((height, width, 3), np.uint8)
-    for channel, colour in enumerate("rgb"):
-        sites = np.zeros((height, width), np.uint16)
-        for place in range(4):
-            if pattern[place] == colour:
-                y, x = divmod(place, 2)
-                sites[y::2, x::2] = mosaic[y::2, x::2]
-        # Mirrored at the border, a pixel meets the same colours as inside.
-        wide = np.pad(sites, 1, "reflect")
-        cross = wide[:-2, 1:-1] + wide[2:, 1:-1] + wide[1:-1, :-2] + wide[1:-1, 2:]
-        if colour == "g":
-            total = cross + 4 * sites
-        else:
-            corners = wide[:-2, :-2] + wide[:-2, 2:] + wide[2:, :-2] + wide[2:, 2:]
-            total = corners + 2 * cross + 4 * sites
-        rgb[..., channel] = (total + 2) >> 2
-    return rgb
+    return np.ascontiguousarray(array[..., :3]), "rgb" if layout == "rgba" else "bgr"

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL.Image
 
-from degmix_edge.camera import FrameFormat
+from degmix_edge.camera import BAYER, FrameFormat
 from degmix_edge.capture._base import CapturedFrame, Source, SourceOptions
 from degmix_edge.capture._checks import is_path, need, only
-from degmix_edge.capture._formats import BAYER, to_known, unpack
+from degmix_edge.capture._formats import to_known, unpack
 from degmix_edge.capture._replay import ReplayClock
 from degmix_edge.errors import InputError, SourceError
 from degmix_edge.preprocess import read_image

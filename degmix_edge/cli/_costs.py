@@ -10,15 +10,7 @@ from degmix_edge.cli._output import Output
 def print_rates(
     output: Output, thing: str | None, text: str, model: str | None, options: dict[str, Any]
 ) -> None:
-    """Print the share of each task of a checkpoint, bundle or model, and what the rates cost.
-
-    Args:
-        output: Where to print.
-        thing: A checkpoint or a split bundle; None where `model` is given.
-        text: The rates, as typed.
-        model: A model that is not trained, by name.
-        options: Its settings, as `inspect` has them.
-    """
+    """Print the share of each task of a checkpoint, bundle or model, and what the rates cost."""
     from degmix_edge.workflows.models import random_checkpoint
     from degmix_edge.workflows.networks import task_names
     from degmix_edge.workflows.rates import rate_cost, rate_line, rate_table, rates_of

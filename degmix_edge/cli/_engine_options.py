@@ -7,6 +7,7 @@ import click
 from degmix_edge.cli._types import BACKEND
 
 ENGINE = [
+    click.option("--share-weights", is_flag=True, help="Write weights of both graphs once."),
     click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True),
     click.option(
         "--dcn",

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from degmix_edge.camera import to_rgb
-from degmix_edge.capture._formats import BAYER, to_known, unpack
+from degmix_edge.camera import BAYER, to_rgb
+from degmix_edge.capture._formats import to_known, unpack
 from degmix_edge.capture._replay import LATE_NS, ReplayClock
 from degmix_edge.errors import SourceError
 
