@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from degmix_edge.camera import FrameFormat, frame_size
+from degmix_edge.camera import BAYER, FrameFormat, frame_size
 from degmix_edge.preprocess import Placement
 from degmix_edge.runtime.maps import TaskMap
 from degmix_edge.tasks import TaskSpec, look
@@ -29,7 +29,9 @@ DEFINITIONS = {
 SEMANTIC, SEGMENTATION = "semseg", "segmentation"
 """The task whose topics are those of Nav2's segmentation node, and what they are called there."""
 ENCODINGS: dict[FrameFormat, str] = {
-    **{"rgb": "rgb8", "bgr": "bgr8", "nv12": "nv12", "yuyv": "yuv422_yuy2"},
+    **{"rgb": "rgb8", "bgr": "bgr8", "nv12": "nv12", "yuyv": "yuv422_yuy2", "uyvy": "yuv422"},
+    **{"grey": "mono8"},
+    **{name: f"{name}8" for name in BAYER},
 }
 """The encoding of an image whose pixels are a camera's frame of each format."""
 

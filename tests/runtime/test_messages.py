@@ -25,7 +25,7 @@ def as_map(array: np.ndarray, spec: TaskSpec) -> TaskMap:
     return TaskMap(array, spec, place(HEIGHT, WIDTH, Fit(height=HEIGHT, width=WIDTH)))
 
 
-def spec_of(name: str, **changes) -> TaskSpec:
+def spec_of(name: str, /, **changes) -> TaskSpec:
     classes = changes.pop("classes", ("wall", "floor") if name in ("semseg", "multi_label") else ())
     return tasks.find(name).spec(classes).model_copy(update=changes)
 
