@@ -11,12 +11,14 @@ import torch
 from conftest import HEIGHT, TASKS, WIDTH, lively_network, shared
 from degmix_training.cost import task_costs
 
+import degmix_edge
 from degmix_edge import build, load
 from degmix_edge.backends import TaskCall
 from degmix_edge.backends.onnxruntime import Backend
 from degmix_edge.bundle.contents import open_bundle, recipe_and_ranges
 from degmix_edge.bundle.golden import unpack
 from degmix_edge.bundle.manifest import GOLDEN, REFRESH_OF_PLACES, REFRESH_OF_SUMS, TRUNK
+from degmix_edge.capture import CapturedFrame
 from degmix_edge.errors import BackendError, ConfigError, DegmixError, GraphError
 from degmix_edge.passes.forms import lower_for_onnxruntime
 from degmix_edge.preprocess import normalise
@@ -382,3 +384,43 @@ def test_a_size_of_several_is_split_too(tmp_path, frames):
             )
     manifest = open_bundle(bundle.path).manifest
     assert manifest.split.shares.keys() == manifest.sizes[0].split.shares.keys()
+
+
+@pytest.mark.parametrize("model", ["degmix", "demtg"])
+def test_a_stream_runs_its_tasks_at_their_rates(split_bundle, pictures, model):
+    frames = [
+        CapturedFrame(pictures[index % len(pictures)], 0, stamp_ns=index * 10**9 // 30)
+        for index in range(16)
+    ]
+    rates = dict(zip(TASKS, (30.0, 10.0, 5.0), strict=False))
+    with load(split_bundle(model, "fp32"), threads=1) as session:
+        with degmix_edge.stream(session, frames, rates=rates) as stream:
+            results = list(stream)
+        by_hand = session.sequence()
+        for result in results:
+            maps = by_hand(frames[result.frame.index].image, tasks=result.fresh)
+            assert set(maps) == set(result.fresh)
+            for task, array in maps.items():
+                np.testing.assert_array_equal(result.maps[task], array, err_msg=task)
+    runs = stream.stats.cameras["camera"].runs
+    first, second, third = (runs[task] for task in rates)
+    assert first == 16
+    assert 5 <= second <= 6
+    assert 3 <= third <= 4
+
+
+def test_a_budget_of_a_split_bundle_leaves_tasks_out(split_bundle, pictures):
+    with load(split_bundle("demtg", "fp32"), threads=1) as session:
+        everything = dict.fromkeys(session.spec.task_names)
+        with degmix_edge.stream(session, rates=everything) as stream:
+            counts = []
+            for index in range(30):
+                if index == 10:
+                    # No room for two tasks, however fast or busy the machine is.
+                    stream.budget_ms = 1e-3
+                stream.put(pictures[0], captured_ns=10**9 + index * 33_000_000)
+                counts.append(len(stream.read(30).fresh))
+    assert counts[:10] == [len(everything)] * 10
+    assert counts[10:] == [1] * 20
+    ran = stream.stats.cameras["camera"].runs
+    assert max(ran.values()) - min(ran.values()) <= 1  # they take turns
