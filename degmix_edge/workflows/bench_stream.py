@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -149,7 +150,7 @@ class StreamBench:
     @property
     def period_ms(self) -> float:
         """Milliseconds between two frames of the source."""
-        return 1000 / self.offered_hz
+        return 1000 / self.offered_hz if self.offered_hz else math.inf
 
     @property
     def is_too_slow(self) -> bool:

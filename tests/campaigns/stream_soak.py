@@ -202,14 +202,16 @@ def _left(before: dict[str, list[str]]) -> dict[str, list[str]]:
     return after
 
 
-def sources(folder: Path, kinds: tuple[str, ...]) -> Iterator[Source]:
+def sources(
+    folder: Path, kinds: tuple[str, ...], recorded_s: float = RECORDED_S
+) -> Iterator[Source]:
     """Yield the sources of these kinds: `synthetic`, `recording`, or `paced`."""
     for kind in kinds:
         if kind == "synthetic":
             yield open_source(f"synthetic:{SIZE[1]}x{SIZE[0]}@{RATE_HZ:g}")
         elif kind == "recording":
             path = folder / "thirty_hertz.mcap"
-            write_recording(path)
+            write_recording(path, recorded_s)
             yield open_source(str(path), SourceOptions(loop=True))
         else:
             yield PacedSource(moving_frames(int(RATE_HZ)), RATE_HZ)
@@ -224,8 +226,8 @@ def moving_frames(count: int) -> list[np.ndarray]:
     return [np.ascontiguousarray(np.roll(wall, step * index, axis=1)) for index in range(count)]
 
 
-def write_recording(path: Path) -> None:
-    """Write ten seconds of raw images at 30 frames a second, as a bag of ROS 2 in MCAP."""
+def write_recording(path: Path, seconds: float) -> None:
+    """Write raw images at 30 frames a second, as a bag of ROS 2 in MCAP."""
     from rosbags.rosbag2 import StoragePlugin, Writer
     from rosbags.typesys import Stores, get_typestore
 
@@ -237,7 +239,7 @@ def write_recording(path: Path) -> None:
     folder = path.with_suffix("")
     with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         topic = writer.add_connection("/camera/image_raw", image.__msgtype__, typestore=types)
-        for index in range(int(RECORDED_S * RATE_HZ)):
+        for index in range(int(seconds * RATE_HZ)):
             stamp = 1_700_000_000_000_000_000 + int(index / RATE_HZ * 1e9)
             message = image(
                 header=header(moment(stamp // 10**9, stamp % 10**9), "camera"),
@@ -293,7 +295,7 @@ def table(soaks: list[Soak], endings: list[Ending]) -> str:
         slope, error = one.slope_mb_per_hour, one.slope_error
         memory = ("-", "-") if slope is None else (f"{slope:.2f}", f"{error or 0:.2f}")
         lines.append(
-            f"{one.source[-28:]:28} {one.seconds:5.0f} {one.captured:7} {one.lost:5} "
+            f"{one.source.rpartition('/')[2]:28} {one.seconds:5.0f} {one.captured:7} {one.lost:5} "
             f"{one.delivered:6} {sum(one.dropped.values()):7} {one.age_p50_ms:8.1f} "
             f"{one.age_p95_ms:7.1f} {one.age_limit_ms:7.1f} {memory[0]:>7} {memory[1]:>6}  "
             f"{'; '.join(one.problems) or 'passed'}"

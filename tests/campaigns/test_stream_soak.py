@@ -15,20 +15,21 @@ def bundle(bundles):
     return bundles["int8"].path
 
 
-def test_a_slice_with_a_consumer_that_stalls(bundle, tmp_path):
+@pytest.mark.parametrize("kind", ["synthetic", "recording", "paced"])
+def test_a_slice_with_a_consumer_that_stalls(bundle, tmp_path, kind):
     with degmix_edge.load(bundle, threads=1) as session:
         session(moving_frames(1)[0])
-        (source,) = sources(tmp_path, ("paced",))
-        found = soak(session, source, 3.0, stall_s=0.2)
+        (source,) = sources(tmp_path, (kind,), recorded_s=1)
+        found = soak(session, source, 2.5, stall_s=0.2)
     assert found.wrong_sums == 0
     assert not any(found.left.values()), found.left
-    assert found.captured + found.lost >= 80
+    assert found.captured + found.lost >= 60
     assert found.captured == found.delivered + sum(found.dropped.values())
     assert found.dropped["newer result"] > 0
     assert 0 < found.age_p50_ms <= found.age_p95_ms
     # The machine of a test is busy, so that only what is far beyond the limit counts here.
     assert found.age_p95_ms < 3 * found.age_limit_ms
-    assert source.name in table([found], [])
+    assert table([found], []).splitlines()[1].startswith(source.name.rpartition("/")[2])
 
 
 @pytest.mark.parametrize("how", ENDINGS)

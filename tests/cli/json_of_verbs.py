@@ -18,7 +18,16 @@ from degmix_edge.cli import invoke
 EXPECTED = Path(__file__).with_name("verbs.json")
 VOLATILE = {
     *("seconds", "created", "date", "cpu", "cores", "system", "python", "machine", "versions"),
-    *("percentiles", "total_ms", "net_ms", "saving_ms", "speedup_net", "size_bytes", "commit"),
+    *(
+        "percentiles",
+        "total_ms",
+        "net_ms",
+        "saving_ms",
+        "speedup_net",
+        "size_bytes",
+        "commit",
+        "stream",
+    ),
     *("checks", "key", "files_sha256", "sha256", "trials", "int8_layers", "median_net_ms"),
 }
 """Keys whose values belong to a machine or a moment; that they are there is compared."""
@@ -40,6 +49,7 @@ VERBS = {
     "save": ["compare", "robot.degmix", "--data", "synthetic:2", "--save-results", "r.json"],
     "load": ["compare", "robot.degmix", "--data", "synthetic:2", "--load-results", "r.json"],
     "bench": ["bench", "robot.degmix", "--against", "torch", "--calls", "3"],
+    "bench stream": ["bench", "robot.degmix", "--data", "synthetic:2", "--seconds", "1"],
     "inspect bundle": ["inspect", "robot.degmix", "--nodes"],
     "inspect onnx": ["inspect", "a.onnx"],
     "inspect checkpoint": ["inspect", "degmix_tiny"],

@@ -425,6 +425,15 @@ def test_a_run_records_itself_and_compares(small, pictures, tmp_path):
     assert read_record(path)["delivered"] == second.delivered
 
 
+KEYS = set(
+    "bundle backend precision source rates seconds ended offered offered_hz delivered".split()
+)
+KEYS |= set("achieved_hz in_stream missed deadline_ms late age_ms latency_ms call_ms".split())
+KEYS |= set("stages_ms jitter_ms gaps longest_gap_ms task_hz after_idle usage board".split())
+KEYS |= {"machine", "figures"}
+"""What programs read from a run, in `--json` and under `degmix` of a record: keys stay."""
+
+
 @pytest.mark.slow
 def test_the_command_line(cli, small, pictures, tmp_path):
     photos, path = tmp_path / "photos", tmp_path / "run.json"
@@ -435,6 +444,7 @@ def test_the_command_line(cli, small, pictures, tmp_path):
     assert code == 0, err
     values = json.loads(out)
     assert values["comparison"] is None
+    assert set(values["stream"]) == KEYS
     assert values["stream"]["delivered"] == json.loads(path.read_text())["degmix"]["delivered"]
     code, _, err = cli(*base, "--compare", path, "--idle", "0.01")
     assert code == 0, err
