@@ -112,7 +112,8 @@ def is_metric(spec: TaskSpec) -> bool:
 
 def known_depth(depth: np.ndarray) -> np.ndarray:
     """Return depth with NaN where a network gives zero or less, which is no distance."""
-    return np.asarray(np.where(depth > 0, depth, np.float32(np.nan)))
+    is_known = depth > 0
+    return depth if is_known.all() else np.where(is_known, depth, np.float32(np.nan))
 
 
 def map_topic(spec: TaskSpec, tasks: Iterable[TaskSpec]) -> str:
