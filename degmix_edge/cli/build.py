@@ -9,10 +9,9 @@ import click
 
 from degmix_edge.cli import _build_options
 from degmix_edge.cli._build_options import BUDGET, PRECISION
-from degmix_edge.cli._engine_options import ENGINE
 from degmix_edge.cli._input_options import INPUT
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._types import NAME_OR_FILE, PATH
+from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH
 from degmix_edge.cli._verb import Group, example, verb
 
 if TYPE_CHECKING:
@@ -23,6 +22,25 @@ EXAMPLE = example(
     "build engine degmix_tiny --calib photos/ --out robot.degmix",
     "build engine -c robot.yaml --dry-run",
 )
+ENGINE = [
+    click.option("--share-weights", is_flag=True, help="Write weights of both graphs once."),
+    click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True),
+    click.option(
+        "--dcn",
+        type=click.Choice(["auto", "plugin", "offsets", "builtin", "gridsample"]),
+        default="auto",
+        show_default=True,
+        help="TensorRT: the form of deformable convolutions; auto times each.",
+    ),
+    click.option(
+        "--version-compatible", is_flag=True, help="TensorRT: runs with later versions too."
+    ),
+    click.option(
+        "--hardware-compatible", is_flag=True, help="TensorRT: runs on any card since Ampere."
+    ),
+    click.option("--dla-core", type=click.IntRange(0), help="TensorRT on Orin: experimental."),
+    click.option("--split", is_flag=True, help="ONNX Runtime: tasks run at their own rates."),
+]
 
 
 @click.group(cls=Group)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from degmix_edge.cli._costs import print_model, print_rates
 from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import DATA_SET, MODEL, NAME_OR_FILE, SIZE, TASKS
 from degmix_edge.cli._verb import example, verb
@@ -35,11 +33,7 @@ EXAMPLE = example("inspect robot.degmix --nodes")
     help="Data set whose classes it has; default: nyud, else one that fits.",
 )
 @click.option("--set", "overrides", multiple=True, metavar="A=VALUE", help="Other model settings.")
-@click.option(
-    "--rates",
-    metavar="TASK=HZ,...",
-    help="What tasks at their own rates would cost: depth=30,semseg=10 (see `build --split`).",
-)
+@click.option("--rates", metavar="A=HZ,...", help="What tasks at their own rates would cost.")
 @verb
 def command(
     output: Output, thing: str | None, nodes: bool, model: str | None, **options: Any
@@ -48,10 +42,10 @@ def command(
     if (thing is None) == (model is None):
         raise click.UsageError("give a bundle, ONNX file or checkpoint, or --model NAME")
     if (rates := options.pop("rates")) is not None:
-        print_rates(output, thing, rates, model, options)
+        _rates(output, rates, thing, model, options)
         return
     if model is not None:
-        print_model(output, model, options)
+        _model(output, model, options)
         return
     from degmix_edge.workflows.describe import BundleContents, OnnxContents, describe
 
@@ -64,45 +58,48 @@ def command(
         _checkpoint(output, contents)
 
 
-def _bundle(output: Output, found: BundleContents, nodes: bool) -> None:
-    from degmix_edge.bundle.contract import contract_lines
+def _rates(
+    output: Output, text: str, thing: str | None, model: str | None, options: dict[str, Any]
+) -> None:
+    from degmix_edge.workflows.rates import model_at, rate_cost, rate_line, rate_table, rates_of
 
-    manifest, recipe, spec = found.manifest, found.recipe, found.manifest.network
-    output.say(f"{found.path}: {spec.model}, {manifest.precision}, built {manifest.created}")
-    output.say(f"source: {spec.source.name} ({spec.source.sha256[:12]})")
-    for size, agreed in found.sizes.items():
-        if len(found.sizes) > 1:
-            output.say(f"size {size}:")
-        for line in contract_lines(agreed):
-            output.say(line)
-    for engine in manifest.engines:
-        output.say(f"engine: {engine.backend} {engine.version} on {engine.device}")
-    if manifest.split is not None:
-        parts = (f"{name} {100 * share:.1f} %" for name, share in manifest.split.shares.items())
-        output.say(f"runs any subset of its tasks; shares of a call: {', '.join(parts)}")
-    output.say(f"weighted nodes in {recipe.precision}: {len(recipe.nodes(recipe.precision))}")
-    kept = Counter(p.reason for p in recipe.placements if p.precision == "fp32")
-    for reason, count in kept.items():
-        output.say(f"  fp32: {count} x {reason}")
+    found = rate_cost(thing if model is None else model_at(model, **options), rates_of(text))
+    output.table(*rate_table(found))
+    output.say(rate_line(found))
+    output.result({"split": found.split, "rates": found.rates, "cost": found.cost})
+
+
+def _model(output: Output, model: str, options: dict[str, Any]) -> None:
+    from degmix_edge.workflows.models import cost_table, cost_values, model_cost
+    from degmix_edge.workflows.networks import task_names
+
+    options["tasks"] = task_names(options["tasks"], model)
+    cost = model_cost(model, options.pop("size"), **options)
+    output.table(*cost_table(cost))
+    output.say("GMAC: billions of multiply-adds an image, attention and deformable ones included")
+    output.result(cost_values(cost))
+
+
+def _bundle(output: Output, found: BundleContents, nodes: bool) -> None:
+    from degmix_edge.workflows.describe import bundle_lines
+
+    for line in bundle_lines(found):
+        output.say(line)
     if nodes:
-        rows = [[p.node, p.op, p.precision, p.reason] for p in recipe.placements]
+        rows = [[p.node, p.op, p.precision, p.reason] for p in found.recipe.placements]
         output.table("recipe", ["node", "operator", "precision", "reason"], rows)
     sizes = found.size_bytes
     output.table("files", ["file", "bytes"], [[n, f"{s:,}"] for n, s in sizes.items()])
-    values = {"manifest": manifest, "contract": found.contract, "recipe": recipe}
+    values = {"manifest": found.manifest, "contract": found.contract, "recipe": found.recipe}
     values |= {"sizes": found.sizes} if len(found.sizes) > 1 else {}
     output.result({**values, "size_bytes": sizes})
 
 
 def _onnx(output: Output, found: OnnxContents) -> None:
-    nodes = sum(found.operators.values())
-    output.say(f"{found.path}: opset {found.opset}, {nodes} nodes, {found.size_bytes:,} bytes")
-    for kind, shapes in (("input", found.inputs), ("output", found.outputs)):
-        for name, shape in shapes.items():
-            output.say(f"{kind}: {name} {shape}")
-    output.say("operators: " + ", ".join(f"{op} {n}" for op, n in found.operators.items()))
-    if not found.described:
-        output.say("no degmix metadata: tasks are known by output names")
+    from degmix_edge.workflows.describe import onnx_lines
+
+    for line in onnx_lines(found):
+        output.say(line)
     names = ("path", "opset", "inputs", "outputs", "operators", "size_bytes")
     output.result({name: getattr(found, name) for name in names})
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from degmix_edge.bundle.contents import open_bundle, recipe_and_ranges
-from degmix_edge.bundle.contract import Contract, contract
+from degmix_edge.bundle.contract import Contract, contract, contract_lines
 from degmix_edge.bundle.manifest import Manifest, size_text
 from degmix_edge.bundle.ready import ENDING, located
 from degmix_edge.quant.recipe import Recipe
@@ -93,6 +93,35 @@ def score_table(title: str, scores: Mapping[str, Score]) -> tuple[str, list[str]
         for task, s in scores.items()
     ]
     return title, ["task", "metric", "value", "best constant"], rows
+
+
+def bundle_lines(found: BundleContents) -> list[str]:
+    """Return what a bundle holds as lines of text for people."""
+    manifest, recipe, spec = found.manifest, found.recipe, found.manifest.network
+    lines = [f"{found.path}: {spec.model}, {manifest.precision}, built {manifest.created}"]
+    lines.append(f"source: {spec.source.name} ({spec.source.sha256[:12]})")
+    for size, agreed in found.sizes.items():
+        lines += [f"size {size}:"] if len(found.sizes) > 1 else []
+        lines += contract_lines(agreed)
+    lines += [f"engine: {e.backend} {e.version} on {e.device}" for e in manifest.engines]
+    if manifest.split is not None:
+        parts = (f"{name} {100 * share:.1f} %" for name, share in manifest.split.shares.items())
+        lines.append(f"runs any subset of its tasks; shares of a call: {', '.join(parts)}")
+    lines.append(f"weighted nodes in {recipe.precision}: {len(recipe.nodes(recipe.precision))}")
+    kept = Counter(place.reason for place in recipe.placements if place.precision == "fp32")
+    return [*lines, *(f"  fp32: {count} x {reason}" for reason, count in kept.items())]
+
+
+def onnx_lines(found: OnnxContents) -> list[str]:
+    """Return what an ONNX file holds as lines of text for people."""
+    nodes = sum(found.operators.values())
+    lines = [f"{found.path}: opset {found.opset}, {nodes} nodes, {found.size_bytes:,} bytes"]
+    for kind, shapes in (("input", found.inputs), ("output", found.outputs)):
+        lines += [f"{kind}: {name} {shape}" for name, shape in shapes.items()]
+    lines.append("operators: " + ", ".join(f"{op} {n}" for op, n in found.operators.items()))
+    if not found.described:
+        lines.append("no degmix metadata: tasks are known by output names")
+    return lines
 
 
 def _bundle(path: Path) -> BundleContents:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.bundle.manifest import TRUNK, Split
 from degmix_edge.errors import ConfigError
 from degmix_edge.registry import unknown
+from degmix_edge.workflows.models import random_checkpoint
+from degmix_edge.workflows.networks import check_split, read_checkpoint, task_names
+
+if TYPE_CHECKING:
+    from degmix_training.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -68,12 +73,27 @@ def rate_cost(network: Any, rates: Mapping[str, float]) -> RateCost:
     else:
         from degmix_training.cost import task_costs
 
-        from degmix_edge.workflows.networks import check_split, read_checkpoint
-
         check_split(network, None)
         checkpoint = read_checkpoint(network)
         split = task_costs(checkpoint.network, checkpoint.card.height, checkpoint.card.width)
     return cost_at(split, rates)
+
+
+def model_at(
+    model: str, size: tuple[int, int], tasks: str | Sequence[str] | None, **settings: Any
+) -> Checkpoint:
+    """Return a model that is not trained, whose tasks cost what those of a trained one do.
+
+    Args:
+        model: Entry of `degmix_training.models`.
+        size: Height and width of its input in pixels.
+        tasks: Its tasks, as `networks.task_names` takes them.
+        **settings: As `models.random_checkpoint` takes them.
+
+    Raises:
+        ConfigError: No such model, or settings that do not fit it.
+    """
+    return random_checkpoint(model, size, tasks=task_names(tasks, model), **settings)
 
 
 def cost_at(split: Split, rates: Mapping[str, float]) -> RateCost:
@@ -109,8 +129,10 @@ def rate_table(found: RateCost) -> tuple[str, list[str], list[list[str]]]:
 
 def rate_line(found: RateCost) -> str:
     """What the rates cost, in sentences."""
+    split = found.split
+    when = f"on one frame in {split.refresh}"
+    when += ", and on frames that run a task with pauses" if split.has_places else ""
     return (
         f"at these rates, a frame costs {100 * found.cost:.0f} % of all tasks on every frame, in "
-        f"multiply-adds; a task that does not run costs its mixer, on one frame in "
-        f"{found.split.refresh}"
+        f"multiply-adds; a task that does not run costs its mixer {when}"
     )
