@@ -79,10 +79,12 @@ class Source(ABC):
         name: What messages call the source.
         is_live: Whether frames come when they come, so that one that nobody takes is dropped. A
             source that is not live waits, and no frame of it is lost.
+        skipped: Frames that were ready and not given, because a newer one was ready too.
     """
 
     name: str
     is_live: bool = True
+    skipped: int = 0
 
     @abstractmethod
     def open(self) -> None:

@@ -63,6 +63,7 @@ class Lane:
         stats.captured += 1
         stats.in_stream += 1
         stats.lost += frame.lost
+        stats.skipped = self.source.skipped if self.source else 0
         if frame.stamp_ns is not None:
             stats.stamps_back += self._stamp_ns is not None and frame.stamp_ns < self._stamp_ns
             self._stamp_ns = frame.stamp_ns

@@ -69,6 +69,7 @@ class CameraStats:
         dropped: Frames by the cause of their loss; see `CAUSES`.
         in_stream: Frames on their way.
         lost: Frames that the driver or the network lost before this process saw them.
+        skipped: Frames that were ready in the source and not taken, because a newer one was too.
         reconnects: How often the source broke and was opened again.
         stamps_back: Frames whose stamp was earlier than that of the frame before.
         runs: How often each task ran.
@@ -81,6 +82,7 @@ class CameraStats:
     dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CAUSES, 0))
     in_stream: int = 0
     lost: int = 0
+    skipped: int = 0
     reconnects: int = 0
     stamps_back: int = 0
     runs: dict[str, int] = field(default_factory=dict)

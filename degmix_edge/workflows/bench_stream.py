@@ -363,8 +363,8 @@ class _Run:
 
     def _stats(self) -> CameraStats:
         found = self.stream.stats.cameras[CAMERA]
-        # Sources that replay or render leave frames out themselves where they come too late.
-        return dataclasses.replace(found, lost=found.lost + getattr(self.source, "skipped", 0))
+        # A source that replays or renders skips frames itself where they come too late.
+        return dataclasses.replace(found, lost=found.lost + found.skipped)
 
 
 def _latencies(values: np.ndarray) -> dict[str, float]:

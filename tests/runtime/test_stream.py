@@ -51,6 +51,7 @@ class Camera(Source):
         self.index += 1
         stamp = index if self.stamp is None else self.stamp(index)
         picture = self.pictures[index % len(self.pictures)]
+        self.skipped += 2  # as if two more frames had been ready
         return CapturedFrame(
             picture, now, now, stamp, "test", index - self.base, frame_id="optical"
         )
@@ -118,6 +119,7 @@ def test_a_slow_consumer_gets_the_newest_frame_and_drops_are_counted(session, pi
     assert counts.dropped[NEWER_RESULT] > 8
     assert counts.dropped[STOPPED] <= 3
     assert counts.captured > 50
+    assert counts.skipped == 2 * counts.captured
     assert {"queue_ms", "pre_ms", "net_ms", "post_ms", "take_ms"} == stages[0].keys()
     # The result lay there at most as long as the next one took to come.
     assert np.median(ages) < 60
