@@ -35,7 +35,9 @@ DIAGNOSTICS = {"/diagnostics": "diagnostic_msgs/msg/DiagnosticArray"}
 MAPS = {"/segmentation/mask": IMAGE, "/depth/image": IMAGE, "/normals/image": IMAGE}
 REMAP = ("-r", "image:=/camera/image_raw")
 FRAME = "camera_optical"
-DOMAINS = itertools.count(100 + 20 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+DOMAINS = itertools.count(5 + 25 * (WORKER % 4))
+"""Each test has its own. The ports of domains above 101 may belong to other programs."""
 K = [70.0, 0, 60, 0, 72, 33, 0, 0, 1]
 CALIBRATION = {"height": 80, "width": 120, "k": K, "r": np.eye(3).ravel().tolist(), "d": [0.0] * 5}
 CALIBRATION["p"] = [70.0, 0, 60, 0, 0, 72, 33, 0, 0, 0, 1, 0]
