@@ -95,10 +95,23 @@ def group(spec: TaskSpec) -> str:
         return SEGMENTATION
     name = re.sub(r"\W", "_", spec.name, flags=re.ASCII)
     name = f"_{name}" if name[0].isdigit() else name
-    is_depth = spec.metric == "rmse" and not spec.components
-    # The inverse of a network's output is in metres only if somebody gave its scale.
-    is_metric = spec.unit == "m" and not (spec.decode == "reciprocal" and spec.scale == 1)
-    return f"{name}_relative" if is_depth and not is_metric else name
+    return f"{name}_relative" if is_depth(spec) and not is_metric(spec) else name
+
+
+def is_depth(spec: TaskSpec) -> bool:
+    """Whether the values are distances along the optical axis, of whatever unit."""
+    return spec.metric == "rmse" and not spec.components
+
+
+def is_metric(spec: TaskSpec) -> bool:
+    """Whether depth is in metres. An output's inverse is in metres only if it was given a scale."""
+    return spec.unit == "m" and not (spec.decode == "reciprocal" and spec.scale == 1)
+
+
+def known_depth(depth: np.ndarray) -> np.ndarray:
+    """Return depth with NaN where a network gives zero or less, which is no distance."""
+    is_known = depth > 0
+    return depth if is_known.all() else np.where(is_known, depth, np.float32(np.nan))
 
 
 def map_topic(spec: TaskSpec, tasks: Iterable[TaskSpec]) -> str:
@@ -133,6 +146,7 @@ def map_content(task_map: TaskMap) -> ImageContent:
         array, encoding = np.rint(shares * 255).astype(np.uint8), "mono8"
     else:
         array = array.astype(np.float32, copy=False)
+        array = known_depth(array) if is_depth(task_map.spec) else array
         encoding = f"32FC{array.shape[2] if array.ndim == 3 else 1}"
     height, width = array.shape[:2]
     return ImageContent(encoding, height, width, np.ascontiguousarray(array))
