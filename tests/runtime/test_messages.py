@@ -25,9 +25,9 @@ def as_map(array: np.ndarray, spec: TaskSpec) -> TaskMap:
     return TaskMap(array, spec, place(HEIGHT, WIDTH, Fit(height=HEIGHT, width=WIDTH)))
 
 
-def spec_of(name: str, /, **changes) -> TaskSpec:
-    classes = changes.pop("classes", ("wall", "floor") if name in ("semseg", "multi_label") else ())
-    return tasks.find(name).spec(classes).model_copy(update=changes)
+def spec_of(task: str, **changes) -> TaskSpec:
+    classes = changes.pop("classes", ("wall", "floor") if task in ("semseg", "multi_label") else ())
+    return tasks.find(task).spec(classes).model_copy(update=changes)
 
 
 def random_map(spec: TaskSpec) -> TaskMap:
@@ -75,9 +75,11 @@ def test_many_classes_have_16_bits():
     assert class_map(spec)[299] == (299, "299")
 
 
-def test_depth_keeps_nan_and_a_probability_has_none():
+def test_unknown_depth_is_nan_and_a_probability_has_none():
     values = np.array([[np.nan, 0.0, 0.5, 1.0]], np.float32)
-    assert np.isnan(map_content(as_map(values, spec_of("depth"))).array[0, 0])
+    for name in ("depth", "inverse_depth"):
+        found = map_content(as_map(values, spec_of(name))).array
+        np.testing.assert_array_equal(found, [[np.nan, np.nan, 0.5, 1.0]])
     assert map_content(as_map(values, spec_of("edge"))).array.tolist() == [[0, 0, 128, 255]]
 
 

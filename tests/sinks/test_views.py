@@ -11,7 +11,7 @@ import aiohttp
 import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from recorded import START_NS, frames, results
+from recorded import START_NS, as_sent, frames, results
 from rerun.chunk import RrdReader
 
 import degmix_edge
@@ -216,12 +216,12 @@ def test_foxglove_gets_numbers_and_pictures(session, found):
         result = by_stamp[logged_ns]
         expected = {
             "/camera/image_raw": result.frame.image,
-            "/camera/depth/image": result.maps["depth"],
+            "/camera/depth/image": as_sent(result.maps["depth"]),
             "/camera/depth/colour": None,  # its limit is that of the frames before, too
             "/camera/segmentation/image": result.maps["semseg"],
             "/camera/segmentation/colour": result.maps["semseg"].colour(),
             "/camera/normals/colour": result.maps["normals"].colour(),
-            "/camera/edge/image": np.rint(np.asarray(result.maps["edge"]) * 255).astype(np.uint8),
+            "/camera/edge/image": as_sent(result.maps["edge"]),
         }[topic]
         if expected is not None:
             assert message.data == np.asarray(expected).tobytes(), topic
