@@ -90,5 +90,9 @@ class SourceError(DegmixError):
     exit_code = 15
 
 
+class DegmixWarning(UserWarning):
+    """Something that a user should notice, although nothing failed."""
+
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, by the convention of shells: 128 + SIGINT."""

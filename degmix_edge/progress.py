@@ -20,6 +20,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal
 
+from degmix_edge.errors import DegmixWarning
+
 Kind = Literal["step", "finished", "note", "warning", "table"]
 
 
@@ -79,7 +81,7 @@ def note(text: str, name: str = "") -> None:
 def warn(text: str, name: str = "") -> None:
     """Tell people one line that they should notice. Without a listener it is a Python warning."""
     if _LISTENER.get() is None:
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(text, DegmixWarning, stacklevel=3)
     else:
         emit(Event(name, "warning", detail=text))
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
-from degmix_edge.errors import ConfigError
+from degmix_edge.errors import ConfigError, DegmixWarning
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -213,4 +213,4 @@ def _warn(text: str) -> None:
     """Warn once a process, whatever the warning filters are."""
     if text not in _warned:
         _warned.add(text)
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(text, DegmixWarning, stacklevel=3)

@@ -25,7 +25,7 @@ from degmix_edge.backends._base import (
 )
 from degmix_edge.camera import RawFrame
 from degmix_edge.config import cache_folder
-from degmix_edge.errors import BackendError, BuildError, DegmixError, GraphError
+from degmix_edge.errors import BackendError, BuildError, DegmixError, DegmixWarning, GraphError
 from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.nvidia import cuda
 from degmix_edge.nvidia.arrays import DeviceArray
@@ -132,7 +132,9 @@ class Backend(EngineBackend):
         if refused:
             why = "; ".join(f"{form}: {reason}" for form, reason in refused.items())
             warnings.warn(
-                f"--dcn {fastest} is used, as others cannot be built. {why}", stacklevel=2
+                f"--dcn {fastest} is used, as others cannot be built. {why}",
+                category=DegmixWarning,
+                stacklevel=2,
             )
         _, inspected, built = found[fastest]
         said = {
@@ -246,7 +248,7 @@ class Backend(EngineBackend):
                 rest = {n: zeros for n, zeros in lane.zeros().items() if n not in names}
                 lane.run(rest, {name: [black] for name in names})
         except DegmixError as error:
-            warnings.warn(f"frames are fitted on the CPU: {error}", stacklevel=2)
+            warnings.warn(f"frames are fitted on the CPU: {error}", DegmixWarning, stacklevel=2)
             return False
         return True
 

@@ -20,7 +20,7 @@ from degmix_edge.capture._base import CapturedFrame, Source, SourceOptions
 from degmix_edge.capture._checks import is_path, need, only
 from degmix_edge.capture._formats import to_known, unpack
 from degmix_edge.capture._replay import ReplayClock
-from degmix_edge.errors import InputError, SourceError
+from degmix_edge.errors import DegmixWarning, InputError, SourceError
 from degmix_edge.preprocess import read_image
 from degmix_edge.registry import unknown
 
@@ -297,7 +297,7 @@ class BagSource(Source):
         if reason not in self._warned:
             self._warned.add(reason)
             text = text.removeprefix(f"{self.path}: ")
-            warnings.warn(f"{self.path}: {text}", stacklevel=2)
+            warnings.warn(f"{self.path}: {text}", DegmixWarning, stacklevel=2)
 
 
 def _info_topic(topic: str, is_compressed: bool) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from degmix_edge.capture._base import CapturedFrame, Source, SourceOptions
 from degmix_edge.capture._checks import is_path, only
 from degmix_edge.capture._replay import ReplayClock
-from degmix_edge.errors import InputError, SourceError
+from degmix_edge.errors import DegmixWarning, InputError, SourceError
 from degmix_edge.preprocess import ENDINGS, list_images, read_image
 
 EXPECTED = "a folder of images, or a pattern such as 'shots/*.png'"
@@ -93,7 +93,7 @@ class ImagesSource(Source):
             except InputError as error:
                 if not self.is_live:
                     raise SourceError(str(error)) from error
-                warnings.warn(f"{error}; it is lost", stacklevel=2)
+                warnings.warn(f"{error}; it is lost", DegmixWarning, stacklevel=2)
                 lost += 1
                 continue
             due = None

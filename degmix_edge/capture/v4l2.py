@@ -39,7 +39,7 @@ from degmix_edge.capture._v4l2_device import (
     list_cameras,
     listed,
 )
-from degmix_edge.errors import SourceError
+from degmix_edge.errors import DegmixWarning, SourceError
 
 __all__ = ["Camera", "CameraMode", "CameraSource", "Device", "list_cameras"]
 EXPECTED = "a camera (/dev/video0, or its number)"
@@ -314,6 +314,7 @@ class CameraSource(Source):
             warnings.warn(
                 f"{self.name}: the driver's stamps are {(now - stamp) / 1e9:.3f} s before now, so "
                 "they are of another clock; the age of frames is unknown",
+                category=DegmixWarning,
                 stacklevel=2,
             )
         return None

@@ -25,7 +25,7 @@ Exit codes:
   4 images   5 checkpoint       6 ONNX graph        7 tensor shape
   8 build    9 bundle          10 backend          11 CUDA
  12 output target              13 out of tolerance 14 training
-130 interrupted
+ 15 camera or other source    130 interrupted
 """
 
 

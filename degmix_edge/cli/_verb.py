@@ -12,6 +12,7 @@ import click
 
 from degmix_edge.cli._listener import Listener
 from degmix_edge.cli._output import Output
+from degmix_edge.errors import DegmixWarning
 from degmix_edge.progress import listening
 
 
@@ -45,7 +46,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
         output = Output(as_json, quiet=quiet, verbose=verbose, log=log_file)
         listener = Listener(output)
         with warnings.catch_warnings(), listening(listener.hear):
-            warnings.showwarning = lambda message, *rest, **more: _show(output, message)
+            warnings.showwarning = lambda message, kind, *rest, **more: _show(output, message, kind)
             try:
                 function(output, **options)
             finally:
@@ -55,9 +56,9 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _show(output: Output, message: Warning | str) -> None:
+def _show(output: Output, message: Warning | str, kind: type[Warning]) -> None:
     # Libraries' own deprecation notes are not for the people who type verbs.
-    if isinstance(message, UserWarning) and "degmix" in str(message):
+    if issubclass(kind, DegmixWarning):
         output.warn(str(message))
 
 

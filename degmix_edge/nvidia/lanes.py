@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from degmix_edge.camera import DLPACK_CUDA, RawFrame
-from degmix_edge.errors import BackendError, CudaError, DegmixError
+from degmix_edge.errors import BackendError, CudaError, DegmixError, DegmixWarning
 from degmix_edge.nvidia import cuda
 from degmix_edge.nvidia.arrays import DeviceArray, ForeignImage, foreign_image
 from degmix_edge.nvidia.driver import Event, Stream
@@ -94,7 +94,9 @@ class Lane:
         except DegmixError as error:
             self._drop_graph()
             warnings.warn(
-                f"the engine runs without a CUDA graph, a little slower: {error}", stacklevel=2
+                f"the engine runs without a CUDA graph, a little slower: {error}",
+                category=DegmixWarning,
+                stacklevel=2,
             )
 
     def zeros(self) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from degmix_edge.bundle.contents import Bundle, recipe_and_ranges
 from degmix_edge.bundle.golden import differences, unpack
 from degmix_edge.bundle.manifest import GOLDEN, MODEL, Engine, engine_key
 from degmix_edge.config import cache_folder
-from degmix_edge.errors import BackendError, OutputError
+from degmix_edge.errors import BackendError, DegmixWarning, OutputError
 from degmix_edge.files import sha256, write_file
 from degmix_edge.graph.self_contained import check_self_contained
 
@@ -44,15 +44,19 @@ def engine_bytes(bundle: Bundle, backend: type[EngineBackend], *, rebuild: bool 
     if not backend.runs_model:
         if not rebuild:
             raise BackendError(f"{why}. {again}")
-        warnings.warn(f"{why}: building one, for minutes. {again}", stacklevel=3)
+        warnings.warn(f"{why}: building one, for minutes. {again}", DegmixWarning, stacklevel=3)
         found = _build(bundle, backend, model)
         _keep(kept, found)
         return found
     found, how = _replaced(bundle, backend, model) if rebuild else (None, "")
     if found is None:
-        warnings.warn(f"{why}: {how}using {MODEL}, which is slower. {again}", stacklevel=3)
+        warnings.warn(
+            f"{why}: {how}using {MODEL}, which is slower. {again}",
+            category=DegmixWarning,
+            stacklevel=3,
+        )
         return model
-    warnings.warn(f"{why}: {how}, and kept in {kept.parent}. {again}", stacklevel=3)
+    warnings.warn(f"{why}: {how}, and kept in {kept.parent}. {again}", DegmixWarning, stacklevel=3)
     _keep(kept, found)
     return found
 

@@ -21,7 +21,7 @@ from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.bundle.manifest import Manifest, Split
 from degmix_edge.bundle.signing import policy
 from degmix_edge.camera import KERNEL_FORMATS, FrameFormat, RawFrame, check_format
-from degmix_edge.errors import BackendError, ConfigError, InputError
+from degmix_edge.errors import BackendError, ConfigError, DegmixWarning, InputError
 from degmix_edge.graph.split_names import PREFIX
 from degmix_edge.network import NetworkSpec
 from degmix_edge.preprocess import Fit, Placement
@@ -501,6 +501,7 @@ def _check_engine(session: Session, runner: EngineBackend, opened: Bundle) -> No
         warnings.warn(
             f"{opened.path}: is a split bundle, and the {runner.name} engine that runs here is not "
             "split: every call runs all tasks",
+            category=DegmixWarning,
             stacklevel=3,
         )
     if tensors is None:

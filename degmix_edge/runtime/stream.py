@@ -25,7 +25,7 @@ from degmix_edge.capture import (
     SourceOptions,
     open_source,
 )
-from degmix_edge.errors import BackendError, ConfigError, InputError
+from degmix_edge.errors import BackendError, ConfigError, DegmixWarning, InputError
 from degmix_edge.registry import unknown
 from degmix_edge.runtime.costs import CostModel
 from degmix_edge.runtime.lane import Lane, Reader
@@ -575,4 +575,4 @@ def _all_rates(
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=3)
+    warnings.warn(text, DegmixWarning, stacklevel=3)

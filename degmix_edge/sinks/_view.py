@@ -7,7 +7,7 @@ import time
 import warnings
 from abc import abstractmethod
 
-from degmix_edge.errors import ConfigError
+from degmix_edge.errors import ConfigError, DegmixWarning
 from degmix_edge.runtime.results import StreamResult
 from degmix_edge.sinks._base import Sink, SinkOptions
 
@@ -86,6 +86,7 @@ class View(Sink):
                 warnings.warn(
                     f"degmix-edge: the view {self.name} has ended, and everything else goes on: "
                     f"{type(error).__name__}: {error}",
+                    category=DegmixWarning,
                     stacklevel=2,
                 )
                 return

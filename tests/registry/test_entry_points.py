@@ -47,7 +47,7 @@ def answers(*program: str | Path, path: list[Path]) -> tuple[dict, list[str]]:
     done = python(*program, path=path)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), [
-        line.partition("UserWarning: ")[2] for line in done.stderr.splitlines() if "Warning" in line
+        line.partition("Warning: ")[2] for line in done.stderr.splitlines() if "Warning" in line
     ]
 
 

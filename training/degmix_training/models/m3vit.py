@@ -25,7 +25,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from degmix_edge.errors import ConfigError
+from degmix_edge.errors import ConfigError, DegmixWarning
 from degmix_edge.tasks import TaskSpec
 from degmix_training.backbone import create
 from degmix_training.models._moe import FixedExperts, Mixture, MoeSettings
@@ -115,6 +115,7 @@ class MoeTransformer(nn.Module):
         warnings.warn(
             f"degmix m3vit: its position table is for {trained[0]}x{trained[1]} patches, resized "
             f"to {grid[0]}x{grid[1]} (bilinear); accuracy at this size was not trained",
+            category=DegmixWarning,
             stacklevel=2,
         )
         return resample_abs_pos_embed(
