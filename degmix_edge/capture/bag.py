@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import threading
 import time
@@ -13,13 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import PIL.Image
 
-from degmix_edge.camera import BAYER, FrameFormat
+from degmix_edge.camera import FrameFormat
 from degmix_edge.capture._base import CapturedFrame, Source, SourceOptions
 from degmix_edge.capture._checks import is_path, need, only
-from degmix_edge.capture._formats import to_known, unpack
 from degmix_edge.capture._replay import ReplayClock
+from degmix_edge.capture._ros_image import image_of
 from degmix_edge.errors import DegmixWarning, InputError, SourceError
 from degmix_edge.preprocess import read_image
 from degmix_edge.registry import unknown
@@ -28,15 +26,6 @@ EXPECTED = "a recording (.mcap, .db3, .bag, or a folder with metadata.yaml)"
 ENDINGS = (".mcap", ".db3", ".bag")
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 INFO = "sensor_msgs/msg/CameraInfo"
-LAYOUTS = {
-    **{"rgb8": "rgb", "bgr8": "bgr", "8UC3": "bgr", "rgba8": "rgba", "bgra8": "bgra"},
-    **{"8UC4": "bgra", "mono8": "grey", "8UC1": "grey", "nv12": "nv12"},
-    **{"yuv422": "uyvy", "uyvy": "uyvy", "yuv422_yuy2": "yuyv", "yuyv": "yuyv"},
-    **{f"{name}8": name for name in BAYER},
-}
-"""The bytes of each encoding of `sensor_msgs/Image` that is a picture."""
-NUMBERS: dict[str, Any] = {"16UC1": np.dtype(np.uint16), "32FC1": np.dtype(np.float32)}
-"""Encodings of depth and other numbers, which become arrays `(H, W)` of this type."""
 
 
 def recognises(text: str) -> bool:
@@ -123,7 +112,7 @@ class BagSource(Source):
                 self._read_first_info()
                 self._messages = self._images()
                 first = self._ahead = next(self._messages)
-                self._image(self._reader.deserialize(first.raw, first.kind), first.kind)
+                self._image(self._reader.deserialize(first.raw, first.kind))
         except SourceError:
             self.close()
             raise
@@ -148,7 +137,7 @@ class BagSource(Source):
             try:
                 with self._errors():
                     content = self._reader.deserialize(message.raw, message.kind)
-                    image, kind = self._image(content, message.kind)
+                    image, kind = self._image(content)
                     stamp, frame_id = self._stamp_of(message, content), content.header.frame_id
             except SourceError as error:
                 if not self.is_live:
@@ -251,34 +240,16 @@ class BagSource(Source):
         self._stamp = message.lap, stamp
         return stamp
 
-    def _image(self, content: Any, message_type: str) -> tuple[np.ndarray, FrameFormat]:
-        if message_type == COMPRESSED:
-            return self._decompressed(content), "rgb"
-        size, step = (content.height, content.width), content.step
-        what = f"{self.path}: an image of {content.encoding!r}"
-        if content.encoding in NUMBERS:
-            dtype = NUMBERS[content.encoding].newbyteorder("><"[not content.is_bigendian])
-            wide = (size[0], size[1] * dtype.itemsize)
-            numbers = unpack(content.data, "grey", wide, step, what).view(dtype)
-            return numbers.astype(dtype.newbyteorder("=")), "rgb"
-        if content.encoding not in LAYOUTS:
-            raise SourceError(
-                f"{self.path}: {unknown('known encoding', content.encoding, (*LAYOUTS, *NUMBERS))}"
-            )
-        layout = LAYOUTS[content.encoding]
-        return to_known(unpack(content.data, layout, size, step, what), layout)
-
-    def _decompressed(self, content: Any) -> np.ndarray:
-        kind = content.format
-        if "compressedDepth" in kind:
-            raise SourceError(
-                f"{self.path}: an image of format {kind!r}, expected jpeg or png; record the raw "
-                "depth topic instead"
-            )
+    def _image(self, content: Any) -> tuple[np.ndarray, FrameFormat]:
+        what = ""
         try:
-            return read_image(PIL.Image.open(io.BytesIO(content.data)))
-        except (OSError, InputError) as error:
-            raise SourceError(f"{self.path}: an image of format {kind!r}: {error}") from error
+            image, kind = image_of(content)
+            if not isinstance(image, np.ndarray):
+                what = f"an image of {content.format!r}: "
+                image = read_image(image)
+        except InputError as error:
+            raise SourceError(f"{self.path}: {what}{error}") from error
+        return image, kind
 
     def _intrinsics(self, info: Any) -> np.ndarray | None:
         """The camera matrix in pixels of the images, of the sensor's whole size in K."""

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import PIL.Image
 
-from degmix_edge.camera import FrameFormat
-from degmix_edge.capture._formats import to_known, unpack
-from degmix_edge.capture.bag import LAYOUTS, NUMBERS
-from degmix_edge.errors import InputError, SourceError
 from degmix_edge.ros.settings import Settings
 from degmix_edge.ros.types import CameraInfo, Header, RegionOfInterest, Time
 
@@ -23,53 +17,6 @@ QUIET_S = 5.0
 """Seconds without a publisher after which the node says so."""
 AGAIN_S = 30.0
 """Seconds between two such messages."""
-
-
-def frame_of(message: Any) -> tuple[Any, FrameFormat]:
-    """Return the image of a ROS message as a stream takes it, and its format.
-
-    Args:
-        message: An `Image`, or a `CompressedImage` with JPEG or PNG.
-
-    Returns:
-        A uint8 array; float32 metres `(H, W)` of a depth image; or a Pillow image, which is not
-        decoded yet.
-
-    Raises:
-        InputError: The encoding is none that we read, or the message is too short.
-    """
-    if hasattr(message, "format"):
-        return _compressed(message), "rgb"
-    encoding, size = message.encoding, (message.height, message.width)
-    what = f"an image of {encoding!r}"
-    data = np.frombuffer(message.data, np.uint8)
-    try:
-        if encoding in NUMBERS:
-            dtype = NUMBERS[encoding].newbyteorder("><"[not message.is_bigendian])
-            wide = (size[0], size[1] * dtype.itemsize)
-            numbers = unpack(data, "grey", wide, message.step, what).view(dtype)
-            # REP 118: whole numbers are millimetres.
-            return numbers.astype(np.float32) / (1000 if encoding == "16UC1" else 1), "rgb"
-        if encoding in LAYOUTS:
-            layout = LAYOUTS[encoding]
-            return to_known(unpack(data, layout, size, message.step, what), layout)
-    except SourceError as error:
-        raise InputError(str(error)) from None
-    raise InputError(
-        f"{what} cannot be read; have {', '.join((*LAYOUTS, *NUMBERS))}. Convert it, for example "
-        "with image_proc, or set the driver to one of these"
-    )
-
-
-def _compressed(message: Any) -> Any:
-    if "compressedDepth" in message.format:
-        raise InputError(
-            f"an image of {message.format!r}: expected jpeg or png; take the raw topic"
-        )
-    try:
-        return PIL.Image.open(io.BytesIO(message.data))
-    except OSError as error:
-        raise InputError(f"an image of {message.format!r} cannot be read ({error})") from None
 
 
 def stamp_ns(header: Any) -> int:

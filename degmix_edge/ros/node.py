@@ -8,11 +8,12 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from degmix_edge.capture._ros_image import image_of
 from degmix_edge.errors import BackendError, ConfigError, DegmixError, InputError
 from degmix_edge.network import IMAGE
 from degmix_edge.ros import messages
 from degmix_edge.ros._rclpy import to_ros
-from degmix_edge.ros.camera import CameraTopics, calibration_of, captured_ns, frame_of, stamp_ns
+from degmix_edge.ros.camera import CameraTopics, calibration_of, captured_ns, stamp_ns
 from degmix_edge.ros.diagnostics import ERROR, OK, Rates, status_of
 from degmix_edge.ros.outputs import TaskOutput, outputs_of
 from degmix_edge.ros.settings import Parameters
@@ -145,7 +146,7 @@ class MapsNode:
         stamp = stamp_ns(message.header)
         now = self.ros.get_clock().now().nanoseconds
         try:
-            image, kind = frame_of(message)
+            image, kind = image_of(message)
             self._stream.put(
                 self._with_intrinsics(image),
                 stamp,

@@ -179,13 +179,14 @@ def test_yuv_has_the_colours_of_the_picture(tmp_path, encoding: str, pixels: str
 
 @pytest.mark.parametrize("is_bigendian", [0, 1])
 @pytest.mark.parametrize(("encoding", "dtype"), [("16UC1", np.uint16), ("32FC1", np.float32)])
-def test_depth_stays_numbers(tmp_path, encoding: str, dtype, is_bigendian: int):
+def test_depth_is_in_metres(tmp_path, encoding: str, dtype, is_bigendian: int):
     depth = np.linspace(0, 4000, 24).reshape(4, 6).astype(dtype)
     stored = depth.astype(np.dtype(dtype).newbyteorder("<>"[is_bigendian]))
     message = image_message(stored, encoding, 1, is_bigendian=is_bigendian, padding=4)
     image = one_frame(tmp_path / "bag", message).image
-    assert image.dtype == dtype
-    np.testing.assert_array_equal(image, depth)
+    assert image.dtype == np.float32
+    units = 1000 if dtype == np.uint16 else 1  # whole numbers are millimetres, by REP 118
+    np.testing.assert_array_equal(image, depth.astype(np.float32) / np.float32(units))
 
 
 @pytest.mark.parametrize(("kind", "error"), [("png", 0), ("jpeg", 12)])
@@ -374,19 +375,19 @@ def test_a_topic_without_messages_is_no_choice(tmp_path):
     ("message", "kind", "expected"),
     [
         (types(TEXT)("hello"), TEXT, r"no topic with images.* found /a \(std_msgs/msg/String\)"),
-        (image_message(RGB, "rgb16", 1), IMAGE, "no known encoding 'rgb16'. Have: .*rgb8"),
-        (image_message(RGB, "", 1), IMAGE, "no known encoding ''"),
+        (image_message(RGB, "rgb16", 1), IMAGE, "an image of 'rgb16' cannot be read; have .*rgb8"),
+        (image_message(RGB, "", 1), IMAGE, "an image of '' cannot be read"),
         (image_message(RGB, "rgb8", 1, size=(40, 6)), IMAGE, "72 bytes, expected 720"),
         (image_message(RGB, "rgb8", 1, size=(4, 60)), IMAGE, "rows of 18 bytes"),
         (
             types(COMPRESSED)(header(1), "16UC1; compressedDepth png", np.zeros(9, np.uint8)),
             COMPRESSED,
-            "record the raw depth topic",
+            "take the raw depth topic",
         ),
         (
             types(COMPRESSED)(header(1), "jpeg", np.zeros(9, np.uint8)),
             COMPRESSED,
-            "an image of format 'jpeg': cannot identify",
+            "an image of 'jpeg' cannot be read",
         ),
     ],
 )
@@ -429,7 +430,7 @@ def test_a_damaged_image_is_an_error_or_lost(tmp_path):
     fast.open()
     stop = threading.Event()
     assert number_of(fast.read(stop).image) == 0
-    with pytest.raises(SourceError, match="an image of format 'rgb8; png"):
+    with pytest.raises(SourceError, match="an image of 'rgb8; png"):
         fast.read(stop)
     for source in (timed, fast):
         source.close()

@@ -9,8 +9,9 @@ import pytest
 from rosbags.typesys import Stores, get_typestore
 
 from degmix_edge.camera import to_rgb
+from degmix_edge.capture._ros_image import image_of
 from degmix_edge.errors import InputError
-from degmix_edge.ros.camera import OLDEST_NS, calibration_of, captured_ns, frame_of, stamp_ns
+from degmix_edge.ros.camera import OLDEST_NS, calibration_of, captured_ns, stamp_ns
 from degmix_edge.ros.messages import fits_image, intrinsics, is_calibrated, mask_of
 from degmix_edge.ros.types import CameraInfo, Header, Image, RegionOfInterest, Time, as_ros
 
@@ -42,22 +43,22 @@ def message(encoding, array, *, gap=0, is_bigendian=0):
     ],
 )
 def test_colours_in_any_order(encoding, array, gap):
-    image, kind = frame_of(message(encoding, array, gap=gap))
+    image, kind = image_of(message(encoding, array, gap=gap))
     np.testing.assert_array_equal(to_rgb(image, kind), PICTURE)
 
 
 def test_grey_is_repeated():
     grey = PICTURE[..., 0]
-    image, kind = frame_of(message("mono8", grey))
+    image, kind = image_of(message("mono8", grey))
     np.testing.assert_array_equal(to_rgb(image, kind), np.dstack([grey] * 3))
 
 
 def test_depth_is_metres_whatever_it_was():
     """REP 118: whole numbers are millimetres."""
     millimetres = RNG.integers(0, 9000, (6, 8)).astype(np.uint16)
-    little, _ = frame_of(message("16UC1", millimetres))
-    big, _ = frame_of(message("16UC1", millimetres.astype(">u2"), is_bigendian=1))
-    metres, _ = frame_of(message("32FC1", (millimetres / 1000).astype(np.float32)))
+    little, _ = image_of(message("16UC1", millimetres))
+    big, _ = image_of(message("16UC1", millimetres.astype(">u2"), is_bigendian=1))
+    metres, _ = image_of(message("32FC1", (millimetres / 1000).astype(np.float32)))
     for found in (little, big, metres):
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, millimetres / 1000, rtol=1e-6)
@@ -70,7 +71,7 @@ def test_compressed_images(kind):
     data = np.frombuffer(buffer.getvalue(), np.uint8)
     header = as_ros(HEADER, TYPES.__getitem__)
     made = TYPES["sensor_msgs/msg/CompressedImage"](header=header, format=kind.lower(), data=data)
-    image, _ = frame_of(made)
+    image, _ = image_of(made)
     assert image.size == (8, 6)
     if kind == "PNG":
         np.testing.assert_array_equal(np.asarray(image), PICTURE)
@@ -87,7 +88,7 @@ def test_what_cannot_be_read_is_refused(made, text):
     if text is None:
         made.width, text = 8, "rows of 12 bytes"
     with pytest.raises(InputError, match=text):
-        frame_of(made)
+        image_of(made)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_compressed_data_that_is_no_picture_is_refused(format, data):
     header = as_ros(HEADER, TYPES.__getitem__)
     kind = TYPES["sensor_msgs/msg/CompressedImage"]
     with pytest.raises(InputError, match="an image of"):
-        frame_of(kind(header=header, format=format, data=np.frombuffer(data, np.uint8)))
+        image_of(kind(header=header, format=format, data=np.frombuffer(data, np.uint8)))
 
 
 def test_the_moment_of_a_stamp_is_known_only_by_this_machines_clock():
