@@ -4,7 +4,7 @@ BIN := .venv/bin
 CPP_FILES := find plugins -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' | xargs
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo campaign corpus test lint format fast coverage docs lock weights bundle cpu-ops plugin zoo-smoke builder-table
+.PHONY: demo campaign corpus test lint format fast coverage docs lock weights bundle cpu-ops plugin zoo-smoke builder-table ros-test
 
 demo: .venv/installed
 	$(BIN)/degmix-edge demo --out demo
@@ -67,6 +67,16 @@ plugin:
 	cmake -S plugins -B build/plugins -DDEGMIX_CPU_OPS=OFF -DTENSORRT_ROOT=$(TENSORRT_ROOT)
 	cmake --build build/plugins --parallel 2
 	cmake --install build/plugins
+
+# The ROS 2 node with the real rclpy: wheels of Kilted from PyPI, in an environment of their own.
+ros-test: .venv/installed .venv-ros/installed
+	DEGMIX_TEST_RCLPY=$(CURDIR)/.venv-ros/bin/python $(PYTEST) tests/ros
+
+.venv-ros/installed:
+	$(PYTHON) -m venv .venv-ros
+	.venv-ros/bin/pip install --quiet ros-rclpy==9.1.2 ros-sensor-msgs==5.5.1 \
+	  ros-diagnostic-msgs==5.5.1 ros-rmw-fastrtps-cpp==9.3.3 --editable ".[cpu]"
+	touch $@
 
 # What NVIDIA's builder makes of every model, precision and form, without a GPU: a table in
 # build/builder.md, in about five minutes.
