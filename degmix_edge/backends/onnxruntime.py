@@ -140,9 +140,10 @@ class Backend(EngineBackend):
         except BackendError:
             if not options.terminate:
                 raise
-            why = f"no result after {self.timeout_s:g} s, this session's timeout"
-            if options not in self._calls:
-                why = "the call was cancelled"
+            is_late = options in self._calls  # those that were cancelled are not
+            why = "the call was cancelled"
+            if is_late:
+                why = f"no result after {self.timeout_s:g} s, this session's timeout"
             raise BackendError(f"{self.name}: {why}") from None
         finally:
             self._calls.discard(options)

@@ -20,6 +20,8 @@ from degmix_edge.metrics._thinning import thin
 pytestmark = pytest.mark.slow
 
 SEEDS = st.integers(0, 10_000)
+RADII = st.floats(0, 5).map(lambda radius: round(radius, 3))
+"""Not within rounding of the distance of two pixels, where nobody can say who is right."""
 FEW = (0.1, 0.2, 0.4, 0.6, 0.8)
 
 
@@ -113,7 +115,7 @@ def test_thinning_a_wide_area():
     np.testing.assert_array_equal(thin(mask), morphology.thin(mask))
 
 
-@given(seed=SEEDS, radius=st.floats(0, 5), share=st.floats(0.02, 0.7))
+@given(seed=SEEDS, radius=RADII, share=st.floats(0.02, 0.7))
 @settings(max_examples=40, deadline=None)
 def test_matching_from_step_to_step_equals_loops_and_scipy(seed, radius, share):
     rng = np.random.default_rng(seed)
