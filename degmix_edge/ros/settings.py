@@ -152,7 +152,7 @@ class Parameters:
 
     @property
     def settings(self) -> Settings:
-        """What the node is asked for now.
+        """Return the present values of all parameters.
 
         Raises:
             ConfigError: A value is none of those that are allowed.
