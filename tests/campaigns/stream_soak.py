@@ -269,7 +269,9 @@ def ending(bundle: Path, how: str) -> Ending:
 
 def _child(bundle: Path, how: str) -> None:
     """Run a stream until a signal comes, or raise an error after some results."""
-    # As the command line does it: the stream is closed on the way out.
+    # As the command line does it: the stream is closed on the way out. A shell starts background
+    # jobs with SIGINT ignored, and Python then leaves it so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with degmix_edge.load(bundle, threads=1) as session:
         session(moving_frames(1)[0])  # what it makes once is no leak
