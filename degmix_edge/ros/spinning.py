@@ -14,6 +14,7 @@ from typing import Any
 
 from degmix_edge.errors import BackendError
 from degmix_edge.ros._rclpy import need_rclpy
+from degmix_edge.ros.heap import keep_freed_memory
 from degmix_edge.ros.node import MapsNode
 
 STOP_S = 1.9
@@ -84,6 +85,7 @@ def spin(bundle: str, arguments: Sequence[str] = ()) -> None:
         ConfigError, BundleError: A parameter is out of range, or the bundle cannot be opened.
     """
     rclpy = need_rclpy()
+    keep_freed_memory()
     from rclpy.signals import SignalHandlerOptions
 
     with StopOnSignal() as stop, warnings.catch_warnings():

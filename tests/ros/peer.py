@@ -111,17 +111,22 @@ class Peer:
                 durability=durability,
             )
             self.got[topic] = []
+
+            def take(message, info, topic=topic):
+                self.take(topic, message, info["received_timestamp"])
+                time.sleep(work_s)
+
             self.subscriptions[topic] = self.node.create_subscription(
-                kind_of(kind), topic, lambda m, topic=topic: self.take(topic, m, work_s), qos
+                kind_of(kind), topic, take, qos
             )
 
-    def take(self, topic, message, work_s):
+    def take(self, topic, message, arrived):
+        """Note a message: its stamp and frame, and its ages when Python and when DDS had it."""
         self.last[topic] = message
         stamp = message.header.stamp
-        now = self.node.get_clock().now().nanoseconds
-        age = now - stamp.sec * 10**9 - stamp.nanosec
-        self.got[topic].append([stamp.sec, stamp.nanosec, message.header.frame_id, age])
-        time.sleep(work_s)
+        taken = stamp.sec * 10**9 + stamp.nanosec
+        ages = self.node.get_clock().now().nanoseconds - taken, arrived - taken
+        self.got[topic].append([stamp.sec, stamp.nanosec, message.header.frame_id, *ages])
 
     def do_unlisten(self):
         for one in self.subscriptions.values():
