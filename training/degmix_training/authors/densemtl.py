@@ -26,7 +26,7 @@ from degmix_training import data, models
 from degmix_training.authors._base import Imported, task_spec
 from degmix_training.config import network_config
 from degmix_training.data.cityscapes import CLASSES as CITYSCAPES
-from degmix_training.pretrained import Fate, load_strictly, refuse_unexplained, translate
+from degmix_training.pretrained import Fate, load_strictly, prove, refuse_unexplained, translate
 
 KEYS = "heads.*.decoder.* and m.*.SxTAM_*"
 MEAN = (0.45, 0.45, 0.45)
@@ -107,6 +107,7 @@ def read(
     }
     state, fates = translate(network.backbone, stripped)
     state = {f"backbone.{key}": tensor for key, tensor in state.items()}
+    of_backbone = fates
     fates = [Fate(f"backbone.encoder.{f.key}", f.became, f.why) for f in fates]
     orders = {task: _source_order(tensors, task, list(channels), level) for task in channels}
     placed, fates_of_heads = _place_all(tensors, orders)
@@ -127,7 +128,10 @@ def read(
         size=SIZES.get(seen),
         mean=MEAN,
         std=STD,
-        notes=_notes(specs, config, orders),
+        notes=[
+            prove(network.backbone, stripped, of_backbone, path),
+            *_notes(specs, config, orders),
+        ],
     )
 
 
