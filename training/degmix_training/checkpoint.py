@@ -31,11 +31,11 @@ FIRST_FORMAT = "degmix-checkpoint-1"
 FIRST_SETTINGS: dict[str, dict[str, Any]] = {
     "padnet": {"backbone": "hrnet_w18"},
     "mlore": {"activation": "relu", "plain": {}},
-    "m3vit": {"shared_norm": True, "distil": False},
+    "m3vit": {"shared_norm": True},
 }
 """What a network of the first format has where its card is silent, because defaults have changed.
 
-Its distillation, which only training needs, was another module and is not read.
+M3ViT's distillation was another module then. Only training needs it, so it is not read.
 """
 FIRST_PARTIAL = {"structured": True, "score": "snip"}
 WEIGHTS = Path(__file__).parent / "weights"
@@ -168,6 +168,8 @@ def _of_first_format(card: Card) -> Card:
         network.setdefault("hrnet_fuse", "nearest")
     if isinstance(network.get("partially_dynamic"), dict):
         network["partially_dynamic"] = {**FIRST_PARTIAL, **network["partially_dynamic"]}
+    if card.model == "m3vit":
+        network["distil"] = False
     config = card.config.model_copy(update={"network": network})
     return card.model_copy(update={"config": config})
 
