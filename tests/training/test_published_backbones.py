@@ -13,6 +13,7 @@ from public_head import PublicHead, random_state
 from public_hrnet import W48, random_hrnet
 from public_vit import random_vit
 
+from degmix_edge import config
 from degmix_edge.errors import CheckpointError, ConfigError
 
 pytestmark = pytest.mark.slow(file_seconds=20)
@@ -126,8 +127,8 @@ FIRST = [
 def test_checkpoints_of_the_first_format_compute_what_they_did(model, given, former, tmp_path):
     values = small(model) | given
     before = untrained(model, values | former, task_specs(("depth", "edge")), (64, 96))
-    config = before.card.config.model_copy(update={"network": values})
-    card = before.card.model_copy(update={"config": config})
+    silent = before.card.config.model_copy(update={"network": values})
+    card = before.card.model_copy(update={"config": silent})
     image = torch.randn(1, 3, 64, 96)
     state = before.network.state_dict()
     if model == "m3vit":
@@ -159,6 +160,18 @@ def write_as(path, name, state, card):
 
     header = {"format": name, "card": card.model_dump_json()}
     save_file({key: value.contiguous() for key, value in state.items()}, path, metadata=header)
+
+
+def test_a_run_of_the_first_format_is_resumed_only_with_its_settings(tmp_path):
+    from degmix_training.fit import LAST, STATE, fit
+
+    values = small("demt") | {"backbone": "hrnet_w18_small_v2"}
+    begun = untrained("demt", values, task_specs(("depth", "edge")), (64, 96))
+    write_as(tmp_path / LAST, checkpoint.FIRST_FORMAT, begun.network.state_dict(), begun.card)
+    torch.save({}, tmp_path / STATE)
+    (tmp_path / "config.yaml").write_text(config.dump(begun.card.config))
+    with pytest.raises(ConfigError, match="cannot resume with other settings: network .*nearest"):
+        fit(begun.card.config, tmp_path, resume=True)
 
 
 def test_a_fuse_of_hrnet_is_for_hrnet():
