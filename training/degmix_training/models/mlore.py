@@ -50,14 +50,15 @@ class Config(BackboneSettings, HeadSettings):
         balance: Weight of the loss that spreads images over experts.
         activation: Activation of the heads; published: GELU. Checkpoints of the first format have
             ReLU.
-        plain: As published, there is no class token, and the last map has the final LayerNorm.
+        plain: As published, there is no class token, the last map has the final LayerNorm, and the
+            position table is resized without antialiasing.
         level: Which of the backbone's maps, from fine to coarse, has the size that all are
             resized to; those of a plain vision transformer have one size.
         head_channels: Channels between a head's two convolutions; None is `channels`.
     """
 
     backbone: str = "vit_small_patch16_384"
-    plain: PlainSettings = PlainSettings(class_token=False, last_norm=True)
+    plain: PlainSettings = PlainSettings(class_token=False, last_norm=True, table_resize="plain")
     height: int = Field(gt=0)
     width: int = Field(gt=0)
     channels: int = Field(192, gt=0)

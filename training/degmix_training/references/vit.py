@@ -2,7 +2,8 @@
 
 Dosovitskiy et al., "An Image is Worth 16x16 Words" (arXiv 2010.11929). Maps are taken after a
 quarter, a half, three quarters and all of the blocks. A file does not tell its number of heads, its
-class token's use and its norms' epsilon: these are the backbone's settings.
+class token's use and its norms' epsilon: these are the backbone's settings. mmsegmentation resizes
+the position table without antialiasing; for timm's names that is a setting too.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def maps(weights: Weights, image: Tensor, backbone: Any) -> list[Tensor]:
     height, width = image.shape[-2:]
     x = weights.conv(patches, F.pad(image, (0, -width % side, 0, -height % side)), side)
     grid = tuple(x.shape[-2:])
-    x = _start(weights, x, backbone.plain.class_token, antialias=not is_mmseg)
+    antialias = not is_mmseg and backbone.plain.table_resize == "antialiased"
+    x = _start(weights, x, backbone.plain.class_token, antialias)
     blocks, found = weights.count(name), []
     epsilon = backbone.plain.epsilon
     heads = backbone.network.model.blocks[0].attn.num_heads
