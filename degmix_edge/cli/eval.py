@@ -35,6 +35,7 @@ EXAMPLE = example("eval runs/mine/best.safetensors --data nyud:NYUDv2 --ods")
     help="A single-task network to measure delta_m against; once for each task.",
 )
 @click.option("--ods", is_flag=True, help="Score boundaries by odsF, as the papers do (slow).")
+@click.option("--ods-compat", is_flag=True, help="The same, smoothed first as by pyEdgeEval.")
 @click.option("--cache", type=PATH, help="Folder that makes --ods resumable.")
 @click.option("--out", type=PATH, help="Write the table to this .md file.")
 @click.option("--force", is_flag=True, help="Replace OUT.")

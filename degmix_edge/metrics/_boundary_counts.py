@@ -28,11 +28,13 @@ class Settings:
         thresholds: Where to cut, in ascending order.
         tolerance: Largest distance of a match as a share of the image's diagonal.
         nms: Whether to suppress what is no ridge.
+        smooth: Whether the suppression smooths the probability first.
     """
 
     thresholds: tuple[float, ...]
     tolerance: float
     nms: bool
+    smooth: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def count(scores: np.ndarray, true: np.ndarray, settings: Settings) -> Counts:
         true: `(H, W)` bool boundary, not yet thin.
         settings: Thresholds, tolerance and whether to suppress.
     """
-    strength = suppress(scores) if settings.nms else scores / 255
+    strength = suppress(scores, smooth=settings.smooth) if settings.nms else scores / 255
     truth = thin(true)
     candidates = np.flatnonzero(strength >= settings.thresholds[0])
     values = strength.ravel()[candidates]
@@ -104,7 +106,8 @@ class CountsCache:
     def file(self, scores: np.ndarray, true: np.ndarray) -> Path:
         """Name the file for the counts of `scores` `(H, W)` uint8 and `true` `(H, W)` bool."""
         settings = self.settings
-        text = json.dumps([VERSION, settings.thresholds, settings.tolerance, settings.nms])
+        values = [VERSION, settings.thresholds, settings.tolerance, settings.nms]
+        text = json.dumps([*values, "smooth"] if settings.smooth else values)
         digest = hashlib.sha256(f"{text} {true.shape} ".encode())
         digest.update(scores.tobytes())
         digest.update(np.packbits(true).tobytes())

@@ -16,7 +16,7 @@ BORDER = 5
 """Width in pixels of the frame in which probabilities fade to 0."""
 
 
-def suppress(scores: np.ndarray) -> np.ndarray:
+def suppress(scores: np.ndarray, *, smooth: bool = False) -> np.ndarray:
     """Keep only the ridges of a map of 8 bit probabilities.
 
     A pixel stays if no value one pixel away, on either side across the line, is more than 1 %
@@ -32,16 +32,21 @@ def suppress(scores: np.ndarray) -> np.ndarray:
 
     Args:
         scores: `(H, W)` uint8, a probability of 1 as 255.
+        smooth: Whether the map itself is first smoothed by a triangle of radius 1, as some
+            published pipelines do it.
 
     Returns:
         `(H, W)` float64 from 0 to 1; 0 wherever there is no ridge.
     """
     height, width = scores.shape
-    smooth = _triangle(_triangle(scores.astype(np.int64), 0), 1)
-    x, y = _twice_gradient(smooth, 1), _twice_gradient(smooth, 0)
+    one = 255
+    if smooth:
+        scores, one = _triangle(_triangle(scores.astype(np.int64), 0, 1), 1, 1), 255 * 4**2
+    wide = _triangle(_triangle(scores.astype(np.int64), 0), 1)
+    x, y = _twice_gradient(wide, 1), _twice_gradient(wide, 0)
     xx, xy, yy = _twice_gradient(x, 1), _twice_gradient(y, 1), _twice_gradient(y, 0)
-    # Integers are larger than the derivatives by 255 (8 bits), 25 a smoothing and 2 a gradient.
-    tangent = np.where(xy > 0, -yy, yy) / (xx + 1e-5 * 255 * 25**2 * 2**2)
+    # Integers are larger than the derivatives by `one`, 25 a smoothing and 2 a gradient.
+    tangent = np.where(xy > 0, -yy, yy) / (xx + 1e-5 * one * 25**2 * 2**2)
 
     rows, columns = np.nonzero(scores)
     own = scores[rows, columns]
@@ -58,19 +63,19 @@ def suppress(scores: np.ndarray) -> np.ndarray:
     out[rows[stays], columns[stays]] = own[stays]
     row_fade, row_full = _fade(height)
     column_fade, column_full = _fade(width)
-    ridges: np.ndarray = out * row_fade[:, None] * column_fade / (255 * row_full * column_full)
+    ridges: np.ndarray = out * row_fade[:, None] * column_fade / (one * row_full * column_full)
     return ridges
 
 
-def _triangle(values: np.ndarray, axis: int) -> np.ndarray:
-    """25 times the mean with weights 1 2 3 4 5 4 3 2 1; the border is mirrored."""
+def _triangle(values: np.ndarray, axis: int, radius: int = SMOOTHING) -> np.ndarray:
+    """`(radius + 1)^2` times the mean with weights 1 2 3 ... 3 2 1; the border is mirrored."""
     values = np.moveaxis(values, axis, 0)
     size = len(values)
-    padded = np.pad(values, [(SMOOTHING, SMOOTHING), (0, 0)], mode="symmetric")
+    padded = np.pad(values, [(radius, radius), (0, 0)], mode="symmetric")
     out = np.zeros_like(values)
-    for shift in range(-SMOOTHING, SMOOTHING + 1):
-        weight = SMOOTHING + 1 - abs(shift)
-        out += weight * padded[SMOOTHING + shift :][:size]
+    for shift in range(-radius, radius + 1):
+        weight = radius + 1 - abs(shift)
+        out += weight * padded[radius + shift :][:size]
     return np.moveaxis(out, 0, axis)
 
 

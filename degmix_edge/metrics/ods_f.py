@@ -37,9 +37,11 @@ class Metric(_base.Metric):
       random outlier edges, each costlier than any real one; so it too has as many real matches as
       possible, except for what the random edges do. Here the largest matching is found exactly.
       All matchings of one size give one F, so distances need no minimising. Because pixels match
-      one to one, there are as many matched predicted pixels as matched true ones.
-    - Some pipelines round to 8 bits again after the suppression, cut with `>` in place of `>=`, or
-      first smooth the probability itself with a triangle of radius 1; this does none of them.
+      one to one, there are as many matched predicted pixels as matched true ones. pyEdgeEval
+      0.2.8, a port of that code, found 0.04 to 0.07 % fewer pairs on six random maps.
+    - Some pipelines round to 8 bits again after the suppression, or cut with `>` in place of `>=`;
+      this does neither. Some first smooth the probability itself with a triangle of radius 1,
+      which `smooth` does.
     - The orientation follows the published formula, whose tangent is that of the Hessian's main
       direction squared; `_ridges.suppress` explains it.
 
@@ -68,6 +70,7 @@ class Metric(_base.Metric):
         tolerance: float = TOLERANCES["nyud"],
         thresholds: Sequence[float] | np.ndarray | None = None,
         nms: bool = True,
+        smooth: bool = False,
         workers: int | None = None,
         cache: Path | None = None,
     ) -> None:
@@ -78,6 +81,7 @@ class Metric(_base.Metric):
             tolerance: Share of the diagonal; `TOLERANCES` has the published ones.
             thresholds: Where to cut, each above 0 and at most 1; `THRESHOLDS` if None.
             nms: Whether to suppress what is no ridge; False for maps that already are lines.
+            smooth: Whether the suppression first smooths the probability, as pyEdgeEval does it.
             workers: Number of processes. None takes one for each processor, and none for little
                 work; 1 counts in this process.
             cache: Folder that keeps every image's counts, so that a run that was stopped resumes
@@ -90,7 +94,8 @@ class Metric(_base.Metric):
         super().__init__(num_channels)
         values = THRESHOLDS if thresholds is None else tuple(float(t) for t in thresholds)
         _check_settings(values, tolerance, workers)
-        self.settings = Settings(tuple(sorted(set(values))), float(tolerance), bool(nms))
+        ordered = tuple(sorted(set(values)))
+        self.settings = Settings(ordered, float(tolerance), bool(nms), bool(smooth))
         self.cache = None if cache is None else CountsCache(cache, self.settings)
         self.predicted = np.zeros(len(self.settings.thresholds), np.int64)
         self.matched = np.zeros_like(self.predicted)

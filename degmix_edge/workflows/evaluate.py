@@ -126,6 +126,7 @@ def evaluate(
     label_map: str | Path | None = None,
     baselines: Sequence[str | Path | Checkpoint] = (),
     ods: bool = False,
+    ods_compat: bool = False,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -140,6 +141,7 @@ def evaluate(
             takes `label_map.yaml` of the folder, if there is one.
         baselines: Single-task checkpoints to measure delta_m against, one for each task.
         ods: Score boundaries by odsF, as the papers do; slow.
+        ods_compat: The same, with the smoothing before the suppression that pyEdgeEval has.
         cache: A folder that makes odsF resumable.
         progress: Called with an `Event` as images are scored.
 
@@ -156,14 +158,15 @@ def evaluate(
     source, samples = labelled_samples(data, size, loaded.tasks, split, count, label_map=label_map)
     known = published.columns(source.name)
     order = [t for t in known if t in loaded.tasks] + [t for t in loaded.tasks if t not in known]
+    boundaries = {"ods": ods or ods_compat, "smooth": ods_compat, "cache": cache}
     gains = None
     with listening(progress):
-        scores = _scores(loaded, source, samples, order, ods=ods, cache=cache)
+        scores = _scores(loaded, source, samples, order, boundaries)
         if baselines:
             found: dict[str, tuple[float, str]] = {}
             for one in map(read_checkpoint, baselines):
                 tasks = [task for task in order if task in one.tasks]
-                theirs = _scores(one, source, samples, tasks, ods=ods, cache=cache)
+                theirs = _scores(one, source, samples, tasks, boundaries)
                 text = f"{one.path} ({one.card.model} {_backbone(one)})"
                 found |= {task: (score.value, text) for task, score in theirs.items()}
             gains = delta_m(
@@ -180,15 +183,13 @@ def _scores(
     source: DataSet,
     samples: Samples,
     order: Sequence[str],
-    *,
-    ods: bool,
-    cache: Path | None,
+    boundaries: dict[str, Any],
 ) -> dict[str, Score]:
     import torch
     from degmix_training.evaluate import network_predictor, score, scorers
 
     specs = {task: loaded.tasks[task] for task in order if task in source.classes}
-    metrics = scorers(source, specs, ods=ods, cache=cache)
+    metrics = scorers(source, specs, **boundaries)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     predict = network_predictor(loaded.network.to(device), specs, loaded.card.config, device)
     with counting(f"eval {loaded.path.name}", len(samples)) as advance:

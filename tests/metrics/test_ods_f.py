@@ -97,6 +97,40 @@ def test_suppression_equals_loops(seed, shape):
     )
 
 
+@pytest.mark.parametrize("shape", [(24, 32), (3, 11), (1, 7), (2, 2)])
+def test_smoothing_comes_before_the_suppression(shape):
+    height, width = shape
+    scores = np.random.default_rng(3).integers(0, 256, shape).astype(np.uint8)
+    values = {}
+    for y, x in places(height, width):
+        near = [
+            (2 - abs(dy))
+            * (2 - abs(dx))
+            * int(scores[mirror(y + dy, height), mirror(x + dx, width)])
+            for dy in (-1, 0, 1)
+            for dx in (-1, 0, 1)
+        ]
+        values[y, x] = sum(near) / 16
+    expected = slow_suppress(values, height, width)
+    got = suppress(scores, smooth=True) * 255
+    np.testing.assert_allclose(
+        got, [[expected[y, x] for x in range(width)] for y in range(height)], atol=1e-6
+    )
+
+
+def mirror(i, size):
+    return max(0, -1 - i) if i < 0 else min(i, 2 * size - 1 - i)
+
+
+def test_smoothed_counts_have_their_own_cache(tmp_path):
+    pair = draw(1)
+    plain = of(pair, tolerance=0.03, cache=tmp_path)
+    smooth = of(pair, tolerance=0.03, cache=tmp_path, smooth=True)
+    assert smooth != plain
+    assert len(list(tmp_path.iterdir())) == 2
+    assert of(pair, tolerance=0.03, smooth=True) == smooth
+
+
 @given(seed=SEEDS, share=st.floats(0, 1))
 @settings(max_examples=30, deadline=None)
 def test_thinning_equals_loops_and_scikit_image(seed, share):

@@ -10,8 +10,13 @@ import torch
 import torch.nn.functional as F
 
 
-def random_state(model, order, tasks, channels, dim=16, depth=2, hidden=6, patch=4, seed=0):
-    """A released checkpoint's `head.*` with random weights; `tasks` gives channels by name."""
+def random_state(
+    model, order, tasks, channels, dim=16, depth=2, hidden=6, patch=4, seed=0, plain=None
+):
+    """A released checkpoint's `head.*` with random weights; `tasks` gives channels by name.
+
+    `plain` is the width of a ViT, whose head has convolutions in place of the patch embedding.
+    """
     generator = torch.Generator().manual_seed(seed)
     state = {}
 
@@ -41,7 +46,14 @@ def random_state(model, order, tasks, channels, dim=16, depth=2, hidden=6, patch
 
     linear("linear1.0", dim, sum(channels))
     norm("linear1.1", dim)
-    if model == "degmix":
+    if plain:
+        for branch in (2, 3, 4, 5, 6):
+            widths = (plain, 128) if branch < 6 else (4 * 128, dim)
+            for place, inputs in ((0, widths[0]), (3, widths[1])):
+                name = f"featconv.head{branch}.{place}"
+                put(f"{name}.weight", widths[1], inputs, 3, 3, scale=(9 * inputs) ** -0.5)
+                batch_norm(f"featconv.head{branch}.{place + 1}", widths[1])
+    elif model == "degmix":
         linear("patch_embed.projection", dim, sum(channels), patch, patch)
         norm("patch_embed.norm", dim)
     for t, (task, count) in enumerate(tasks.items()):
@@ -92,7 +104,9 @@ class PublicHead:
         height, width = maps[0].shape[-2:]
         resized = [maps[0]] + [bilinear(m, (height, width)) for m in maps[1:]]
         x = torch.cat(resized, 1)
-        if self.model == "degmix":
+        if "featconv.head2.0.weight" in self.state:
+            x = self.branches(maps).permute(0, 2, 3, 1)
+        elif self.model == "degmix":
             weight = self.state["patch_embed.projection.weight"]
             patch = weight.shape[-1]
             x = F.pad(x, (0, -width % patch, 0, -height % patch))
@@ -120,6 +134,20 @@ class PublicHead:
             y = self.conv(f"final_logits.{task}", y)
             logits[task] = bilinear(y, size)
         return logits
+
+    def branches(self, maps):
+        """Of a ViT: two convolutions a map, each enlarged four times, and two that join them."""
+        done = []
+        for branch, m in enumerate(maps, 2):
+            m = self.two_convolutions(f"featconv.head{branch}", m)
+            done.append(bilinear(m, [4 * side for side in m.shape[-2:]]))
+        return self.two_convolutions("featconv.head6", torch.cat(done, 1))
+
+    def two_convolutions(self, name, x):
+        for place in (0, 3):
+            x = F.conv2d(x, self.state[f"{name}.{place}.weight"], padding=1)
+            x = F.relu(self.batch_norm(f"{name}.{place + 1}", x))
+        return x
 
     def mixer(self, t, x):
         depth = len(

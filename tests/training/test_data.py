@@ -414,6 +414,77 @@ def test_photometric_changes_stay_in_range():
     assert min(means) < -20 < 20 < max(means)
 
 
+def test_hues_are_opencvs():
+    """Values that OpenCV 4.10 and 5.0 gave, with RGB2HSV and HSV2RGB on uint8."""
+    hsv = [(144, 105, 209), (153, 122, 255), (13, 146, 183), (116, 107, 196), (89, 211, 127)]
+    rgb = [(191, 122, 209), (255, 132, 242), (183, 123, 78), (113, 124, 196), (21, 127, 123)]
+    parts = np.array(hsv, np.int32).T[..., None]
+    np.testing.assert_array_equal(_augment.rgb_of(*parts)[:, 0], rgb)
+    pixels = [(219, 162, 130), (255, 0, 1), (7, 7, 7), (0, 0, 0), (13, 200, 199), (90, 91, 250)]
+    want = [(11, 104, 219), (180 % 180, 255, 255), (0, 0, 7), (0, 0, 0), (90, 238, 200)]
+    found = np.stack(_augment.hsv_of(np.array([pixels], np.uint8)), -1)[0]
+    np.testing.assert_array_equal(found[:5], want)
+    np.testing.assert_array_equal(found[5], (120, 163, 250))
+
+
+@pytest.mark.parametrize("factor", [0.61, 1.37, 1.9])
+def test_scaling_rounds_down_and_does_not_blur(factor):
+    rng = np.random.default_rng(0)
+    image, label = rng.integers(0, 256, (37, 53, 3), np.uint8), rng.integers(0, 40, (37, 53))
+    scaled = _augment.scale(Sample("s", image, {"semseg": label}), factor)
+    size = (int(37 * factor), int(53 * factor))
+    assert scaled.image.shape == (*size, 3)
+    for y, x in np.ndindex(*size):
+        assert scaled.labels["semseg"][y, x] == label[y * 37 // size[0], x * 53 // size[1]]
+    for y, x in [(0, 0), (5, 7), (size[0] - 1, size[1] - 1)]:
+        want = np.zeros(3)
+        for row, share in _two((y + 0.5) * 37 / size[0] - 0.5, 37):
+            for column, part in _two((x + 0.5) * 53 / size[1] - 0.5, 53):
+                want += share * part * image[row, column]
+        assert (np.abs(scaled.image[y, x] - np.floor(want)) <= 1).all()
+        assert (scaled.image[y, x] <= want + 1e-3).all()
+
+
+def _two(place, side):
+    """The two pixels around a place, and their shares."""
+    low = int(np.floor(place))
+    pair = ((low, 1 - (place - low)), (low + 1, place - low))
+    return [(min(max(pixel, 0), side - 1), share) for pixel, share in pair]
+
+
+def test_zooming_magnifies_the_middle_and_brings_it_nearer():
+    sample = sample_of()
+    zoomed = _augment.zoom(sample, 1.5)
+    height, width = sample.image.shape[:2]
+    assert zoomed.image.shape == sample.image.shape
+    assert _augment.zoom(sample, 1.0) is sample
+    for y, x in [(0, 0), (20, 30), (height - 1, width - 1)]:
+        row = int(np.floor((y - height / 2) / 1.5 + height / 2 + 0.5))
+        column = int(np.floor((x - width / 2) / 1.5 + width / 2 + 0.5))
+        assert zoomed.labels["semseg"][y, x] == sample.labels["semseg"][row, column]
+        depth = sample.labels["depth"][row, column]
+        assert zoomed.labels["depth"][y, x] == pytest.approx(depth / 1.5)
+    middle = (height // 2, width // 2)
+    np.testing.assert_allclose(zoomed.image[middle], sample.image[middle], atol=1)
+    length = np.linalg.norm(zoomed.labels["normals"], axis=2)
+    assert (np.isclose(length, 1, atol=1e-5) | (length < 1e-5)).all()
+    tasks = ("semseg", "depth", "normals")
+    augmented = _augment.Augmented([sample], tasks, (50, 70), "zoom", 0)
+    shapes = {augmented[epoch, 0].image.shape for epoch in range(4)}
+    assert shapes == {(50, 70, 3)}
+
+
+def test_contrast_comes_second_or_last():
+    """On grey, saturation and hue change nothing, and on colours the two orders differ."""
+    image = np.full((4, 4, 3), (250, 30, 10), np.uint8)
+    found = {tuple(_augment.photometric(image, np.random.default_rng(s))[0, 0]) for s in range(300)}
+    assert len(found) > 100
+    grey = np.full((4, 4, 3), 200, np.uint8)
+    for seed in range(40):
+        changed = _augment.photometric(grey, np.random.default_rng(seed))
+        assert (changed == changed[..., :1]).all()
+
+
 def test_a_sample_depends_on_seed_epoch_and_index_only():
     samples = [sample_of()]
     make = lambda seed: _augment.Augmented(samples, ("semseg",), SIZE, "published", seed)  # noqa: E731

@@ -86,6 +86,12 @@ def test_eval_stands_beside_the_published_row(cli, tmp_path):
     assert found["published"]["source"] == "authors' README"
     assert "authors' README" in err
     assert "47.2" in err
+    counted = len(list((tmp_path / "ods").iterdir()))
+    compat = ("--ods-compat", "--cache", "ods", "--json")
+    code, out, err = cli("eval", "m.safetensors", "--data", f"nyud:{root}", *compat)
+    assert code == 0, err
+    assert json.loads(out)["metrics"]["edge"] == "ods_f"
+    assert len(list((tmp_path / "ods").iterdir())) == 2 * counted  # smoothed maps, other counts
 
 
 def test_compare_gives_pytorch_what_eval_gives_it(cli, loaded, tmp_path):

@@ -19,6 +19,7 @@ from degmix_training.models._partially_dynamic import (
     PartialSettings,
     partition,
 )
+from degmix_training.models._tam import Distillation
 from degmix_training.models.densemtl import CrossTask, nearest
 from degmix_training.models.m3vit import MoeTransformer
 from degmix_training.models.mlore import LowRank, Router
@@ -303,11 +304,98 @@ def test_an_image_keeps_its_top_experts(mask_first):
     router = Router(config, 12).eval()
     for parameter in router.parameters():
         parameter.add_(0.3 * torch.randn_like(parameter))
-    shares, _, everyone = router(torch.randn(3, 16, 3, 4))
+    x = torch.randn(3, 16, 3, 4)
+    shares, _ = router(x)
     assert ((shares > 1e-9).sum(1) == config.top_k).all()
-    top = everyone.topk(config.top_k, dim=1).values.sum(1)
+    router.top_k = router.count  # nothing is masked
+    top = router(x)[0].topk(config.top_k, dim=1).values.sum(1)
     want = torch.ones(3) if mask_first else top  # not divided again
     torch.testing.assert_close(shares.sum(1), want)
+
+
+def test_an_mlore_has_the_published_head_maps_and_losses():
+    """By the public code's description: GELU, a final norm, no class token, pooled balance."""
+    settings = {"backbone": "vit_tiny_patch16_224", "level": 0}
+    torch.manual_seed(3)
+    network = make("mlore", SD, **settings).train()
+    assert isinstance(network.heads["depth"][2], torch.nn.GELU)
+    names = set(network.backbone.state_dict())
+    assert "last_norm.weight" in names
+    assert not any("cls_token" in name for name in names)
+    router = next(iter(network.depths[0][0].routers.values()))
+    seen = []
+    hooks = [
+        r.register_forward_hook(lambda module, args, out: seen.append(out[0]))
+        for blocks in network.depths
+        for block in blocks
+        for r in block.routers.values()
+    ]
+    balance = network(torch.randn(2, 3, 64, 96))["@balance"]
+    for hook in hooks:
+        hook.remove()
+    want = 0.0
+    for task_shares in zip(seen[::2], seen[1::2], strict=True):  # two tasks a block
+        assert all(((s > 0).sum(1) == network.config.top_k).all() for s in task_shares)
+        pooled = torch.cat(task_shares).mean(0).double().detach().numpy()
+        want += (pooled.std(ddof=1) / pooled.mean()) ** 2
+    assert balance.item() == pytest.approx(network.config.balance * want, rel=1e-5)
+    # The noise is the second output times a normal number, as it is: no softplus.
+    x = torch.randn(1, 16, 4, 6)
+    with torch.no_grad():
+        router.out.weight.zero_()
+        router.out.bias.zero_()
+        router.top_k = router.count
+        even = router(x)[0]
+        router.out.bias[router.count : 2 * router.count] = 2.0
+        noisy = router(x)[0]
+    assert even.max() == pytest.approx(even.min())
+    assert noisy.max() > 1.5 * noisy.min()
+
+
+def test_m3vit_has_a_norm_a_task_and_the_published_balance_loss():
+    network = make("m3vit", SDN).train()
+    for task, decoder in network.decoders.items():
+        assert decoder.norm.eps == 1e-6, task
+    assert isinstance(network.backbone.network.norm, torch.nn.Identity)
+    shared = make("m3vit", SDN, shared_norm=True)
+    assert isinstance(shared.backbone.network.norm, torch.nn.LayerNorm)
+    gates = []
+    mixture = network._mixtures()[0]
+    probabilities = torch.rand(3, 2, 5, mixture.experts).softmax(-1)
+    mixture.train()
+    gates = mixture.gates(probabilities).double().numpy()
+    want = 0.0
+    for task in gates:
+        for used in (task.sum((0, 1)), (task > 0).sum((0, 1))):
+            want += used.var(ddof=1) / used.mean() ** 2
+    assert mixture.uneven.item() == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("count", "shares"),
+    [(2, ("B", "1-B")), (3, ("B", "(1-B)/2", "(1-B)/2")), (5, ("B/2",) * 2 + ("(1-B)/3",) * 3)],
+)
+@torch.inference_mode()
+def test_distillation_is_the_published_module(count, shares):
+    torch.manual_seed(0)
+    names = ("semseg", "depth", "normals", "edge", "saliency")[:count]
+    tam = Distillation(6, task_specs(names)).eval()
+    features = {name: torch.randn(2, 6, 10, 9) for name in names}
+    given = torch.cat(list(features.values()), 1)
+    conv, norm, relu, second, second_norm, sigmoid = tam.share
+    B = sigmoid(second_norm(second(relu(norm(conv(given))))))  # noqa: N806
+    parts = [x * eval(s, {"B": B}) for x, s in zip(features.values(), shares, strict=True)]
+    x = torch.cat(parts, 1)
+    for layer in tam.attend:
+        x = layer(x)
+    M = x[..., :10, :9]  # noqa: N806
+    attended = torch.cat([f * (1 + M) for f in features.values()], 1)
+    for name, side in tam(features).items():
+        torch.testing.assert_close(side, tam.side[name](attended))
+    kinds = [type(layer).__name__ for layer in tam.attend]
+    assert kinds == ["Conv2d", "BatchNorm2d", "ReLU"] * 3 + [
+        *("ConvTranspose2d", "BatchNorm2d", "ReLU", "ConvTranspose2d", "BatchNorm2d", "Sigmoid")
+    ]
 
 
 @torch.inference_mode()
@@ -406,6 +494,30 @@ def test_a_partially_dynamic_convolution_is_the_papers_and_folds_exactly(structu
     assert sorted(order.tolist()) == list(range(5))
 
 
+def test_a_partially_dynamic_convolution_starts_as_the_public_code():
+    torch.manual_seed(0)
+    layer = PartiallyDynamicConv2d(64, 48, 3, PartialSettings(reduction=1))
+    for weight, width in (
+        *((part, 9 * 48) for part in (*layer.dynamic.chunk(4), layer.static)),
+        (layer.attention.squeeze.weight, 64),
+        (layer.attention.excite.weight, 4),
+    ):
+        sigma = (2 / width) ** 0.5
+        assert weight.std().item() == pytest.approx(sigma, rel=0.1)
+        assert weight.abs().max() > 1.8 * sigma  # a uniform one would end at 1.73 sigma
+    assert layer.attention.excite.bias.abs().max() == 0
+    partition([layer], [lambda: pytest.fail("a random mask needs no loss")])
+    assert layer.mask.shape == layer.static.shape
+    assert layer.mask.mean() == 0.5
+    steps = 90 * 10  # 90 epochs of ten steps; the public code's temperature, step by step
+    for step in range(0, steps, 7):
+        layer.advance(step / steps)
+        want = 1 + max(0, 29 * (150 - step) / 150)
+        assert layer.attention.temperature.item() == pytest.approx(want, rel=1e-5)
+    uniform = PartiallyDynamicConv2d(64, 48, 3, PartialSettings(init="uniform"))
+    assert uniform.static.abs().max() <= (9 * 64) ** -0.5
+
+
 @pytest.mark.parametrize(("structured", "entries"), [(True, 5), (False, 5 * 6 * 9)])
 @pytest.mark.parametrize("schedule", ["exponential", "linear"])
 @pytest.mark.parametrize("rounds", [1, 4])
@@ -428,7 +540,9 @@ def test_the_share_is_reached_over_all_layers_together(structured, entries, sche
 
 def test_snip_keeps_what_the_loss_feels():
     torch.manual_seed(0)
-    layer = PartiallyDynamicConv2d(3, 4, 3, PartialSettings(share=0.5))
+    layer = PartiallyDynamicConv2d(
+        3, 4, 3, PartialSettings(share=0.5, structured=True, score="snip")
+    )
     x = torch.randn(2, 3, 6, 6)
     calls = []
 
@@ -445,7 +559,7 @@ def test_snip_keeps_what_the_loss_feels():
 @torch.inference_mode()
 def test_a_head_folds_the_order_into_what_follows():
     torch.manual_seed(0)
-    head = lively(_Headed(PartialSettings()), size=(8, 9))
+    head = lively(_Headed(PartialSettings(structured=True)), size=(8, 9))
     x = torch.randn(2, 3, 8, 9)
     want = head(x)
     head.head.fold_partition()

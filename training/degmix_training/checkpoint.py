@@ -26,7 +26,18 @@ from degmix_edge.tasks import TaskSpec
 from degmix_training import models
 from degmix_training.config import TrainConfig, network_config
 
-FORMAT = "degmix-checkpoint-1"
+FORMAT = "degmix-checkpoint-2"
+FIRST_FORMAT = "degmix-checkpoint-1"
+FIRST_SETTINGS: dict[str, dict[str, Any]] = {
+    "padnet": {"backbone": "hrnet_w18"},
+    "mlore": {"activation": "relu", "plain": {}},
+    "m3vit": {"shared_norm": True},
+}
+"""What a network of the first format has where its card is silent, because defaults have changed.
+
+M3ViT's distillation was another module then. Only training needs it, so it is not read.
+"""
+FIRST_PARTIAL = {"structured": True, "score": "snip"}
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -138,15 +149,29 @@ def read_card(path: Path) -> Card:
             f"{path}: not a safetensors checkpoint ({error}); expected a file written by "
             f"`degmix-edge train`"
         ) from None
-    if header.get("format") != FORMAT:
+    if header.get("format") not in (FORMAT, FIRST_FORMAT):
         raise CheckpointError(
             f"{path}: its header says format {header.get('format')!r}, expected {FORMAT!r}: "
             f"these are weights of something else. Expected a file written by `degmix-edge train`"
         )
     try:
-        return Card.model_validate(json.loads(header["card"]))
+        card = Card.model_validate(json.loads(header["card"]))
+        return card if header["format"] == FORMAT else _of_first_format(card)
     except (ValidationError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: its card does not fit this version: {error}") from None
+
+
+def _of_first_format(card: Card) -> Card:
+    """Write into a card of the first format the settings that were defaults then."""
+    network = {**FIRST_SETTINGS.get(card.model, {}), **card.config.network}
+    if str(network.get("backbone", "")).startswith("hrnet"):
+        network.setdefault("hrnet_fuse", "nearest")
+    if isinstance(network.get("partially_dynamic"), dict):
+        network["partially_dynamic"] = {**FIRST_PARTIAL, **network["partially_dynamic"]}
+    if card.model == "m3vit":
+        network["distil"] = False
+    config = card.config.model_copy(update={"network": network})
+    return card.model_copy(update={"config": config})
 
 
 def load(path: Path) -> Checkpoint:
@@ -162,6 +187,8 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: {error}") from None
     with safe_open(path, framework="pt") as file:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        if (file.metadata() or {})["format"] == FIRST_FORMAT and card.model == "m3vit":
+            state = {k: v for k, v in state.items() if not k.startswith("distillations.")}
     _check_keys(path, card.model, network.state_dict(), state)
     network.load_state_dict(state)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -28,6 +28,7 @@ class Data(Settings):
         root: Its folder; the synthetic scenes have none.
         train, val: Number of samples of each split; None means all (synthetic: 2000 and 100).
         augment: `published` is the family's recipe (random scale and crop, flip, photometric),
+            `zoom` that of Multi-Task-Learning-PyTorch on NYUD-v2 (flip, zoom into the middle),
             `light` flips and changes brightness and colour, `none` changes nothing.
     """
 
@@ -35,7 +36,7 @@ class Data(Settings):
     root: Path | None = None
     train: int | None = Field(2000, gt=0)
     val: int | None = Field(100, gt=0)
-    augment: Literal["published", "light", "none"] = "published"
+    augment: Literal["published", "zoom", "light", "none"] = "published"
 
 
 class Optim(Settings):

@@ -70,6 +70,7 @@ def scorers(
     specs: Mapping[str, TaskSpec],
     *,
     ods: bool = False,
+    smooth: bool = False,
     cache: Path | None = None,
 ) -> dict[str, metrics.Metric]:
     """A metric for each task of `specs`, by the conventions that `source` is published with.
@@ -78,12 +79,14 @@ def scorers(
         source: The data set: how mIoU counts absent classes, and how far off a boundary may be.
         specs: The tasks.
         ods: Score boundaries by odsF, as the papers do; slow.
+        smooth: Smooth boundaries before odsF suppresses them, as pyEdgeEval does it.
         cache: A folder that makes odsF resumable.
     """
     found: dict[str, metrics.Metric] = {}
     for task, spec in specs.items():
         if spec.metric == "edge_f" and ods:
-            found[task] = metrics.find("ods_f")(tolerance=source.edge_tolerance, cache=cache)
+            options = {"tolerance": source.edge_tolerance, "smooth": smooth, "cache": cache}
+            found[task] = metrics.find("ods_f")(**options)
         elif spec.metric == "miou":
             found[task] = metrics.find("miou")(spec.num_channels, absent=source.absent_classes)
         else:

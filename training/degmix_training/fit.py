@@ -20,6 +20,7 @@ from degmix_edge.progress import Event, Progress, emit, warn
 from degmix_training import losses, sync_batchnorm
 from degmix_training.batches import Batches
 from degmix_training.callbacks import LAST, STAGE, STATE, Ema, Keep, Report
+from degmix_training.checkpoint import read_card
 from degmix_training.config import TrainConfig
 from degmix_training.judge import Judge
 from degmix_training.module import Fit
@@ -126,7 +127,9 @@ def _check_resumable(settings: TrainConfig, out: Path) -> None:
         ) from None
     if not (out / "config.yaml").exists():
         return
-    before = config.load(TrainConfig, out / "config.yaml").model_dump(mode="json")
+    # A card of the first format has the former defaults, which config.yaml does not have.
+    saved = read_card(out / LAST).config if (out / LAST).exists() else None
+    before = (saved or config.load(TrainConfig, out / "config.yaml")).model_dump(mode="json")
     now = settings.model_dump(mode="json")
     changed = [
         f"{key} was {before[key]!r} and is now {now[key]!r}"

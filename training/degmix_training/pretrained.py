@@ -1,7 +1,8 @@
-"""Backbone weights from a local file: timm's, Microsoft's Swin, mmsegmentation's Swin and HRNet.
+"""Backbone weights from a local file: timm's, Microsoft's Swin, mmsegmentation's Swin, HRNet, ViT.
 
 Loading is strict: every weight of the backbone must be in the file, and every key of the file must
-be explained.
+be explained. Where `references` describes the family, the loaded backbone is also run on an image
+and must give the maps that the file's own names describe.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from degmix_edge.errors import CheckpointError
+from degmix_training import references
 from degmix_training.backbone import Backbone
+from degmix_training.references._weights import Weights
 
 WRAPPERS = ("state_dict", "model", "model_state", "module")
 INERT = ("pytorch_lightning.", "lightning.", "lightning_utilities.", "argparse.Namespace")
@@ -34,7 +37,13 @@ NOT_BACKBONE = {
     r".*attn_mask$": "mask computed from the size",
     r"norm\.(weight|bias)$": "norm before the classification head",
     r"fc_norm\.": "norm before the classification head",
+    r"ln1\.(weight|bias)$": "final norm, which this backbone does not apply",
 }
+COUNTER = "num_batches_tracked"
+MMSEG_VIT = "layers.0.attn.attn.in_proj_weight"
+"""A key of mmsegmentation's ViT."""
+TOLERANCE = 1e-4
+"""Largest difference of a map in FP32, as a share of its largest value."""
 
 
 @dataclass(frozen=True)
@@ -107,24 +116,95 @@ def load_backbone(backbone: Backbone, path: Path) -> list[Fate]:
     """Load the backbone's weights from `path`, and return what became of each key.
 
     Raises:
-        CheckpointError: A weight is missing or has another shape, or a key is unexplained.
+        CheckpointError: A weight is missing or has another shape, a key is unexplained, or the
+            loaded backbone computes other maps than the file describes.
     """
     tensors = read_weights(path)
     prefixed = {k.removeprefix("backbone."): t for k, t in tensors.items() if _in_backbone(k)}
     state, fates = translate(backbone, prefixed or tensors)
+    of_backbone = list(fates)
     fates += [
         Fate(key, "", "not of the backbone")
         for key in tensors
         if prefixed and not _in_backbone(key)
     ]
-    refuse_unexplained(path, fates)
     # ImageNet weights have no norms for the four maps: these stay untrained, which is reported.
     fresh = {k: v for k, v in backbone.state_dict().items() if k.startswith("norms.")}
     if fresh and not any(key in state for key in fresh):
         state |= fresh
         fates += [Fate("", key, "not in the file: starts anew") for key in fresh]
-    load_strictly(backbone, state, path, f"backbone {backbone.name!r}")
+    try:
+        refuse_unexplained(path, fates)
+        load_strictly(backbone, state, path, f"backbone {backbone.name!r}")
+    except CheckpointError as error:
+        kind = kind_of(prefixed or tensors)
+        raise CheckpointError(f"{error}. The file is of {kind}" if kind else str(error)) from None
+    prove(backbone, prefixed or tensors, of_backbone, path)
     return fates
+
+
+def kind_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return what backbone the weights are of, as far as `references` tells, or an empty text."""
+    reference = references.find(tensors)
+    return "" if reference is None else str(reference.kind(tensors))
+
+
+def prove(backbone: Backbone, tensors: Mapping[str, Tensor], fates: list[Fate], path: Path) -> str:
+    """Run a loaded backbone against the description that the file's own names give.
+
+    Both compute the maps of one image of noise in FP32. Every key that the description reads must
+    have been loaded, and every key that was loaded must have been read.
+
+    Args:
+        backbone: A backbone with the weights loaded.
+        tensors: The backbone's weights as the file names them.
+        fates: What became of each of them.
+        path: The file, for messages.
+
+    Returns:
+        What was found, in words for a user.
+
+    Raises:
+        CheckpointError: The maps differ, or the description reads other keys than were loaded.
+    """
+    reference = references.find(tensors)
+    if reference is None:
+        return f"backbone: {backbone.name}, by the names and shapes of its weights alone"
+    noise = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 3, *reference.SIZE, generator=noise)
+    weights = Weights(tensors, image.dtype)
+    was_training = backbone.training
+    with torch.inference_mode():
+        maps = backbone.eval()(image)
+        described = reference.maps(weights, image, backbone)[-len(maps) :]
+    backbone.train(was_training)
+    loaded = {fate.key for fate in fates if fate.became and not fate.key.endswith(COUNTER)}
+    if unlike := sorted(weights.names ^ loaded):
+        raise CheckpointError(
+            f"{path}: {len(unlike)} keys of {reference.kind(tensors)} were loaded and have no "
+            f"place in it, or the other way round (first: {', '.join(unlike[:3])})"
+        )
+    error = max(map(_difference, maps, described))
+    if not error <= TOLERANCE:
+        raise CheckpointError(
+            f"{path}: backbone {backbone.name!r} computes other maps than the file describes, "
+            f"which is {reference.kind(tensors)}: they differ by {error:.1e} of the largest value, "
+            f"expected at most {TOLERANCE:.0e}. Settings that change a backbone are hrnet_fuse and "
+            f"plain.*; leave them at what the file was trained with"
+        )
+    height, width = reference.SIZE
+    return (
+        f"backbone: {backbone.name}, whose maps of a {height}x{width} image are within {error:.0e} "
+        f"of those that the file's own names describe"
+    )
+
+
+def _difference(got: Tensor, described: Tensor) -> float:
+    """Return the largest difference as a share of the largest value; infinite for other shapes."""
+    if got.shape != described.shape:
+        return float("inf")
+    scale = described.abs().max().clamp(min=1e-12)
+    return float((got - described).abs().max() / scale)
 
 
 def _in_backbone(key: str) -> bool:
@@ -141,6 +221,9 @@ def translate(
         counterpart.
     """
     own = backbone.state_dict()
+    drops_class = any(k.endswith("pos_embed") for k in own) and not any(
+        "cls_token" in k for k in own
+    )
     is_mmseg = any(key.startswith("stages.0.blocks.0.attn.w_msa") for key in tensors)
     merges_last = is_mmseg or any(key.startswith("layers.0.downsample.") for key in tensors)
     state: dict[str, Tensor] = {}
@@ -149,7 +232,11 @@ def translate(
         name = _mmseg_name(key) if is_mmseg else key
         if merges_last:
             name = re.sub(r"^layers\.(\d)\.downsample", _next_layer, name)
+        if MMSEG_VIT in tensors:
+            name = _mmseg_vit_name(key)
         name = _own_name(name, own)
+        if key == "pos_embed" and drops_class:
+            tensor = tensor[:, 1:]
         if name in own:
             if is_mmseg and ".downsample." in name:
                 tensor = unfold_to_block_order(tensor)
@@ -157,9 +244,14 @@ def translate(
             fates.append(Fate(key, f"backbone.{name}"))
             continue
         reasons = [why for pattern, why in NOT_BACKBONE.items() if re.match(pattern, key)]
+        if key == "cls_token" and drops_class:
+            reasons = ["class token, which this backbone does not have"]
         fates.append(Fate(key, "", reasons[0] if reasons else ""))
+    patch_bias = "network.model.patch_embed.proj.bias"
+    if MMSEG_VIT in tensors and patch_bias in own and patch_bias not in state:
+        state[patch_bias] = torch.zeros_like(own[patch_bias])  # published without one
     for name, tensor in own.items():  # other files may lack the counters of batches
-        if name.endswith("num_batches_tracked"):
+        if name.endswith(COUNTER):
             state.setdefault(name, tensor)
     return state, fates
 
@@ -181,8 +273,27 @@ def _mmseg_name(key: str) -> str:
     return re.sub(r"^norm([0-3])\.", r"norms.\1.", key)
 
 
+def _mmseg_vit_name(key: str) -> str:
+    """Translate the name of a weight of mmsegmentation's ViT to timm's."""
+    key = re.sub(r"^ln1\.", "norm.", key)
+    for theirs, ours in (
+        ("layers.", "blocks."),
+        ("patch_embed.projection.", "patch_embed.proj."),
+        (".ln1.", ".norm1."),
+        (".ln2.", ".norm2."),
+        (".attn.attn.in_proj_", ".attn.qkv."),
+        (".attn.attn.out_proj.", ".attn.proj."),
+        (".ffn.blocks.0.0.", ".mlp.fc1."),
+        (".ffn.blocks.1.", ".mlp.fc2."),
+    ):
+        key = key.replace(theirs, ours)
+    return key
+
+
 def _own_name(name: str, own: Mapping[str, Tensor]) -> str:
     """Return the key in `Backbone.state_dict`, which may be in `network` or a flattened stage."""
+    if re.match(r"norm\.", name) and f"last_{name}" in own:
+        return f"last_{name}"
     flattened = re.sub(r"^(layers|stages|blocks)\.(\d+)\.", r"\1_\2.", name)
     for candidate in (name, f"network.{name}", f"network.{flattened}", f"network.model.{name}"):
         if candidate in own:

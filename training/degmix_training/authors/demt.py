@@ -1,10 +1,11 @@
-"""Lightning checkpoints of DeMT, DeMTG and DeGMix. The backbone may be Swin or HRNet.
+"""Lightning checkpoints of DeMT, DeMTG and DeGMix. The backbone may be Swin, HRNet or ViT.
 
 The number of heads is not in the weights: it is the published one, unless settings say otherwise.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +16,13 @@ from torch import Tensor
 from degmix_edge.errors import CheckpointError
 from degmix_training import data, models
 from degmix_training.authors._base import Imported, task_spec
+from degmix_training.backbone import PLAIN_STRIDE
 from degmix_training.config import network_config
 from degmix_training.pretrained import (
     Fate,
+    kind_of,
     load_strictly,
+    prove,
     refuse_unexplained,
     translate,
 )
@@ -26,9 +30,8 @@ from degmix_training.pretrained import (
 KEYS = "head.defor_mixers.*, head.task_fusion.* and head.final_logits.*"
 TASKS = {"sal": "saliency"}
 """Their names where they are not ours."""
-SWINS = {(96, 6): "tiny", (96, 18): "small", (128, 18): "base", (192, 18): "large"}
-"""Swin's variant by channels of the first stage and blocks of the third."""
-HRNETS = {18: "hrnet_w18_small_v2", 48: "hrnet_w48"}
+VIT_EPSILON = 1e-5
+"""Of the LayerNorms in the public code's ViT, where timm has 1e-6."""
 FUSION = "attention over a sequence of one: query and key have no effect"
 REASONS = {
     r"(criterion|metrics_dict)\.": "of the training program",
@@ -71,11 +74,34 @@ def read(
     stripped = {k.removeprefix("backbone."): t for k, t in backbone_keys.items()}
     state, fates = translate(network.backbone, stripped)
     state = {f"backbone.{key}": tensor for key, tensor in state.items()}
+    of_backbone = fates
     fates = [Fate(f"backbone.{f.key}", f.became, f.why) for f in fates]
+    placed, rest = _place_head(tensors, model, list(specs), config["mixer_order"])
+    state |= placed
+    fates += rest
+    refuse_unexplained(path, fates)
+    for name, tensor in network.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            state.setdefault(name, tensor)
+    load_strictly(network, state, path, f"{model} with {config['backbone']}")
+    notes = [
+        prove(network.backbone, stripped, of_backbone, path),
+        f"mixer order: {config['mixer_order'].replace('_', ' ')}",
+        f"heads ({config.get('num_heads', 'published')}) are assumed",
+    ]
+    return Imported(model, network.eval(), config, specs, fates, source, notes=notes)
+
+
+def _place_head(
+    tensors: Mapping[str, Tensor], model: str, names: list[str], order: str
+) -> tuple[dict[str, Tensor], list[Fate]]:
+    """Our weights for everything behind the backbone, and what became of each key there."""
+    state: dict[str, Tensor] = {}
+    fates = []
     for key, tensor in tensors.items():
-        if key in backbone_keys:
+        if key.startswith("backbone."):
             continue
-        placed = _place(key, tensor, model, list(specs), config["mixer_order"])
+        placed = _place(key, tensor, model, names, order)
         state |= placed
         reasons = [why for pattern, why in REASONS.items() if re.match(pattern, key)]
         if model == "degmix" and key.startswith("head.linear1."):
@@ -84,16 +110,7 @@ def read(
         if placed and key.endswith(("in_proj_weight", "in_proj_bias")):
             why = FUSION if "task_fusion" in key else _key_bias(key)
         fates.append(Fate(key, ", ".join(placed), why))
-    refuse_unexplained(path, fates)
-    for name, tensor in network.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            state.setdefault(name, tensor)
-    load_strictly(network, state, path, f"{model} with {config['backbone']}")
-    notes = [
-        f"mixer order: {config['mixer_order'].replace('_', ' ')}",
-        f"heads ({config.get('num_heads', 'published')}) are assumed",
-    ]
-    return Imported(model, network.eval(), config, specs, fates, source, notes=notes)
+    return state, fates
 
 
 def _key_bias(key: str) -> str:
@@ -105,10 +122,12 @@ def _describe(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, dict[str,
     blocks = [m for k in tensors if (m := re.match(r"head\.defor_mixers\.0\.blocks\.(\d+)\.", k))]
     gated = any(key.startswith("head.gmlps.") for key in tensors)
     patch = tensors.get("head.patch_embed.projection.weight")
-    model = "degmix" if patch is not None else "demtg" if gated else "demt"
+    # The ViT has no patch embedding, and DeGMix's query has a norm in front of each projection.
+    is_degmix = patch is not None or "head.task_querys.0.norm_q.weight" in tensors
+    model = "degmix" if is_degmix else "demtg" if gated else "demt"
     first = next(iter(_heads(tensors)))
     config: dict[str, Any] = {
-        "backbone": _backbone(path, tensors),
+        **_backbone(path, tensors),
         "dim": tensors["head.task_fusion.out_proj.weight"].shape[0],
         "depth": 1 + max(int(match[1]) for match in blocks),
         "head_channels": tensors[f"head.bottleneck.{first}.conv.weight"].shape[0],
@@ -132,22 +151,22 @@ def _heads(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     return found
 
 
-def _backbone(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    patches = tensors.get("backbone.patch_embed.projection.weight")
-    if patches is not None:
-        third = [m for k in tensors if (m := re.match(r"backbone\.stages\.2\.blocks\.(\d+)\.", k))]
-        size = SWINS.get((patches.shape[0], 1 + max((int(m[1]) for m in third), default=-1)))
-        if size:
-            return f"swin_{size}_patch4_window7_224"
-    branch = tensors.get("backbone.stage2.0.branches.0.0.conv1.weight")
-    if branch is not None and branch.shape[0] in HRNETS:
-        return HRNETS[branch.shape[0]]
-    have = [key for key in tensors if key.startswith("backbone.")]
-    raise CheckpointError(
-        f"{path}: backbone not recognised from {len(have)} keys "
-        f"({', '.join(have[:2]) or 'none start with backbone.'}); expected mmsegmentation's Swin "
-        f"T/S/B/L or HRNetV2 W18-small/W48"
-    )
+def _backbone(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The backbone's settings, read off its weights."""
+    own = {k.removeprefix("backbone."): t for k, t in tensors.items() if k.startswith("backbone.")}
+    kind = kind_of(own)
+    name = f"{kind}_224" if kind.startswith("vit_") else kind
+    if " " in kind or not kind.startswith(("swin_", "hrnet_", "vit_")):
+        raise CheckpointError(
+            f"{path}: backbone not recognised from {len(own)} keys"
+            f"{f', which are of {kind}' if kind else ''} ({', '.join(list(own)[:2]) or 'none'}); "
+            f"expected mmsegmentation's Swin T/S/B/L, HRNetV2 or ViT under backbone.*"
+        )
+    if not kind.startswith("vit_"):
+        return {"backbone": name}
+    side = math.isqrt(own["pos_embed"].shape[1] - 1) * PLAIN_STRIDE
+    plain = {"table_side": side, "table_resize": "plain", "epsilon": VIT_EPSILON}
+    return {"backbone": name, "plain": plain}
 
 
 def _place(key: str, tensor: Tensor, model: str, names: list[str], order: str) -> dict[str, Tensor]:
@@ -161,6 +180,12 @@ def _place(key: str, tensor: Tensor, model: str, names: list[str], order: str) -
         if parts[2] == "0":
             return {f"embed.{leaf}": tensor[..., None, None] if leaf == "weight" else tensor}
         return {f"embed_norm.{leaf}": tensor}
+    if kind == "featconv":
+        branch = re.fullmatch(r"head([2-6])", parts[2])
+        if branch is None or leaf == "num_batches_tracked":
+            return {}
+        place = "join" if branch[1] == "6" else f"scales.{int(branch[1]) - 2}"
+        return {f"embed.{place}.{'.'.join(parts[3:])}": tensor}
     if kind == "patch_embed":
         place = {"projection": "embed", "norm": "embed_norm"}.get(parts[2])
         return {f"{place}.{leaf}": tensor} if place else {}

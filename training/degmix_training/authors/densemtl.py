@@ -26,7 +26,7 @@ from degmix_training import data, models
 from degmix_training.authors._base import Imported, task_spec
 from degmix_training.config import network_config
 from degmix_training.data.cityscapes import CLASSES as CITYSCAPES
-from degmix_training.pretrained import Fate, load_strictly, refuse_unexplained, translate
+from degmix_training.pretrained import Fate, load_strictly, prove, refuse_unexplained, translate
 
 KEYS = "heads.*.decoder.* and m.*.SxTAM_*"
 MEAN = (0.45, 0.45, 0.45)
@@ -106,28 +106,27 @@ def read(
         if key.startswith("backbone.encoder.")
     }
     state, fates = translate(network.backbone, stripped)
-    state = {f"backbone.{key}": tensor for key, tensor in state.items()}
-    fates = [Fate(f"backbone.encoder.{f.key}", f.became, f.why) for f in fates]
     orders = {task: _source_order(tensors, task, list(channels), level) for task in channels}
-    placed, fates_of_heads = _place_all(tensors, orders)
-    state |= placed
-    fates += fates_of_heads
-    refuse_unexplained(path, fates)
+    placed, of_heads = _place_all(tensors, orders)
+    state = {f"backbone.{key}": tensor for key, tensor in state.items()} | placed
+    theirs = [Fate(f"backbone.encoder.{f.key}", f.became, f.why) for f in fates] + of_heads
+    refuse_unexplained(path, theirs)
     for name, tensor in network.state_dict().items():
         if name.endswith("num_batches_tracked"):
             state.setdefault(name, tensor)
     load_strictly(network, state, path, f"densemtl with {config['backbone']}")
+    proof = prove(network.backbone, stripped, fates, path)
     return Imported(
         "densemtl",
         network.eval(),
         config,
         specs,
-        fates,
+        theirs,
         data="nyud" if seen == 40 else "folder",
         size=SIZES.get(seen),
         mean=MEAN,
         std=STD,
-        notes=_notes(specs, config, orders),
+        notes=[proof, *_notes(specs, config, orders)],
     )
 
 

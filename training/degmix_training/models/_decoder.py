@@ -24,23 +24,21 @@ from torch import Tensor, nn
 
 from degmix_edge.errors import ConfigError
 from degmix_edge.tasks import TaskSpec
-from degmix_training.backbone import Backbone
+from degmix_training.backbone import Backbone, BackboneSettings
 from degmix_training.models._mixer import MixerBlock, MixerConfig
 from degmix_training.models._network import Head, HeadSettings, Network, conv_norm_relu, resize
 
 
-class DecoderConfig(MixerConfig, HeadSettings):
+class DecoderConfig(BackboneSettings, MixerConfig, HeadSettings):
     """Sizes of the three networks; `dim` 256 is the published one (128 for HRNet-18).
 
     Attributes:
-        backbone: Any timm name that `Backbone` takes.
         depth: Mixer blocks a task.
         num_heads: Heads of the task queries.
         head_channels: Channels between a head's two convolutions; None is an eighth of the
             backbone's sum, as published.
     """
 
-    backbone: str = "mobilenetv4_conv_small"
     dim: int = Field(256, gt=0)
     depth: int = Field(2, gt=0)
     num_heads: int = Field(2, gt=0)
@@ -151,7 +149,7 @@ class Decoder(Network):
     ) -> None:
         super().__init__()
         dim = config.dim
-        self.backbone = Backbone(config.backbone, pretrained=pretrained)
+        self.backbone = Backbone.of(config, pretrained=pretrained)
         channels = self.backbone.channels
         if self.backbone.is_plain and "patch_size" in config.model_fields_set:
             raise ConfigError(

@@ -106,8 +106,8 @@ class Mixture(nn.Module):
     """Tokens `(R, N, L, d)` to `(T, N, L, d)`, by the experts that `Router` chooses for each.
 
     Attributes:
-        uneven: How unevenly experts were used in the last training step: the sum of the squared
-            coefficients of variation of their gates and of their numbers of tokens.
+        uneven: How unevenly experts were used in the last training step: the squared coefficients
+            of variation of their gates and of their numbers of tokens, summed over tasks.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Mixture(nn.Module):
         if self.training:
             importance = gates.sum((1, 2))
             load = (gates > 0).to(gates.dtype).sum((1, 2))
-            self.uneven = (_variation(importance) + _variation(load)).mean()
+            self.uneven = (_variation(importance) + _variation(load)).sum()
             if self.fade:
                 self.usage.lerp_(gates.detach().mean((1, 2)), 0.01)
         if self.fade:
@@ -228,5 +228,5 @@ class FixedExperts(nn.Module):
 
 
 def _variation(x: Tensor) -> Tensor:
-    """The squared coefficient of variation over the last axis, the experts."""
-    return x.var(-1, unbiased=False) / (x.mean(-1).square() + 1e-10)
+    """The squared coefficient of variation of a sample over the last axis, the experts."""
+    return x.var(-1) / (x.mean(-1).square() + 1e-10)

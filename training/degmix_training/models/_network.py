@@ -114,7 +114,12 @@ class Head(nn.Sequential):
     """One task's head: `(N, d, h, w) -> (N, num_channels, h, w)` logits."""
 
     def __init__(
-        self, dim: int, hidden: int, num_channels: int, dynamic: PartialSettings | None = None
+        self,
+        dim: int,
+        hidden: int,
+        num_channels: int,
+        dynamic: PartialSettings | None = None,
+        activation: type[nn.Module] = nn.ReLU,
     ) -> None:
         conv = (
             nn.Conv2d(dim, hidden, 3, padding=1, bias=False)
@@ -122,10 +127,15 @@ class Head(nn.Sequential):
             else PartiallyDynamicConv2d(dim, hidden, 3, dynamic)
         )
         super().__init__(
-            conv, nn.BatchNorm2d(hidden), nn.ReLU(), nn.Conv2d(hidden, num_channels, 1)
+            conv, nn.BatchNorm2d(hidden), activation(), nn.Conv2d(hidden, num_channels, 1)
         )
         nn.init.normal_(self[-1].weight, std=0.01)
         nn.init.zeros_(self[-1].bias)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Compute what the last convolution reads, `(N, hidden, h, w)`."""
+        conv, norm, activation, _ = self
+        return activation(norm(conv(x)))
 
     def fold_partition(self) -> None:
         """Replace a partially dynamic convolution by its folded form; the last layer reorders."""

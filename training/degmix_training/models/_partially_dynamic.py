@@ -7,8 +7,9 @@ dynamic convolution (Chen et al., CVPR 2020):
     a(x) = softmax(MLP(mean over pixels of x) / temperature)
 
 Iterative mode partition decides M before training: entries are scored on a few batches, the lowest
-become static, over several rounds. `structured` scores whole output channels, so that the static
-half is an ordinary convolution; the paper's mask is unstructured, which buys no speed.
+become static, over several rounds. The defaults are those of the public code: an unstructured mask
+at random, which buys no speed. With `structured`, whole output channels are dynamic or static, and
+the static half is an ordinary convolution.
 
 No dense-prediction result is published for it: what it gives in a head here has to be measured.
 """
@@ -35,18 +36,22 @@ class PartialSettings(Settings):
         share: Share of the kernel entries (or output channels) that stay dynamic.
         structured: Whole output channels are dynamic or static.
         score: `snip` is the magnitude of gradient times mask (Lee et al., ICLR 2019), `magnitude`
-            that of the dynamic weights; `random` is the public code's default.
+            that of the dynamic weights.
+        init: `published` draws kernels from a normal distribution of variance 2 / (k^2 O), and the
+            attention's two layers with variances of 2 over their numbers of outputs; `uniform` is
+            PyTorch's own.
         rounds: Number of rounds of the partition.
         schedule: How the dynamic share falls from 1 over the rounds.
-        temperature: Temperature of the attention's softmax at the start; it falls to 1.
+        temperature: Temperature of the attention's softmax at the start; it falls linearly to 1.
         anneal: Share of training after which it is 1; published: 15 of 90 epochs.
     """
 
     kernels: int = Field(4, ge=2)
     reduction: int = Field(16, gt=0)
     share: float = Field(0.5, gt=0, lt=1)
-    structured: bool = True
-    score: Literal["snip", "magnitude", "random"] = "snip"
+    structured: bool = False
+    score: Literal["snip", "magnitude", "random"] = "random"
+    init: Literal["published", "uniform"] = "published"
     rounds: int = Field(3, gt=0)
     schedule: Literal["exponential", "linear"] = "exponential"
     temperature: float = Field(30.0, ge=1)
@@ -80,12 +85,23 @@ class PartiallyDynamicConv2d(nn.Module):
         self.dynamic = nn.Parameter(torch.empty(settings.kernels * outputs, *shape[1:]))
         self.static = nn.Parameter(torch.empty(shape))
         self.phi = nn.Parameter(torch.zeros(()))
-        for weight in (*self.dynamic.chunk(settings.kernels), self.static):
-            nn.init.kaiming_uniform_(weight, a=5**0.5)
+        self._initialise(kernel * kernel * outputs)
         # All dynamic until `partition` has run.
         mask = torch.ones(outputs, 1, 1, 1) if settings.structured else torch.ones(shape)
         self.register_buffer("mask", mask)
         self.register_buffer("partitioned", torch.tensor(False))
+
+    def _initialise(self, spread: int) -> None:
+        """Draw the weights as `init` says; `spread` is the number of outputs times positions."""
+        if self.settings.init == "uniform":
+            for weight in (*self.dynamic.chunk(self.settings.kernels), self.static):
+                nn.init.kaiming_uniform_(weight, a=5**0.5)
+            return
+        layers = (self.attention.squeeze, self.attention.excite)
+        widths = [(layer.weight, layer.out_features) for layer in layers]
+        for weight, count in [(self.dynamic, spread), (self.static, spread), *widths]:
+            nn.init.normal_(weight, std=(2 / count) ** 0.5)
+        nn.init.zeros_(self.attention.excite.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         # One convolution with a kernel for each row of the batch: rows are its groups.

@@ -13,14 +13,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from degmix_edge.tasks import TaskSpec
-from degmix_training.backbone import Backbone
+from degmix_training.backbone import Backbone, BackboneSettings
 from degmix_training.models._network import Head, HeadSettings, Network, resize, stack
 
 
-class Config(HeadSettings):
+class Config(BackboneSettings, HeadSettings):
     """Settings of the baseline; `head_channels` None is a quarter of the backbone's sum."""
 
-    backbone: str = "mobilenetv4_conv_small"
     head_channels: int | None = Field(None, gt=0)
 
 
@@ -31,7 +30,7 @@ class Model(Network):
         self, config: Config, tasks: Mapping[str, TaskSpec], *, pretrained: bool = False
     ) -> None:
         super().__init__()
-        self.backbone = Backbone(config.backbone, pretrained=pretrained)
+        self.backbone = Backbone.of(config, pretrained=pretrained)
         channels = sum(self.backbone.channels)
         hidden = config.head_channels or max(1, channels // 4)
         self.heads = nn.ModuleDict(

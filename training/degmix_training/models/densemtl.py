@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from degmix_edge.tasks import TaskSpec
-from degmix_training.backbone import Backbone
+from degmix_training.backbone import Backbone, BackboneSettings
 from degmix_training.losses import INVERSE
 from degmix_training.models._network import (
     Head,
@@ -38,7 +38,7 @@ from degmix_training.models._network import (
 CENTIMETRE = 100.0
 
 
-class Config(HeadSettings):
+class Config(BackboneSettings, HeadSettings):
     """Sizes of DenseMTL; the defaults are the published form.
 
     Attributes:
@@ -200,11 +200,11 @@ class Model(Network):
         super().__init__()
         need_several("densemtl", tasks)
         self.config = config
-        self.backbone = Backbone(
-            config.backbone, pretrained=pretrained, five=True, dilated=config.dilated
+        self.backbone = Backbone.of(
+            config, pretrained=pretrained, five=True, dilated=config.dilated
         )
         channels = self.backbone.channels
-        self.multiple = max(self.backbone.multiple, config.down * 2**config.exchange)
+        self.multiple = max(self.backbone.strides[-1], config.down * 2**config.exchange)
         self.decoders = nn.ModuleDict({task: TaskDecoder(channels, config) for task in tasks})
         wide = config.widths[config.exchange]
         self.exchange = Exchange(wide, config.down, tasks)

@@ -5,7 +5,7 @@ Model-Accelerator Co-design", NeurIPS 2022 (arXiv 2210.14793). Blocks 1, 3, 5 ..
 place of their MLP (`_moe.py`):
 
     image -> tokens -> block 0 (MLP) -> block 1 (mixture) -> block 2 (MLP) -> ... -> tokens_i
-    logits_i = decoder_i(tokens_i)                three convolutions, each followed by a resize
+    logits_i = decoder_i(LayerNorm_i(tokens_i))   three convolutions, each followed by a resize
 
 Except with a `single` router, tasks share no token from the first mixture on. What comes before is
 computed once; from there tasks are rows of the batch: the same weights, larger products.
@@ -53,6 +53,8 @@ class Config(MoeSettings, HeadSettings):
         balance: Weight of the loss that spreads tokens over experts.
         head_width: Channels of a task's decoder.
         distil: Train with the distillation between tasks (TAM), which inference does not have.
+        shared_norm: Whether one final LayerNorm, the transformer's, serves all tasks. Published: a
+            LayerNorm in each task's decoder. Checkpoints of the first format share one.
     """
 
     backbone: str = "deit_small_patch16_224"
@@ -64,10 +66,11 @@ class Config(MoeSettings, HeadSettings):
     balance: float = Field(0.01, ge=0)
     head_width: int = Field(256, gt=0)
     distil: bool = True
+    shared_norm: bool = False
 
 
 class MoeTransformer(nn.Module):
-    """`(N, 3, H, W)` to the last tokens `(T, N, d, h, w)`; T is 1 with a `single` router.
+    """`(N, 3, H, W)` to the last tokens `(T, N, h w, d)`; T is 1 with a `single` router.
 
     The image's sides are multiples of the patch's side.
     """
@@ -79,6 +82,8 @@ class MoeTransformer(nn.Module):
         options = {key: value for key, value in sizes.items() if value is not None}
         size = (_padded(config.height), _padded(config.width))
         self.network = _plain(config.backbone, size, options, pretrained)
+        if not config.shared_norm:
+            self.network.norm = nn.Identity()
         dim = self.network.embed_dim
         self.channels = [dim]
         self.mixtures = nn.ModuleDict()
@@ -103,8 +108,7 @@ class MoeTransformer(nn.Module):
             inner = block.norm2(x)
             made = self.mixtures[str(index)](inner) if index % 2 else block.mlp(inner)
             x = x + block.drop_path2(block.ls2(made))
-        x = net.norm(x)[:, :, prefix:]
-        return x.transpose(2, 3).unflatten(3, grid)
+        return net.norm(x[:, :, prefix:])
 
     def _positions(self, grid: tuple[int, ...]) -> Tensor:
         """The position table for a grid of patches, interpolated if it is not the trained grid."""
@@ -128,24 +132,31 @@ class MoeTransformer(nn.Module):
 
 
 class TaskDecoder(nn.Module):
-    """Tokens `(N, d, h, w)` to three maps (`levels`) and, by `head`, to logits at 8h x 8w."""
+    """Tokens `(N, h w, d)` to three maps (`levels`) and logits at 8h x 8w (`logits`)."""
 
     def __init__(self, dim: int, config: Config, spec: TaskSpec) -> None:
         super().__init__()
         width = config.head_width
+        self.norm = nn.Identity() if config.shared_norm else nn.LayerNorm(dim, eps=NORM_EPSILON)
         self.stages = nn.ModuleList(
             nn.Sequential(*conv_norm_relu(channels, width)) for channels in (dim, width, width)
         )
         self.head = Head(width, width, spec.num_channels, config.partially_dynamic)
 
-    def levels(self, x: Tensor) -> list[Tensor]:
+    def levels(self, tokens: Tensor, grid: tuple[int, int]) -> list[Tensor]:
         """Compute the maps `(N, head_width, 2h, 2w)`, `(..., 4h, 4w)` and `(..., 8h, 8w)`."""
+        x = self.norm(tokens).transpose(1, 2).unflatten(2, grid)
         maps = []
-        for stage in self.stages:
+        for stage in (*self.stages, self.head.hidden):
             x = stage(x)
-            x = resize(x, (2 * x.shape[-2], 2 * x.shape[-1]))
             maps.append(x)
-        return maps
+            if len(maps) <= len(self.stages):
+                x = resize(x, (2 * x.shape[-2], 2 * x.shape[-1]))
+        return maps[1:]
+
+    def logits(self, levels: list[Tensor]) -> Tensor:
+        """Compute the logits `(N, num_channels, 8h, 8w)` from the last of `levels`."""
+        return self.head[3](levels[-1])
 
 
 class Model(Network):
@@ -175,13 +186,14 @@ class Model(Network):
         height, width = image.shape[-2:]
         size = (_padded(height), _padded(width))
         tokens = self.backbone(F.pad(image, (0, size[1] - width, 0, size[0] - height)))
+        grid = (size[0] // PATCH, size[1] // PATCH)
         levels = {
-            task: decoder.levels(tokens[self.rows.index(task) if len(tokens) > 1 else 0])
+            task: decoder.levels(tokens[self.rows.index(task) if len(tokens) > 1 else 0], grid)
             for task, decoder in self.decoders.items()
         }
         outputs = {}
         for task, decoder in self.decoders.items():
-            logits = resize(decoder.head(levels[task][-1]), size)
+            logits = resize(decoder.logits(levels[task]), size)
             outputs[task] = logits[..., :height, :width]
         if self.training:
             for index, distil in enumerate(self.distillations):
@@ -216,6 +228,7 @@ class Model(Network):
 
 
 PATCH = 16
+NORM_EPSILON = 1e-6
 
 
 def _padded(side: int) -> int:

@@ -18,6 +18,7 @@ pass `fold_conv_mixture` makes the run-time kernel of it where that is less work
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,17 +27,17 @@ from torch import Tensor, nn
 
 from degmix_edge.errors import ShapeError
 from degmix_edge.tasks import TaskSpec
-from degmix_training.backbone import Backbone
+from degmix_training.backbone import Backbone, BackboneSettings, PlainSettings
 from degmix_training.models._network import Head, HeadSettings, Network, resize
 
 MASKED = -1e10
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 
-class Config(HeadSettings):
+class Config(BackboneSettings, HeadSettings):
     """Sizes of MLoRE; the defaults are those of PASCAL-Context with ViT-S.
 
     Attributes:
-        backbone: Any timm name that `Backbone` takes.
         height, width: Input size in pixels. The router weighs positions, so a network has one
             size; training fills them in.
         channels: C of the mixtures.
@@ -47,12 +48,17 @@ class Config(HeadSettings):
             dividing again, as for PASCAL-Context.
         blocks: Mixtures in sequence at each depth.
         balance: Weight of the loss that spreads images over experts.
+        activation: Activation of the heads; published: GELU. Checkpoints of the first format have
+            ReLU.
+        plain: As published, there is no class token, the last map has the final LayerNorm, and the
+            position table is resized without antialiasing.
         level: Which of the backbone's maps, from fine to coarse, has the size that all are
             resized to; those of a plain vision transformer have one size.
         head_channels: Channels between a head's two convolutions; None is `channels`.
     """
 
     backbone: str = "vit_small_patch16_384"
+    plain: PlainSettings = PlainSettings(class_token=False, last_norm=True, table_resize="plain")
     height: int = Field(gt=0)
     width: int = Field(gt=0)
     channels: int = Field(192, gt=0)
@@ -62,6 +68,7 @@ class Config(HeadSettings):
     mask_first: bool = False
     blocks: int = Field(2, gt=0)
     balance: float = Field(1e-4, ge=0)
+    activation: Literal["gelu", "relu"] = "gelu"
     level: int = Field(1, ge=0, le=3)
     head_channels: int | None = Field(None, gt=0)
 
@@ -92,21 +99,20 @@ class Router(nn.Module):
         self.channel = nn.Linear(c, hidden)
         self.out = nn.Linear(2 * hidden, 2 * self.count + 1)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Shares, the own expert's weight, and the probabilities that are balanced."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the shares and the own expert's weight; training adds noise to the scores."""
         pixel = self.pixel_norm(self.pixel(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         pixel = self.pixel_out(F.gelu(pixel)).mean((2, 3))
         channel = self.channel(F.gelu(self.channel_norm(self.positions(x.flatten(2)).squeeze(2))))
         found = self.out(torch.cat((pixel, channel), dim=1))
         scores, spread, own = found.split((self.count, self.count, 1), dim=1)
         if self.training:
-            scores = scores + torch.randn_like(scores) * F.softplus(spread)
-        everyone = scores.softmax(1)
+            scores = scores + torch.randn_like(scores) * spread
         kept = scores.topk(self.top_k, dim=1).indices
         mask = torch.zeros_like(scores).scatter(1, kept, 1.0)
         if self.mask_first:
-            return (scores + (1 - mask) * MASKED).softmax(1), own, everyone
-        return everyone * mask, own, everyone
+            return (scores + (1 - mask) * MASKED).softmax(1), own
+        return scores.softmax(1) * mask, own
 
 
 class LowRank(nn.Module):
@@ -147,16 +153,16 @@ class Mixture(nn.Module):
         self.leave = nn.ModuleDict({t: nn.Conv2d(c, c, 1) for t in tasks})
 
     def forward(self, x: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """New maps, and how unevenly experts are used."""
+        """New maps, and how unevenly experts are used by all tasks and images together."""
         found, routed = {}, []
         for task, enter in self.enter.items():
             o = enter(x[task])
-            shares, own, everyone = self.routers[task](o)
+            shares, own = self.routers[task](o)
             mixed = self.mixture_norm[task](self.experts(o, shares)) + self.own[task](o, own)
             mixed = self.norm[task](mixed + self.shared(o.detach()))
             found[task] = self.leave[task](F.gelu(mixed))
-            routed.append(everyone.mean(0))
-        return found, torch.stack([_variation(r) for r in routed]).mean()
+            routed.append(shares)
+        return found, _variation(torch.cat(routed).mean(0))
 
 
 class Model(Network):
@@ -167,7 +173,7 @@ class Model(Network):
     ) -> None:
         super().__init__()
         self.config = config
-        self.backbone = Backbone(config.backbone, pretrained=pretrained)
+        self.backbone = Backbone.of(config, pretrained=pretrained)
         self.level = 0 if self.backbone.is_plain else config.level
         stride = self.backbone.strides[self.level]
         positions = -(-config.height // stride) * -(-config.width // stride)
@@ -190,8 +196,12 @@ class Model(Network):
             }
         )
         hidden = config.head_channels or c
+        activation = ACTIVATIONS[config.activation]
         self.heads = nn.ModuleDict(
-            {t: Head(c, hidden, s.num_channels, config.partially_dynamic) for t, s in tasks.items()}
+            {
+                t: Head(c, hidden, s.num_channels, config.partially_dynamic, activation)
+                for t, s in tasks.items()
+            }
         )
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -231,5 +241,5 @@ class Model(Network):
 
 
 def _variation(x: Tensor) -> Tensor:
-    """The squared coefficient of variation."""
-    return x.var(unbiased=False) / (x.mean().square() + 1e-10)
+    """The squared coefficient of variation of a sample."""
+    return x.var() / (x.mean().square() + 1e-10)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from degmix_edge import tasks as all_tasks
 from degmix_edge.errors import ConfigError
 from degmix_edge.tasks import TaskSpec
-from degmix_training.backbone import Backbone
+from degmix_training.backbone import Backbone, BackboneSettings
 from degmix_training.models._network import (
     Head,
     HeadSettings,
@@ -35,17 +35,19 @@ from degmix_training.models._network import (
 )
 
 
-class Config(HeadSettings):
-    """Sizes of PAD-Net; `width` 256 at stride 4 on HRNet-W18 is the compared form.
+class Config(BackboneSettings, HeadSettings):
+    """Sizes of PAD-Net; `width` 256 at stride 4 on HRNet-W18-small-v2 is the compared form.
+
+    The public code calls this backbone "hrnet_w18"; its sizes and weights are those of timm's
+    `hrnet_w18_small_v2`.
 
     Attributes:
-        backbone: Any timm name that `Backbone` takes.
         width: Channels of a task's features; bottlenecks are a quarter as wide.
         stride: Where tasks are distilled: 4, or 8 for a quarter of the work.
         auxiliary: Tasks with an initial prediction alone: labelled in training, no output.
     """
 
-    backbone: str = "hrnet_w18"
+    backbone: str = "hrnet_w18_small_v2"
     width: int = Field(256, ge=4)
     stride: Literal[4, 8] = 4
     auxiliary: tuple[str, ...] = ()
@@ -94,7 +96,7 @@ class Model(Network):
         self.auxiliary = {name: _auxiliary(name, tasks) for name in config.auxiliary}
         every = {**tasks, **self.auxiliary}
         width = config.width
-        self.backbone = Backbone(config.backbone, pretrained=pretrained)
+        self.backbone = Backbone.of(config, pretrained=pretrained)
         channels = sum(self.backbone.channels)
         self.first = 1 if config.stride == 8 and not self.backbone.is_plain else 0
         self.fuse = nn.Sequential(*conv_norm_relu(channels, channels, 1))

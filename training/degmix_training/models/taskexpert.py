@@ -23,15 +23,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from degmix_edge.tasks import TaskSpec
-from degmix_training.backbone import Backbone
+from degmix_training.backbone import Backbone, BackboneSettings
 from degmix_training.models._network import Head, HeadSettings, Network, resize
 
 
-class Config(HeadSettings):
+class Config(BackboneSettings, HeadSettings):
     """Sizes; none of them is the paper's.
 
     Attributes:
-        backbone: Any timm name that `Backbone` takes.
         experts: At each depth.
         width: Channels of experts and memories.
         gate_hidden: Hidden units of a gate.
@@ -109,7 +108,7 @@ class Model(Network):
         self, config: Config, tasks: Mapping[str, TaskSpec], *, pretrained: bool = False
     ) -> None:
         super().__init__()
-        self.backbone = Backbone(config.backbone, pretrained=pretrained)
+        self.backbone = Backbone.of(config, pretrained=pretrained)
         self.level = 0 if self.backbone.is_plain else config.level
         self.depths = nn.ModuleList(Depth(c, config, tasks) for c in self.backbone.channels)
         hidden = config.head_channels or config.width
