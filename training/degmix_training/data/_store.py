@@ -94,7 +94,8 @@ def _narrow(task: str, label: np.ndarray) -> np.ndarray:
 def _wide(task: str, label: np.ndarray) -> np.ndarray:
     if task == "normals":
         vectors = label.astype(np.float32)
-        return vectors / np.sqrt(np.sum(vectors**2, axis=-1, keepdims=True))
+        length = np.sqrt(np.sum(vectors**2, axis=-1, keepdims=True))
+        return vectors / np.maximum(length, 1)  # zero is invalid and stays zero
     return label.astype(np.float32) if task == "depth" else label
 
 
