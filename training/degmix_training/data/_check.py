@@ -86,7 +86,7 @@ def detect(root: Path) -> DiskDataSet:
     raise InputError(
         f"{root}: has the layout of no known data set (found {have or 'nothing'}); expected "
         + ", ".join(f"{sign}/ ({name})" for name, sign in signs.items())
-        + f". Known: {', '.join(n for n in names() if n != 'synthetic')}"
+        + f". Known: {', '.join(n for n in names() if not n.startswith('synthetic'))}"
     )
 
 

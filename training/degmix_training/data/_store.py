@@ -18,7 +18,8 @@ from degmix_training.data._sample import Sample, Samples
 CHUNK = 50
 """Samples a file, so that an interrupted rendering goes on where it stopped."""
 RENDERERS = "synthetic _labels _layout _raycast _sample _shading _store _texture _view".split()
-"""Files whose code decides what a rendered sample is."""
+"""Files whose code decides what a plain scene is; a varied one has the files of its folder too."""
+VARIED = ("synthetic_varied", "synthetic_shifted", "_varied/*")
 SMALL = {"depth": np.float16, "normals": np.int8}
 """Storage types: half a millimetre to some at room depths, and a 254th of a unit."""
 
@@ -53,7 +54,7 @@ def rendered(name: str, make: Callable[[int], Sample], seeds: range) -> Rendered
     """
     probe = make(seeds[0])
     size = "x".join(map(str, probe.image.shape[:2]))
-    folder = cache_folder() / f"{name}-{size}-{_code_hash()}"
+    folder = cache_folder() / f"{name}-{size}-{_code_hash(name)}"
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(seeds.start, seeds.stop, CHUNK)
     parts = [range(start, min(start + CHUNK, seeds.stop)) for start in starts]
@@ -67,12 +68,13 @@ def rendered(name: str, make: Callable[[int], Sample], seeds: range) -> Rendered
     elif missing:
         _render(make, folder, missing[0])
     chunks = [dict(np.load(_file(folder, part))) for part in parts]
-    return Rendered(chunks, [f"scene {seed}" for seed in seeds])
+    return Rendered(chunks, [str(name) for chunk in chunks for name in chunk.pop("name")])
 
 
 def _render(make: Callable[[int], Sample], folder: Path, seeds: range) -> None:
     samples = [make(seed) for seed in seeds]
     arrays = {"image": np.stack([s.image for s in samples])}
+    arrays["name"] = np.array([s.name for s in samples])
     for task in samples[0].labels:
         arrays[task] = np.stack([_narrow(task, s.labels[task]) for s in samples])
     with whole_file(_file(folder, seeds)) as part:
@@ -92,12 +94,14 @@ def _narrow(task: str, label: np.ndarray) -> np.ndarray:
 def _wide(task: str, label: np.ndarray) -> np.ndarray:
     if task == "normals":
         vectors = label.astype(np.float32)
-        return vectors / np.sqrt(np.sum(vectors**2, axis=-1, keepdims=True))
+        length = np.sqrt(np.sum(vectors**2, axis=-1, keepdims=True))
+        return vectors / np.maximum(length, 1)  # zero is invalid and stays zero
     return label.astype(np.float32) if task == "depth" else label
 
 
-def _code_hash() -> str:
+def _code_hash(name: str) -> str:
     digest = hashlib.sha256()
-    for name in RENDERERS:
-        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    for stem in (*RENDERERS, *(VARIED if not name.startswith("synthetic-") else ())):
+        for path in sorted(Path(__file__).parent.glob(f"{stem}.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""The varied renderer: rooms, tables, portraits and outdoor views, ray cast in numpy."""
