@@ -18,7 +18,7 @@ from degmix_edge.quant.ranges import Ranges
 from degmix_edge.tensors import TensorSpec, check, fill
 
 if TYPE_CHECKING:
-    from degmix_edge.quant.recipe import Recipe
+    from degmix_edge.quant.recipe import Placed, Precision, Recipe
 
 RawFrames: TypeAlias = Mapping[str, Sequence[RawFrame]]
 """The frames of a batch, by the input that they become."""
@@ -233,6 +233,18 @@ class EngineBackend(Backend):
         return cls.unavailable()
 
     @classmethod
+    def precisions(cls) -> tuple[Precision, ...]:
+        """Precisions in which its kernels compute on this machine, of which one is the fastest."""
+        return ("int8", "fp16")
+
+    @classmethod
+    def lacks(cls, precision: Placed) -> str | None:
+        """Why it builds no engine with nodes of a precision and what to do, or None."""
+        if precision != "bf16" or "bf16" in cls.precisions():
+            return None
+        return f"{cls.name}: builds no bfloat16 engines; use --backend openvino, or fp16"
+
+    @classmethod
     @abstractmethod
     def build(
         cls,
@@ -258,6 +270,17 @@ class EngineBackend(Backend):
     def engine_tensors(self) -> tuple[TensorSpec, ...] | None:
         """Inputs and outputs of the active engine, without units; None if it cannot tell."""
         return None
+
+    @classmethod
+    def refuse_recipe(cls, recipe: Recipe) -> None:
+        """Before a build: what its kernels have no precision for must not be computed in another.
+
+        Raises:
+            BackendError: The recipe has such nodes.
+        """
+        for precision in sorted({place.precision for place in recipe.placements}):
+            if reason := cls.lacks(precision):
+                raise BackendError(reason)
 
     @classmethod
     def refuse_options(cls, options: EngineOptions) -> None:

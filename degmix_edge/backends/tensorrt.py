@@ -112,6 +112,7 @@ class Backend(EngineBackend):
         # Building needs onnx; a robot that only runs does not have it.
         from degmix_edge.passes.forms import lower_for_tensorrt
 
+        cls.refuse_recipe(recipe)
         plugin = _trt_plugin.library(cls.major())
         found: dict[str, tuple[float, list[dict[str, object]], trt_build.Built]] = {}
         refused: dict[str, str] = {}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationError
 
@@ -16,6 +16,7 @@ from degmix_edge.errors import BundleError
 from degmix_edge.files import sha256
 from degmix_edge.network import NetworkSpec
 from degmix_edge.preprocess import Fit
+from degmix_edge.quant.recipe import Precision
 from degmix_edge.tensors import TensorSpec
 
 SCHEMA, SCHEMA_OF_SIZES = 2, 3
@@ -156,7 +157,7 @@ class Manifest(Settings):
     fit: Fit
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    precision: Literal["fp32", "fp16", "int8"]
+    precision: Precision
     engines: tuple[Engine, ...] = ()
     split: Split | None = None
     sizes: Annotated[tuple[SizeEntry, ...], Field(max_length=MOST_SIZES - 1)] = ()

@@ -108,6 +108,31 @@ def lower_for_onnxruntime(
     return lowered
 
 
+def lower_for_openvino(model: bytes, recipe: Recipe) -> tuple[bytes, frozenset[str]]:
+    """ONNX bytes in the form that OpenVINO's CPU kernels run fastest.
+
+    Args:
+        model: ONNX bytes with the recipe's precision inside.
+        recipe: What runs in which precision.
+
+    Returns:
+        The graph, and the names of its nodes that stay FP32 where others run in bfloat16. These
+        are the recipe's own ones, and what stands between them in the same modules.
+    """
+    graph = to_graph(onnx.load_from_string(model))
+    apply(graph, pipeline.for_openvino(recipe))
+    floats = recipe.nodes("fp32") if recipe.nodes("bf16") else set()
+    places = floats | {_module(name) for name in floats}  # a node's own place has what replaced it
+    others = {place.node for place in recipe.placements} - floats
+    kept = {node.name for node in graph.nodes if _module(node.name) in places} - others
+    lowered: bytes = to_model(graph, {}).SerializeToString()
+    return lowered, frozenset(kept)
+
+
+def _module(node: str) -> str:
+    return node.rpartition("/")[0]
+
+
 def _tasks_of(model: onnx.ModelProto) -> tuple[str, ...]:
     """The tasks of a finished model, which describes itself."""
     spec = from_metadata({prop.key: prop.value for prop in model.metadata_props}, "this graph")
