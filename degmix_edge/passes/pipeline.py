@@ -15,6 +15,7 @@ from degmix_edge.passes.fold_constants import FoldConstants
 from degmix_edge.passes.fold_conv_mixture import FoldConvMixture
 from degmix_edge.passes.fuse_integer_matmul import FuseIntegerMatmul
 from degmix_edge.passes.group_deform_items import GroupDeformItems
+from degmix_edge.passes.guard_concat_scale import GuardConcatScale
 from degmix_edge.passes.hoist_pointwise import HoistPointwise
 from degmix_edge.passes.insert_bf16 import InsertBf16, RemoveBf16
 from degmix_edge.passes.insert_fp16 import InsertFp16
@@ -122,12 +123,13 @@ def for_openvino(recipe: Recipe) -> list[Pass]:
     """From model.onnx to the form that OpenVINO's CPU kernels run fastest.
 
     Q/DQ pairs stay as they are: its own passes take them from symmetric INT8 to integer kernels,
-    and fail on the form of `LowerQdqForCpu`.
+    and fail on the form of `LowerQdqForCpu` in products of matrices.
     """
     return [
         RemoveBf16(),  # before passes that look for neighbours; the engine says what is bfloat16
         LowerDeformToGridsample(),  # there is no DeformConv in its reader of ONNX
-        *([RequantizeSamples()] if recipe.precision == "int8" else []),  # of what is lowered
+        # Of what is lowered; the guard then sees every pair.
+        *([RequantizeSamples(), GuardConcatScale()] if recipe.precision == "int8" else []),
         ResizeToMatmul(),  # last: its products are of floats, which stay floats
     ]
 
