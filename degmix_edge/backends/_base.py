@@ -202,6 +202,7 @@ class EngineBackend(Backend):
     Attributes:
         engine_file: What the engine is called in a bundle.
         runs_model: `model.onnx` can stand in for an engine.
+        has_lanes: `threads` is how many calls run at once, as on a GPU, and not CPU threads.
         takes_options: Names of `EngineOptions` that it has.
         takes_timeout: It can end a call that takes longer than `timeout_s`.
         timeout_s: Seconds after which a call is ended; None never ends one.
@@ -209,6 +210,7 @@ class EngineBackend(Backend):
 
     engine_file: ClassVar[str] = "engine.onnx"
     runs_model: ClassVar[bool] = True
+    has_lanes: ClassVar[bool] = False
     takes_options: ClassVar[tuple[str, ...]] = ()
     takes_timeout: ClassVar[bool] = False
     timeout_s: float | None = None

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 FLOOR = (2026, 1)
 """The first release whose CPU plugin keeps single nodes in FP32 as `_mark` asks it to."""
 DEVICE = "CPU"
+PROFILED = 5
+"""Calls that are profiled; the median counts."""
 MARK = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
 """What keeps a node of OpenVINO's IR in FP32; the plugin asks for f16 where it means bfloat16."""
 
@@ -157,6 +159,30 @@ SINGLE, HALF = b"degmix-openvino-f32\n", b"degmix-openvino-bf16\n"
 """The first line of an engine: what products run in that neither are INT8 nor marked as FP32."""
 
 
+def node_ms(
+    engine: bytes, feed: Mapping[str, np.ndarray], threads: int | None = None
+) -> dict[str, float]:
+    """Return the milliseconds of each node of an engine, by the name that it has in the graph.
+
+    Args:
+        engine: What `Backend.build` made.
+        feed: Its inputs by name.
+        threads: CPU threads; None leaves it to OpenVINO.
+    """
+    is_half, blob = _split(engine)
+    taken: dict[str, list[float]] = {}
+    with _errors():
+        settings = {**_settings(is_half, threads), "PERF_COUNT": True}
+        compiled = _core().import_model(io.BytesIO(blob), DEVICE, settings)
+        request = compiled.create_infer_request()
+        for _ in range(PROFILED):
+            request.infer(dict(feed))
+            for node in request.get_profiling_info():
+                name = node.node_name.removesuffix("/WithoutBiases")
+                taken.setdefault(name, []).append(node.real_time.total_seconds() * 1e3)
+    return {name: float(np.median(times)) for name, times in taken.items()}
+
+
 @cache
 def _core() -> Any:
     import openvino
@@ -239,7 +265,7 @@ def _split(engine: bytes) -> tuple[bool, bytes]:
 def _name(port: Any, named: set[str]) -> str:
     """The name of an output that the network has promised; compilation may add others."""
     names = port.get_names()
-    return next((name for name in sorted(names) if name in named), port.get_any_name())
+    return next((name for name in sorted(names) if name in named), str(port.get_any_name()))
 
 
 def _tensor_spec(name: str, port: Any) -> TensorSpec:

@@ -59,6 +59,7 @@ class Backend(EngineBackend):
     name = "tensorrt"
     engine_file = "engine.plan"
     runs_model = False
+    has_lanes = True
     takes_options = tuple(name for name in REQUESTS if name != "split")
     is_concurrent = True
 

@@ -458,16 +458,18 @@ def load(
             `rebuild` does not allow to build.
     """
     check_format(format)
-    chosen = _choose(backend, threads, timeout_s)
+    _choose(backend, threads, timeout_s)  # a wrong argument is found before a bundle is read
     wanted = policy(trust, [Path(key) for key in keys], identity, not_before)
     opened = (bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))).at(size)
     wanted.check(opened)
+    built = [one.backend for one in opened.manifest.engines]
+    chosen = _choose(backend, threads, timeout_s, built)
     engine = engine_bytes(opened, chosen, rebuild=rebuild)
     runner = chosen(opened.manifest.network, engine, threads=threads)
     runner.timeout_s = timeout_s
     again = {"bundle": opened.path, "backend": backend, "threads": threads, "rebuild": rebuild}
     again |= {"timeout_s": timeout_s, "size": opened.chosen_size, "format": format, **vars(wanted)}
-    fit, workers = opened.manifest.fit, (threads or 1) if not chosen.runs_model else 1
+    fit, workers = opened.manifest.fit, (threads or 1) if chosen.has_lanes else 1
     session = Session(runner, fit, opened, workers=workers, loaded=again, format=format)
     opened.release()
     _check_engine(session, runner, opened)
@@ -478,11 +480,13 @@ def _load_again(arguments: Mapping[str, Any]) -> Session:
     return load(**arguments)
 
 
-def _choose(name: str, threads: int | None, seconds: float | None) -> type[EngineBackend]:
+def _choose(
+    name: str, threads: int | None, seconds: float | None, built: Sequence[str] = ()
+) -> type[EngineBackend]:
     """The backend, which takes so many threads and such a timeout."""
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise ConfigError(f"threads: got {threads}, expected 1 to {MOST_THREADS}, or None")
-    backend = backends.choose(name)
+    backend = backends.choose(name, built=built)
     if seconds is not None and not 0 < seconds < float("inf"):
         raise ConfigError(f"timeout_s: got {seconds}, expected seconds above 0, or None")
     if seconds is not None and not backend.takes_timeout:
