@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 FLOOR = (2026, 1)
 """The first release whose CPU plugin keeps single nodes in FP32 as `_mark` asks it to."""
 DEVICE = "CPU"
+INSTRUCTION_SETS = (
+    *("sse4_2", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_int8", "amx_bf16", "amx_fp16", "asimd", "asimddp", "sve", "i8mm", "bf16"),
+)
 PROFILED = 5
 """Calls that are profiled; the median counts."""
 MARK = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
@@ -66,7 +70,7 @@ class Backend(EngineBackend):
     @classmethod
     def device(cls) -> str:
         """The instruction set: what an engine depends on."""
-        return f"cpu-{platform.machine()}+{'+'.join(sorted(capabilities()))}"
+        return "+".join((f"cpu-{platform.machine()}", *instruction_sets()))
 
     @classmethod
     def precisions(cls) -> tuple[Precision, ...]:
@@ -194,6 +198,19 @@ def _core() -> Any:
 def capabilities() -> frozenset[str]:
     """What OpenVINO's kernels can use of this processor, such as FP32, BF16 and INT8."""
     return frozenset(_core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
+
+
+@cache
+def instruction_sets() -> tuple[str, ...]:
+    """Instruction sets of this processor that OpenVINO has kernels for, as the system names them.
+
+    Where the system does not tell, they are the precisions that OpenVINO can use.
+    """
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return tuple(sorted(capabilities()))
+    return tuple(name for name in INSTRUCTION_SETS if name in words)
 
 
 def has_bf16() -> bool:

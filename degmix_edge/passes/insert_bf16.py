@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from degmix_edge.graph.model import append, replace_uses
+from degmix_edge.graph.model import append
 from degmix_edge.passes._base import Pass
 from degmix_edge.quant.recipe import Recipe
 
@@ -27,7 +27,7 @@ class InsertBf16(Pass):
     def run(self, graph: gs.Graph) -> int:
         chosen = self.recipe.nodes("bf16")
         nodes = [node for node in graph.nodes if node.name in chosen]
-        nodes = [node for node in nodes if not _is_rounded(node.inputs[0])]
+        nodes = [node for node in nodes if not is_rounded(node.inputs[0])]
         pairs: dict[str, gs.Variable] = {}
         for node in nodes:
             for index, tensor in enumerate(node.inputs[:2]):
@@ -35,17 +35,6 @@ class InsertBf16(Pass):
                     pairs[tensor.name] = _pair(graph, tensor)
                 node.inputs[index] = pairs[tensor.name]
         return len(nodes)
-
-
-class RemoveBf16(Pass):
-    """Takes the pairs of casts away: what remains is the FP32 function."""
-
-    def run(self, graph: gs.Graph) -> int:
-        pairs = [n for n in graph.nodes if n.op == "Cast" and _is_rounded(n.outputs[0])]
-        for widen in pairs:
-            replace_uses(widen.outputs[0], widen.inputs[0].inputs[0].inputs[0])
-            widen.outputs.clear()
-        return len(pairs)
 
 
 def _pair(graph: gs.Graph, tensor: gs.Variable | gs.Constant) -> gs.Variable:
@@ -56,8 +45,8 @@ def _pair(graph: gs.Graph, tensor: gs.Variable | gs.Constant) -> gs.Variable:
     return wide
 
 
-def _is_rounded(tensor: gs.Variable | gs.Constant) -> bool:
-    """Whether a tensor comes out of a pair of casts, from FP32 and back."""
+def is_rounded(tensor: gs.Variable | gs.Constant) -> bool:
+    """Return whether a tensor comes out of a pair of casts, from FP32 and back."""
     widen = tensor.inputs[0] if tensor.inputs else None
     if widen is None or widen.op != "Cast" or widen.attrs["to"] != FLOAT:
         return False

@@ -17,7 +17,7 @@ from degmix_edge.passes.fuse_integer_matmul import FuseIntegerMatmul
 from degmix_edge.passes.group_deform_items import GroupDeformItems
 from degmix_edge.passes.guard_concat_scale import GuardConcatScale
 from degmix_edge.passes.hoist_pointwise import HoistPointwise
-from degmix_edge.passes.insert_bf16 import InsertBf16, RemoveBf16
+from degmix_edge.passes.insert_bf16 import InsertBf16
 from degmix_edge.passes.insert_fp16 import InsertFp16
 from degmix_edge.passes.insert_image_input import InsertImageInput
 from degmix_edge.passes.insert_qdq import InsertQdq
@@ -30,6 +30,7 @@ from degmix_edge.passes.lower_qdq_for_cpu import LowerQdqForCpu
 from degmix_edge.passes.lower_row_sum import LowerRowSum
 from degmix_edge.passes.merge_convs import MergeConvs
 from degmix_edge.passes.prune_tasks import PruneTasks
+from degmix_edge.passes.remove_bf16 import RemoveBf16
 from degmix_edge.passes.remove_fp16 import RemoveFp16
 from degmix_edge.passes.remove_identities import RemoveIdentities
 from degmix_edge.passes.requantize_samples import RequantizeSamples

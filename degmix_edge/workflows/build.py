@@ -20,7 +20,7 @@ from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.bundle.golden import differences
 from degmix_edge.bundle.manifest import MANIFEST, Form, size_text
 from degmix_edge.bundle.writing import Target, claim
-from degmix_edge.errors import AccuracyError, BuildError, ConfigError
+from degmix_edge.errors import AccuracyError, BackendError, BuildError, ConfigError
 from degmix_edge.progress import Clock, Progress, listening
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.ranges import read as read_ranges
@@ -546,7 +546,10 @@ def check_build(network: Network, target: Path, options: Options, *, force: bool
 
 def _check_end(network: Network, options: Options) -> None:
     task_names(options.tasks, network)
-    backends.choose(options.backend, to_build=True).refuse_options(options.engine)
+    backend = backends.choose(options.backend, to_build=True)
+    backend.refuse_options(options.engine)
+    if options.precision != "auto" and (reason := backend.lacks(options.precision)):
+        raise BackendError(reason)
 
 
 def _check_agreement(first: Build, other: Build) -> None:

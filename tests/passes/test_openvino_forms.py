@@ -16,8 +16,9 @@ from degmix_edge.ort import cpu_session
 from degmix_edge.passes._base import apply
 from degmix_edge.passes.forms import lower_for_openvino
 from degmix_edge.passes.guard_concat_scale import GuardConcatScale
-from degmix_edge.passes.insert_bf16 import InsertBf16, RemoveBf16
+from degmix_edge.passes.insert_bf16 import InsertBf16
 from degmix_edge.passes.lower_deform_to_gridsample import LowerDeformToGridsample
+from degmix_edge.passes.remove_bf16 import RemoveBf16
 from degmix_edge.passes.resize_to_matmul import ResizeToMatmul, bilinear
 from degmix_edge.quant.recipe import Placement, Recipe
 
