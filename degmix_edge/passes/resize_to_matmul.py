@@ -57,7 +57,9 @@ def _is_bilinear(node: gs.Node) -> bool:
     centres = node.attrs.get("coordinate_transformation_mode", "half_pixel") in CENTRES
     # A side of one pixel is another case of `pytorch_half_pixel`.
     grows = all(new >= old and new > 1 for old, new in zip(before[2:], after[2:], strict=True))
-    return is_plain and centres and grows and before[:2] == after[:2] and _has_ratio(node)
+    return (
+        is_plain and centres and grows and list(before[:2]) == list(after[:2]) and _has_ratio(node)
+    )
 
 
 def _has_ratio(node: gs.Node) -> bool:

@@ -458,12 +458,10 @@ def load(
             `rebuild` does not allow to build.
     """
     check_format(format)
-    _choose(backend, threads, timeout_s)  # a wrong argument is found before a bundle is read
     wanted = policy(trust, [Path(key) for key in keys], identity, not_before)
     opened = (bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))).at(size)
     wanted.check(opened)
-    built = [one.backend for one in opened.manifest.engines]
-    chosen = _choose(backend, threads, timeout_s, built)
+    chosen = _choose(backend, threads, timeout_s, opened)
     engine = engine_bytes(opened, chosen, rebuild=rebuild)
     runner = chosen(opened.manifest.network, engine, threads=threads)
     runner.timeout_s = timeout_s
@@ -481,11 +479,12 @@ def _load_again(arguments: Mapping[str, Any]) -> Session:
 
 
 def _choose(
-    name: str, threads: int | None, seconds: float | None, built: Sequence[str] = ()
+    name: str, threads: int | None, seconds: float | None, opened: Bundle
 ) -> type[EngineBackend]:
     """The backend, which takes so many threads and such a timeout."""
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise ConfigError(f"threads: got {threads}, expected 1 to {MOST_THREADS}, or None")
+    built = [engine.backend for engine in opened.manifest.engines]
     backend = backends.choose(name, built=built)
     if seconds is not None and not 0 < seconds < float("inf"):
         raise ConfigError(f"timeout_s: got {seconds}, expected seconds above 0, or None")

@@ -123,6 +123,9 @@ def test_an_engine_that_is_no_model(bundles):
 
 def test_choosing():
     assert backends.choose("auto") is OnnxRuntime
+    assert backends.choose("auto", built=["openvino"]) is OpenVino
+    assert backends.runnable("auto") == [OnnxRuntime, OpenVino]
+    assert backends.runnable("openvino") == [OpenVino]
     with pytest.raises(ConfigError, match="Did you mean 'onnxruntime'"):
         backends.choose("onnxruntim")
     with pytest.raises(ConfigError, match="'torch_eager' builds no engines"):
@@ -132,7 +135,8 @@ def test_choosing():
 def test_an_old_onnxruntime_is_explained(monkeypatch):
     monkeypatch.setattr(OnnxRuntime, "version", classmethod(lambda cls: "1.24.4"))
     with pytest.raises(BackendError, match=r"1.24.4 has no DeformConv, expected at least 1.25"):
-        backends.choose("auto")
+        backends.choose("onnxruntime")
+    assert backends.choose("auto") is OpenVino  # which runs here, too
 
 
 @pytest.fixture
