@@ -1,4 +1,4 @@
-"""The time that INT8 saves on ONNX Runtime's CPU backend, measured here for each node."""
+"""The time that a lower precision saves on a CPU backend, measured here for each node."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from degmix_calibration.trial import Trials
+from degmix_edge.backends import openvino
 from degmix_edge.ort import cpu_session, filled
 from degmix_edge.quant.recipe import Recipe
 
@@ -22,15 +23,16 @@ _SUFFIX = re.compile(r"(_nchwc|_token_\d+|_kernel_time|/MatMulAddFusion.*|/quant
 
 
 def savings_ms(trials: Trials, recipe: Recipe) -> dict[str, float]:
-    """Return the milliseconds that INT8 saves, by node.
+    """Return the milliseconds that the precisions of a recipe save, by node.
 
     The graph under `recipe` is compared with the float graph.
     """
     feed, owners = trials.examples[0].feed, _owners(trials.model)
-    before, after = (
-        node_ms(trials.engine(r), feed, owners, trials.threads)
-        for r in (Recipe(precision="fp32"), recipe)
-    )
+    engines = [trials.engine(each) for each in (Recipe(precision="fp32"), recipe)]
+    if trials.backend == "openvino":
+        before, after = (openvino.node_ms(engine, feed, trials.threads) for engine in engines)
+    else:
+        before, after = (node_ms(engine, feed, owners, trials.threads) for engine in engines)
     return {name: before.get(name, 0.0) - after.get(name, 0.0) for name in {*before, *after}}
 
 

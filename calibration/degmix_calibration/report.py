@@ -66,7 +66,7 @@ def budget_page(findings: Findings, examples: str) -> str:
 
 
 def _figures(findings: Findings, worst_first: Sequence[Layer]) -> tuple[Figure, ...]:
-    int8 = {layer.name for layer in findings.choice.kept}
+    int8 = {layer.name for layer in (*findings.choice.int8, *findings.choice.bf16)}
     rows = [_row(x, findings.measured[x.name], findings.allowed, int8) for x in worst_first[:ROWS]]
     finite = [v for _, values, _ in rows for v in values if np.isfinite(v)]
     limit = max(1.0, float(np.percentile(finite or [1.0], 95)))
@@ -95,7 +95,7 @@ def _row(
     layer: Layer, damage: Mapping[str, Any], allowed: Mapping[str, float], int8: set[str]
 ) -> tuple[str, list[float], str]:
     values = [damage[t].distance / (allowed[t] or 1e-12) for t in allowed]
-    state = "INT8" if layer.name in int8 else "float"
+    state = layer.precision.upper() if layer.name in int8 else "float"
     return layer.name, values, f"{state}, saves {layer.saving_ms:.3g} ms"
 
 

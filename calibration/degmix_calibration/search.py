@@ -1,4 +1,4 @@
-"""Choose the layers that run in INT8 so that every task stays within its budget.
+"""Choose the layers that run in INT8 or bfloat16 so that every task stays within its budget.
 
 Layers are ordered by what they cost the most affected task for each millisecond that they save. A
 bisection finds the longest prefix of that order within the budget, and tries the real recipe each
@@ -11,16 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from degmix_calibration import cpu_profile
 from degmix_calibration.limits import Limit
 from degmix_calibration.sensitivity import Layer, Sensitivity, layers, measure, restrict
 from degmix_calibration.trial import Damage, Trials
+from degmix_edge.backends import find
 from degmix_edge.errors import AccuracyError
 from degmix_edge.graph import roofline
 from degmix_edge.graph.cost import costs
 from degmix_edge.progress import Progress, counting, listening, note
-from degmix_edge.quant.recipe import Recipe
+from degmix_edge.quant.recipe import Placed, Recipe
 
 EXTRA_TRIALS = 8
 """Number of single layers after the prefix that are tried."""
@@ -32,7 +34,7 @@ class Choice:
 
     Attributes:
         recipe: The recipe; layers that are not in `kept` are fp32, with the reason.
-        kept: The layers in INT8.
+        kept: The layers that got a lower precision; a module in INT8 may be there twice.
         damage: The measured damage of this recipe, by task.
         use: Damage as a share of the allowance, by task; more than 1 is over the budget.
         trials: Number of whole recipes that were tried.
@@ -59,8 +61,19 @@ class Choice:
 
     @property
     def saving_ms(self) -> float:
-        """The time that the layers in INT8 save, in milliseconds."""
-        return sum(layer.saving_ms for layer in self.kept)
+        """The time that the layers save, in milliseconds."""
+        return sum({x.module: x.saving_ms for x in sorted(self.kept, key=_is_int8)}.values())
+
+    @property
+    def int8(self) -> tuple[Layer, ...]:
+        """The layers in INT8."""
+        return tuple(filter(_is_int8, self.kept))
+
+    @property
+    def bf16(self) -> tuple[Layer, ...]:
+        """The layers in bfloat16."""
+        lower = {layer.module for layer in self.int8}
+        return tuple(x for x in self.kept if not _is_int8(x) and x.module not in lower)
 
 
 def order(
@@ -68,15 +81,18 @@ def order(
 ) -> list[Layer]:
     """Return the layers that save time, in increasing order of cost per millisecond saved.
 
-    The cost of a layer is the largest distance from the float maps over all tasks, as a share of
-    the task's allowance. By the triangle inequality no distance metric loses more than that.
+    INT8 that saves no more than bfloat16 does in the same module is left out. The cost of a layer
+    is the largest distance from the float maps over all tasks, as a share of the task's allowance.
+    By the triangle inequality no distance metric loses more than that.
     """
 
     def price(layer: Layer) -> float:
         cost = worst_share(measured[layer.name], allowed)
         return cost / layer.saving_ms
 
-    return sorted((layer for layer in found if layer.saving_ms > 0), key=price)
+    half = {layer.module: layer.saving_ms for layer in found if layer.precision == "bf16"}
+    better = [x for x in found if x.precision == "bf16" or x.saving_ms > half.get(x.module, 0.0)]
+    return sorted((layer for layer in better if layer.saving_ms > 0), key=price)
 
 
 def worst_share(damage: Mapping[str, Damage], allowed: Mapping[str, float]) -> float:
@@ -103,7 +119,7 @@ def search(
         reasons: For each node, the reason to record if it stays float.
         say: Called with one line for each trial.
     """
-    allowed = {t.name: limits[t.name].allowed(trials.value(t)) for t in trials.spec.tasks}
+    allowed = _allowed(trials, limits)
     tried: dict[frozenset[str], Choice] = {}
 
     def attempt(kept: Sequence[Layer]) -> Choice:
@@ -111,11 +127,11 @@ def search(
         if key not in tried:
             candidate = restrict(recipe, kept, reasons)
             damage = trials.score(candidate)
-            use = {task: _share(damage[task].cost, allowed[task]) for task in allowed}
+            use = _use(damage, allowed)
             choice = Choice(candidate, tuple(kept), damage, use, len(tried) + 1)
             tried[key] = choice
             say(
-                f"{len(kept)} of {len(ordered)} layers in INT8: "
+                f"{_in_words(choice)} of {len(ordered)}: "
                 f"{choice.worst} at {100 * choice.use[choice.worst]:.0f} % of its budget"
             )
         return tried[key]
@@ -135,6 +151,30 @@ def search(
     wider_ones = [c for c in tried.values() if len(c.kept) > len(best.kept)]
     closest = min(wider_ones, key=lambda c: c.use[c.worst], default=None)
     return replace(best, trials=len(tried), closest=closest)
+
+
+def _is_int8(layer: Layer) -> bool:
+    return layer.precision == "int8"
+
+
+def _in_words(choice: Choice) -> str:
+    half = f" and {len(choice.bf16)} in bfloat16" if choice.bf16 else ""
+    return f"{len(choice.int8)} layers in INT8{half}"
+
+
+def shares(
+    trials: Trials, damage: Mapping[str, Damage], limits: Mapping[str, Limit]
+) -> dict[str, float]:
+    """Return damage as a share of the allowance, by task; more than 1 is over the budget."""
+    return _use(damage, _allowed(trials, limits))
+
+
+def _allowed(trials: Trials, limits: Mapping[str, Limit]) -> dict[str, float]:
+    return {t.name: limits[t.name].allowed(trials.value(t)) for t in trials.spec.tasks}
+
+
+def _use(damage: Mapping[str, Damage], allowed: Mapping[str, float]) -> dict[str, float]:
+    return {task: _share(damage[task].cost, allowed[task]) for task in allowed}
 
 
 def _share(amount: float, allowed: float) -> float:
@@ -176,11 +216,11 @@ class Findings:
         why = (
             f"only {share:.1f} % of the MACs fit, --min-int8 asks for {least:g} %"
             if choice.kept and choice.fits
-            else "no layer can be INT8 inside it"
+            else "no layer can have a lower precision inside it"
         )
         closest = choice.closest
         shown = (
-            f"The closest recipe with more has {len(closest.kept)} layers in INT8 and puts "
+            f"The closest recipe with more has {_in_words(closest)} and puts "
             f"{closest.worst} at {100 * closest.use[closest.worst]:.0f} % of its budget. "
             if closest is not None
             else ""
@@ -227,9 +267,11 @@ class BudgetSearch:
 
     def _run(self) -> Findings:
         trials, recipe, limits = self.trials, self.recipe, self.limits
-        allowed = {t.name: limits[t.name].allowed(trials.value(t)) for t in trials.spec.tasks}
+        allowed = _allowed(trials, limits)
         macs = {cost.node: cost.macs for cost in costs(trials.model)}
-        candidates = layers(recipe, macs, self._savings_ms())
+        half = self._with(recipe, "bf16") if self._has_bf16 else None
+        half_ms = None if half is None else cpu_profile.savings_ms(trials, half)
+        candidates = layers(recipe, macs, self._savings_ms(), half_ms)
         with counting("measure layers", len(candidates)) as advance:
             measured = measure(
                 trials, recipe, candidates, state=self.state, workers=self.workers, advance=advance
@@ -237,11 +279,27 @@ class BudgetSearch:
         ordered = order(candidates, measured, allowed)
         reasons = _reasons(candidates, measured, allowed)
         choice = search(trials, recipe, ordered, limits, reasons=reasons, say=note)
-        share = 100 * sum(x.macs for x in choice.kept) / max(sum(macs.values()), 1)
+        share = 100 * sum(x.macs for x in choice.int8) / max(sum(macs.values()), 1)
         return Findings(self, allowed, candidates, measured, choice, share)
 
+    @property
+    def _has_bf16(self) -> bool:
+        """Whether the target is a backend that has bfloat16 here."""
+        backend: Any = find(self.trials.backend)
+        return self.device == "cpu" and "bf16" in backend.precisions()
+
+    @staticmethod
+    def _with(recipe: Recipe, precision: Placed) -> Recipe:
+        """The recipe with all that may be lower in one precision."""
+        changes = {"precision": precision}
+        placements = (
+            place.model_copy(update=changes) if place.precision in ("int8", "bf16") else place
+            for place in recipe.placements
+        )
+        return recipe.model_copy(update={"placements": tuple(placements)})
+
     def _savings_ms(self) -> dict[str, float]:
-        """Return milliseconds by node: measured for the CPU, else estimated from a roofline."""
+        """Return what INT8 saves by node: measured for the CPU, else estimated from a roofline."""
         if self.device != "cpu":
             target = roofline.find(self.device)
             return {cost.node: target.saving_ms(cost) for cost in costs(self.trials.model)}

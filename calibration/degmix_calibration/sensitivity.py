@@ -1,7 +1,8 @@
-"""Measure what the quantization of each layer alone costs each task.
+"""Measure what a lower precision of each layer alone costs each task.
 
-There is one trial per layer, with that layer in INT8 and every other in float. Each result is
-written to a state file at once, so an interrupted measurement can resume.
+There is one trial per layer, with that layer in INT8 or bfloat16 and every other in FP32. A module
+that may be either is two layers. Each result is written to a state file at once, so an interrupted
+measurement can resume.
 """
 
 from __future__ import annotations
@@ -14,70 +15,93 @@ from pathlib import Path
 
 from degmix_calibration.trial import Damage, Trials, pool
 from degmix_edge.errors import OutputError
-from degmix_edge.quant.recipe import Recipe
+from degmix_edge.quant.recipe import Placed, Recipe
 
 INT8 = ("int8", "int8_weights")
+LOWER = (*INT8, "bf16")
 Sensitivity = dict[str, dict[str, Damage]]
 """Damage by layer and task."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The nodes of one module, which are quantized together.
+    """The nodes of one module, which get a lower precision together.
 
     Attributes:
-        name: The module's path.
-        nodes: Names of its INT8 nodes.
+        name: The module's path, and its precision where that is bfloat16.
+        nodes: Names of its nodes.
         macs: Multiply-adds of all these nodes for one image.
-        saving_ms: Time that INT8 saves on the target; negative if INT8 is slower.
+        saving_ms: Time that the precision saves on the target; negative if it is slower.
+        precision: What they get, `int8` or `bf16`.
     """
 
     name: str
     nodes: tuple[str, ...]
     macs: int
     saving_ms: float
+    precision: Placed = "int8"
+
+    @property
+    def module(self) -> str:
+        """The module's path."""
+        return module_of(self.nodes[0])
 
 
 def layers(
-    recipe: Recipe, macs: Mapping[str, int], saving_ms: Mapping[str, float]
+    recipe: Recipe,
+    macs: Mapping[str, int],
+    saving_ms: Mapping[str, float],
+    half_ms: Mapping[str, float] | None = None,
 ) -> tuple[Layer, ...]:
-    """Return the layers that `recipe` quantizes, in graph order.
+    """Return the layers that may have a lower precision by `recipe`, in graph order.
 
     Args:
         recipe: The recipe that the rules allow.
         macs: Multiply-adds by node.
         saving_ms: Time that INT8 saves by node; a missing node saves nothing.
+        half_ms: The same for bfloat16; None where the target has none.
     """
-    members: dict[str, list[str]] = {}
+    members: dict[tuple[str, Placed], list[str]] = {}
     for place in recipe.placements:
+        if half_ms is not None and place.precision in ("int8", "bf16"):
+            members.setdefault((module_of(place.node), "bf16"), []).append(place.node)
         if place.precision in INT8:
-            members.setdefault(place.node.rpartition("/")[0], []).append(place.node)
+            members.setdefault((module_of(place.node), "int8"), []).append(place.node)
     return tuple(
         Layer(
-            name,
+            f"{module} in bf16" if precision == "bf16" else module,
             tuple(nodes),
             sum(macs.get(node, 0) for node in nodes),
-            sum(saving_ms.get(node, 0.0) for node in nodes),
+            sum((half_ms or {} if precision == "bf16" else saving_ms).get(n, 0.0) for n in nodes),
+            precision,
         )
-        for name, nodes in members.items()
+        for (module, precision), nodes in members.items()
     )
+
+
+def module_of(node: str) -> str:
+    """Return the path of the module that a node belongs to."""
+    return node.rpartition("/")[0]
 
 
 def restrict(recipe: Recipe, kept: Iterable[Layer], reasons: Mapping[str, str]) -> Recipe:
-    """Return `recipe` with only the layers `kept` in INT8.
+    """Return `recipe` with only the layers `kept` in a lower precision; INT8 is the lowest.
 
-    `reasons` holds a reason for each node that becomes float.
+    `reasons` holds a reason for each node that becomes FP32.
     """
-    chosen = {node for layer in kept for node in layer.nodes}
-    placements = tuple(
-        place
-        if place.precision not in INT8 or place.node in chosen
-        else place.model_copy(
-            update={"precision": "fp32", "reason": reasons.get(place.node, "kept float")}
-        )
-        for place in recipe.placements
-    )
-    return recipe.model_copy(update={"placements": placements})
+    rungs: dict[str, Placed] = {}
+    for layer in sorted(kept, key=lambda layer: layer.precision == "int8"):
+        rungs.update(dict.fromkeys(layer.nodes, layer.precision))
+    placements = []
+    for place in recipe.placements:
+        rung = rungs.get(place.node, "fp32")
+        if place.precision in LOWER and rung == "fp32":
+            changes = {"precision": "fp32", "reason": reasons.get(place.node, "kept float")}
+            place = place.model_copy(update=changes)
+        elif rung == "bf16":
+            place = place.model_copy(update={"precision": "bf16"})
+        placements.append(place)
+    return recipe.model_copy(update={"placements": tuple(placements)})
 
 
 def measure(
@@ -120,9 +144,9 @@ def measure(
 
 
 def _key(trials: Trials, recipe: Recipe) -> str:
-    digest = hashlib.sha256(trials.ranges.model_dump_json().encode())
+    digest = hashlib.sha256(trials.ranges.model_dump_json().encode() if trials.ranges else b"")
     digest.update(recipe.model_dump_json().encode())
-    digest.update(str(trials.lowered).encode())
+    digest.update(f"{trials.lowered} {trials.backend}".encode())
     for example in trials.examples:
         for array in example.feed.values():
             digest.update(array.tobytes())

@@ -91,19 +91,21 @@ class Trials:
     Args:
         model: The deployed float graph.
         spec: Its tasks.
-        ranges: The ranges of its tensors.
+        ranges: The ranges of its tensors; None tries float recipes alone.
         examples: The examples on which every recipe is tried.
-        lowered: Whether to run the form that ONNX Runtime's CPU backend runs, instead of the graph
-            that other builders get. Use it if this backend is the target.
+        lowered: Whether to run the engine of `backend`, instead of the graph that other builders
+            get. Use it if this backend is the target.
+        backend: A backend of CPUs.
         threads: Number of threads of one trial; None leaves it to the backend.
         reference: The float network's maps of each example; computed if empty.
     """
 
     model: onnx.ModelProto
     spec: NetworkSpec
-    ranges: Ranges
+    ranges: Ranges | None
     examples: Sequence[Example]
     lowered: bool = False
+    backend: str = "onnxruntime"
     threads: int | None = None
     reference: list[Maps] = field(default_factory=list)
 
@@ -113,24 +115,25 @@ class Trials:
             self.reference = self.maps(Recipe(precision="fp32"))
 
     def engine(self, recipe: Recipe) -> bytes:
-        """Return the bytes of the graph under `recipe`, in the form that is run."""
+        """Return the engine for `recipe`, or the bytes of its graph where that is run."""
         graph = to_graph(self.model)
         apply(graph, pipeline.quantize(recipe, self.ranges))
         model: bytes = to_model(
             graph, {METADATA_KEY: self.spec.model_dump_json()}
         ).SerializeToString()
         if self.lowered:
-            backend: Any = find("onnxruntime")
+            backend: Any = find(self.backend)
             model = backend.build(model, recipe, self.ranges)[backend.engine_file]
         return model
 
     def maps(self, recipe: Recipe) -> list[Maps]:
         """Return every example's maps under `recipe`, cropped to the picture."""
-        backend: Any = find("onnxruntime")
+        backend: Any = find(self.backend if self.lowered else "onnxruntime")
         with backend(self.spec, self.engine(recipe), threads=self.threads) as running:
-            return [self._cut(e, running.infer(e.feed)) for e in self.examples]
+            return [self.cut(e, running.infer(e.feed)) for e in self.examples]
 
-    def _cut(self, example: Example, maps: Maps) -> Maps:
+    def cut(self, example: Example, maps: Maps) -> Maps:
+        """Return the maps of an example without what lies around its picture."""
         cut = TaskMaps.of(maps, self.spec.tasks, example.placement)
         return {name: np.array(array) for name, array in cut.items()}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from degmix_edge import registry
 from degmix_edge.backends._base import (
     PLAIN,
@@ -25,8 +27,10 @@ __all__ = [
     "names",
 ]
 
-AUTO = ("tensorrt", "onnxruntime")
-"""What `auto` tries, best first."""
+AUTO = ("tensorrt", "onnxruntime", "openvino")
+"""What `auto` tries, in this order."""
+CPU = ("onnxruntime", "openvino")
+"""Backends of which a measurement says which one is the fastest."""
 
 
 def names() -> list[str]:
@@ -46,19 +50,36 @@ def find(name: str) -> type[Backend]:
     return backend
 
 
-def choose(name: str, *, to_build: bool = False) -> type[EngineBackend]:
+def runnable(name: str) -> list[type[EngineBackend]]:
+    """The engine backends that `name` stands for and that can be measured here.
+
+    For `auto` these are all of a CPU, or TensorRT alone where there is a GPU.
+
+    Raises:
+        ConfigError, BackendError: As `choose`.
+    """
+    best = choose(name)
+    if name != "auto" or best.name not in CPU:
+        return [best]
+    return [choose(other) for other in CPU if find(other).unavailable() is None]
+
+
+def choose(name: str, *, to_build: bool = False, built: Sequence[str] = ()) -> type[EngineBackend]:
     """The engine backend called `name`, or for `auto` the best one that runs here.
 
     Args:
         name: `tensorrt-rtx` and `tensorrt_rtx` are one.
         to_build: It need not run here, only build.
+        built: Backends whose engines are there; on a CPU, `auto` tries them first.
 
     Raises:
         ConfigError: There is no such backend, or it builds no engines.
         BackendError: It, or all that `auto` tries, cannot run here; says what to install.
     """
     reasons = []
-    for candidate in AUTO if name == "auto" else (name,):
+    first = [known for known in CPU if known in built]
+    order = dict.fromkeys((AUTO[0], *first, *AUTO))
+    for candidate in order if name == "auto" else (name,):
         backend = find(candidate)
         if not issubclass(backend, EngineBackend):
             raise ConfigError(f"backend {candidate!r} builds no engines; use {' or '.join(AUTO)}")

@@ -18,7 +18,7 @@ from degmix_edge.quant.ranges import Ranges
 from degmix_edge.tensors import TensorSpec, check, fill
 
 if TYPE_CHECKING:
-    from degmix_edge.quant.recipe import Recipe
+    from degmix_edge.quant.recipe import Placed, Precision, Recipe
 
 RawFrames: TypeAlias = Mapping[str, Sequence[RawFrame]]
 """The frames of a batch, by the input that they become."""
@@ -202,6 +202,7 @@ class EngineBackend(Backend):
     Attributes:
         engine_file: What the engine is called in a bundle.
         runs_model: `model.onnx` can stand in for an engine.
+        has_lanes: `threads` is how many calls run at once, as on a GPU, and not CPU threads.
         takes_options: Names of `EngineOptions` that it has.
         takes_timeout: It can end a call that takes longer than `timeout_s`.
         timeout_s: Seconds after which a call is ended; None never ends one.
@@ -209,6 +210,7 @@ class EngineBackend(Backend):
 
     engine_file: ClassVar[str] = "engine.onnx"
     runs_model: ClassVar[bool] = True
+    has_lanes: ClassVar[bool] = False
     takes_options: ClassVar[tuple[str, ...]] = ()
     takes_timeout: ClassVar[bool] = False
     timeout_s: float | None = None
@@ -231,6 +233,18 @@ class EngineBackend(Backend):
     def cannot_build(cls) -> str | None:
         """Why it cannot build here and what to do, or None. Most build where they run."""
         return cls.unavailable()
+
+    @classmethod
+    def precisions(cls) -> tuple[Precision, ...]:
+        """Precisions in which its kernels compute on this machine, of which one is the fastest."""
+        return ("int8", "fp16")
+
+    @classmethod
+    def lacks(cls, precision: Placed) -> str | None:
+        """Why it builds no engine with nodes of a precision and what to do, or None."""
+        if precision != "bf16" or "bf16" in cls.precisions():
+            return None
+        return f"{cls.name}: builds no bfloat16 engines; use --backend openvino, or fp16"
 
     @classmethod
     @abstractmethod
@@ -258,6 +272,17 @@ class EngineBackend(Backend):
     def engine_tensors(self) -> tuple[TensorSpec, ...] | None:
         """Inputs and outputs of the active engine, without units; None if it cannot tell."""
         return None
+
+    @classmethod
+    def refuse_recipe(cls, recipe: Recipe) -> None:
+        """Before a build: what its kernels have no precision for must not be computed in another.
+
+        Raises:
+            BackendError: The recipe has such nodes.
+        """
+        for precision in sorted({place.precision for place in recipe.placements}):
+            if reason := cls.lacks(precision):
+                raise BackendError(reason)
 
     @classmethod
     def refuse_options(cls, options: EngineOptions) -> None:

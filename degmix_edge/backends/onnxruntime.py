@@ -24,7 +24,7 @@ from degmix_edge.quant.ranges import Ranges
 from degmix_edge.tensors import TensorSpec
 
 if TYPE_CHECKING:
-    from degmix_edge.quant.recipe import Recipe
+    from degmix_edge.quant.recipe import Placed, Precision, Recipe
 
 FLOOR = (1, 25)
 """The first release whose CPU backend has DeformConv."""
@@ -59,6 +59,15 @@ class Backend(EngineBackend):
         """The instruction set, and our operators: what an engine depends on."""
         machine = f"cpu-{platform.machine()}"
         return machine if _cpu_ops.library() is None else f"{machine}+{_cpu_ops.VERSION}"
+
+    @classmethod
+    def precisions(cls) -> tuple[Precision, ...]:
+        """It computes FP16 and bfloat16 in FP32 on a processor."""
+        return ("int8", "fp32")
+
+    @classmethod
+    def lacks(cls, precision: Placed) -> str | None:
+        return None
 
     @classmethod
     def build(

@@ -59,6 +59,7 @@ class Backend(EngineBackend):
     name = "tensorrt"
     engine_file = "engine.plan"
     runs_model = False
+    has_lanes = True
     takes_options = tuple(name for name in REQUESTS if name != "split")
     is_concurrent = True
 
@@ -112,6 +113,7 @@ class Backend(EngineBackend):
         # Building needs onnx; a robot that only runs does not have it.
         from degmix_edge.passes.forms import lower_for_tensorrt
 
+        cls.refuse_recipe(recipe)
         plugin = _trt_plugin.library(cls.major())
         found: dict[str, tuple[float, list[dict[str, object]], trt_build.Built]] = {}
         refused: dict[str, str] = {}

@@ -78,6 +78,7 @@ class Backend(EngineBackend):
         from degmix_edge.passes.pipeline import NEED_PLUGIN, check_form
 
         cls.refuse_options(options)
+        cls.refuse_recipe(recipe)
         form: Dcn = "gridsample" if options.dcn == "auto" else check_form(options.dcn, FORMS)
         plugin = plugin_library(PLUGIN_MAJOR, form) if form in NEED_PLUGIN else None
         lowered = lower_for_tensorrt(model, recipe, form)

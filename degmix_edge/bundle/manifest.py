@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationError
 
@@ -16,6 +16,7 @@ from degmix_edge.errors import BundleError
 from degmix_edge.files import sha256
 from degmix_edge.network import NetworkSpec
 from degmix_edge.preprocess import Fit
+from degmix_edge.quant.recipe import Precision
 from degmix_edge.tensors import TensorSpec
 
 SCHEMA, SCHEMA_OF_SIZES = 2, 3
@@ -117,6 +118,33 @@ def split_with(shares: dict[str, float], mixers: dict[str, float], has_places: b
     return Split(shares=shares, mixers=mixers, refresh=refresh, has_places=has_places)
 
 
+class Form(Settings):
+    """One form of a network that a build measured, in its choice of the fastest.
+
+    Attributes:
+        backend: Entry of `degmix_edge.backends`.
+        precision: What the recipe was asked for.
+        threads: CPU threads of a call.
+        net_ms: Median time of a call in milliseconds, on the machine that built the bundle.
+        size_bytes: Size of the engine.
+        worst: The task that loses most, and what it loses, in words.
+        fits: Whether every task is within the budget.
+    """
+
+    backend: str
+    precision: Precision
+    threads: Annotated[int, Field(ge=1)]
+    net_ms: float
+    size_bytes: int
+    worst: str
+    fits: bool = True
+
+    @property
+    def title(self) -> str:
+        """What tables call it."""
+        return f"{self.backend} {self.precision}, {self.threads} threads"
+
+
 class SizeEntry(Settings):
     """What a manifest says of another size of image than its first.
 
@@ -145,6 +173,7 @@ class Manifest(Settings):
         engines: Engines in the bundle.
         split: Of a bundle whose engines run any subset of the tasks; None of one whose engines
             always run all.
+        forms: What a build that chose the fastest form measured, the chosen form first.
         sizes: The other sizes of a bundle with several; the parts above are of the first.
         versions: Versions of the packages that built the bundle.
         files: SHA-256 by path of every file except this one and `manifest.sha256`.
@@ -156,9 +185,10 @@ class Manifest(Settings):
     fit: Fit
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    precision: Literal["fp32", "fp16", "int8"]
+    precision: Precision
     engines: tuple[Engine, ...] = ()
     split: Split | None = None
+    forms: tuple[Form, ...] = ()
     sizes: Annotated[tuple[SizeEntry, ...], Field(max_length=MOST_SIZES - 1)] = ()
     versions: dict[str, str]
     files: dict[FileName, Digest] = {}

@@ -96,6 +96,8 @@ def _absent(manifest: Manifest) -> dict[str, Any]:
     if manifest.split is None:
         absent["split"] = True
         absent.setdefault("sizes", {"__all__": {"split"}})
+    if not manifest.forms:
+        absent["forms"] = True
     return absent
 
 

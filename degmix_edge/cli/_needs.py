@@ -6,6 +6,7 @@ from degmix_edge.errors import BackendError
 
 EXTRAS = {
     "onnxruntime": "cpu",
+    "openvino": "openvino",
     "torch": "export",
     "torchvision": "export",
     "timm": "export",

@@ -108,6 +108,36 @@ def lower_for_onnxruntime(
     return lowered
 
 
+def lower_for_openvino(model: bytes, recipe: Recipe) -> tuple[bytes, frozenset[str]]:
+    """ONNX bytes in the form that OpenVINO's CPU kernels run fastest.
+
+    Args:
+        model: ONNX bytes with the recipe's precision inside.
+        recipe: What runs in which precision.
+
+    Returns:
+        The graph, and the names of its nodes that stay FP32 where others run in bfloat16. These
+        are the recipe's own ones, and others that read results of these alone.
+    """
+    graph = to_graph(onnx.load_from_string(model))
+    apply(graph, pipeline.for_openvino(recipe))
+    lowered: bytes = to_model(graph, {}).SerializeToString()
+    return lowered, _kept_in_fp32(graph, recipe) if recipe.nodes("bf16") else frozenset()
+
+
+def _kept_in_fp32(graph: gs.Graph, recipe: Recipe) -> frozenset[str]:
+    floats = recipe.nodes("fp32")
+    lower = {place.node for place in recipe.placements} - floats
+    kept: set[str] = set()
+    for node in graph.toposort().nodes:
+        makers = [maker.name for tensor in node.inputs for maker in tensor.inputs]
+        follows = bool(makers) and node.name not in lower and kept.issuperset(makers)
+        # What replaced a node is called after it.
+        if follows or floats.intersection((node.name, node.name.rpartition("/")[0])):
+            kept.add(node.name)
+    return frozenset(kept)
+
+
 def _tasks_of(model: onnx.ModelProto) -> tuple[str, ...]:
     """The tasks of a finished model, which describes itself."""
     spec = from_metadata({prop.key: prop.value for prop in model.metadata_props}, "this graph")

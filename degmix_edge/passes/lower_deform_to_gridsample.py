@@ -2,7 +2,8 @@
 
 Dai et al. 2017, eq. 2 and 3, exactly: each tap of the kernel samples the input at its position plus
 its offset, bilinear, zeros outside; the taps become channels of a 1x1 convolution. A tap of every
-channel with its own offset group is the 1x1 case of DeMT. Coordinates are FP32.
+channel with its own offset group is the 1x1 case of DeMT. Coordinates are FP32. Where a convolution
+with constant weights makes the offsets, it makes them in the sampler's unit and order.
 """
 
 from __future__ import annotations
@@ -58,21 +59,46 @@ class _Lowering:
     def _grid(self) -> gs.Variable:
         """`(N G, taps h, w, 2)`: x then y, -1 and 1 at the centres of the outermost pixels."""
         split = [self.n * self.groups, self.taps, 2, self.out_h * self.out_w]
-        offset = self._reshape(self.offset, split, "offset", np.float32)
         # A side of one pixel has no scale: `_sample` appends a zero, which outside is anyway.
         steps = 2 / (np.maximum([self.h, self.w], 2) - 1)
-        places = self._positions() * steps[:, None] - 1
-        scaled = self._op(
-            "Mul", [offset, constant(f"{self._at}/step", steps.reshape(1, 1, 2, 1))], "scaled"
-        )
-        place = constant(f"{self._at}/base", places.reshape(1, self.taps, 2, -1))
-        moved = self._op("Add", [scaled, place], "moved")
-        last = self._op("Transpose", [moved], "last", perm=[0, 1, 3, 2])
-        flipped = self._op(
-            "Gather", [last, constant(f"{self._at}/order", [1, 0], np.int64)], "xy", axis=3
-        )
+        places = (self._positions() * steps[:, None] - 1).reshape(1, self.taps, 2, -1)
+        is_folded = self._fold(steps)
+        moved = self._reshape(self.offset, split, "offset", np.float32)
+        if is_folded:
+            places = places[:, :, ::-1]
+        else:
+            step = constant(f"{self._at}/step", steps.reshape(1, 1, 2, 1))
+            moved = self._op("Mul", [moved, step], "scaled")
+        moved = self._op("Add", [moved, constant(f"{self._at}/base", places)], "moved")
+        grid = self._op("Transpose", [moved], "last", perm=[0, 1, 3, 2])
+        if not is_folded:
+            order = constant(f"{self._at}/order", [1, 0], np.int64)
+            grid = self._op("Gather", [grid, order], "xy", axis=3)
         shape = [self.n * self.groups, self.taps * self.out_h, self.out_w, 2]
-        return self._reshape(flipped, shape, "grid", np.float32)
+        return self._reshape(grid, shape, "grid", np.float32)
+
+    def _fold(self, steps: np.ndarray) -> bool:
+        """Let the convolution before the offsets make them in steps of the grid, x before y.
+
+        Returns:
+            Whether there is such a convolution, which nothing else reads.
+        """
+        conv = self.offset.inputs[0] if self.offset.inputs else None
+        if conv is None or conv.op != "Conv" or self.offset in self.graph.outputs:
+            return False
+        weights = [tensor for tensor in conv.inputs[1:] if not _empty(tensor)]
+        is_constant = all(isinstance(tensor, gs.Constant) for tensor in weights)
+        if not is_constant or len(self.offset.outputs) != 1:
+            return False
+        pairs = weights[0].shape[0] // 2
+        if pairs % int(conv.attrs.get("group", 1)):  # y and x are made of other channels
+            return False
+        for index, tensor in enumerate(weights, 1):
+            by_pair = tensor.values.reshape(pairs, 2, *tensor.shape[1:])
+            scaled = by_pair * steps.reshape(2, *[1] * (len(tensor.shape) - 1))
+            turned = scaled[:, ::-1].reshape(tensor.shape).astype(np.float32)
+            conv.inputs[index] = gs.Constant(f"{self._at}/{tensor.name}", turned)
+        return True
 
     def _positions(self) -> np.ndarray:
         """`(taps, 2, h w)` pixels: where each tap lies without an offset, y then x."""

@@ -15,7 +15,9 @@ from degmix_edge.passes.fold_constants import FoldConstants
 from degmix_edge.passes.fold_conv_mixture import FoldConvMixture
 from degmix_edge.passes.fuse_integer_matmul import FuseIntegerMatmul
 from degmix_edge.passes.group_deform_items import GroupDeformItems
+from degmix_edge.passes.guard_concat_scale import GuardConcatScale
 from degmix_edge.passes.hoist_pointwise import HoistPointwise
+from degmix_edge.passes.insert_bf16 import InsertBf16
 from degmix_edge.passes.insert_fp16 import InsertFp16
 from degmix_edge.passes.insert_image_input import InsertImageInput
 from degmix_edge.passes.insert_qdq import InsertQdq
@@ -28,9 +30,11 @@ from degmix_edge.passes.lower_qdq_for_cpu import LowerQdqForCpu
 from degmix_edge.passes.lower_row_sum import LowerRowSum
 from degmix_edge.passes.merge_convs import MergeConvs
 from degmix_edge.passes.prune_tasks import PruneTasks
+from degmix_edge.passes.remove_bf16 import RemoveBf16
 from degmix_edge.passes.remove_fp16 import RemoveFp16
 from degmix_edge.passes.remove_identities import RemoveIdentities
 from degmix_edge.passes.requantize_samples import RequantizeSamples
+from degmix_edge.passes.resize_to_matmul import ResizeToMatmul
 from degmix_edge.passes.share_constants import ShareConstants
 from degmix_edge.passes.split_deform_positions import SplitDeformPositions
 from degmix_edge.passes.split_tasks import SplitTasks
@@ -89,8 +93,9 @@ def quantize(recipe: Recipe, ranges: Ranges | None) -> list[Pass]:
     if recipe.precision == "fp16":
         return [InsertFp16(recipe)]
     if recipe.precision == "int8" and ranges is not None:
-        return [InsertQdq(recipe, ranges), ShareConstants()]  # zero points are all the same
-    return []
+        # Zero points are all the same.
+        return [InsertQdq(recipe, ranges), InsertBf16(recipe), ShareConstants()]
+    return [InsertBf16(recipe)]
 
 
 def for_onnxruntime(
@@ -104,12 +109,29 @@ def for_onnxruntime(
         split: Tasks that are to run in any subset; none always runs all.
     """
     return [
+        RemoveBf16(),  # before passes that look for neighbours; it has no kernels for bfloat16
         *([LowerDeformSample(), RequantizeSamples()] if operators else []),
         *([LowerQdqForCpu(ranges)] if ranges is not None else []),
         LowerMoe(),  # after types of quantized values are settled: it gathers those
         *([FuseIntegerMatmul()] if ranges is not None else []),  # of what the two before left
         LowerRowSum(),  # after it: its products are of floats, which stay floats
+        ResizeToMatmul(),  # the same holds
         *([SplitTasks(split)] if split else []),  # last: passes do not look into branches
+    ]
+
+
+def for_openvino(recipe: Recipe) -> list[Pass]:
+    """From model.onnx to the form that OpenVINO's CPU kernels run fastest.
+
+    Q/DQ pairs stay as they are: its own passes take them from symmetric INT8 to integer kernels,
+    and fail on the form of `LowerQdqForCpu` in products of matrices.
+    """
+    return [
+        RemoveBf16(),  # before passes that look for neighbours; the engine says what is bfloat16
+        LowerDeformToGridsample(),  # there is no DeformConv in its reader of ONNX
+        # Of what is lowered; the guard then sees every pair.
+        *([RequantizeSamples(), GuardConcatScale()] if recipe.precision == "int8" else []),
+        ResizeToMatmul(),  # last: its products are of floats, which stay floats
     ]
 
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 from degmix_edge.config import Settings
 
-Precision = Literal["fp32", "fp16", "int8"]
-Placed = Literal["fp32", "fp16", "int8", "int8_weights"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Placed = Literal["fp32", "fp16", "bf16", "int8", "int8_weights"]
 """`int8_weights`: weights are stored in INT8 and the arithmetic stays float."""
 
 

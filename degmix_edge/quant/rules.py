@@ -125,7 +125,7 @@ def _float_nodes(
         yield node.name, "makes the offsets of a deformable convolution"
     for node in routing_branch(graph):
         yield node.name, "routes: decides which experts an image or a pixel gets, and how much"
-    if precision == "fp16":
+    if precision in ("fp16", "bf16"):
         return
     for node in graph.nodes:
         if is_weighted(node) and _reads_image(node):

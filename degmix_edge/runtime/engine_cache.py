@@ -44,7 +44,8 @@ def engine_bytes(bundle: Bundle, backend: type[EngineBackend], *, rebuild: bool 
     if not backend.runs_model:
         if not rebuild:
             raise BackendError(f"{why}. {again}")
-        warnings.warn(f"{why}: building one, for minutes. {again}", DegmixWarning, stacklevel=3)
+        time = ", for minutes" if backend.has_lanes else ""
+        warnings.warn(f"{why}: building one{time}. {again}", DegmixWarning, stacklevel=3)
         found = _build(bundle, backend, model)
         _keep(kept, found)
         return found

@@ -458,16 +458,16 @@ def load(
             `rebuild` does not allow to build.
     """
     check_format(format)
-    chosen = _choose(backend, threads, timeout_s)
     wanted = policy(trust, [Path(key) for key in keys], identity, not_before)
     opened = (bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))).at(size)
     wanted.check(opened)
+    chosen = _choose(backend, threads, timeout_s, opened)
     engine = engine_bytes(opened, chosen, rebuild=rebuild)
     runner = chosen(opened.manifest.network, engine, threads=threads)
     runner.timeout_s = timeout_s
     again = {"bundle": opened.path, "backend": backend, "threads": threads, "rebuild": rebuild}
     again |= {"timeout_s": timeout_s, "size": opened.chosen_size, "format": format, **vars(wanted)}
-    fit, workers = opened.manifest.fit, (threads or 1) if not chosen.runs_model else 1
+    fit, workers = opened.manifest.fit, (threads or 1) if chosen.has_lanes else 1
     session = Session(runner, fit, opened, workers=workers, loaded=again, format=format)
     opened.release()
     _check_engine(session, runner, opened)
@@ -478,11 +478,14 @@ def _load_again(arguments: Mapping[str, Any]) -> Session:
     return load(**arguments)
 
 
-def _choose(name: str, threads: int | None, seconds: float | None) -> type[EngineBackend]:
+def _choose(
+    name: str, threads: int | None, seconds: float | None, opened: Bundle
+) -> type[EngineBackend]:
     """The backend, which takes so many threads and such a timeout."""
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise ConfigError(f"threads: got {threads}, expected 1 to {MOST_THREADS}, or None")
-    backend = backends.choose(name)
+    built = [engine.backend for engine in opened.manifest.engines]
+    backend = backends.choose(name, built=built)
     if seconds is not None and not 0 < seconds < float("inf"):
         raise ConfigError(f"timeout_s: got {seconds}, expected seconds above 0, or None")
     if seconds is not None and not backend.takes_timeout:

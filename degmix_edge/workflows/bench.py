@@ -35,16 +35,30 @@ SETTLE = 2
 
 @dataclass(frozen=True)
 class Result:
-    """One contestant: percentiles in milliseconds by part, and how many images a second."""
+    """One contestant.
+
+    Attributes:
+        name: What tables call it.
+        calls: Calls that count.
+        percentiles: Milliseconds by part and percentile.
+        rounds_ms: Median of the backend's call in each block.
+    """
 
     name: str
     calls: int
     percentiles: dict[str, dict[str, float]]
+    rounds_ms: tuple[float, ...] = ()
 
     @property
     def median_net_ms(self) -> float:
         """Median of one backend call, bytes in to maps out."""
         return self.percentiles["net_ms"]["p50"]
+
+    @property
+    def spread(self) -> float:
+        """How far rounds are from each other: largest less smallest median, over the smallest."""
+        low = min(self.rounds_ms, default=0.0)
+        return max(self.rounds_ms) / low - 1 if low else 0.0
 
 
 def bench_sessions(
@@ -122,7 +136,10 @@ def _result(name: str, latencies: list[Latency]) -> Result:
         percentiles[part] = {f"p{p}": float(v) for p, v in zip(PERCENTILES, found, strict=True)} | {
             "max": max(values)
         }
-    return Result(name, len(latencies), percentiles)
+    net_ms = [latency.net_ms for latency in latencies]
+    blocks = [net_ms[start : start + BLOCK] for start in range(0, len(net_ms), BLOCK)]
+    rounds_ms = tuple(float(np.median(block)) for block in blocks)
+    return Result(name, len(latencies), percentiles, rounds_ms)
 
 
 def bench(

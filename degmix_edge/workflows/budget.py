@@ -14,6 +14,7 @@ from degmix_edge.graph import roofline
 from degmix_edge.network import NetworkSpec
 from degmix_edge.preprocess import Fit
 from degmix_edge.workflows.calibration import as_named
+from degmix_edge.workflows.fastest import Loss
 from degmix_edge.workflows.sources import check_images, images
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from degmix_edge.quant.ranges import Ranges
     from degmix_edge.quant.recipe import Recipe
+    from degmix_edge.workflows.engine import EngineFiles, Product
 
 EXAMPLES = "synthetic:16"
 
@@ -39,6 +41,7 @@ class Request:
         workers: Processes that measure layers.
         report: Where the page is written; None writes none.
         state: A file from which an interrupted search resumes; None keeps nothing.
+        backend: The CPU backend whose engines are tried, for the device `cpu`.
     """
 
     budget: str
@@ -48,6 +51,7 @@ class Request:
     workers: int
     report: Path | None
     state: Path | None
+    backend: str = "onnxruntime"
 
     def check(self, spec: NetworkSpec) -> None:
         """Complain before long work of a limit, a device or examples that do not fit.
@@ -82,7 +86,8 @@ class Budget:
         choice, search = self.findings.choice, self.findings.search
         return {
             "int8_macs_percent": self.findings.int8_macs_percent,
-            "int8_layers": [layer.name for layer in choice.kept],
+            "int8_layers": [layer.name for layer in choice.int8],
+            "bf16_layers": [layer.module for layer in choice.bf16],
             "saving_ms": choice.saving_ms,
             "device": search.device,
             "worst": choice.worst,
@@ -101,15 +106,15 @@ class Budget:
 
 
 def search_budget(
-    model: onnx.ModelProto, spec: NetworkSpec, recipe: Recipe, ranges: Ranges, asked: Request
+    model: onnx.ModelProto, spec: NetworkSpec, recipe: Recipe, ranges: Ranges | None, asked: Request
 ) -> Budget:
     """The recipe that saves most inside the budget; its page is written in any case.
 
     Args:
         model: The deployed float graph.
         spec: Its promises.
-        recipe: What the rules allow in INT8.
-        ranges: Of the graph's tensors.
+        recipe: What the rules allow in a lower precision.
+        ranges: Of the graph's tensors; None where nothing may be INT8.
         asked: The budget, and how to search.
 
     Raises:
@@ -121,7 +126,9 @@ def search_budget(
     from degmix_calibration.trial import Trials
 
     examples = _examples(asked.examples, spec)
-    trials = Trials(model, spec, ranges, examples, lowered=asked.device == "cpu")
+    trials = Trials(
+        model, spec, ranges, examples, lowered=asked.device == "cpu", backend=asked.backend
+    )
     findings = BudgetSearch(
         trials,
         recipe,
@@ -146,15 +153,39 @@ def search_budget(
     return budget
 
 
+def loss(engine: EngineFiles, product: Product, deployed: onnx.ModelProto, asked: Request) -> Loss:
+    """Return what an engine costs the task that uses most of its budget.
+
+    Args:
+        engine: The engine, which runs here.
+        product: What it was made of.
+        deployed: The float graph, whose maps and scores it is compared with.
+        asked: The budget, and what it is measured on.
+    """
+    from degmix_calibration import limits
+    from degmix_calibration.search import shares
+    from degmix_calibration.trial import Trials
+
+    examples = _examples(asked.examples, product.spec)
+    trials = Trials(deployed, product.spec, None, examples)
+    with engine.backend(product.spec, engine.files[engine.backend.engine_file]) as running:
+        maps = [trials.cut(one, running.infer(one.feed)) for one in examples]
+    use = shares(trials, trials.damage(maps), limits.parse(asked.budget, product.spec))
+    worst = max(use, key=lambda task: use[task])
+    return Loss(f"{worst} {100 * use[worst]:.0f} % of its budget", use[worst] <= 1)
+
+
 def _show(budget: Budget) -> None:
     from degmix_calibration.report import COLUMNS, task_rows
 
     findings, choice = budget.findings, budget.findings.choice
     count = len(findings.search.trials.examples)
+    half = f", {len(choice.bf16)} in bfloat16," if choice.bf16 else ""
     progress.table(f"INT8 inside the budget, {count} images", COLUMNS, task_rows(findings))
     progress.note(
-        f"{len(choice.kept)} layers in INT8 with {findings.int8_macs_percent:.1f} % of the MACs, "
-        f"saving {choice.saving_ms:.2f} ms on {findings.search.device}; {choice.worst} decides"
+        f"{len(choice.int8)} layers in INT8{half} with {findings.int8_macs_percent:.1f} % of the "
+        f"MACs, saving {choice.saving_ms:.2f} ms on {findings.search.device}; "
+        f"{choice.worst} decides"
     )
     if budget.report is not None:
         progress.note(f"report: {budget.report}")
@@ -166,12 +197,12 @@ def request(
     """The request behind a build's options, or None where no budget is given.
 
     Raises:
-        ConfigError: A budget for another precision than INT8.
+        ConfigError: A budget for a precision that costs no accuracy, or next to none.
     """
     if not options["budget"]:
         return None
-    if options["precision"] not in ("int8", "auto"):
-        raise ConfigError(f"--budget is for --precision int8, not {options['precision']}")
+    if options["precision"] not in ("int8", "bf16", "auto"):
+        raise ConfigError(f"--budget is for --precision int8 or bf16, not {options['precision']}")
     return Request(
         options["budget"],
         options["examples"] if examples is None else examples,
@@ -180,6 +211,7 @@ def request(
         options["workers"],
         options["report"] or (Path(f"{out}.budget.html") if out else None),
         Path(f"{out}.sensitivity.jsonl") if out else None,
+        "openvino" if options["backend"] == "openvino" else "onnxruntime",
     )
 
 

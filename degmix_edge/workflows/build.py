@@ -8,20 +8,23 @@ built in the same way for each of them, with the recipe of the first.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from degmix_edge import backends, progress
 from degmix_edge.backends import REQUESTS
 from degmix_edge.bundle.contents import Bundle, open_bundle
-from degmix_edge.bundle.manifest import MANIFEST, size_text
+from degmix_edge.bundle.golden import differences
+from degmix_edge.bundle.manifest import MANIFEST, Form, size_text
 from degmix_edge.bundle.writing import Target, claim
-from degmix_edge.errors import AccuracyError, BuildError, ConfigError
+from degmix_edge.errors import AccuracyError, BackendError, BuildError, ConfigError
 from degmix_edge.progress import Clock, Progress, listening
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.ranges import read as read_ranges
-from degmix_edge.quant.recipe import Precision, Recipe
+from degmix_edge.quant.recipe import Recipe
 from degmix_edge.workflows import budget as budgets
 from degmix_edge.workflows.calibration import (
     as_named,
@@ -35,12 +38,13 @@ from degmix_edge.workflows.engine import (
     Part,
     Product,
     check_source,
+    float_maps,
     golden_maps,
     make_engine,
     rebuild,
     write_parts,
 )
-from degmix_edge.workflows.fastest import candidates, fastest
+from degmix_edge.workflows.fastest import Kind, Loss, candidates, fastest
 from degmix_edge.workflows.networks import (
     Network,
     check_network,
@@ -100,8 +104,7 @@ class Build:
         self._network = network
         own = calibration if calibration is not None else options.calibration
         self._calibration = str(own) if isinstance(own, str | Path) else own
-        is_read_again = bool(self._further) or options.precision == "auto"
-        if is_read_again and not isinstance(self._calibration, str | None):
+        if self._further and not isinstance(self._calibration, str | None):
             self._calibration = list(self._calibration)  # each build looks at all images
         images_to_try = None if isinstance(examples, str | Path) else examples
         self._asked = budgets.request(dict(options), out, images_to_try)
@@ -116,6 +119,7 @@ class Build:
         self._leader: Build | None = None
         self._others: list[Build] = []
         self._parts: list[Part] = []
+        self._forms: tuple[Form, ...] = ()
         self._done: list[str] = []
         self.describe()
 
@@ -209,7 +213,7 @@ class Build:
             self.clock.finished("export", read.detail)
 
     def _images(self) -> None:
-        needed = self.options.precision == "int8" and self.options.ranges is None
+        needed = self.options.precision in ("int8", "auto") and self.options.ranges is None
         source = self._calibration if needed else None
         self._found = calibration_images(
             source, self._fit, self.options.calibration_count, network=self.spec
@@ -217,6 +221,8 @@ class Build:
         self._checked = self._checked_images()
         count, golden = len(self._found), self._checked[0].name
         self.clock.finished("images", f"{count} for calibration, golden image {golden}")
+        for size in self._further:
+            self._others.append(self._build_of(size).run(until="images"))
 
     def _checked_images(self) -> list[NamedImage]:
         """The golden image, and others of the user's on which a foreign network is checked too."""
@@ -259,9 +265,8 @@ class Build:
             keep_float=options.keep_float,
         )
         self.clock.finished("passes", detail)
-        for size in self._further:  # before the long stages, which would be lost
-            self._others.append(self._build_of(size).run(until="passes"))
-            _check_agreement(self, self._others[-1])
+        for other in self._others:  # before the long stages, which would be lost
+            _check_agreement(self, other.run(until="passes"))
 
     def _calibrate(self) -> None:
         from degmix_edge.graph.model import to_graph
@@ -298,13 +303,30 @@ class Build:
     def _budget(self) -> None:
         if self._leader is not None:
             self.recipe = self._leader.recipe
-        if self._asked is None or self.ranges is None:
+        if self._asked is None:
             return
+        recipe = self._with_bf16() if self._asked.backend == "openvino" else self.recipe
         self.budget = budgets.search_budget(
-            self._deployed, self.spec, self.recipe, self.ranges, self._asked
+            self._deployed, self.spec, recipe, self.ranges, self._asked
         )
         self.recipe = self.budget.recipe
-        self.clock.finished("budget", f"{len(self.recipe.nodes('int8'))} nodes in INT8")
+        counts = (f"{len(self.recipe.nodes(p))} nodes in {p}" for p in ("int8", "bf16"))
+        self.clock.finished("budget", ", ".join(counts))
+
+    def _with_bf16(self) -> Recipe:
+        """The recipe in which what its rules keep from INT8 may be bfloat16."""
+        from degmix_edge.graph.model import to_graph
+        from degmix_edge.quant.rules import choose
+
+        graph, keep = to_graph(self._deployed), self.options.keep_float
+        half = choose(graph, self.spec, "bf16", keep_float=keep).nodes("bf16")
+        placements = tuple(
+            place.model_copy(update={"precision": "bf16"})
+            if place.precision == "fp32" and place.node in half
+            else place
+            for place in self.recipe.placements
+        )
+        return self.recipe.model_copy(update={"placements": placements})
 
     def _quantize(self) -> None:
         from degmix_edge.passes.forms import quantize_model
@@ -350,39 +372,68 @@ class Build:
         other._leader = self
         return other
 
-    def faster(self) -> Build:
-        """Build every precision that may be the fastest, and return the build that is.
+    def fastest(self) -> Build:
+        """Build every form that this machine can run, and return the build of the fastest.
 
-        It has run all stages but the last one. A precision for which no recipe is inside the budget
-        takes no part.
+        It has run all stages but the last one. The network is exported and its images are read
+        once. A precision for which no recipe is inside the budget takes no part, and no more does
+        an engine that is not.
 
         Raises:
-            ConfigError: The backend's engines cannot run here.
+            ConfigError: The engines cannot run here.
+            AccuracyError: No form is within the budget.
             DegmixError: A stage failed.
         """
-        backend = backends.choose(self.options.backend, to_build=True)
-        builds: dict[Precision, Build] = {}
-        for precision in candidates(backend):
-            one = self._in_precision(precision)
+        self.run(until="images")
+        found = candidates(self.options.backend)
+        if self._asked and "bf16" in found:  # it has more to choose from
+            self._asked = replace(self._asked, backend="openvino")
+        builds: dict[Kind, Build] = {}
+        for precision, those in found.items():
+            one = self._fork(precision=precision)
             try:
-                builds[precision] = one.run(until="sizes")
+                one.run(until="quantize")
             except AccuracyError as error:
                 progress.note(f"{precision} takes no part: {error}", "budget")
-        first = next(iter(builds.values()))
-        frames = [item.frame for item in first._found or first._checked]
-        parts = {precision: one._parts[0] for precision, one in builds.items()}
-        chosen = builds[fastest(parts, frames)]
-        chosen.clock = Clock(chosen.clock.stages)  # the time of the other is not its own
+                continue
+            for backend in those:
+                builds[backend.name, precision] = one._fork(backend=backend.name).run(until="sizes")
+        frames = [item.frame for item in self._found or self._checked]
+        parts = {kind: one._parts[0] for kind, one in builds.items()}
+        kind, forms = fastest(parts, self._losses(builds), frames)
+        chosen = builds[kind]
+        chosen._forms = forms
+        chosen.clock = Clock(chosen.clock.stages)  # the time of the others is not its own
         return chosen
 
-    def _in_precision(self, precision: Precision) -> Build:
-        """The same build in another precision; a budget is of INT8."""
-        changes = {"precision": precision} | ({} if precision == "int8" else {"budget": None})
-        options = self.options.model_copy(update=changes)
-        one = Build(self._network, options, self.out, calibration=self._calibration)
-        one.describe(classes=self._classes, golden_image=self._golden_source)
-        one._target, one._asked = self._target, self._asked if precision == "int8" else None
-        return one
+    def _fork(self, **changes: Any) -> Build:
+        """A build with other options that goes on from here; both share what is done."""
+        other = copy.copy(self)
+        other.options = self.options.model_copy(update=changes)
+        if other.options.precision not in ("int8", "bf16", "auto"):
+            other._asked = None  # it costs nothing, or next to nothing
+        other.clock = Clock(list(self.clock.stages))
+        other._done, other._parts = list(self._done), list(self._parts)
+        other._others = [one._fork(**changes) for one in self._others]
+        for one in other._others:
+            one._leader = other
+        return other
+
+    def _losses(self, builds: Mapping[Kind, Build]) -> dict[Kind, Loss]:
+        """What each form costs: of the budget where there is one, else on the golden image."""
+        if self._asked is not None:
+            return {
+                kind: budgets.loss(one._parts[0].engine, one.product, one._deployed, self._asked)
+                for kind, one in builds.items()
+            }
+        model = next(iter(builds.values()))
+        expected = float_maps(model._deployed, model.spec, model._feeds[0])
+        losses = {}
+        for kind, one in builds.items():
+            found = differences(one.spec, expected, one._parts[0].maps).by_task
+            worst = max(found, key=lambda task: found[task])
+            losses[kind] = Loss(f"{worst} {100 * found[worst]:.2f} %")
+        return losses
 
     def _sizes(self) -> None:
         for other in self._others:
@@ -394,7 +445,11 @@ class Build:
     def _write(self) -> None:
         target = self._target or claim(self.out or TARGET, force=False)
         self.bundle = write_parts(
-            self._parts, target, clock=self.clock, share=self.options.share_weights
+            self._parts,
+            target,
+            clock=self.clock,
+            share=self.options.share_weights,
+            forms=self._forms,
         )
 
 
@@ -453,7 +508,7 @@ def build(
         pipeline.claim(force=force)
         pipeline.check()
         if settings.precision == "auto":
-            pipeline = pipeline.faster()
+            pipeline = pipeline.fastest()
         return pipeline.run(force=force).bundle
 
 
@@ -491,7 +546,10 @@ def check_build(network: Network, target: Path, options: Options, *, force: bool
 
 def _check_end(network: Network, options: Options) -> None:
     task_names(options.tasks, network)
-    backends.choose(options.backend, to_build=True).refuse_options(options.engine)
+    backend = backends.choose(options.backend, to_build=True)
+    backend.refuse_options(options.engine)
+    if options.precision != "auto" and (reason := backend.lacks(options.precision)):
+        raise BackendError(reason)
 
 
 def _check_agreement(first: Build, other: Build) -> None:

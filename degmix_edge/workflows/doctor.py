@@ -27,6 +27,7 @@ from degmix_edge.workflows.doctor_system import Check, system_checks
 Role = Literal["robot", "build", "train"]
 ROLES = {
     "cpu": ("onnxruntime",),
+    "openvino": ("openvino",),
     "build": ("onnx", "onnx-graphsurgeon"),
     "export": ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnx-graphsurgeon"),
     "compare": ("polygraphy",),
@@ -51,11 +52,11 @@ OPTIONAL = {
     "video": "needed for videos and network cameras",
     "bags": "needed for recordings of ROS",
     "view": "needed for live views",
+    "openvino": "another backend for CPUs, often the faster one",
     "tensorrt": "needed for GPU engines only",
     "tensorrt-rtx": "needed for GPU engines only",
 }
 """What extras are good for that no role cannot do without."""
-GPU = ("tensorrt", "tensorrt-rtx")
 SELF_TEST = b64decode(
     "CAoSADqXAQowCgV2YWx1ZQoGb2Zmc2V0EgNvdXQiEkRlZ21peERlZm9ybVNhbXBsZToGZGVnbWl4EgFnWh8KBXZhbHVl"
     "EhYKFAgBEhAKAggBCgIIAQoCCAIKAggCWiAKBm9mZnNldBIWChQIARIQCgIIAQoCCAIKAggBCgIIAWIdCgNvdXQSFgoU"
@@ -148,7 +149,7 @@ def _backend(name: str) -> Check:
     reason = backends.find(name).unavailable()
     if reason is None:
         return Check(f"backend {name}", "ok", "runs here")
-    status: Literal["note", "missing"] = "note" if name in GPU else "missing"
+    status: Literal["note", "missing"] = "note" if name in OPTIONAL else "missing"
     return Check(f"backend {name}", status, "cannot run here", reason)
 
 

@@ -29,6 +29,7 @@ from degmix_edge.bundle.manifest import (
     SCHEMA_OF_SIZES,
     WEIGHTS,
     Engine,
+    Form,
     Manifest,
     SizeEntry,
     Split,
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     *("numpy", "onnx", "onnx-graphsurgeon", "torch", "torchvision", "timm", "onnxruntime"),
-    *("tensorrt", "tensorrt_rtx_cu13_bindings"),
+    *("openvino", "tensorrt", "tensorrt_rtx_cu13_bindings"),
 )
 
 
@@ -262,8 +263,21 @@ def check_source(
         )
 
 
+def float_maps(
+    model: onnx.ModelProto, spec: NetworkSpec, feed: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return the maps of a deployed float graph, from which every form's are some way off."""
+    (maps,) = _run(backends.choose("onnxruntime"), spec, model.SerializeToString(), [feed])
+    return maps
+
+
 def write_parts(
-    parts: Sequence[Part], target: Target, *, clock: Clock, share: bool = False
+    parts: Sequence[Part],
+    target: Target,
+    *,
+    clock: Clock,
+    share: bool = False,
+    forms: Sequence[Form] = (),
 ) -> Bundle:
     """Write the bundle at `target`, whole or not at all.
 
@@ -273,6 +287,7 @@ def write_parts(
         target: Where the bundle is written.
         clock: Gets a stage with the bundle's size.
         share: Give a single size such a file too: its graph and its engine have the same weights.
+        forms: What was measured to choose this one.
 
     Raises:
         OutputError: `target` was written by another process meanwhile, or cannot be written.
@@ -286,6 +301,7 @@ def write_parts(
         graphs, files[WEIGHTS] = share_weights(graphs, WEIGHTS)
         files |= graphs
     manifest = _manifest(parts, {name: sha256(data) for name, data in files.items()})
+    manifest = manifest.model_copy(update={"forms": tuple(forms)})
     files[CARD] = card_text(manifest, recipe).encode()
     written = write_bundle(target, manifest, files)
     clock.finished("write", f"{target.path} {written.size_bytes / 1e6:.1f} MB")

@@ -29,8 +29,9 @@ class Options(config.Settings):
     """What a build is asked for. A YAML file for `build engine -c` has these keys.
 
     Attributes:
-        precision: fp32, fp16 or int8; auto builds int8 and the float precision that suits the
-            backend, times both on this machine, and keeps the faster one.
+        precision: fp32, fp16, bf16 or int8; auto builds every form that this machine can run, of
+            each backend and precision, times them in turn, and keeps the fastest that the budget
+            allows.
         calibration: Images to calibrate INT8 with: a folder, `nyud:DIR`, `synthetic:64`.
         calibration_count: Of a larger folder, choose this many that differ most; 0 takes all.
         ranges: A ranges.json to use instead of calibrating.
@@ -72,7 +73,7 @@ class Options(config.Settings):
         report: Page of the budget search; None writes it beside the result.
     """
 
-    precision: Literal["fp32", "fp16", "int8", "auto"] = "int8"
+    precision: Precision | Literal["auto"] = "int8"
     calibration: str | None = None
     calibration_count: Annotated[int, Field(ge=0)] = COUNT
     ranges: Path | None = None
@@ -149,7 +150,7 @@ class Options(config.Settings):
         if self.precision == "auto":
             raise ConfigError(
                 f"precision 'auto': is for `build engine`, which times engines, and {what} has "
-                "none; give fp32, fp16 or int8"
+                "none; give fp32, fp16, bf16 or int8"
             )
         return self.precision
 

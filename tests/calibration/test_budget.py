@@ -1,17 +1,20 @@
 """The recipe inside a per-task budget: limits, layers measured alone, and the search."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from conftest import HEIGHT, WIDTH, task_specs
+from degmix_calibration import cpu_profile
 from degmix_calibration import limits as budget
 from degmix_calibration.search import order, search
 from degmix_calibration.sensitivity import layers, measure, restrict
 from degmix_calibration.trial import Damage, Example, Trials, pool
 
+from degmix_edge.backends import openvino
 from degmix_edge.errors import ConfigError
 from degmix_edge.graph.cost import costs
 from degmix_edge.graph.model import to_graph
@@ -195,3 +198,67 @@ def test_the_worst_task_decides():
     damage = {"depth": Damage(0.02, None), "semseg": Damage(0.1, None)}
     assert worst_share(damage, {"depth": 0.01, "semseg": 1.0}) == pytest.approx(2.0)
     assert worst_share(damage, {"depth": 0.0, "semseg": 1.0}) == float("inf")
+
+
+@pytest.fixture(scope="module")
+def on_openvino(parts):
+    """The same trials on OpenVINO's engines, and the layers of both rungs that may be lower."""
+    if "bf16" not in openvino.Backend.precisions():
+        pytest.skip("this CPU has no bfloat16")
+    trials, recipe, found = parts
+    values = {name: getattr(trials, name) for name in ("model", "spec", "ranges")}
+    examples = trials.examples[:2]
+    own = Trials(**values, examples=examples, lowered=True, backend="openvino", threads=1)
+    macs = {layer.nodes[0]: layer.macs for layer in found}
+    half_ms = {node: 0.5 for layer in found for node in layer.nodes}
+    int8_ms = {node: 0.6 for layer in found for node in layer.nodes}
+    return own, recipe, layers(recipe, macs, int8_ms, half_ms)
+
+
+def test_a_module_has_two_rungs(on_openvino):
+    _, recipe, found = on_openvino
+    half, int8 = ([x for x in found if x.precision == p] for p in ("bf16", "int8"))
+    assert {x.module for x in half} <= {x.module for x in int8}
+    lower = restrict(recipe, [half[0], half[1], int8[1]], {})
+    assert lower.nodes("bf16") == set(half[0].nodes)
+    assert lower.nodes("int8") | lower.nodes("int8_weights") == set(int8[1].nodes)
+    assert half[1].module == int8[1].module
+    nothing = {task: Damage(1.0, None) for task in ("normals", "depth")}
+    measured = {layer.name: nothing for layer in found}
+    slower = [replace(x, saving_ms=0.4) if x.precision == "int8" else x for x in found]
+    ordered = order(slower, measured, {"normals": 1.0, "depth": 1.0})
+    assert {x.precision for x in ordered} == {"bf16"} | {
+        "int8" for x in int8 if x.module not in {y.module for y in half}
+    }
+
+
+def test_bfloat16_costs_less_than_int8_and_more_than_nothing(on_openvino):
+    trials, recipe, found = on_openvino
+    by_rung = {p: [x for x in found if x.precision == p] for p in ("bf16", "int8")}
+    damage = {p: trials.score(restrict(recipe, kept, {})) for p, kept in by_rung.items()}
+    for task in ("normals", "depth"):
+        assert 0 < damage["bf16"][task].distance < damage["int8"][task].distance
+    none = trials.score(restrict(recipe, [], {}))
+    assert all(abs(d.distance) < 1e-4 for d in none.values())
+
+
+def test_the_search_takes_bfloat16_where_int8_costs_too_much(on_openvino):
+    trials, recipe, found = on_openvino
+    few = [x for x in found if x.module in {y.module for y in found[:6]}]
+    half = [x for x in few if x.precision == "bf16"]
+    cost = trials.score(restrict(recipe, half, {}))["depth"].distance
+    limits = {
+        task: budget.Limit(task, 1.5 * cost if task == "depth" else 1e9, "m", None, True)
+        for task in ("normals", "depth")
+    }
+    ordered = [*half, *(x for x in few if x.precision == "int8")]
+    choice = search(trials, recipe, ordered, limits, reasons={})
+    assert choice.fits
+    assert choice.bf16
+    assert {x.module for x in half} == {x.module for x in (*choice.bf16, *choice.int8)}
+
+
+def test_what_nodes_cost_on_openvino(on_openvino):
+    trials, recipe, _ = on_openvino
+    saved = cpu_profile.savings_ms(trials, recipe)
+    assert sum(name in saved for name in recipe.nodes("int8")) > 0.8 * len(recipe.nodes("int8"))

@@ -7,8 +7,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from degmix_edge.backends import openvino
 from degmix_edge.backends.onnxruntime import Backend
 from degmix_edge.bundle.contents import open_bundle
+from degmix_edge.errors import BackendError, DegmixWarning
 from degmix_edge.runtime import engine_cache, load
 from degmix_edge.runtime.engine_cache import engine_bytes
 from degmix_edge.workflows.build import build
@@ -146,3 +148,25 @@ def test_weights_that_model_and_engine_share(exported, pictures, bundles, tmp_pa
     again = build(path, path, force=True)  # built again, it still has them once
     assert again.manifest.schema_version == 3
     assert again.onnx() == alone.onnx()
+
+
+def test_an_engine_of_openvino_belongs_to_its_processor(bundles, pictures, tmp_path, monkeypatch):
+    path = tmp_path / "own.degmix"
+    built = build(bundles["fp32"].path, path, backend="openvino")
+    monkeypatch.setenv("DEGMIX_CACHE", str(tmp_path / "cache"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with load(built) as session:
+            assert session.backend.name == "openvino"
+            want = session(pictures[0])
+    monkeypatch.setattr(openvino, "instruction_sets", lambda: ("sse4_2", "avx2"))
+    with pytest.raises(BackendError, match=r"(?s)its engine does not fit.*built for.*\+avx2"):
+        load(built, rebuild=False)
+    with (
+        pytest.warns(DegmixWarning, match="building one. `degmix-edge build engine"),
+        load(built) as session,
+    ):
+        np.testing.assert_array_equal(session(pictures[0])["semseg"], want["semseg"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the cache has it now
+        load(built).close()

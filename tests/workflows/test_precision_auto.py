@@ -1,20 +1,28 @@
-"""`precision="auto"`: both precisions are built and timed here, and the faster one is kept."""
+"""`precision="auto"`: every form is built and timed, and the fastest in a budget is kept."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 
-from degmix_edge import backends
-from degmix_edge.bundle.contents import recipe_and_ranges
-from degmix_edge.errors import ConfigError
+from degmix_edge import backends, load
+from degmix_edge.backends import openvino
+from degmix_edge.bundle.contents import open_bundle, recipe_and_ranges
+from degmix_edge.errors import AccuracyError, ConfigError
+from degmix_edge.workflows import build as building
+from degmix_edge.workflows import fastest
+from degmix_edge.workflows.bench import Result
 from degmix_edge.workflows.build import build, check_build
 from degmix_edge.workflows.fastest import candidates
 from degmix_edge.workflows.options import Options
 from degmix_edge.workflows.quantize import quantize
 
 pytestmark = pytest.mark.slow(file_seconds=25)
+TASKS = ("semseg", "depth")
 
 
 def heard(exported, target, pictures, **changes):
-    """Build with `auto`; the bundle, the table of precisions, and the notes."""
+    """Build with `auto`; the bundle, the table of forms, the notes and the warnings."""
     events = []
     bundle = build(
         exported[0],
@@ -25,27 +33,46 @@ def heard(exported, target, pictures, **changes):
         **changes,
     )
     (table,) = [event.rows for event in events if event.kind == "table" and "timed" in event.detail]
-    return bundle, table, [event.detail for event in events if event.kind == "note"]
+    return bundle, table[1:], [event.detail for event in events if event.kind == "note"]
 
 
-def test_the_faster_precision_is_kept(exported, pictures, tmp_path):
-    bundle, table, _ = heard(
-        exported, tmp_path / "a.degmix", iter(pictures), tasks=("depth", "semseg")
-    )
-    rows = {row[0]: row[1:] for row in table[1:]}
-    assert set(rows) == {"int8", "fp32"}
-    medians = {name: float(cells[0]) for name, cells in rows.items()}
-    kept = [name for name, cells in rows.items() if cells[-1] == "kept"]
-    assert kept == [bundle.manifest.precision]
-    assert medians[kept[0]] == min(medians.values()) > 0
-    assert bundle.manifest.network.task_names == ("semseg", "depth")
+def test_the_fastest_form_is_kept(exported, pictures, tmp_path, monkeypatch):
+    reads = []
+    read = building.read_network
+    monkeypatch.setattr(building, "read_network", lambda *a, **k: reads.append(a) or read(*a, **k))
+    bundle, rows, _ = heard(exported, tmp_path / "a.degmix", iter(pictures), tasks=TASKS)
+    assert len(reads) == 1
+    here = candidates("auto")
+    assert {(row[0], row[1]) for row in rows} == {(b.name, p) for p in here for b in here[p]}
+    assert {int(row[2]) for row in rows} == set(fastest.thread_counts(backends.find("openvino")))
+    manifest = open_bundle(tmp_path / "a.degmix").manifest
+    assert [row[-1] for row in rows] == ["kept"] + [""] * (len(rows) - 1)
+    times = [form.net_ms for form in manifest.forms]
+    assert times == sorted(times)
+    assert times[0] > 0
+    for row, form in zip(rows, manifest.forms, strict=True):
+        assert list(row[:4]) == [
+            form.backend,
+            form.precision,
+            str(form.threads),
+            f"{form.net_ms:.2f}",
+        ]
+        assert row[7] == form.worst
+        assert form.worst.split()[0] in TASKS
+    first = manifest.forms[0]
+    assert [engine.backend for engine in manifest.engines] == [first.backend]
+    assert manifest.precision == first.precision
+    assert manifest.network.task_names == TASKS
     assert [path.name for path in tmp_path.iterdir()] == ["a.degmix"]
+    with load(bundle) as session:  # the backend of the bundle's own engine, without a warning
+        assert session.backend.name == first.backend
+        assert session(pictures[0])["depth"].shape == pictures[0].shape[:2]
 
 
 def test_a_precision_outside_its_budget_takes_no_part(exported, bundles, pictures, tmp_path):
     recipe, _ = recipe_and_ranges(bundles["int8"])
     weighted = sorted(recipe.nodes("int8"))
-    bundle, table, notes = heard(
+    bundle, rows, notes = heard(
         exported,
         tmp_path / "b.degmix",
         pictures,
@@ -55,9 +82,41 @@ def test_a_precision_outside_its_budget_takes_no_part(exported, bundles, picture
         examples=pictures[:1],
         device="orin-agx",  # whose savings are not measured
     )
-    assert [row[0] for row in table[1:]] == ["fp32"]
-    assert bundle.manifest.precision == "fp32"
+    assert "int8" not in {row[1] for row in rows}
+    assert bundle.manifest.precision != "int8"
     assert any(note.startswith("int8 takes no part: ") for note in notes)
+    assert all("% of its budget" in form.worst for form in bundle.manifest.forms)
+    assert all(form.fits for form in bundle.manifest.forms if form.precision == "fp32")
+
+
+def test_a_tolerance_that_no_form_meets(exported, bundles, monkeypatch):
+    part = dataclasses.make_dataclass("Part", ["engine", "product"])
+    bundle = bundles["fp32"]
+    backend = backends.find("onnxruntime")
+    data = bundle.onnx(bundle.manifest.engine("onnxruntime").file)
+    engine = building.EngineFiles(backend, {backend.engine_file: data})
+    product = building.Product(
+        bundle.onnx(), bundle.manifest.network, *[None] * 2, bundle.manifest.fit
+    )
+    parts = {("onnxruntime", "fp32"): part(engine, product)}
+    losses = {("onnxruntime", "fp32"): fastest.Loss("depth 140 % of its budget", False)}
+    image = np.zeros((64, 96, 3), np.uint8)
+    monkeypatch.setattr(fastest, "CALLS", 10)
+    with pytest.raises(AccuracyError, match="no form is within the budget. onnxruntime fp32: dep"):
+        fastest.fastest(parts, losses, [image])
+
+
+def test_rounds_that_disagree_are_said(capfd):
+    calm = Result("calm", 20, {}, (10.0, 11.0))
+    with pytest.warns(UserWarning, match="loaded: rounds of the same calls differ by 30 %"):
+        fastest._warn_of_load([calm, Result("loaded", 20, {}, (10.0, 13.0))])
+    fastest._warn_of_load([calm])
+
+
+def test_a_machine_without_bfloat16_has_other_forms(monkeypatch):
+    assert ("bf16" in candidates("openvino")) == openvino.has_bf16()
+    monkeypatch.setattr(openvino, "capabilities", lambda: frozenset({"FP32", "INT8"}))
+    assert set(candidates("auto")) == {"int8", "fp32"}
 
 
 def test_what_auto_cannot_do(exported, pictures, tmp_path):
@@ -71,9 +130,8 @@ def test_what_auto_cannot_do(exported, pictures, tmp_path):
 
 
 def test_engines_that_cannot_run_here_cannot_be_timed():
-    backend = backends.find("tensorrt-rtx")
-    if backend.unavailable() is None:
+    if backends.find("tensorrt-rtx").unavailable() is None:
         pytest.skip("TensorRT-RTX runs here")
     with pytest.raises(ConfigError, match="times the engines, and tensorrt_rtx cannot run here"):
-        candidates(backend)
-    assert candidates(backends.find("onnxruntime")) == ("int8", "fp32")
+        candidates("tensorrt-rtx")
+    assert [b.name for b in candidates("onnxruntime")["fp32"]] == ["onnxruntime"]
