@@ -11,6 +11,7 @@ from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.metrics import Metric
 from degmix_edge.progress import Progress, counting, listening
 from degmix_edge.runtime import load
+from degmix_edge.workflows.compare_report import ComparePage
 from degmix_edge.workflows.comparison import (
     Comparison,
     Runs,
@@ -96,6 +97,7 @@ def compare_engines(
     data: str = DATA,
     backends: tuple[str, ...] = ("auto",),
     results: Path | None = None,
+    report: Path | None = None,
     max_drop: float = MAX_DROP,
     max_disagreement: float = MAX_DISAGREEMENT,
     metrics: Mapping[str, type[Metric]] | None = None,
@@ -112,6 +114,7 @@ def compare_engines(
         data: A labelled data set, a folder of images, or `photos`.
         backends: Names of backends.
         results: What `record` wrote on a robot; then no engine runs here.
+        report: Where a page with the pictures of the first backend is written; None writes none.
         max_drop: With labels, how much worse a task may be, as a fraction of the network's value.
         max_disagreement: Without labels, the fraction that a task's map may differ.
         metrics: By task, metrics in place of the tasks' own.
@@ -138,13 +141,23 @@ def compare_engines(
         few = [item.feed(fit, network) for item in found[:TENSOR_IMAGES]]
         tensors = tensor_differences(opened, reference.backend, few)
         limits: dict[str, Any] = {"max_drop": max_drop, "max_disagreement": max_disagreement}
-        compared = {}
+        compared: dict[str, Comparison] = {}
+        page = None if report is None else ComparePage(opened, data, [item.name for item in found])
         for name, engine in engines.items():
+            see = page.watch(name, reference.backend.title) if page and not compared else None
             with counting(f"compare {name}", len(found)) as advance:
-                samples = (item.load() for item in found)
                 compared[name] = compare_sessions(
-                    engine, reference, samples, tensors, metrics=metrics, advance=advance, **limits
+                    engine,
+                    reference,
+                    (item.load() for item in found),
+                    tensors,
+                    metrics=metrics,
+                    see=see,
+                    advance=advance,
+                    **limits,
                 )
+    if page is not None and report is not None:
+        page.write(report, compared)
     return compared
 
 
