@@ -62,22 +62,22 @@ def command(
     output: Output,
     bundle: Path,
     checkpoint: str | None,
+    *,
     max_drop: float,
     max_disagreement: float,
     report: Path | None,
-    force: bool,
     **options: Any,
 ) -> None:
     """Compare BUNDLE with the CHECKPOINT or ONNX file that it was built from.
 
     The worst task decides: exit code 13 when one is out of tolerance. CHECKPOINT may be left out
-    for a shipped one. An ONNX file runs in its own pre-processing, without anything of the bundle.
+    for a shipped one. An ONNX file runs in its own pre-processing.
     """
     from degmix_edge.files import check_file
     from degmix_edge.workflows.compare import compare_engines, record
     from degmix_edge.workflows.comparison import check_all
 
-    target, data = options.pop("save_results"), options["data"]
+    target, data, force = options.pop("save_results"), options["data"], options.pop("force")
     results, backend = options.pop("load_results"), options.pop("backend")
     if target is not None:
         options.pop("label_map")

@@ -201,8 +201,8 @@ class Plot:
     def _range(self, axis: Axis, values: Sequence[float]) -> tuple[float, float]:
         if axis.log:
             logs = [math.log10(max(v, self.floor)) for v in values] or [0.0]
-            start = math.floor(min(logs) - 1e-9)
-            return float(start), float(max(math.ceil(max(logs) + 1e-9), start + 1))
+            start = math.floor(min(logs) + 1e-9)
+            return float(start), float(max(math.ceil(max(logs) - 1e-9), start + 1))
         low, high = min(values, default=0.0), max(values, default=1.0)
         if low == high:
             low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2

@@ -69,7 +69,7 @@ class Gallery:
         panels: The first panels.
         worst_first: Show the images that differ most, those first; else keep the order.
         limit_bytes: The most that all pictures may take.
-        most: The most images.
+        most: The most images; None is `MOST_IMAGES`.
     """
 
     def __init__(
@@ -78,9 +78,10 @@ class Gallery:
         *,
         worst_first: bool = False,
         limit_bytes: int = LIMIT_BYTES,
-        most: int = MOST_IMAGES,
+        most: int | None = None,
     ) -> None:
-        self.worst_first, self.limit_bytes, self.most = worst_first, limit_bytes, most
+        self.worst_first, self.limit_bytes = worst_first, limit_bytes
+        self.most = MOST_IMAGES if most is None else most
         self.panels: list[ShownPanel] = []
         self.left_out: list[str] = []
         self._is_full = False
