@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.metrics import Metric
 from degmix_edge.progress import Progress, counting, listening
-from degmix_edge.runtime import load
+from degmix_edge.runtime import Session, load
 from degmix_edge.workflows.compare_report import ComparePage
 from degmix_edge.workflows.comparison import (
     Comparison,
@@ -20,7 +20,7 @@ from degmix_edge.workflows.comparison import (
 )
 from degmix_edge.workflows.recorded import Recorded, save_results
 from degmix_edge.workflows.reference import reference_session
-from degmix_edge.workflows.sources import images
+from degmix_edge.workflows.sources import NamedImage, images
 
 if TYPE_CHECKING:
     from torch import nn
@@ -141,23 +141,30 @@ def compare_engines(
         few = [item.feed(fit, network) for item in found[:TENSOR_IMAGES]]
         tensors = tensor_differences(opened, reference.backend, few)
         limits: dict[str, Any] = {"max_drop": max_drop, "max_disagreement": max_disagreement}
-        compared: dict[str, Comparison] = {}
-        page = None if report is None else ComparePage(opened, data, [item.name for item in found])
-        for name, engine in engines.items():
-            see = page.watch(name, reference.backend.title) if page and not compared else None
-            with counting(f"compare {name}", len(found)) as advance:
-                compared[name] = compare_sessions(
-                    engine,
-                    reference,
-                    (item.load() for item in found),
-                    tensors,
-                    metrics=metrics,
-                    see=see,
-                    advance=advance,
-                    **limits,
-                )
+        limits |= {"tensors": tensors, "metrics": metrics}
+        page = ComparePage(opened, data, [i.name for i in found]) if report is not None else None
+        compared = _compared(engines, reference, found, page, limits)
     if page is not None and report is not None:
         page.write(report, compared)
+    return compared
+
+
+def _compared(
+    engines: Mapping[str, Runs],
+    reference: Session,
+    found: Sequence[NamedImage],
+    page: ComparePage | None,
+    options: Mapping[str, Any],
+) -> dict[str, Comparison]:
+    """Compare each engine; the page watches the first one."""
+    compared: dict[str, Comparison] = {}
+    for name, engine in engines.items():
+        see = page.watch(name, reference.backend.title) if page and not compared else None
+        with counting(f"compare {name}", len(found)) as advance:
+            samples = (item.load() for item in found)
+            compared[name] = compare_sessions(
+                engine, reference, samples, see=see, advance=advance, **options
+            )
     return compared
 
 

@@ -119,7 +119,8 @@ class RunPage:
             constant = self.judge.constants[task]
             marks = ((constant, "best constant"),) if np.isfinite(constant) else ()
             title = _title(task, spec.metric)
-            plot = Plot(title, Axis("step"), Axis(title), (Series("", points, "line"),), marks)
+            axis = Axis(title.partition(": ")[2].rstrip(" ↑↓"))
+            plot = Plot(title, Axis("step"), axis, (Series("", points, "line"),), marks)
             charts.append(plot)
         return Group("Scores on the validation split", "", tuple(charts))
 
