@@ -14,6 +14,7 @@ EXTRAS = {
     "onnx": "build",
     "onnxscript": "export",
     "onnx_graphsurgeon": "build",
+    "jinja2": "build",
     "polygraphy": "compare",
     "cryptography": "sign",
     "lightning": "train",

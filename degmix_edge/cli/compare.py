@@ -43,6 +43,8 @@ EXAMPLE = example("compare robot.degmix --data nyud:NYUDv2")
     show_default=True,
     help="One, or several in one table: onnxruntime,tensorrt.",
 )
+@click.option("--report", type=PATH, help="Write a page with pictures and charts to this .html.")
+@click.option("--force", is_flag=True, help="Replace the report.")
 @click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
 @click.option("--threads", type=click.IntRange(1))
 @click.option(
@@ -60,19 +62,22 @@ def command(
     output: Output,
     bundle: Path,
     checkpoint: str | None,
+    *,
     max_drop: float,
     max_disagreement: float,
+    report: Path | None,
     **options: Any,
 ) -> None:
     """Compare BUNDLE with the CHECKPOINT or ONNX file that it was built from.
 
     The worst task decides: exit code 13 when one is out of tolerance. CHECKPOINT may be left out
-    for a shipped one. An ONNX file runs in its own pre-processing, without anything of the bundle.
+    for a shipped one. An ONNX file runs in its own pre-processing.
     """
+    from degmix_edge.files import check_file
     from degmix_edge.workflows.compare import compare_engines, record
     from degmix_edge.workflows.comparison import check_all
 
-    target, data = options.pop("save_results"), options["data"]
+    target, data, force = options.pop("save_results"), options["data"], options.pop("force")
     results, backend = options.pop("load_results"), options.pop("backend")
     if target is not None:
         options.pop("label_map")
@@ -83,16 +88,21 @@ def command(
         )
         output.result({"results": target, "images": count, "backend": name})
         return
+    if report is not None:
+        check_file(report, force=force)
     compared = compare_engines(
         bundle,
         checkpoint,
         backends=tuple(backend.split(",")),
         results=results,
+        report=report,
         max_drop=max_drop / 100,
         max_disagreement=max_disagreement / 100,
         **options,
     )
     _show(output, compared, data)
+    if report is not None:
+        output.say(f"report: {report.absolute().as_uri()}")
     values: dict[str, Any] = {name: c.values() for name, c in compared.items()}
     first = next(iter(values.values()))
     more = {"engines": values} if len(values) > 1 else {}

@@ -81,6 +81,7 @@ def _train(output: Output, preset: str, *, compiled: bool, **values: Any) -> Non
         return
     output.table(*score_table(f"{run.checkpoint}, step {run.step}", run.scores))
     output.say(f"best so far: {run.best}, step {run.best_step}")
+    output.say(f"report: {run.page.absolute().as_uri()}")
     output.result(
         {"checkpoint": run.checkpoint, "best": run.best, "scores": run.scores, "step": run.step}
     )

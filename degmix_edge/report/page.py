@@ -1,174 +1,105 @@
-"""A report as one HTML string, with its pictures inside and without scripts or downloads."""
+"""A report as one HTML page that holds its pictures and loads nothing from anywhere."""
 
 from __future__ import annotations
 
 import base64
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass
-from html import escape
+import hashlib
+from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
+from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
+from degmix_edge.report.charts import Bars, Group, Plot
+from degmix_edge.report.gallery import Gallery
 
-from degmix_edge.tasks import TaskSpec
-
-JPEG_QUALITY = 85
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text; `bad` holds the indices of the rows that are out of tolerance."""
+    """A table of text, which readers can sort.
+
+    Attributes:
+        title, columns, rows: What it shows.
+        note: A sentence above it.
+        bad: Indices of the rows that are out of tolerance.
+        shades: How strongly each cell of a row is coloured, in [0, 1]; None leaves it plain. Empty
+            colours nothing.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
     bad: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Row:
-    """One way to see an image: every task's map as a picture `(H, W, 3)` uint8."""
-
-    label: str
-    pictures: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One image `(H, W, 3)` uint8 and its rows; all pictures have the image's size."""
-
-    name: str
-    note: str
-    image: np.ndarray
-    rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure with its title and an explanation; a function of `figures` returns `html`."""
-
-    title: str
-    note: str
-    html: str
+    shades: tuple[tuple[float | None, ...], ...] = ()
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything on the page, in the order in which readers need it."""
+    """Everything on a page, in the order in which it stands there.
+
+    Attributes:
+        title: The heading.
+        gallery: The pictures, which come first.
+        verdict: The result in a sentence.
+        passed: Whether it is good; None where there is nothing to pass.
+        charts: Groups of charts.
+        tables: Tables below the charts.
+        facts: What was measured where, by name.
+        commands: What each command is for, and the command.
+        hint: A sentence above the pictures; empty has a general one.
+    """
 
     title: str
     verdict: str
-    passed: bool
-    facts: tuple[tuple[str, str], ...]
-    tables: tuple[Table, ...]
-    tasks: tuple[TaskSpec, ...]
-    panels: tuple[Panel, ...]
-    commands: tuple[tuple[str, str], ...]
-    figures: tuple[Figure, ...] = ()
+    passed: bool | None
+    gallery: Gallery = field(default_factory=Gallery)
+    charts: tuple[Group, ...] = ()
+    tables: tuple[Table, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    commands: tuple[tuple[str, str], ...] = ()
+    hint: str = ""
 
 
 def render(report: Report) -> str:
-    """Return the page, which any browser can open from disk."""
-    template = resources.files("degmix_edge.report").joinpath("page.html").read_text()
-    parts = {
-        "title": escape(report.title),
-        "verdict": escape(report.verdict),
-        "state": "passed" if report.passed else "failed",
-        "facts": _facts(report.facts),
-        "tables": "\n".join([*map(_table, report.tables), *map(_figure, report.figures)]),
-        "pictures_link": '<a href="#pictures">Pictures</a>' if report.panels else "",
-        "pictures": _pictures(report) if report.panels else "",
-        "commands": "\n".join(
-            f"<dt>{escape(what)}</dt><dd><code>{escape(line)}</code></dd>"
-            for what, line in report.commands
-        ),
-    }
-    for key, text in parts.items():
-        template = template.replace("{{" + key + "}}", text)
-    return template
+    """Return the page, which any browser can open from disk.
 
-
-def data_uri(picture: np.ndarray) -> str:
-    """Return a picture `(H, W, 3)` uint8 as a data URI, in the smaller of PNG and JPEG.
-
-    PNG is smaller for maps, which are flat, and JPEG for photographs.
+    Its policy lets it run its own script only, and lets it load nothing.
     """
-    candidates = []
-    for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": JPEG_QUALITY})):
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, kind, **options)
-        candidates.append((len(buffer.getvalue()), kind, buffer.getvalue()))
-    _, kind, content = min(candidates)
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _pictures(report: Report) -> str:
-    legend = "\n".join(filter(None, map(_legend, report.tasks)))
-    panels = "\n".join(_panel(panel, report.tasks) for panel in report.panels)
-    return f'<h2 id="pictures">Pictures</h2>\n{legend}\n{panels}'
-
-
-def _facts(facts: Sequence[tuple[str, str]]) -> str:
-    return "\n".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts)
-
-
-def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
-    body = "\n".join(
-        ('<tr class="bad">' if index in table.bad else "<tr>")
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row)
-        + "</tr>"
-        for index, row in enumerate(table.rows)
-    )
-    note = f"<p>{escape(table.note)}</p>" if table.note else ""
+    templates = resources.files("degmix_edge.report").joinpath("templates")
+    script = templates.joinpath("script.js").read_text().strip()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
-        f"<h3>{escape(table.title)}</h3>{note}<div class='wide'><table>"
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        _environment()
+        .get_template("page.html")
+        .render(
+            report=report,
+            gallery=report.gallery,
+            style=templates.joinpath("style.css").read_text(),
+            script=script,
+            policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+            f"script-src 'sha256-{digest}'",
+        )
     )
 
 
-def _figure(figure: Figure) -> str:
-    return f"<h3>{escape(figure.title)}</h3><p>{escape(figure.note)}</p>{figure.html}"
+def standalone_svg(plot: Plot) -> str:
+    """Return a chart as an SVG file, for light and dark viewers."""
+    return _environment().get_template("plot.svg").render(plot=plot)
 
 
-def _legend(task: TaskSpec) -> str:
-    chips = "".join(
-        f'<span class="chip"><i style="background:rgb{colour}"></i>{escape(name)}</span>'
-        for name, colour in zip(task.classes, task.palette, strict=True)
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("degmix_edge.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return f'<p class="legend"><b>{escape(task.name)}</b> {chips}</p>' if chips else ""
-
-
-def _panel(panel: Panel, tasks: Sequence[TaskSpec]) -> str:
-    shown = {name for row in panel.rows for name in row.pictures}
-    tasks = [task for task in tasks if task.name in shown]
-    heads = "".join(
-        f'<th scope="col">{escape(task.name)}<small>{escape(task.unit)}</small></th>'
-        for task in tasks
-    )
-    # The image appears once, before the first row, and is as tall as all rows together.
-    image = f'<td rowspan="{len(panel.rows)}">{_picture(panel.image, panel.name)}</td>'
-    rows = []
-    for row in panel.rows:
-        cells = [
-            _picture(row.pictures[task.name], f"{panel.name}: {task.name}, {row.label}")
-            if task.name in row.pictures
-            else ""
-            for task in tasks
-        ]
-        pictures = "".join(f"<td>{cell}</td>" for cell in cells)
-        rows.append(f'<tr>{image}<th scope="row">{escape(row.label)}</th>{pictures}</tr>')
-        image = ""
-    note = f"<small>{escape(panel.note)}</small>" if panel.note else ""
-    return (
-        f'<section class="panel"><h3>{escape(panel.name)} {note}</h3><div class="wide">'
-        f'<table class="gallery"><thead><tr><th scope="col">image</th><th></th>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
-    )
-
-
-def _picture(picture: np.ndarray, alt: str) -> str:
-    return f'<img src="{data_uri(picture)}" alt="{escape(alt, quote=True)}" loading="lazy">'
+    environment.tests["bars"] = lambda chart: isinstance(chart, Bars)
+    return environment

@@ -1,4 +1,4 @@
-"""Plot what networks reach against what they cost, as PNG and SVG."""
+"""Plot what networks reach against what they cost, as PNG."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ class Axis:
     values: Mapping[str, float]
 
 
-def scatter(
-    title: str, reached: Axis, axes: Sequence[Axis], *, zero: str = ""
-) -> tuple[bytes, str]:
+def scatter(title: str, reached: Axis, axes: Sequence[Axis], *, zero: str = "") -> bytes:
     """Draw one panel per cost; a point has the same colour and marker in all panels.
 
     Args:
@@ -27,7 +25,7 @@ def scatter(
         zero: Meaning of `reached` = 0, where a line is drawn; no line if it is empty.
 
     Returns:
-        The bytes of a PNG, and an SVG element for an HTML page.
+        The bytes of a PNG.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -63,8 +61,6 @@ def scatter(
         plot.margins(0.16)
         plot.grid(alpha=0.25)
         plot.tick_params(labelsize=8)
-    png, svg = io.BytesIO(), io.StringIO()
+    png = io.BytesIO()
     figure.savefig(png, format="png", dpi=130)
-    figure.savefig(svg, format="svg")
-    text = svg.getvalue()
-    return png.getvalue(), text[text.index("<svg") :]
+    return png.getvalue()

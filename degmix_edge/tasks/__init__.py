@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import cast
 
 from degmix_edge import registry
-from degmix_edge.tasks._base import Task, TaskSpec, decode, logits_name, palette
+from degmix_edge.tasks._base import Task, TaskSpec, decode, logits_name
 from degmix_edge.tasks._colour import colour, false_colour, farthest, look
 from degmix_edge.tasks._decodes import DECODES
+from degmix_edge.tasks._palette import palette
 
 __all__ = [
     "DECODES",

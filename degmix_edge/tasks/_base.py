@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from degmix_edge.errors import ConfigError
 from degmix_edge.tasks._decodes import DECODES, DecodeName
+from degmix_edge.tasks._palette import Family, palette
 from degmix_edge.tensors import TensorSpec
 
 BYTE_LABELS, MOST_LABELS = 256, 65535
@@ -32,6 +32,7 @@ class Task:
         unit: Unit of the map's values.
         metric: Entry of `degmix_edge.metrics` that scores the map.
         classes: Default class names, if the task itself determines them.
+        family: The family of its classes' colours.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Task:
     unit: str
     metric: str
     classes: tuple[str, ...] = ()
+    family: Family = "objects"
 
     def spec(self, classes: Sequence[str] = ()) -> TaskSpec:
         """Return this task with the class names on which a network was trained.
@@ -62,7 +64,7 @@ class Task:
             unit=self.unit,
             metric=self.metric,
             classes=classes,
-            palette=palette(classes),
+            palette=palette(classes, self.family),
         )
 
 
@@ -182,20 +184,3 @@ def decode(logits: np.ndarray, spec: TaskSpec) -> np.ndarray:
     if spec.has_labels:
         return np.asarray(values, spec.map_spec(1, 1).dtype)
     return np.asarray(values if spec.scale == 1 else values * np.float32(spec.scale))
-
-
-def palette(classes: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
-    """Return one distinct colour per class: golden-angle hues with three levels of brightness.
-
-    The same classes always have the same colours. A first class called `background` is black.
-    """
-    colours = [_colour(index) for index in range(len(classes))]
-    if classes and classes[0] == "background":
-        colours[0] = (0, 0, 0)
-    return tuple(colours)
-
-
-def _colour(index: int) -> tuple[int, int, int]:
-    hue, value, saturation = (index * 0.61803398875) % 1.0, (0.95, 0.7, 0.5)[index % 3], 0.65
-    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
-    return round(255 * red), round(255 * green), round(255 * blue)

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from degmix_edge.errors import ConfigError
-from degmix_edge.tasks._base import BYTE_LABELS, MOST_LABELS, TaskSpec, palette
+from degmix_edge.tasks._base import BYTE_LABELS, MOST_LABELS, TaskSpec
+from degmix_edge.tasks._palette import palette
 
 STOPS = np.array(
     [(48, 18, 59), (70, 107, 227), (41, 187, 236), (49, 242, 153), (163, 253, 60), (237, 208, 58)]

@@ -18,4 +18,5 @@ TASK = Task(
         "upper_leg",
         "lower_leg",
     ),
+    family="parts",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.metrics import Metric
 from degmix_edge.progress import Progress, counting, listening
-from degmix_edge.runtime import load
+from degmix_edge.runtime import Session, load
+from degmix_edge.workflows.compare_report import ComparePage
 from degmix_edge.workflows.comparison import (
     Comparison,
     Runs,
@@ -19,7 +20,7 @@ from degmix_edge.workflows.comparison import (
 )
 from degmix_edge.workflows.recorded import Recorded, save_results
 from degmix_edge.workflows.reference import reference_session
-from degmix_edge.workflows.sources import images
+from degmix_edge.workflows.sources import NamedImage, images
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,6 +97,7 @@ def compare_engines(
     data: str = DATA,
     backends: tuple[str, ...] = ("auto",),
     results: Path | None = None,
+    report: Path | None = None,
     max_drop: float = MAX_DROP,
     max_disagreement: float = MAX_DISAGREEMENT,
     metrics: Mapping[str, type[Metric]] | None = None,
@@ -112,6 +114,7 @@ def compare_engines(
         data: A labelled data set, a folder of images, or `photos`.
         backends: Names of backends.
         results: What `record` wrote on a robot; then no engine runs here.
+        report: Where a page with the pictures of the first backend is written; None writes none.
         max_drop: With labels, how much worse a task may be, as a fraction of the network's value.
         max_disagreement: Without labels, the fraction that a task's map may differ.
         metrics: By task, metrics in place of the tasks' own.
@@ -138,13 +141,30 @@ def compare_engines(
         few = [item.feed(fit, network) for item in found[:TENSOR_IMAGES]]
         tensors = tensor_differences(opened, reference.backend, few)
         limits: dict[str, Any] = {"max_drop": max_drop, "max_disagreement": max_disagreement}
-        compared = {}
-        for name, engine in engines.items():
-            with counting(f"compare {name}", len(found)) as advance:
-                samples = (item.load() for item in found)
-                compared[name] = compare_sessions(
-                    engine, reference, samples, tensors, metrics=metrics, advance=advance, **limits
-                )
+        limits |= {"tensors": tensors, "metrics": metrics}
+        page = ComparePage(opened, data, [i.name for i in found]) if report is not None else None
+        compared = _compared(engines, reference, found, page, limits)
+    if page is not None and report is not None:
+        page.write(report, compared)
+    return compared
+
+
+def _compared(
+    engines: Mapping[str, Runs],
+    reference: Session,
+    found: Sequence[NamedImage],
+    page: ComparePage | None,
+    options: Mapping[str, Any],
+) -> dict[str, Comparison]:
+    """Compare each engine; the page watches the first one."""
+    compared: dict[str, Comparison] = {}
+    for name, engine in engines.items():
+        see = page.watch(name, reference.backend.title) if page and not compared else None
+        with counting(f"compare {name}", len(found)) as advance:
+            samples = (item.load() for item in found)
+            compared[name] = compare_sessions(
+                engine, reference, samples, see=see, advance=advance, **options
+            )
     return compared
 
 

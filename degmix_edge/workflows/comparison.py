@@ -33,6 +33,7 @@ from degmix_edge.runtime.frames import Frame
 from degmix_edge.tasks import TaskSpec, logits_name
 from degmix_edge.tensors import fill
 
+See = Callable[[Frame, Maps, Maps, Mapping[str, np.ndarray]], None]
 LOGITS_TOLERANCE = 1e-4
 """Largest difference of FP32 logits, as a fraction of the largest logit."""
 LABELS_TOLERANCE = 1e-3
@@ -216,6 +217,7 @@ def compare_sessions(
     metrics: Mapping[str, type[Metric]] | None = None,
     max_drop: float = 0.02,
     max_disagreement: float = 0.10,
+    see: See | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Comparison:
     """Score the engine against the reference and, where there are labels, both against them.
@@ -229,6 +231,7 @@ def compare_sessions(
             tolerances, unless the reference itself rounds to a narrower type.
         max_drop: With labels, how much worse a task may be, as a fraction of PyTorch's value.
         max_disagreement: Without labels, how much a task's map may differ.
+        see: Called with each image, the maps of reference and engine, and the labels.
         advance: Called with 1 after each image.
     """
     for name, limit in (("max_drop", max_drop), ("max_disagreement", max_disagreement)):
@@ -241,6 +244,8 @@ def compare_sessions(
         want, got = reference(image), session(image)
         for name, score in scores.items():
             score.update(want[name], got[name], labels.get(name))
+        if see is not None:
+            see(image, want, got, labels)
         count += 1
         advance(1)
     tasks = {name: score.result() for name, score in scores.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,12 @@ from degmix_edge.runtime import Session, load
 from degmix_edge.workflows.bench import Result, bench_sessions, machine
 from degmix_edge.workflows.build import build
 from degmix_edge.workflows.compare import TENSOR_IMAGES
+from degmix_edge.workflows.compare_report import panel_of, picture_of
 from degmix_edge.workflows.comparison import Comparison, compare_sessions, tensor_differences
 from degmix_edge.workflows.demo_report import (
     CALIBRATION,
     CHECKPOINT,
     Demo,
-    panel_of,
     write_report,
 )
 from degmix_edge.workflows.networks import read_network
@@ -32,9 +32,13 @@ from degmix_edge.workflows.sources import NamedImage, images, photographs
 if TYPE_CHECKING:
     import onnx
 
+    from degmix_edge.report.views import Panel
+
 SCENES = {"fp32": 16, "int8": None}
 """FP32 is equal to rounding, tensor by tensor; sixteen scenes are plenty. INT8 takes all."""
 SCENES_SHOWN = 3
+FAR_M = 6.0
+"""Far end of the depth colours in metres, one for all pictures so that they can be compared."""
 
 
 def demo(
@@ -77,12 +81,22 @@ def demo(
             pictures = [item.image for item in photos]
             latencies = bench_sessions(timed, pictures, calls=calls, advance=advance)
         shown = {"PyTorch fp32": reference, "engine int8": sessions["int8"]}
-        panels = [panel_of(item, shown) for item in (*photos, *held_out[:SCENES_SHOWN])]
+        panels = [_panel(item, shown) for item in (*photos, *held_out[:SCENES_SHOWN])]
         found = Demo(
             out, bundles, comparisons, latencies, _values(bundles, comparisons, latencies, scenes)
         )
         write_report(found, panels)
     return found
+
+
+def _panel(item: NamedImage, sessions: Mapping[str, Session]) -> Panel:
+    """One picture with the maps of every session, and its labels where there are some."""
+    image, labels = item.load()
+    maps = {name: session(image) for name, session in sessions.items()}
+    kind = "held-out synthetic scene" if labels else "photograph from scikit-image"
+    session = next(iter(sessions.values()))
+    picture = picture_of(image, session.fit, session.spec)
+    return panel_of(item.name, kind, picture, maps, labels, far_m=FAR_M)
 
 
 def _bundle(

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from degmix_edge.bundle.contents import Bundle
 from degmix_edge.errors import AccuracyError
 from degmix_edge.files import write_file
-from degmix_edge.preprocess import fit_image
-from degmix_edge.report.page import Panel, Report, Row, Table, render
+from degmix_edge.report.gallery import Gallery
+from degmix_edge.report.page import Report, Table, render
 from degmix_edge.report.sheet import contact_sheet
 from degmix_edge.report.values import json_text
-from degmix_edge.runtime import Session
-from degmix_edge.runtime.frames import image_of
-from degmix_edge.tasks import TaskSpec, colour
+from degmix_edge.report.views import Panel
 from degmix_edge.workflows.bench import Result
+from degmix_edge.workflows.compare_report import accuracy_charts, latency_chart
 from degmix_edge.workflows.comparison import Comparison
-from degmix_edge.workflows.sources import NamedImage
 
 CHECKPOINT = "degmix_tiny"
 CALIBRATION = "synthetic:64"
-FAR_M = 6.0
-"""Far end of the depth colours in metres, one for all pictures so that they can be compared."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +73,11 @@ def write_report(demo: Demo, panels: Sequence[Panel]) -> None:
         title=f"{demo.checkpoint}: {len(spec.tasks)} tasks, PyTorch against the INT8 engine",
         verdict=demo.verdict,
         passed=values["passed"],
+        gallery=Gallery(panels),
+        charts=(
+            latency_chart(demo.latencies),
+            accuracy_charts({"engine int8": demo.comparisons["int8"]}),
+        ),
         facts=(
             ("Network", f"{spec.model}, {spec.height}x{spec.width}, {spec.source.name}"),
             ("Trained on", "synthetic scenes only: photographs show the pipeline, not accuracy"),
@@ -96,38 +95,11 @@ def write_report(demo: Demo, panels: Sequence[Panel]) -> None:
             _tensors(demo.comparisons["fp32"]),
             _latency(demo.latencies),
         ),
-        tasks=spec.tasks,
-        panels=tuple(panels),
         commands=_commands(out, demo.checkpoint, demo.calibration),
     )
     write_file(out / "report.html", render(report).encode(), force=True)
-    contact_sheet(panels, spec.tasks).save(out / "sheet.png")
+    contact_sheet(panels).save(out / "sheet.png")
     write_file(out / "results.json", json_text(values).encode(), force=True)
-
-
-def panel_of(item: NamedImage, sessions: dict[str, Session]) -> Panel:
-    """One picture with the maps of every session, and its labels where there are some."""
-    rows, (image, labels) = [], item.load()
-    for label, session in sessions.items():
-        maps = session(image)
-        rows.append(Row(label, {name: m.colour(FAR_M) for name, m in maps.items()}))
-        tasks = session.spec.tasks
-    if labels:
-        rows.append(Row("labels", _label_pictures(labels, tasks)))
-    kind = "held-out synthetic scene" if labels else "photograph from scikit-image"
-    pixels, placement = fit_image(image_of(image), session.fit)
-    return Panel(item.name, kind, placement.crop(pixels), tuple(rows))
-
-
-def _label_pictures(
-    labels: Mapping[str, np.ndarray], tasks: Sequence[TaskSpec]
-) -> dict[str, np.ndarray]:
-    return {
-        task.name: colour(labels[task.name].astype(dtype, copy=False), task, FAR_M)
-        for task in tasks
-        if task.name in labels
-        for dtype in [task.map_spec(1, 1).dtype]
-    }
 
 
 def _accuracy(precision: str, comparison: Comparison) -> Table:

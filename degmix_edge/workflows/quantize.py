@@ -13,7 +13,7 @@ from degmix_edge.network import NetworkSpec
 from degmix_edge.progress import Progress, listening
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.recipe import Recipe
-from degmix_edge.report.figures import convergence
+from degmix_edge.report.convergence import convergence
 from degmix_edge.workflows.budget import Budget
 from degmix_edge.workflows.build import Build
 from degmix_edge.workflows.networks import Network

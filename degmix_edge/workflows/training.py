@@ -75,6 +75,13 @@ class TrainResult:
         return scores
 
     @property
+    def page(self) -> Path:
+        """The page with the curves and with predictions."""
+        from degmix_training.page import PAGE
+
+        return self.checkpoint.with_name(PAGE)
+
+    @property
     def step(self) -> int:
         """The last step."""
         return int(self.card.step)

@@ -314,7 +314,7 @@ def test_a_choice_holds_what_is_different_and_no_duplicates():
 def test_the_plot_of_settling_ranges(observed, pictures):
     import xml.etree.ElementTree as ElementTree
 
-    from degmix_edge.report.figures import convergence
+    from degmix_edge.report.convergence import convergence
     from degmix_edge.workflows.calibration import settled_after
 
     model, tensors = observed

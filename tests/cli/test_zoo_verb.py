@@ -12,6 +12,7 @@ import sys
 
 import pytest
 import yaml
+from browser import CHROMIUM, look
 from conftest import HEIGHT, SMALL, WIDTH
 from degmix_training import models
 from degmix_training.checkpoint import read_card
@@ -85,7 +86,7 @@ def test_an_interrupted_zoo_goes_on(finished, folder):
     assert not any("step 3/6" in line for line in baseline)  # resumed, not started anew
 
 
-def test_everything_is_written_and_agrees(finished, folder):
+def test_everything_is_written_and_agrees(finished, folder, tmp_path):
     out = folder / "out"
     values = json.loads(finished[1][1])
     assert {n["name"] for n in values["networks"]} == {"m3vit"}
@@ -105,7 +106,11 @@ def test_everything_is_written_and_agrees(finished, folder):
         assert len(over) == sum("INT8 makes" in remark for remark in network["remarks"])
         assert all("layer" in remark for remark in network["remarks"])
     page = (out / "zoo.html").read_text()
-    assert "<svg" in page
+    assert page.index('id="pictures"') < page.index("<svg")
+    assert 'data-layer="labels"' in page
+    assert 'data-layer="m3vit"' in page
+    if CHROMIUM:
+        assert look(out / "zoo.html", tmp_path).is_well()
     assert "Published figures, nyud" in page
     assert "paper, two tasks, one at a time" in page
     with Image.open(out / "zoo.png") as chart:

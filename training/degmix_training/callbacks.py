@@ -92,6 +92,7 @@ class Keep(Callback):
         gain: Turns scores into one number; higher is better.
         write: Writes a checkpoint of a network and its scores to a path.
         say: Is called with the step and its scores.
+        show: Is called with the network, the history and the loggers after each score.
         ema: Its average is scored and saved in place of the network.
     """
 
@@ -104,10 +105,11 @@ class Keep(Callback):
         gain: Callable[[dict[str, float]], float],
         write: Callable[[Path, nn.Module, dict[str, float], int], None],
         say: Callable[[int, dict[str, float]], None],
+        show: Callable[[nn.Module, list[dict[str, Any]], list[Any]], None],
         ema: Ema | None,
     ) -> None:
         self.out, self.every, self.ema = out, every, ema
-        self.score, self.gain, self.write, self.say = score, gain, write, say
+        self.score, self.gain, self.write, self.say, self.show = score, gain, write, say, show
         self.history: list[dict[str, Any]] = []
         self.saved = -1
 
@@ -152,7 +154,6 @@ class Keep(Callback):
         was_training = network.training
         network.eval()
         scores = self.score(network)
-        network.train(was_training)
         self.say(step, scores)
         gain = self.gain(scores)
         best = max((row["gain"] for row in self.history), default=float("-inf"))
@@ -164,6 +165,8 @@ class Keep(Callback):
             part.write_text(json.dumps(self.history, indent=1))
         for logger in trainer.loggers:
             logger.log_metrics({f"val/{task}": v for task, v in scores.items()}, step=step)
+        self.show(network, self.history, trainer.loggers)
+        network.train(was_training)
 
 
 def _finite(value: Tensor) -> bool:

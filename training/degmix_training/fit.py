@@ -24,6 +24,7 @@ from degmix_training.checkpoint import read_card
 from degmix_training.config import TrainConfig
 from degmix_training.judge import Judge
 from degmix_training.module import Fit
+from degmix_training.page import RunPage
 from degmix_training.processes import Machine, first_listening, is_first_process
 from degmix_training.watchdog import watch_patiently
 
@@ -45,8 +46,8 @@ def fit(
     """Train as `settings` say.
 
     `out` gets `config.yaml`, `best.safetensors` and `last.safetensors` (best: the largest mean gain
-    over the best constant prediction), `last.ckpt` to resume from, `scores.json`, and the losses as
-    CSV and for TensorBoard in `log/`.
+    over the best constant prediction), `last.ckpt` to resume from, `scores.json`, a page with
+    curves and predictions as `report.html`, and losses as CSV and for TensorBoard in `log/`.
 
     Args:
         settings: Everything that decides the result.
@@ -184,6 +185,7 @@ def _trainer(
         gain=judge.gain,
         write=judge.write,
         say=report.scored,
+        show=RunPage(judge).write,
         ema=ema,
     )
     processes = machine.devices * machine.nodes

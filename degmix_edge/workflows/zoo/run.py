@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from degmix_training.processes import Machine
     from degmix_training.zoo import ZooConfig
 
+    from degmix_edge.report.gallery import Gallery
     from degmix_edge.workflows.bench import Result
 
 BENCH_IMAGES = "synthetic:4"
+SHOWN = 4
+"""Validation samples whose maps are on the page."""
 
 
 def zoo(
@@ -105,7 +108,7 @@ def _compared(
     latencies = {backend: _time(zoo, out, rows, backend, calls) for backend in backends}
     ordered = tuple(sorted(rows, key=lambda row: -row.rank))
     result = ZooResult(zoo, out, ordered, baselines, latencies, machine(), versions())
-    write_zoo(result)
+    write_zoo(result, _gallery(result))
     return result
 
 
@@ -151,6 +154,25 @@ def _compare_with(row: ZooRow, baselines: Mapping[str, Baseline]) -> None:
         except ConfigError as error:  # a task whose baseline is 0 or no number
             row.remarks.append(f"no delta_m: {error}")
             return
+
+
+def _gallery(result: ZooResult) -> Gallery:
+    """The labels of a few validation samples beside the maps of every network's INT8 engine."""
+    from degmix_edge.bundle.contents import open_bundle
+    from degmix_edge.report.gallery import Gallery
+    from degmix_edge.runtime import load
+    from degmix_edge.workflows.compare_report import labelled_panel
+    from degmix_edge.workflows.zoo.score import held_out_images
+
+    items = held_out_images(result.zoo, result.networks[0].name, SHOWN)
+    with ExitStack() as stack:
+        sessions = {
+            row.name: stack.enter_context(
+                load(open_bundle(result.out / row.name / "int8.degmix"), backend="onnxruntime")
+            )
+            for row in result.networks
+        }
+        return Gallery(labelled_panel(item, sessions) for item in items)
 
 
 def _time(

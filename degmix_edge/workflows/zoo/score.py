@@ -118,6 +118,11 @@ def _measure(
     return row
 
 
+def held_out_images(zoo: ZooConfig, name: str, count: int) -> list[NamedImage]:
+    """Return the first validation samples with their labels, as the entry `name` is scored on."""
+    return _samples(zoo.settings(name), "val", count)
+
+
 def _samples(settings: TrainConfig, split: str, count: int | None) -> list[NamedImage]:
     """Samples of the zoo's data set, at the network's size as evaluation has them."""
     samples = settings.open_data().open_split(split, settings.tasks, count)
