@@ -34,7 +34,7 @@ from degmix_edge.workflows.label.labeller import Labeller  # noqa: E402
 from degmix_edge.workflows.label.on_ray import compare_machines  # noqa: E402
 from degmix_edge.workflows.label.pieces import Piece, find_pieces  # noqa: E402
 from degmix_edge.workflows.label.reading import read_piece  # noqa: E402
-from degmix_edge.workflows.label.run import finished_shards, make_job  # noqa: E402
+from degmix_edge.workflows.label.run import finish, finished_shards, make_job  # noqa: E402
 from degmix_edge.workflows.label.shard import label_piece  # noqa: E402
 
 pytestmark = pytest.mark.slow(file_seconds=25)
@@ -90,7 +90,9 @@ def here(source: Path, out: Path, **options):
     """Label in this process, piece after piece; returns the receipts."""
     job, pieces = a_job(source, out, **options)
     with Labeller(job) as labeller:
-        return [label_piece(job, n, piece, labeller) for n, piece in enumerate(pieces)]
+        receipts = [label_piece(job, n, piece, labeller) for n, piece in enumerate(pieces)]
+    finish(job, dict(enumerate(receipts)))
+    return receipts
 
 
 def rows(out: Path, folder: str = "labels") -> list[dict]:

@@ -131,7 +131,7 @@ def _label(job: Job, pieces: Sequence[Piece], workers: int, address: str | None)
         receipts = label_in_pool(job, left, workers)
     for receipt in _counted(receipts, pieces, done):
         done[receipt.number] = receipt
-    _finish(job, done)
+    finish(job, done)
     images, bad = (sum(getattr(r, name) for r in done.values()) for name in ("images", "bad"))
     if bad:
         warn(f"set aside: {bad} of {images + bad} images, see {job.out}/{BAD}", STAGE)
@@ -239,8 +239,8 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _finish(job: Job, done: Mapping[int, Receipt]) -> None:
-    """Write the manifest of a complete output.
+def finish(job: Job, done: Mapping[int, Receipt]) -> None:
+    """Write the manifest of a complete output, of which `done` has the receipts by number.
 
     Raises:
         OutputError: A shard is not there, although every piece was given to a worker.

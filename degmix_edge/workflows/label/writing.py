@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import PIL.Image
 
 from degmix_edge.files import sha256, whole_file
 from degmix_edge.runtime.saving import encode_png
@@ -158,6 +159,18 @@ def encode(array: np.ndarray, task: TaskSpec) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
+
+
+def read_map(data: bytes, task: TaskSpec) -> np.ndarray:
+    """Return the map that `encode` made bytes of, in the task's own unit, but for the rounding."""
+    if encoding(task) == NPY:
+        return np.asarray(np.load(io.BytesIO(data)))
+    pixels = np.asarray(PIL.Image.open(io.BytesIO(data)))
+    scales = {"ramp": 1 / 1000, "grey": 1 / 255, "normal": 2 / 255}
+    shown = look(task)
+    if shown == "classes":
+        return pixels
+    return np.asarray(pixels * scales[shown] - (shown == "normal"), np.float32)
 
 
 def _labels(tasks: list[TaskSpec], job: Job) -> Any:
