@@ -43,6 +43,8 @@ EXAMPLE = example("compare robot.degmix --data nyud:NYUDv2")
     show_default=True,
     help="One, or several in one table: onnxruntime,tensorrt.",
 )
+@click.option("--slices", metavar="A,B", default="", help="folder, time, brightness, class.")
+@click.option("--bootstrap", type=int, default=0, metavar="N", help="Draw N sets for intervals.")
 @click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
 @click.option("--threads", type=click.IntRange(1))
 @click.option(
@@ -75,7 +77,8 @@ def command(
     target, data = options.pop("save_results"), options["data"]
     results, backend = options.pop("load_results"), options.pop("backend")
     if target is not None:
-        options.pop("label_map")
+        for name in ("label_map", "slices", "bootstrap"):
+            options.pop(name)
         count, name = record(bundle, target, backend=backend, **options)
         output.say(
             f"{target}: {count} images through {name}. On a desktop: degmix-edge compare {bundle} "
@@ -101,10 +104,12 @@ def command(
 
 
 def _show(output: Output, compared: dict[str, Comparison], data: str) -> None:
-    from degmix_edge.workflows.comparison import task_table, tensor_table
+    from degmix_edge.workflows.comparison import slice_table, task_table, tensor_table
 
     first = next(iter(compared.values()))
     output.table(*tensor_table(first))
     output.table(*task_table(compared, data))
     for name, comparison in compared.items():
+        if comparison.is_cut:
+            output.table(*slice_table(comparison))
         output.say(f"{name}: {comparison.verdict}" if len(compared) > 1 else comparison.verdict)

@@ -66,7 +66,7 @@ def label_on_ray(
             for row in labelled.iter_rows():
                 yield Receipt(**json.loads(row["receipt"]))
         except Exception as error:  # Ray wraps what an actor raises in classes of its own
-            raise _cause(error) from error
+            raise own_error(error) from error
 
 
 class _Worker:
@@ -175,7 +175,7 @@ def check_machines(ray: Any, job: Job) -> None:
         try:
             machines[name] = json.loads(ray.get(answer, timeout=PROBE_SECONDS))
         except Exception as error:  # whatever a machine without degmix-edge raises
-            machines[name] = {"degmix-edge": "-", "problem": str(_cause(error)).splitlines()[-1]}
+            machines[name] = {"degmix-edge": "-", "problem": str(own_error(error)).splitlines()[-1]}
     compare_machines(job.versions, machines)
 
 
@@ -222,8 +222,8 @@ def _probe(text: str) -> str:
     return json.dumps(answer)
 
 
-def _cause(error: BaseException) -> BaseException:
-    """The error of ours that Ray has wrapped; else the error itself."""
+def own_error(error: BaseException) -> BaseException:
+    """Return the error of ours that Ray has wrapped; else the error itself."""
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, DegmixError):
