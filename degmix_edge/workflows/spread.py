@@ -8,8 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from degmix_edge.cluster import cluster, own_error
 from degmix_edge.errors import BackendError, ConfigError
-from degmix_edge.workflows.label.on_ray import cluster, own_error
 
 T = TypeVar("T")
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
-from degmix_edge.errors import BackendError, ConfigError, DegmixError
+from degmix_edge.cluster import cluster, own_error
+from degmix_edge.errors import BackendError, DegmixError
 from degmix_edge.progress import table
 from degmix_edge.workflows.label.job import MANIFEST, Job, versions_here
 from degmix_edge.workflows.label.labeller import Labeller
@@ -22,14 +19,8 @@ from degmix_edge.workflows.label.pieces import Piece
 from degmix_edge.workflows.label.shard import label_piece
 from degmix_edge.workflows.label.writing import Receipt
 
-LOCAL = "local"
-"""The address of a cluster that is started in this process and ends with it."""
-SECONDS = 10.0
-"""How long an address may take to answer."""
 PROBE_SECONDS = 120.0
 """How long a machine of the cluster may take to say what it has."""
-STORE_BYTES = 200 << 20
-"""Memory of the object store of a local cluster: pieces and receipts are small."""
 
 
 def label_on_ray(
@@ -85,72 +76,6 @@ class _Worker:
                 json.dumps(asdict(label_piece(self.job, int(number), piece, self.labeller)))
             )
         return {"receipt": np.array(receipts, object)}
-
-
-@contextmanager
-def cluster(address: str, num_cpus: int) -> Iterator[Any]:
-    """Connect to a cluster, or start one of this process; gives the module `ray`.
-
-    Args:
-        address: `local`, `auto`, `host:port` or `ray://host:port`.
-        num_cpus: Processors of a local cluster.
-
-    Raises:
-        ConfigError: Ray is not installed, or nothing answers at the address.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise ConfigError(
-            "--address needs ray, which is not installed: pip install 'degmix-edge[scale]'; "
-            "without --address, label uses processes of this machine"
-        ) from None
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    if address == LOCAL:
-        options |= {"num_cpus": num_cpus, "object_store_memory": STORE_BYTES}
-        options |= {"include_dashboard": False, "address": "local"}
-    else:
-        _check_address(address)
-        options["address"] = address
-    try:
-        ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ConfigError(f"--address {address}: no cluster answers: {first}") from None
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _check_address(address: str) -> None:
-    """Fail at once where nothing listens: Ray itself would wait for minutes.
-
-    Raises:
-        ConfigError: Nothing listens, or this is no address.
-    """
-    if address == "auto":
-        return
-    parts = urlsplit(address if "://" in address else f"//{address}")
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if not host or not port or parts.scheme not in ("", "ray"):
-        raise ConfigError(
-            f"--address {address}: expected local, auto, HOST:PORT or ray://HOST:PORT"
-        )
-    try:
-        socket.create_connection((host, port), SECONDS).close()
-    except OSError as error:
-        raise ConfigError(
-            f"--address {address}: nothing answers there ({error.strerror or error}); start a "
-            "cluster with `ray start --head`, or leave --address out"
-        ) from None
 
 
 def check_machines(ray: Any, job: Job) -> None:
@@ -220,20 +145,3 @@ def _probe(text: str) -> str:
     except DegmixError as error:
         answer["problem"] = str(error)
     return json.dumps(answer)
-
-
-def own_error(error: BaseException) -> BaseException:
-    """Return the error of ours that Ray has wrapped; else the error itself."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, DegmixError):
-            return _plain(inner)
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    return error
-
-
-def _plain(error: DegmixError) -> DegmixError:
-    """An error without the traceback of another process, which Ray puts into its text."""
-    ours = [kind for kind in type(error).__mro__ if kind.__module__ == DegmixError.__module__]
-    kind: type[DegmixError] = ours[0]
-    return kind(str(error.args[0] if error.args else error))

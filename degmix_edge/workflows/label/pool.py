@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -55,7 +56,10 @@ def _one_pool(job: Job, pieces: Mapping[int, Piece], workers: int) -> Iterator[R
     context = multiprocessing.get_context("spawn")
     waiting = iter(dict(pieces).items())
     running: set[Future[Receipt]] = set()
-    pool = ProcessPoolExecutor(min(workers, len(pieces)), context)
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(
+        min(workers, len(pieces)), context, signal.signal, (signal.SIGINT, signal.SIG_IGN)
+    )
     try:
         while True:
             while len(running) < AHEAD * workers and (piece := next(waiting, None)):
@@ -64,6 +68,11 @@ def _one_pool(job: Job, pieces: Mapping[int, Piece], workers: int) -> Iterator[R
                 return
             done, running = wait(running, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
+    except BaseException:
+        # After Ctrl-C or an error nobody waits for the shards that run: the next call does them.
+        for child in set(multiprocessing.active_children()) - others:
+            child.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 
-from degmix_edge.errors import DegmixError
+from degmix_edge.errors import BackendError, DegmixError
 from degmix_edge.files import remove, write_file
 from degmix_edge.workflows.label.job import ATTEMPTS, RECEIPTS, Job
 from degmix_edge.workflows.label.labeller import Labelled, Labeller
@@ -132,6 +132,10 @@ def _child(sender: Connection, job: Job, piece: Piece, leave: frozenset[int]) ->
                         sender.send((place, row))
     except DegmixError as error:
         sender.send((0, error))
+    except Exception as error:  # of no image: a bug, or a package that cannot be imported
+        sender.send(
+            (0, BackendError(f"label: a guarded run failed: {type(error).__name__}: {error}"))
+        )
 
 
 def _signal(code: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from degmix_edge.files import sha256, whole_file
+from degmix_edge.files import whole_file
 from degmix_edge.runtime.saving import encode_png
 from degmix_edge.tasks import TaskSpec, look
 from degmix_edge.workflows.label.job import BAD, LABELS, LATENCY, MAPS, Job
@@ -125,7 +126,7 @@ class Writer:
         if self._tar is not None:
             paths.append(self.job.path(MAPS, self.number, ".tar"))
         sizes = {str(path.relative_to(out)): path.stat().st_size for path in paths}
-        hashes = {name: sha256((out / name).read_bytes()) for name in sizes if LATENCY not in name}
+        hashes = {name: _sha256_of(out / name) for name in sizes if not name.startswith(LATENCY)}
         return Receipt(self.number, self.images, self.bad, hashes, sizes)
 
     def _flush(self) -> None:
@@ -145,6 +146,15 @@ class Writer:
             member = tarfile.TarInfo(f"{key}.{ending}")
             member.size = len(content)
             self._tar.addfile(member, io.BytesIO(content))
+
+
+def _sha256_of(path: Path) -> str:
+    """The SHA-256 of a file that may not fit into memory."""
+    whole = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            whole.update(chunk)
+    return whole.hexdigest()
 
 
 def encoding(task: TaskSpec) -> str:
