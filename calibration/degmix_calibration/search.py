@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from degmix_calibration import cpu_profile
 from degmix_calibration.limits import Limit
@@ -202,6 +203,7 @@ class BudgetSearch:
             targets come from a roofline.
         min_int8: Percentage of the multiply-adds that must be INT8.
         workers: Number of processes that measure layers.
+        address: A Ray cluster that measures layers; None uses processes.
         state: A file from which an interrupted search resumes.
     """
 
@@ -211,6 +213,7 @@ class BudgetSearch:
     device: str = "cpu"
     min_int8: float = 0.0
     workers: int = 1
+    address: str | None = None
     state: Path | None = None
 
     def run(self, progress: Progress | None = None) -> Findings:
@@ -231,9 +234,12 @@ class BudgetSearch:
         macs = {cost.node: cost.macs for cost in costs(trials.model)}
         candidates = layers(recipe, macs, self._savings_ms())
         with counting("measure layers", len(candidates)) as advance:
-            measured = measure(
-                trials, recipe, candidates, state=self.state, workers=self.workers, advance=advance
-            )
+            how: dict[str, Any] = {
+                "state": self.state,
+                "workers": self.workers,
+                "address": self.address,
+            }
+            measured = measure(trials, recipe, candidates, advance=advance, **how)
         ordered = order(candidates, measured, allowed)
         reasons = _reasons(candidates, measured, allowed)
         choice = search(trials, recipe, ordered, limits, reasons=reasons, say=note)

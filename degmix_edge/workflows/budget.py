@@ -39,6 +39,7 @@ class Request:
         workers: Processes that measure layers.
         report: Where the page is written; None writes none.
         state: A file from which an interrupted search resumes; None keeps nothing.
+        address: A Ray cluster that measures layers; None uses processes.
     """
 
     budget: str
@@ -48,6 +49,7 @@ class Request:
     workers: int
     report: Path | None
     state: Path | None
+    address: str | None = None
 
     def check(self, spec: NetworkSpec) -> None:
         """Complain before long work of a limit, a device or examples that do not fit.
@@ -129,6 +131,7 @@ def search_budget(
         device=asked.device,
         min_int8=asked.min_int8,
         workers=asked.workers,
+        address=asked.address,
         state=asked.state,
     ).run()
     budget = Budget(findings.choice.recipe, findings, asked.report)
@@ -180,6 +183,7 @@ def request(
         options["workers"],
         options["report"] or (Path(f"{out}.budget.html") if out else None),
         Path(f"{out}.sensitivity.jsonl") if out else None,
+        options["address"],
     )
 
 
