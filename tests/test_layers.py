@@ -17,7 +17,7 @@ TREES = {
 }
 LAYERS = [
     {"_version", "errors", "registry", "limits", "config", "tensors", "files", "folders"}
-    | {"progress", "libraries", "pixel_library"},
+    | {"progress", "libraries", "pixel_library", "cluster"},
     {"camera", "capture", "preprocess", "network", "tasks", "metrics", "ops"},
     {"ort", "nvidia", "graph", "quant", "bundle"},
     {"passes"},

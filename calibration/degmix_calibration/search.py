@@ -242,6 +242,7 @@ class BudgetSearch:
             targets come from a roofline.
         min_int8: Percentage of the multiply-adds that must be INT8.
         workers: Number of processes that measure layers.
+        address: A Ray cluster that measures layers; None uses processes.
         state: A file from which an interrupted search resumes.
     """
 
@@ -251,6 +252,7 @@ class BudgetSearch:
     device: str = "cpu"
     min_int8: float = 0.0
     workers: int = 1
+    address: str | None = None
     state: Path | None = None
 
     def run(self, progress: Progress | None = None) -> Findings:
@@ -273,9 +275,12 @@ class BudgetSearch:
         half_ms = None if half is None else cpu_profile.savings_ms(trials, half)
         candidates = layers(recipe, macs, self._savings_ms(), half_ms)
         with counting("measure layers", len(candidates)) as advance:
-            measured = measure(
-                trials, recipe, candidates, state=self.state, workers=self.workers, advance=advance
-            )
+            how: dict[str, Any] = {
+                "state": self.state,
+                "workers": self.workers,
+                "address": self.address,
+            }
+            measured = measure(trials, recipe, candidates, advance=advance, **how)
         ordered = order(candidates, measured, allowed)
         reasons = _reasons(candidates, measured, allowed)
         choice = search(trials, recipe, ordered, limits, reasons=reasons, say=note)

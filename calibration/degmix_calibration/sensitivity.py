@@ -111,6 +111,7 @@ def measure(
     *,
     state: Path | None = None,
     workers: int = 1,
+    address: str | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Sensitivity:
     """Measure the damage of each layer of `found` alone.
@@ -122,10 +123,12 @@ def measure(
         state: File that results are written to and read from. Results for another graph, other
             ranges or other examples are dropped.
         workers: Number of processes.
+        address: A Ray cluster whose actors try the layers; None uses processes.
         advance: Called with the number of layers that are done, including those read from `state`.
 
     Raises:
         OutputError: `state` cannot be written.
+        ConfigError: Nothing answers at the address.
     """
     key = _key(trials, recipe)
     done = _read(state, key)
@@ -135,7 +138,7 @@ def measure(
     if not missing:
         return done
     _write(state, {"key": key}, done)
-    with pool(trials, min(workers, len(missing))) as each:
+    with pool(trials, min(workers, len(missing)), address) as each:
         for index, damage in each([restrict(recipe, [layer], {}) for layer in missing]):
             done[missing[index].name] = damage
             _append(state, missing[index].name, damage)

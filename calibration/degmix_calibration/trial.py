@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import onnx
 
 from degmix_edge import metrics
 from degmix_edge.backends import find
+from degmix_edge.cluster import cluster, own_error
 from degmix_edge.graph.model import to_graph, to_model
 from degmix_edge.network import IMAGE, METADATA_KEY, NetworkSpec
 from degmix_edge.passes import pipeline
@@ -189,20 +191,33 @@ def _finite(value: float) -> float:
 
 
 @contextmanager
-def pool(trials: Trials, workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
+def pool(
+    trials: Trials, workers: int, address: str | None = None
+) -> Iterator[Callable[..., Iterator[Any]]]:
     """Yield a function `each(recipes)` that scores recipes in `workers` processes.
 
     It yields `(index, damage)` as trials finish. A single worker is this process. An interrupt
     leaves no process behind.
+
+    Args:
+        trials: What is tried.
+        workers: Number of processes, or of actors of a cluster.
+        address: A Ray cluster, as `cluster.cluster` takes it; None uses processes.
+
+    Raises:
+        ConfigError: Nothing answers at the address.
     """
+    if address is not None:
+        with cluster(address, workers) as ray:
+            yield partial(_each_on_ray, ray, trials, workers)
+        return
     if workers <= 1:
         yield lambda recipes: ((i, trials.score(r)) for i, r in enumerate(recipes))
         return
     descriptor, name = tempfile.mkstemp(suffix=".trials")
     # A file is written once, while a pipe would carry the graph once for each worker.
     with os.fdopen(descriptor, "wb") as file:
-        parts = {**trials.__dict__, "model": trials.model.SerializeToString()}
-        pickle.dump({**parts, "threads": 1}, file)
+        file.write(_packed(trials))
     executor = ProcessPoolExecutor(workers, get_context("spawn"), _start, (name,))
 
     def each(recipes: Sequence[Recipe]) -> Iterator[tuple[int, dict[str, Damage]]]:
@@ -217,14 +232,51 @@ def pool(trials: Trials, workers: int) -> Iterator[Callable[..., Iterator[Any]]]
         Path(name).unlink(missing_ok=True)
 
 
+def _each_on_ray(
+    ray: Any, trials: Trials, workers: int, recipes: Sequence[Recipe]
+) -> Iterator[tuple[int, dict[str, Damage]]]:
+    """Score recipes in actors that Ray starts again when they die."""
+    packed = ray.put(_packed(trials))
+    again = {"max_restarts": -1, "max_task_retries": -1}
+    actor = ray.remote(num_cpus=1, **again)(_Actor)
+    actors = ray.util.ActorPool([actor.remote(packed) for _ in range(min(workers, len(recipes)))])
+    try:
+        yield from actors.map_unordered(
+            lambda one, call: one.score.remote(*call), enumerate(recipes)
+        )
+    except Exception as error:  # Ray wraps what an actor raises in classes of its own
+        raise own_error(error) from error
+
+
+class _Actor:
+    """Trials in a process of a cluster."""
+
+    def __init__(self, packed: bytes) -> None:
+        self.trials = _unpacked(packed)
+
+    def score(self, index: int, recipe: Recipe) -> tuple[int, dict[str, Damage]]:
+        """Return the index, and what each task loses."""
+        return index, self.trials.score(recipe)
+
+
+def _packed(trials: Trials) -> bytes:
+    """Trials for another process, which runs one thread."""
+    parts = {**trials.__dict__, "model": trials.model.SerializeToString(), "threads": 1}
+    return pickle.dumps(parts)
+
+
+def _unpacked(packed: bytes) -> Trials:
+    parts = pickle.loads(packed)  # `_packed` made these bytes a moment ago
+    parts["model"] = onnx.load_from_string(parts["model"])
+    return Trials(**parts)
+
+
 _TRIALS: list[Trials] = []
 """The trials of this worker process; empty elsewhere."""
 
 
 def _start(name: str) -> None:
-    parts = pickle.loads(Path(name).read_bytes())  # `pool` wrote this file a moment ago
-    parts["model"] = onnx.load_from_string(parts["model"])
-    _TRIALS[:] = [Trials(**parts)]
+    _TRIALS[:] = [_unpacked(Path(name).read_bytes())]
 
 
 def _try(recipe: Recipe) -> dict[str, Damage]:

@@ -77,6 +77,7 @@ BUDGET = [
         show_default="cores, at most 8",
         help="Processes that measure layers.",
     ),
+    click.option("--address", metavar="HOST:PORT", help="A Ray cluster that measures layers."),
     click.option("--report", type=PATH, help="Page of the search. [default: OUT.budget.html]"),
 ]
 

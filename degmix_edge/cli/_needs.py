@@ -21,6 +21,10 @@ EXTRAS = {
     "tensorboard": "train",
     "scipy": "train",
     "skimage": "demo",
+    "duckdb": "scale",
+    "fsspec": "scale",
+    "pyarrow": "scale",
+    "ray": "scale",
 }
 OF_VERBS = {"demo": "demo", "export": "export", "prune": "export", "train": "train"}
 """Verbs that need a whole role: the extra of one package would lack the next one."""

@@ -29,12 +29,8 @@ EXAMPLE = example("compare robot.degmix --data nyud:NYUDv2")
     "images; or photos.",
 )
 @LABEL_MAP
-@click.option(
-    "--max-drop", default=2.0, show_default=True, help="With labels: percent of its own value."
-)
-@click.option(
-    "--max-disagreement", default=10.0, show_default=True, help="Without labels: percent."
-)
+@click.option("--max-drop", default=2.0, show_default=True, help="With labels: percent.")
+@click.option("--max-disagreement", default=10.0, show_default=True, help="Without: percent.")
 @click.option(
     "--backend",
     type=BACKEND,
@@ -45,18 +41,12 @@ EXAMPLE = example("compare robot.degmix --data nyud:NYUDv2")
 )
 @click.option("--report", type=PATH, help="Write a page with pictures and charts to this .html.")
 @click.option("--force", is_flag=True, help="Replace the report.")
+@click.option("--slices", metavar="A,B", default="", help="folder, time, brightness, class.")
+@click.option("--bootstrap", type=int, default=0, metavar="N", help="Draw N sets for intervals.")
 @click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
 @click.option("--threads", type=click.IntRange(1))
-@click.option(
-    "--save-results",
-    type=PATH,
-    help="On a robot, without PyTorch: keep what the engine gives for --data, and compare nothing.",
-)
-@click.option(
-    "--load-results",
-    type=PATH,
-    help="On a desktop: compare what --save-results kept, instead of an engine that runs here.",
-)
+@click.option("--save-results", type=PATH, help="On a robot without PyTorch: only keep the maps.")
+@click.option("--load-results", type=PATH, help="On a desktop: compare those maps.")
 @verb
 def command(
     output: Output,
@@ -80,7 +70,8 @@ def command(
     target, data, force = options.pop("save_results"), options["data"], options.pop("force")
     results, backend = options.pop("load_results"), options.pop("backend")
     if target is not None:
-        options.pop("label_map")
+        for name in ("label_map", "slices", "bootstrap"):
+            options.pop(name)
         count, name = record(bundle, target, backend=backend, **options)
         output.say(
             f"{target}: {count} images through {name}. On a desktop: degmix-edge compare {bundle} "
@@ -111,10 +102,12 @@ def command(
 
 
 def _show(output: Output, compared: dict[str, Comparison], data: str) -> None:
-    from degmix_edge.workflows.comparison import task_table, tensor_table
+    from degmix_edge.workflows.comparison import slice_table, task_table, tensor_table
 
     first = next(iter(compared.values()))
     output.table(*tensor_table(first))
     output.table(*task_table(compared, data))
     for name, comparison in compared.items():
+        if comparison.is_cut:
+            output.table(*slice_table(comparison))
         output.say(f"{name}: {comparison.verdict}" if len(compared) > 1 else comparison.verdict)

@@ -37,6 +37,10 @@ EXAMPLE = example("eval runs/mine/best.safetensors --data nyud:NYUDv2 --ods")
 @click.option("--ods", is_flag=True, help="Score boundaries by odsF, as the papers do (slow).")
 @click.option("--ods-compat", is_flag=True, help="The same, smoothed first as by pyEdgeEval.")
 @click.option("--cache", type=PATH, help="Folder that makes --ods resumable.")
+@click.option("--slices", metavar="A,B", default="", help="folder, time, brightness, class.")
+@click.option("--bootstrap", type=int, default=0, metavar="N", help="Draw N sets for intervals.")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Processes. [default: 1]")
+@click.option("--address", metavar="HOST:PORT", help="A Ray cluster that scores.")
 @click.option("--out", type=PATH, help="Write the table to this .md file.")
 @click.option("--force", is_flag=True, help="Replace OUT.")
 @verb
@@ -52,7 +56,8 @@ def command(output: Output, checkpoint: str, out: Path | None, force: bool, **op
     if out:
         check_file(out, force=force)
     found = evaluate(checkpoint, **options)
-    for (title, rows), gains in zip(found.tables(), (False, True), strict=False):
+    for number, (title, rows) in enumerate(found.tables()):
+        gains = number == 1 and found.delta_m is not None
         wide = [row[:-1] for row in rows] if gains else rows  # sources are long: a line each
         output.table(title, wide[0], wide[1:])
     for gain in found.delta_m.tasks if found.delta_m else ():

@@ -9,8 +9,9 @@ from typing import cast
 
 from degmix_edge import registry
 from degmix_edge.metrics._base import Metric, ignored, relative_drop
+from degmix_edge.metrics._tally import Tally, interval
 
-__all__ = ["Metric", "find", "ignored", "names", "relative_drop"]
+__all__ = ["Metric", "Tally", "find", "ignored", "interval", "names", "relative_drop"]
 
 
 def names() -> list[str]:

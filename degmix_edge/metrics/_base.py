@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 
-from degmix_edge.errors import ShapeError
+from degmix_edge.errors import ConfigError, ShapeError
 
 IGNORE, WIDE_IGNORE = 255, 65535
 """Target values of a pixel that is not scored, by the number of classes: see `ignored`."""
@@ -27,6 +28,8 @@ class Metric(ABC):
         higher_is_better: Whether a larger number is a better network.
         whole: What a difference is a fraction of, where lower is better and there are no labels;
             None is the mean magnitude of the maps.
+        counts: Attributes that hold all that was seen, as sums over images: numbers or arrays. A
+            metric without them cannot be merged.
     """
 
     name: ClassVar[str]
@@ -34,6 +37,7 @@ class Metric(ABC):
     unit: ClassVar[str]
     higher_is_better: ClassVar[bool]
     whole: ClassVar[float | None] = None
+    counts: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, num_channels: int = 1) -> None:
         """Start empty. `num_channels` is the number of classes, where the task has classes."""
@@ -63,6 +67,41 @@ class Metric(ABC):
     @abstractmethod
     def compute(self) -> float:
         """The number over everything seen so far; nan when no valid pixel was seen."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return all that was seen, by the names of `counts`, for `merge` of another metric.
+
+        Raises:
+            ConfigError: The metric names no counts.
+        """
+        if not self.counts:
+            raise ConfigError(
+                f"metric {self.name!r}: names no `counts`, so its parts cannot be merged; list the "
+                "attributes that hold its sums"
+            )
+        return {name: np.array(getattr(self, name)) for name in self.counts}
+
+    def merge(self, state: Mapping[str, np.ndarray]) -> None:
+        """Add what another metric of the same settings has seen.
+
+        Counts are exact, and sums are those of one metric that saw everything, up to the rounding
+        of one addition for each merge.
+
+        Args:
+            state: What `state` of the other gave.
+
+        Raises:
+            ShapeError: It is the state of another metric, or of one with other settings.
+        """
+        own = self.state()
+        theirs = {name: np.asarray(value) for name, value in state.items()}
+        shapes = [{name: v.shape for name, v in one.items()} for one in (own, theirs)]
+        if shapes[0] != shapes[1]:
+            want, got = (", ".join(f"{n} {shape}" for n, shape in s.items()) for s in shapes)
+            raise ShapeError(f"{self.name}: got a state of {got}, expected {want}")
+        for name, value in own.items():
+            total = value + theirs[name]
+            setattr(self, name, total if total.ndim else total.item())
 
 
 def ignored(num_classes: int) -> int:

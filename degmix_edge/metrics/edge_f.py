@@ -35,6 +35,7 @@ class Metric(_base.Metric):
     title = "Boundary F"
     unit = "%"
     higher_is_better = True
+    counts = ("valid", "predicted", "true", "predicted_hit", "true_hit")
 
     def __init__(self, num_channels: int = 1) -> None:
         super().__init__(num_channels)

@@ -26,6 +26,7 @@ class Metric(_base.Metric):
     title = "Max F"
     unit = "%"
     higher_is_better = True
+    counts = ("hit", "predicted", "positive", "valid")
 
     def __init__(self, num_channels: int = 1) -> None:
         super().__init__(num_channels)

@@ -23,6 +23,7 @@ class Metric(_base.Metric):
     unit = "deg"
     higher_is_better = False
     whole = 90.0
+    counts = ("angle_sum_deg", "count")
 
     def __init__(self, num_channels: int = 1) -> None:
         super().__init__(num_channels)

@@ -18,6 +18,7 @@ class Metric(_base.Metric):
     title = "Mean error"
     unit = ""
     higher_is_better = False
+    counts = ("error_sum", "count")
 
     def __init__(self, num_channels: int = 1) -> None:
         super().__init__(num_channels)

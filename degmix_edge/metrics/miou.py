@@ -26,6 +26,7 @@ class Metric(_base.Metric):
     title = "Mean IoU"
     unit = "%"
     higher_is_better = True
+    counts = ("confusion",)
 
     def __init__(self, num_channels: int = 1, *, absent: Literal["skip", "zero"] = "skip") -> None:
         super().__init__(num_channels)

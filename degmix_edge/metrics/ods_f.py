@@ -62,6 +62,7 @@ class Metric(_base.Metric):
     title = "odsF"
     unit = "%"
     higher_is_better = True
+    counts = ("predicted", "matched", "true", "valid")
 
     def __init__(
         self,
@@ -143,6 +144,15 @@ class Metric(_base.Metric):
         if not self.true:
             return 0.0 if self.predicted.any() else 100.0
         return float(self.curve()[2].max())
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the counts of all images, after those that wait were counted.
+
+        Raises:
+            BackendError: A worker process died.
+        """
+        self._queue.drain(self._finish)
+        return super().state()
 
     def curve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Precision, recall (0 to 1) and F (percent) per threshold, of all that was computed."""

@@ -19,6 +19,7 @@ class Metric(_base.Metric):
     title = "RMSE"
     unit = "m"
     higher_is_better = False
+    counts = ("square_sum", "count")
 
     def __init__(self, num_channels: int = 1) -> None:
         super().__init__(num_channels)

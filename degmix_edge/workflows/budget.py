@@ -42,6 +42,7 @@ class Request:
         report: Where the page is written; None writes none.
         state: A file from which an interrupted search resumes; None keeps nothing.
         backend: The CPU backend whose engines are tried, for the device `cpu`.
+        address: A Ray cluster that measures layers; None uses processes.
     """
 
     budget: str
@@ -52,6 +53,7 @@ class Request:
     report: Path | None
     state: Path | None
     backend: str = "onnxruntime"
+    address: str | None = None
 
     def check(self, spec: NetworkSpec) -> None:
         """Complain before long work of a limit, a device or examples that do not fit.
@@ -136,6 +138,7 @@ def search_budget(
         device=asked.device,
         min_int8=asked.min_int8,
         workers=asked.workers,
+        address=asked.address,
         state=asked.state,
     ).run()
     budget = Budget(findings.choice.recipe, findings, asked.report)
@@ -212,6 +215,7 @@ def request(
         options["report"] or (Path(f"{out}.budget.html") if out else None),
         Path(f"{out}.sensitivity.jsonl") if out else None,
         "openvino" if options["backend"] == "openvino" else "onnxruntime",
+        options["address"],
     )
 
 

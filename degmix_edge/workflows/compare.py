@@ -20,6 +20,7 @@ from degmix_edge.workflows.comparison import (
 )
 from degmix_edge.workflows.recorded import Recorded, save_results
 from degmix_edge.workflows.reference import reference_session
+from degmix_edge.workflows.sliced import Cut, parse_slices
 from degmix_edge.workflows.sources import NamedImage, images
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def compare(
     max_disagreement: float = MAX_DISAGREEMENT,
     metrics: Mapping[str, type[Metric]] | None = None,
     label_map: str | Path | None = None,
+    slices: str | Sequence[str] = (),
+    bootstrap: int = 0,
     size: tuple[int, int] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -52,16 +55,16 @@ def compare(
 
     Args:
         bundle: The bundle, or its folder.
-        checkpoint: What it was built from, a checkpoint, an ONNX file, a torch module, or
-            `FILE.py:NAME`, a function that makes the module; None looks among the shipped
-            checkpoints.
+        checkpoint: What it was built from: a checkpoint, an ONNX file, a torch module, or its maker
+            `FILE.py:NAME`; None looks among the shipped checkpoints.
         data: A labelled data set (`nyud:DIR`, `synthetic:64`), a folder of images, or `photos`.
         backend: `auto`, or a backend's name.
         max_drop: With labels, how much worse a task may be, as a fraction of the network's value.
         max_disagreement: Without labels, the fraction that a task's map may differ.
         metrics: By task, metrics in place of the tasks' own.
-        label_map: A file that says which class each id of the label files of `folder:DIR` is; None
-            takes `label_map.yaml` of the folder, if there is one.
+        label_map: The classes of the ids in the label files of `folder:DIR`, as in `evaluate`.
+        slices: Parts to score apart, as in `evaluate`.
+        bootstrap: Sets of images that are drawn for the intervals of 95 %; 0 gives none.
         size: Height and width of a bundle that has several sizes; None takes its first.
         threads: CPU threads; None takes all cores.
         progress: Called with an `Event` after each image.
@@ -83,6 +86,8 @@ def compare(
         max_disagreement=max_disagreement,
         metrics=metrics,
         label_map=label_map,
+        slices=slices,
+        bootstrap=bootstrap,
         size=size,
         threads=threads,
         progress=progress,
@@ -102,11 +107,13 @@ def compare_engines(
     max_disagreement: float = MAX_DISAGREEMENT,
     metrics: Mapping[str, type[Metric]] | None = None,
     label_map: str | Path | None = None,
+    slices: str | Sequence[str] = (),
+    bootstrap: int = 0,
     size: tuple[int, int] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Comparison]:
-    """Compare several backends with PyTorch, or maps that a robot recorded.
+    """Compare several backends, or maps that a robot recorded, with PyTorch: results by backend.
 
     Args:
         bundle: The bundle, or its folder.
@@ -119,16 +126,16 @@ def compare_engines(
         max_disagreement: Without labels, the fraction that a task's map may differ.
         metrics: By task, metrics in place of the tasks' own.
         label_map: The classes of the ids in the label files of `folder:DIR`, as in `compare`.
+        slices: Parts to score apart, as in `evaluate`.
+        bootstrap: Sets of images that are drawn for the intervals of 95 %; 0 gives none.
         size: Height and width of a bundle that has several sizes; None takes its first.
         threads: CPU threads; None takes all cores.
         progress: Called with an `Event` after each image.
 
-    Returns:
-        Comparisons by backend.
-
     Raises:
         DegmixError: What `compare` raises; or `results` are of another bundle or other images.
     """
+    kinds = parse_slices(slices)
     opened = (bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))).at(size)
     with ExitStack() as stack:
         stack.enter_context(listening(progress))
@@ -142,6 +149,7 @@ def compare_engines(
         tensors = tensor_differences(opened, reference.backend, few)
         limits: dict[str, Any] = {"max_drop": max_drop, "max_disagreement": max_disagreement}
         limits |= {"tensors": tensors, "metrics": metrics}
+        limits["cut"] = Cut(kinds, bootstrap, tuple(item.name for item in found) if kinds else ())
         page = ComparePage(opened, data, [i.name for i in found]) if report is not None else None
         compared = _compared(engines, reference, found, page, limits)
     if page is not None and report is not None:

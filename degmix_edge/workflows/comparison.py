@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -26,12 +26,23 @@ from degmix_edge.bundle.contents import Bundle
 from degmix_edge.bundle.manifest import MODEL
 from degmix_edge.errors import AccuracyError, ConfigError
 from degmix_edge.graph.self_contained import check_self_contained
-from degmix_edge.metrics import Metric, relative_drop
+from degmix_edge.metrics import Metric, Tally, interval, relative_drop
 from degmix_edge.network import NetworkSpec
+from degmix_edge.preprocess import read_image
 from degmix_edge.runtime import Maps, Session, TaskMap
-from degmix_edge.runtime.frames import Frame
+from degmix_edge.runtime.frames import Frame, image_of
 from degmix_edge.tasks import TaskSpec, logits_name
 from degmix_edge.tensors import fill
+from degmix_edge.workflows.sliced import (
+    NO_CUT,
+    SEED,
+    Cut,
+    Facts,
+    Interval,
+    SliceScore,
+    facts_of,
+    slices_of,
+)
 
 See = Callable[[Frame, Maps, Maps, Mapping[str, np.ndarray]], None]
 LOGITS_TOLERANCE = 1e-4
@@ -98,6 +109,8 @@ class TaskResult:
         reference, value: The metric against labels, of PyTorch and of the engine; None without
             labels.
         drop: How much worse the engine is, as a fraction of PyTorch's value; None without labels.
+        interval: Where `drop`, or without labels `disagreement`, lies with a probability of 95 %,
+            by bootstrap over images; None where nothing was drawn.
     """
 
     task: str
@@ -108,6 +121,7 @@ class TaskResult:
     reference: float | None
     value: float | None
     drop: float | None
+    interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +137,7 @@ class Comparison:
         verdict: The same in words: what is out of tolerance, or which task is the worst.
         precision: Of the bundle; empty where there is none.
         against: What the engine was compared with: `PyTorch`, or `ONNX` for a network's own file.
+        slices: By parts of the images, the drop of each task, or its disagreement without labels.
     """
 
     images: int
@@ -133,6 +148,12 @@ class Comparison:
     verdict: str
     precision: str = ""
     against: str = "PyTorch"
+    slices: tuple[SliceScore, ...] = ()
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there are slices or intervals."""
+        return bool(self.slices) or any(task.interval for task in self.tasks.values())
 
     def values(self) -> dict[str, Any]:
         """The comparison as plain values, tasks as a list."""
@@ -140,7 +161,13 @@ class Comparison:
         values.pop("precision")
         if self.against == "PyTorch":  # as it always was
             values.pop("against")
-        return {**values, "tasks": [asdict(task) for task in self.tasks.values()]}
+        if not self.slices:
+            values.pop("slices")
+        tasks = [asdict(task) for task in self.tasks.values()]
+        for task in tasks:
+            if task["interval"] is None:
+                task.pop("interval")
+        return {**values, "tasks": tasks}
 
 
 def check_all(compared: Mapping[str, Comparison]) -> None:
@@ -218,6 +245,7 @@ def compare_sessions(
     max_drop: float = 0.02,
     max_disagreement: float = 0.10,
     see: See | None = None,
+    cut: Cut = NO_CUT,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Comparison:
     """Score the engine against the reference and, where there are labels, both against them.
@@ -232,23 +260,27 @@ def compare_sessions(
         max_drop: With labels, how much worse a task may be, as a fraction of PyTorch's value.
         max_disagreement: Without labels, how much a task's map may differ.
         see: Called with each image, the maps of reference and engine, and the labels.
+        cut: Parts of the images to score apart, and how many sets are drawn for intervals.
         advance: Called with 1 after each image.
     """
     for name, limit in (("max_drop", max_drop), ("max_disagreement", max_disagreement)):
         if not limit >= 0:  # NaN is not
             raise ConfigError(f"compare: {name} {limit}, expected a fraction of at least 0")
     own = metrics or {}
-    scores = {t.name: _Scores(t, own.get(t.name)) for t in session.spec.tasks}
-    count = 0
+    specs = {task.name: task for task in session.spec.tasks}
+    scores = {n: _Scores(t, own.get(n), is_cut=cut != NO_CUT) for n, t in specs.items()}
+    count, facts = 0, list[Facts]()
     for image, labels in samples:
         want, got = reference(image), session(image)
         for name, score in scores.items():
             score.update(want[name], got[name], labels.get(name))
         if see is not None:
             see(image, want, got, labels)
+        if cut.slices:
+            facts.append(facts_of(cut.names[count], read_image(image_of(image)), labels, specs))
         count += 1
         advance(1)
-    tasks = {name: score.result() for name, score in scores.items()}
+    tasks = {name: score.result(draws=cut.draws) for name, score in scores.items()}
     against = reference.backend.title or reference.backend.name
     exceeded = [
         problem
@@ -260,7 +292,19 @@ def compare_sessions(
         exceeded += [problem for t in tensors for problem in _fp32_problems(t)]
     worst = max(tasks.values(), key=lambda t: _badness(t) if _badness(t) == _badness(t) else np.inf)
     verdict = "; ".join(exceeded) or f"every task is inside its tolerance; worst: {worst.task}"
-    return Comparison(count, tensors, tasks, worst.task, not exceeded, verdict, precision, against)
+    slices = tuple(_sliced(scores, slices_of(facts, cut.slices), cut.draws))
+    return Comparison(
+        *(count, tensors, tasks, worst.task, not exceeded, verdict, precision, against, slices)
+    )
+
+
+def _sliced(
+    scores: Mapping[str, _Scores], parts: Mapping[str, list[int]], draws: int
+) -> Iterator[SliceScore]:
+    for part, rows in parts.items():
+        results = {name: score.result(rows, draws) for name, score in scores.items()}
+        intervals = {n: r.interval for n, r in results.items() if r.interval is not None}
+        yield SliceScore(part, len(rows), {n: _badness(r) for n, r in results.items()}, intervals)
 
 
 def _badness(result: TaskResult) -> float:
@@ -289,49 +333,71 @@ def _fp32_problems(tensor: TensorDifference) -> list[str]:
 
 
 class _Scores:
-    """Three metrics of one task: engine on PyTorch, PyTorch on labels, engine on labels."""
+    """Three metrics of one task: engine on PyTorch, PyTorch on labels, engine on labels.
 
-    def __init__(self, task: TaskSpec, kind: type[Metric] | None) -> None:
+    Args:
+        task: The task.
+        kind: Its metric, in place of the task's own.
+        is_cut: The counts of each image are kept, for parts of them and for intervals.
+    """
+
+    def __init__(self, task: TaskSpec, kind: type[Metric] | None, *, is_cut: bool = False) -> None:
         self.task, self.kind = task, kind or all_metrics.find(task.metric)
-        self.agreement, self.reference, self.value = (
-            self.kind(task.num_channels) for _ in range(3)
-        )
-        self.labelled, self.extents = False, []  # type: tuple[bool, list[float]]
+        own = [self.kind(task.num_channels) for _ in range(3)]
+        self.agreement, self.reference, self.value = own
+        self.tallies = tuple(map(Tally, own)) if is_cut else ()
+        self.labelled, self.extents = list[bool](), list[float]()
 
     def update(self, want: TaskMap, got: TaskMap, label: np.ndarray | None) -> None:
         """One image; its label is met on the image's own pixels that the network saw."""
-        self.agreement.update(np.asarray(got), np.asarray(want))
         self.extents.append(float(np.mean(np.abs(want))))
-        if label is not None:
-            self.labelled = True
-            seen = want.placement.seen
-            self.reference.update(seen(want.at_image_size()), seen(label))
-            self.value.update(seen(got.at_image_size()), seen(label))
+        self.labelled.append(label is not None)
+        self._add(0, np.asarray(got), np.asarray(want))
+        seen = want.placement.seen
+        target = None if label is None else seen(label)
+        for number, one in ((1, want), (2, got)):
+            self._add(number, None if label is None else seen(one.at_image_size()), target)
 
-    def result(self) -> TaskResult:
-        """The result over all images so far."""
-        agreement = self.agreement.compute()
-        reference = self.reference.compute() if self.labelled else None
-        value = self.value.compute() if self.labelled else None
-        drop = None
-        if reference is not None and value is not None:
-            drop = relative_drop(self.kind, reference, value)
+    def _add(self, number: int, prediction: np.ndarray | None, target: np.ndarray | None) -> None:
+        if self.tallies:
+            self.tallies[number].add(prediction, target)
+        elif prediction is not None and target is not None:
+            (self.agreement, self.reference, self.value)[number].update(prediction, target)
+
+    def result(self, rows: Sequence[int] | None = None, draws: int = 0) -> TaskResult:
+        """The result over some images, by position, or over all so far."""
+        if self.tallies:
+            agreement, reference, value = (tally.value(rows) for tally in self.tallies)
+        else:
+            own = (self.agreement, self.reference, self.value)
+            agreement, reference, value = (metric.compute() for metric in own)
+        chosen = range(len(self.extents)) if rows is None else rows
+        is_labelled = any(self.labelled[row] for row in chosen)
+        extents = [self.extents[row] for row in chosen]
+        whole = self.kind.whole or (float(np.mean(extents)) if extents else 0.0)
+        span = None
+        if draws:
+            drawn = [tally.draws(draws, SEED, rows) for tally in self.tallies]
+            pairs = zip(drawn[1], drawn[2], strict=True)
+            drops = [relative_drop(self.kind, a, b) for a, b in pairs]
+            shares = [self._fraction(a, whole) for a in drawn[0]]
+            span = interval(np.array(drops if is_labelled else shares))
         return TaskResult(
             self.task.name,
             self.kind.name,
             self.kind.unit or self.task.unit,
             agreement,
-            self._fraction(agreement),
-            reference,
-            value,
-            drop,
+            self._fraction(agreement, whole),
+            reference if is_labelled else None,
+            value if is_labelled else None,
+            relative_drop(self.kind, reference, value) if is_labelled else None,
+            span,
         )
 
-    def _fraction(self, agreement: float) -> float:
+    def _fraction(self, agreement: float, whole: float) -> float:
         """Disagreement as a fraction: of 100 %, of `Metric.whole`, of the mean magnitude."""
         if self.kind.higher_is_better:
             return 1 - agreement / 100
-        whole = self.kind.whole or float(np.mean(self.extents))
         return agreement / whole if whole else float(agreement > 0)
 
 
@@ -366,6 +432,27 @@ def task_table(
         f"{data}"
     )
     return title, columns, rows
+
+
+def slice_table(comparison: Comparison) -> tuple[str, list[str], list[list[str]]]:
+    """Title, columns and rows: how much worse each part is, or all images where there is none."""
+    whole = SliceScore(
+        "all",
+        comparison.images,
+        {name: _badness(task) for name, task in comparison.tasks.items()},
+        {name: t.interval for name, t in comparison.tasks.items() if t.interval is not None},
+    )
+    rows = []
+    for part in (whole, *comparison.slices):
+        cells = [part.slice, str(part.images)]
+        for task, value in part.values.items():
+            cells.append(f"{100 * value:+.2f} %")
+            if task in part.intervals:
+                low, high = part.intervals[task]
+                cells[-1] += f" ({100 * low:+.2f} to {100 * high:+.2f})"
+        rows.append(cells)
+    title = "worse by, or different by where there are no labels, with 95 % intervals"
+    return title, ["slice", "images", *comparison.tasks], rows
 
 
 def _number(value: float | None) -> str:

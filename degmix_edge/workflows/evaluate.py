@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from degmix_edge.progress import Progress, counting, listening
+from degmix_edge.workflows.evaluate_parts import Part, score_parts
 from degmix_edge.workflows.networks import read_checkpoint
+from degmix_edge.workflows.sliced import SliceScore, parse_slices
 from degmix_edge.workflows.sources import samples as labelled_samples
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ class Evaluation:
         scores: By task, in the papers' order.
         published: The authors' own row, where there is one.
         delta_m: Mean gain over single-task networks, where some were given.
+        slices: Scores of parts of the data, and their intervals; empty where none were asked for.
     """
 
     checkpoint: Path
@@ -69,6 +72,7 @@ class Evaluation:
     scores: dict[str, Score]
     published: Published | None
     delta_m: DeltaM | None
+    slices: tuple[SliceScore, ...] = ()
 
     def tables(self) -> list[Table]:
         """The scores, and the gains over the baselines, as people read them."""
@@ -95,7 +99,21 @@ class Evaluation:
             ]
             title = f"delta_m = {self.delta_m.delta_m:+.2f} % (mean gain over single-task networks)"
             tables.append((title, gains))
+        if self.slices:
+            tables.append(("slices, with 95 % intervals by bootstrap over images", self._sliced()))
         return tables
+
+    def _sliced(self) -> list[list[str]]:
+        rows = [["slice", "images", *self.scores]]
+        for part in self.slices:
+            cells = [part.slice, str(part.images)]
+            for task in self.scores:
+                cells.append(f"{part.values[task]:.4g}")
+                if task in part.intervals:
+                    low, high = part.intervals[task]
+                    cells[-1] += f" ({low:.4g} to {high:.4g})"
+            rows.append(cells)
+        return rows
 
     def markdown(self) -> str:
         """The tables as Markdown."""
@@ -114,6 +132,8 @@ class Evaluation:
             values["published"] = {"source": row.source, "values": row.values}
         if self.delta_m is not None:
             values["delta_m"] = self.delta_m
+        if self.slices:
+            values["slices"] = self.slices
         return values
 
 
@@ -128,6 +148,10 @@ def evaluate(
     ods: bool = False,
     ods_compat: bool = False,
     cache: Path | None = None,
+    slices: str | Sequence[str] = (),
+    bootstrap: int = 0,
+    workers: int = 1,
+    address: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score a checkpoint in PyTorch on labelled images, by the conventions of the data set.
@@ -143,6 +167,11 @@ def evaluate(
         ods: Score boundaries by odsF, as the papers do; slow.
         ods_compat: The same, with the smoothing before the suppression that pyEdgeEval has.
         cache: A folder that makes odsF resumable.
+        slices: Parts to score apart: names out of `sliced.SLICES`, or one text with commas.
+        bootstrap: Sets of images that are drawn for the intervals of 95 %; 0 gives none.
+        workers: Processes that score, each of which reads the checkpoint's file; the result is that
+            of one.
+        address: A Ray cluster that scores, as `label` takes it.
         progress: Called with an `Event` as images are scored.
 
     Raises:
@@ -150,32 +179,64 @@ def evaluate(
         ConfigError: Classes of network and data set differ, or delta_m cannot be formed.
         InputError: The data cannot be read.
     """
-    from degmix_training import published
-    from degmix_training.delta_m import delta_m
+    loaded, kinds = read_checkpoint(checkpoint), parse_slices(slices)
+    boundaries = {"ods": ods or ods_compat, "smooth": ods_compat, "cache": cache}
+    part = Part(str(loaded.path), data, split, count, label_map, boundaries)
+    more: dict[str, Any] = {
+        "kinds": kinds,
+        "bootstrap": bootstrap,
+        "workers": workers,
+        "address": address,
+    }
+    with listening(progress):
+        return _evaluated(loaded, part, baselines, **more)
 
-    loaded = read_checkpoint(checkpoint)
+
+def _evaluated(
+    loaded: Checkpoint,
+    part: Part,
+    baselines: Sequence[str | Path | Checkpoint],
+    *,
+    kinds: Sequence[str],
+    bootstrap: int,
+    workers: int,
+    address: str | None,
+) -> Evaluation:
+    from degmix_training import published
+
     size = (loaded.card.height, loaded.card.width)
-    source, samples = labelled_samples(data, size, loaded.tasks, split, count, label_map=label_map)
+    source, samples = labelled_samples(
+        part.data, size, loaded.tasks, part.split, part.count, label_map=part.label_map
+    )
     known = published.columns(source.name)
     order = [t for t in known if t in loaded.tasks] + [t for t in loaded.tasks if t not in known]
-    boundaries = {"ods": ods or ods_compat, "smooth": ods_compat, "cache": cache}
-    gains = None
-    with listening(progress):
-        scores = _scores(loaded, source, samples, order, boundaries)
-        if baselines:
-            found: dict[str, tuple[float, str]] = {}
-            for one in map(read_checkpoint, baselines):
-                tasks = [task for task in order if task in one.tasks]
-                theirs = _scores(one, source, samples, tasks, boundaries)
-                text = f"{one.path} ({one.card.model} {_backbone(one)})"
-                found |= {task: (score.value, text) for task, score in theirs.items()}
-            gains = delta_m(
-                {task: score.value for task, score in scores.items()},
-                found,
-                {task: score.name for task, score in scores.items()},
-            )
+    slices: list[SliceScore] = []
+    if kinds or bootstrap or workers != 1 or address is not None:
+        tasks = [task for task in order if task in source.classes]
+        tallies = score_parts(part, len(samples), tasks, workers, address)
+        scores = {t: Score.of(one.metric, one.value()) for t, one in tallies.tasks.items()}
+        slices = tallies.scores(kinds, bootstrap) if kinds or bootstrap else []
+    else:
+        scores = _scores(loaded, source, samples, order, part)
+    found: dict[str, tuple[float, str]] = {}
+    for one in map(read_checkpoint, baselines):
+        theirs = _scores(one, source, samples, [t for t in order if t in one.tasks], part)
+        text = f"{one.path} ({one.card.model} {_backbone(one)})"
+        found |= {task: (score.value, text) for task, score in theirs.items()}
+    gains = _gains(scores, found) if baselines else None
     row = published.find(source.name, loaded.card.model, _backbone(loaded))
-    return Evaluation(loaded.path, source.title, len(samples), scores, row, gains)
+    images = len(samples)
+    return Evaluation(loaded.path, source.title, images, scores, row, gains, tuple(slices))
+
+
+def _gains(scores: Mapping[str, Score], baselines: Mapping[str, tuple[float, str]]) -> DeltaM:
+    from degmix_training.delta_m import delta_m
+
+    return delta_m(
+        {task: score.value for task, score in scores.items()},
+        dict(baselines),
+        {task: score.name for task, score in scores.items()},
+    )
 
 
 def _scores(
@@ -183,13 +244,13 @@ def _scores(
     source: DataSet,
     samples: Samples,
     order: Sequence[str],
-    boundaries: dict[str, Any],
+    part: Part,
 ) -> dict[str, Score]:
     import torch
     from degmix_training.evaluate import network_predictor, score, scorers
 
     specs = {task: loaded.tasks[task] for task in order if task in source.classes}
-    metrics = scorers(source, specs, **boundaries)
+    metrics = scorers(source, specs, **part.boundaries)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     predict = network_predictor(loaded.network.to(device), specs, loaded.card.config, device)
     with counting(f"eval {loaded.path.name}", len(samples)) as advance:

@@ -70,6 +70,7 @@ class Options(config.Settings):
         min_int8: Percent of the multiply-adds that must be INT8.
         workers: Processes that measure layers for a budget. A script that asks for more than one
             must be guarded by `if __name__ == "__main__"`, as multiprocessing needs it.
+        address: A Ray cluster that measures layers for a budget, as `label` takes it.
         report: Page of the budget search; None writes it beside the result.
     """
 
@@ -104,6 +105,7 @@ class Options(config.Settings):
     device: str = "cpu"
     min_int8: Annotated[float, Field(ge=0, le=100)] = 0.0
     workers: Annotated[int, Field(ge=1)] = 1
+    address: str | None = None
     report: Path | None = None
 
     @model_validator(mode="after")

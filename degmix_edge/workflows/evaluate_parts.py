@@ -1,0 +1,105 @@
+"""Score a checkpoint in parts, each in any process, with the result of one process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from degmix_edge.progress import counting
+from degmix_edge.workflows.networks import read_checkpoint
+from degmix_edge.workflows.sliced import Tallies, facts_of
+from degmix_edge.workflows.sources import samples as labelled_samples
+from degmix_edge.workflows.spread import spread
+
+BATCH = 8
+"""Images of one call of the network. Parts begin at its multiples, so that every call of a part is
+one of the whole, to the last bit."""
+PART = 16 * BATCH
+"""Images of a part at most; smaller ones keep the progress going."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a process needs to score some images: the arguments of `evaluate`.
+
+    `boundaries` are those of `degmix_training.evaluate.scorers`, which say how edges are scored.
+    """
+
+    checkpoint: str
+    data: str
+    split: str | None
+    count: int | None
+    label_map: str | Path | None
+    boundaries: dict[str, Any]
+
+
+def score_part(part: Part, tasks: Sequence[str], start: int, stop: int, threads: int) -> Tallies:
+    """Return the counts of the images from `start` to before `stop`, in a process of their own.
+
+    Args:
+        part: What to score.
+        tasks: The tasks, in order.
+        start: Position of the first image, a multiple of `BATCH`.
+        stop: Position behind the last one.
+        threads: Of PyTorch; 0 leaves them as they are.
+
+    Raises:
+        DegmixError: What `evaluate` raises.
+    """
+    import torch
+    from degmix_training.evaluate import network_predictor, scorers
+
+    if threads:
+        torch.set_num_threads(threads)
+    loaded = read_checkpoint(part.checkpoint)
+    size = (loaded.card.height, loaded.card.width)
+    source, samples = labelled_samples(
+        part.data, size, loaded.tasks, part.split, part.count, label_map=part.label_map
+    )
+    specs = {task: loaded.tasks[task] for task in tasks}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    predict = network_predictor(loaded.network.to(device), specs, loaded.card.config, device)
+    tallies = Tallies(scorers(source, specs, **part.boundaries))
+    for first in range(start, stop, BATCH):
+        batch = [samples[index] for index in range(first, min(first + BATCH, stop))]
+        for sample, maps in zip(batch, predict(batch), strict=True):
+            labels = {task: sample.labels[task] for task in specs if task in sample.labels}
+            tallies.add(facts_of(sample.name, sample.image, labels, specs), maps, labels)
+    return tallies
+
+
+def score_parts(
+    part: Part, total: int, tasks: Sequence[str], workers: int, address: str | None
+) -> Tallies:
+    """Return the counts of all images, from as many processes as there are.
+
+    Args:
+        part: What to score.
+        total: How many images there are.
+        tasks: The tasks, in order.
+        workers: Processes.
+        address: A Ray cluster, as `label` takes it; None uses no Ray.
+
+    Raises:
+        ConfigError: `workers` is below 1, or nothing answers at the address.
+        DegmixError: What `evaluate` raises.
+    """
+    each = -(-total // max(1, workers))
+    step = min(PART, -(-each // BATCH) * BATCH)
+    threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else 0
+    starts = range(0, total, step)
+    calls = [(part, tasks, start, min(start + step, total), threads) for start in starts]
+    whole: Tallies | None = None
+    with counting(f"eval {Path(part.checkpoint).name}", total) as advance:
+        results = spread(score_part, calls, workers=workers, address=address)
+        for (_, _, start, stop, _), tallies in zip(calls, results, strict=True):
+            if whole is None:
+                whole = tallies
+            else:
+                whole.merge(tallies)
+            advance(stop - start)
+    assert whole is not None  # a data set without images was refused before
+    return whole

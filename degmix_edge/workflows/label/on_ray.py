@@ -1,0 +1,147 @@
+"""Label pieces with actors of a Ray cluster, through Ray Data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from degmix_edge.cluster import cluster, own_error
+from degmix_edge.errors import BackendError, DegmixError
+from degmix_edge.progress import table
+from degmix_edge.workflows.label.job import MANIFEST, Job, versions_here
+from degmix_edge.workflows.label.labeller import Labeller
+from degmix_edge.workflows.label.pieces import Piece
+from degmix_edge.workflows.label.shard import label_piece
+from degmix_edge.workflows.label.writing import Receipt
+
+PROBE_SECONDS = 120.0
+"""How long a machine of the cluster may take to say what it has."""
+
+
+def label_on_ray(
+    job: Job, pieces: Mapping[int, Piece], workers: int, address: str
+) -> Iterator[Receipt]:
+    """Label pieces in `workers` actors of a cluster, and give a receipt for each as it is finished.
+
+    Ray starts actors again that die, gives their pieces to others, and holds pieces back while all
+    actors are busy.
+
+    Args:
+        job: The run.
+        pieces: By number.
+        workers: How many actors.
+        address: `local`, `auto`, `host:port` or `ray://host:port`.
+
+    Raises:
+        ConfigError: Ray is not installed, or nothing answers at the address.
+        BackendError: A machine of the cluster has other versions, or does not see the files.
+        DegmixError: Whatever `label_piece` raises.
+    """
+    with cluster(address, workers * job.threads) as ray:
+        check_machines(ray, job)
+        rows = [{"number": n, "piece": piece.to_json()} for n, piece in pieces.items()]
+        data = ray.data.from_items(rows, override_num_blocks=len(rows))
+        labelled = data.map_batches(
+            _Worker,
+            fn_constructor_args=(job.to_json(),),
+            batch_size=1,
+            concurrency=min(workers, len(rows)),
+            num_cpus=job.threads,
+        )
+        try:
+            for row in labelled.iter_rows():
+                yield Receipt(**json.loads(row["receipt"]))
+        except Exception as error:  # Ray wraps what an actor raises in classes of its own
+            raise own_error(error) from error
+
+
+class _Worker:
+    """An actor: a labeller that is made once, and labels whatever piece it gets."""
+
+    def __init__(self, job: str) -> None:
+        self.job = Job.from_json(job)
+        self.labeller = Labeller(self.job)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Label the pieces of a batch, and return their receipts as text."""
+        receipts = []
+        for number, text in zip(batch["number"], batch["piece"], strict=True):
+            piece = Piece.from_json(str(text))
+            receipts.append(
+                json.dumps(asdict(label_piece(self.job, int(number), piece, self.labeller)))
+            )
+        return {"receipt": np.array(receipts, object)}
+
+
+def check_machines(ray: Any, job: Job) -> None:
+    """Check before any work that every machine of the cluster would write the same bytes.
+
+    Raises:
+        BackendError: One has other versions, or does not see the bundle or the output's folder. A
+            table of all of them is shown first.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+
+    probe = ray.remote(num_cpus=0, max_retries=1)(_probe)
+    found = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            task = probe.options(scheduling_strategy=On(node["NodeID"], soft=False))
+            found[f"{node['NodeManagerHostname']} {node['NodeID'][:6]}"] = task.remote(
+                job.to_json()
+            )
+    machines: dict[str, dict[str, str]] = {}
+    for name, answer in found.items():
+        try:
+            machines[name] = json.loads(ray.get(answer, timeout=PROBE_SECONDS))
+        except Exception as error:  # whatever a machine without degmix-edge raises
+            machines[name] = {"degmix-edge": "-", "problem": str(own_error(error)).splitlines()[-1]}
+    compare_machines(job.versions, machines)
+
+
+def compare_machines(own: Mapping[str, str], machines: Mapping[str, Mapping[str, str]]) -> None:
+    """Check that machines have the versions of this one, and no problem.
+
+    Args:
+        own: Versions by name.
+        machines: By machine, the same; `problem` says what is wrong with it.
+
+    Raises:
+        BackendError: One differs. A table of all is shown first.
+    """
+    wrong = {
+        name: [
+            *(f"{n} {theirs.get(n, '-')}, here {v}" for n, v in own.items() if theirs.get(n) != v),
+            *filter(None, [theirs.get("problem")]),
+        ]
+        for name, theirs in machines.items()
+    }
+    if not any(wrong.values()):
+        return
+    rows = [["this one", *own.values(), ""]]
+    rows += [
+        [name, *(theirs.get(n, "-") for n in own), theirs.get("problem", "")]
+        for name, theirs in machines.items()
+    ]
+    table("machines of the cluster", ["machine", *own, "problem"], rows)
+    text = "; ".join(f"{name}: {', '.join(what)}" for name, what in wrong.items() if what)
+    raise BackendError(f"the cluster would not label as this machine does: {text}")
+
+
+def _probe(text: str) -> str:
+    """What a machine has: its versions, or what is wrong with it."""
+    job = Job.from_json(text)
+    answer: dict[str, str] = {}
+    try:
+        answer |= versions_here(job.backend)
+        job.open()
+        if not (Path(job.out) / MANIFEST).is_file():
+            answer["problem"] = f"does not see {job.out}"
+    except DegmixError as error:
+        answer["problem"] = str(error)
+    return json.dumps(answer)

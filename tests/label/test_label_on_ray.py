@@ -1,0 +1,72 @@
+"""`label` on a Ray cluster of this machine, with a worker that is killed."""
+
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from test_label import BUNDLE, EACH, TARS, same_bytes, write_tar
+
+pytest.importorskip("ray")
+
+from degmix_edge.errors import BackendError  # noqa: E402
+from degmix_edge.progress import Event  # noqa: E402
+from degmix_edge.workflows.label import label  # noqa: E402
+
+pytestmark = pytest.mark.slow(file_seconds=60)
+
+
+@pytest.fixture(scope="module")
+def tars(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tars")
+    for number in range(TARS):
+        write_tar(folder / f"{number:03}.tar", range(EACH * number, EACH * (number + 1)))
+    return folder
+
+
+def kill_one_worker(out: Path, killed: list[int]) -> None:
+    """Kill an actor of Ray Data once the first shard is there."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        if list((out / "receipts").glob("*.json")):
+            for child in psutil.Process().children(recursive=True):
+                if "MapWorker" in " ".join(child.cmdline()[:1]):
+                    child.kill()
+                    killed.append(child.pid)
+                    return
+        time.sleep(0.02)
+
+
+def test_a_cluster_writes_the_same_bytes_although_a_worker_is_killed(tars, tmp_path):
+    label(tars, BUNDLE, tmp_path / "serial", workers=1, tasks="semseg,depth")
+    out, killed = tmp_path / "out", []
+    killer = threading.Thread(target=kill_one_worker, args=(out, killed), daemon=True)
+    killer.start()
+    found = label(tars, BUNDLE, out, workers=2, tasks="semseg,depth", address="local")
+    killer.join(10)
+    assert killed
+    assert (found.shards, found.images, found.bad) == (TARS, TARS * EACH, 0)
+    same_bytes(tmp_path / "serial", out)
+
+
+def test_a_worker_with_another_version_is_refused_before_work(tars, tmp_path, monkeypatch):
+    """The workers find another numpy's metadata first, as on a machine with another release."""
+    import ray
+
+    info = tmp_path / "site" / "numpy-0.9.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 0.9\n")
+    real = ray.init
+    import sys
+
+    path = ":".join([str(tmp_path / "site"), *filter(None, sys.path)])
+    env = {"env_vars": {"PYTHONPATH": path}}
+    monkeypatch.setattr(ray, "init", lambda **more: real(runtime_env=env, **more))
+    events: list[Event] = []
+    with pytest.raises(BackendError, match=r"numpy 0\.9, here"):
+        label(tars, BUNDLE, tmp_path / "out", address="local", progress=events.append)
+    assert [event.detail for event in events if event.kind == "table"] == [
+        "machines of the cluster"
+    ]
+    assert not list((tmp_path / "out" / "labels").iterdir())
