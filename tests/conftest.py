@@ -132,11 +132,17 @@ TASKS = ("semseg", "depth", "normals")
 
 def lively_network(model: str, **settings):
     """A checkpoint of the small `model` with `TASKS`, and its float ONNX."""
-    return _lively_network(model, tuple(sorted(settings.items())))
+    loaded = lively_checkpoint(model, **settings)
+    return loaded, shared_export(loaded)
+
+
+def lively_checkpoint(model: str, **settings):
+    """A checkpoint of the small `model` with `TASKS`, for tests that need no export of it."""
+    return _lively_checkpoint(model, tuple(sorted(settings.items())))
 
 
 @functools.cache
-def _lively_network(model: str, settings: tuple):
+def _lively_checkpoint(model: str, settings: tuple):
     from degmix_training.untrained import untrained
 
     values = small(model) | {k: dict(v) if isinstance(v, tuple) else v for k, v in settings}
@@ -144,8 +150,7 @@ def _lively_network(model: str, settings: tuple):
     torch.manual_seed(0)
     config = network_config(model, values, (HEIGHT, WIDTH))
     made = lively(models.find(model).Model(config, task_specs(TASKS)))
-    loaded = dataclasses.replace(loaded, network=made.requires_grad_(False))
-    return loaded, shared_export(loaded)
+    return dataclasses.replace(loaded, network=made.requires_grad_(False))
 
 
 def shared_export(loaded, folds=None, tasks=(), *, batch=1, split=False) -> onnx.ModelProto:

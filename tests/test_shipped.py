@@ -27,7 +27,7 @@ def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shipped") / "demo"
     err = io.StringIO()
     with contextlib.redirect_stderr(err):
-        code = invoke(["demo", "--out", str(folder), "--calls", "30"])
+        code = invoke(["demo", "--out", str(folder), "--calls", "6"])
     assert code == 0, err.getvalue()
     return folder
 

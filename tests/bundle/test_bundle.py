@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -271,44 +272,77 @@ def test_writers_and_readers_at_the_same_time(copy, tmp_path, monkeypatch, excha
     assert [p.name for p in tmp_path.iterdir()] == [copy.name]
 
 
-def killed_at(moment: int, exchange: bool, target: Path, manifest, files) -> int:
-    """Replace a bundle in a process that kills itself at one of its system calls; its wait status.
+@pytest.fixture
+def in_memory(bundles, tmp_path):
+    """A copy of a bundle where syncing to disk costs nothing, if the system has such a place."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        target = Path(folder) / "robot.degmix"
+        shutil.copytree(bundles["int8"].path, target)
+        yield target
 
-    A moment of 0 kills nothing: the exit code is the number of calls.
-    """
+
+def watched_calls(seen):
+    """Make this process call `seen(place)` before each system call; a place is a line of code."""
+
+    def watched(frame, event, function):
+        if event == "c_call" and getattr(function, "__module__", "") == "posix":
+            seen((function.__name__, frame.f_code.co_filename, frame.f_lineno))
+
+    sys.setprofile(watched)
+
+
+def killed_at(moment: int, target: Path, manifest, files) -> int:
+    """Replace a bundle in a process that kills itself at one of its system calls; its status."""
     pid = os.fork()
     if pid:
         return os.waitpid(pid, 0)[1]
     count = 0
 
-    def watched(frame, event, function):
+    def seen(place):
         nonlocal count
-        if event == "c_call" and getattr(function, "__module__", "") == "posix":
-            count += 1
-            if count == moment:
-                os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+        if count == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    if not exchange:
-        folders._exchange = lambda a, b: False
-    sys.setprofile(watched)
+    watched_calls(seen)
     write_bundle(target, manifest, files, force=True)
     sys.setprofile(None)
-    os._exit(count)
+    os._exit(0)
+
+
+def first_and_last(places: list) -> list[int]:
+    """The moments, from 1, at which a place is seen for the first or the last time."""
+    moments = list(enumerate(places, 1))
+    first = {place: moment for moment, place in reversed(moments)}
+    last = {place: moment for moment, place in moments}
+    return sorted({*first.values(), *last.values()})
 
 
 @pytest.mark.parametrize("exchange", [True, False])
-def test_a_writer_killed_at_any_system_call_leaves_a_whole_bundle(copy, tmp_path, exchange):
-    """The old one or the new one opens at once, and the next writer leaves nothing else behind."""
-    manifest, files = open_bundle(copy).manifest, files_of(copy)
+def test_a_writer_killed_at_any_system_call_leaves_a_whole_bundle(in_memory, monkeypatch, exchange):
+    """The old one or the new one opens at once, and the next writer leaves nothing else behind.
+
+    A line of code that makes a system call for each file is tried with the first and the last.
+    """
+    if not exchange:
+        monkeypatch.setattr(folders, "_exchange", lambda a, b: False)
+    manifest, files = open_bundle(in_memory).manifest, files_of(in_memory)
     new = {**files, "card.md": b"new"}
-    calls = os.waitstatus_to_exitcode(killed_at(0, exchange, copy, manifest, new))
-    assert 40 < calls < 255
-    write_bundle(copy, manifest, files, force=True)
+    places = []
+    watched_calls(places.append)
+    write_bundle(in_memory, manifest, new, force=True)
+    sys.setprofile(None)
+    assert len(places) > 100
+    moments = first_and_last(places)
+    assert moments[0] == 1
+    assert moments[-1] == len(places)
+    write_bundle(in_memory, manifest, files, force=True)
     seen = set()
-    for moment in range(1, calls + 1):
-        status = killed_at(moment, exchange, copy, manifest, new)
+    for moment in moments:
+        status = killed_at(moment, in_memory, manifest, new)
         assert os.WTERMSIG(status) == signal.SIGKILL
-        seen.add(open_bundle(copy).manifest.files["card.md"] == manifest.files["card.md"])
-        write_bundle(copy, manifest, files, force=True)
-        assert [p.name for p in tmp_path.iterdir()] == [copy.name], moment
+        seen.add(open_bundle(in_memory).manifest.files["card.md"] == manifest.files["card.md"])
+        write_bundle(in_memory, manifest, files, force=True)
+        assert [p.name for p in in_memory.parent.iterdir()] == [in_memory.name], moment
     assert seen == {True, False}

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+from conftest import lively_network
 from degmix_calibration import observers
 from degmix_calibration.collect import collect, graph_hash
 from degmix_calibration.histogram import BINS, Histogram
@@ -153,12 +154,16 @@ def named(pictures):
 
 
 @pytest.fixture(scope="module")
-def observed(exported):
+def observed():
+    """A deployed graph of few layers, and its tensors that need ranges."""
+    from degmix_training.export import network_spec
+
     from degmix_edge.graph.model import to_graph
     from degmix_edge.quant.rules import choose
     from degmix_edge.quant.sites import observed_tensors
 
-    model, spec, _ = deploy_model(*exported)
+    loaded, exported = lively_network("baseline", backbone="test_resnet")
+    model, spec, _ = deploy_model(exported, network_spec(loaded))
     surgeon = to_graph(model)
     return model, observed_tensors(surgeon, choose(surgeon, spec, "int8"))
 

@@ -13,9 +13,9 @@ from races import race
 pytestmark = pytest.mark.slow(file_seconds=35)
 SLICE = {
     "damaged bundles": 60,
-    "hostile bundles": 30,
+    "hostile bundles": 12,
     "damaged sizes": 60,
-    "hostile sizes": 40,
+    "hostile sizes": 16,
     "manifest bits": 200,
     "onnx": 40,
     "images": 80,

@@ -22,7 +22,7 @@ TINY = ["--tasks", "normals,depth", "--examples", "frames", "--workers", "1"]
 def plain_path(tmp_path_factory):
     """A network with few layers, because each layer is tried alone."""
     path = tmp_path_factory.mktemp("plain") / "plain.onnx"
-    onnx.save(lively_network("baseline")[1], path)
+    onnx.save(lively_network("baseline", backbone="test_resnet")[1], path)
     return path
 
 

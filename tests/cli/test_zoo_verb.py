@@ -28,7 +28,7 @@ from degmix_edge.workflows.zoo.listing import list_zoos
 
 ZOO = {
     "version": 1,
-    "backbone": "mobilenetv4_conv_small_050",
+    "backbone": "test_resnet",  # the smallest of timm with batch norms
     "reference": "baseline",
     "baseline": {"model": "baseline", "network": {"head_channels": 16}},
     "entries": {"m3vit": {"model": "m3vit", "network": dict(SMALL["m3vit"])}},
@@ -215,6 +215,7 @@ def test_a_training_that_fails_says_why(folder, tmp_path, capfd):
 
 def test_processes_of_torchrun_train_one_network_after_the_other(tmp_path):
     one = {"model": "mlore", "network": dict(SMALL["mlore"])}
+    one["network"] |= {"backbone": ZOO["backbone"], "ranks": [2, 4], "top_k": 1}
     values = json.loads(json.dumps(ZOO)) | {"entries": {"mlore": one}}
     values["train"] |= {"steps": 2, "val_every": 2}
     (tmp_path / "zoo.yaml").write_text(yaml.safe_dump(values))

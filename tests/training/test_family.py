@@ -1,5 +1,6 @@
 """The three networks are the published ones: parameters, arithmetic, released checkpoints."""
 
+import functools
 import sys
 import types
 
@@ -10,6 +11,7 @@ from degmix_training.authors import import_checkpoint
 from degmix_training.backbone import Backbone
 from degmix_training.config import network_config
 from degmix_training.cost import count
+from degmix_training.models import _decoder
 from degmix_training.pretrained import load_backbone, unfold_to_block_order
 from public_head import PublicHead, mmseg_swin, random_state
 
@@ -52,22 +54,28 @@ def dead_parameters(model, channels, dim, num_tasks):
     return fusion_query_and_key + key_bias_under_softmax + unused_reduction
 
 
+@pytest.fixture
+def made_once(monkeypatch):
+    """Networks without values share a backbone, because Swin's own initialization takes seconds."""
+    monkeypatch.setattr(_decoder, "Backbone", functools.cache(Backbone))
+
+
 @pytest.mark.parametrize(("model", "swin"), list(PUBLISHED))
-def test_parameters_and_multiply_adds_are_the_published_graphs(model, swin):
+def test_parameters_and_multiply_adds_are_the_published_graphs(model, swin, made_once):
     published = PUBLISHED[model, swin]
     for index, (channels, size) in enumerate(((NYUD, (425, 560)), (PASCAL, (512, 512)))):
         with torch.device("meta"):
             config = network_config(model, {"backbone": f"swin_{swin}_patch4_window7_224"})
             network = models.find(model).Model(config, specs(channels))
-            folded = network.fold_for_inference()
         cost = count(network, *size)
         dead = dead_parameters(model, network.backbone.channels, 256, len(channels))
         assert (cost.params + dead) / 1e6 == pytest.approx(published[index], rel=1e-3)
         assert cost.macs / 1e9 <= published[2 + index]
         assert cost.macs == sum(cost.macs_of.values())
-        folded = count(folded, *size)
-        assert folded.macs < cost.macs
-        assert folded.macs_of["backbone"] == cost.macs_of["backbone"]
+        if swin == "tiny":  # what is folded comes after the backbone, and is the same for all four
+            folded = count(network.fold_for_inference(), *size)
+            assert folded.macs < cost.macs
+            assert folded.macs_of["backbone"] == cost.macs_of["backbone"]
 
 
 def test_multiply_adds_of_a_mixer_by_hand():

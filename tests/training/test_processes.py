@@ -155,12 +155,15 @@ def test_the_error_of_a_child_is_raised_here(tmp_path):
     lost = {"name": "nyud", "train": None, "val": None}
     with pytest.raises(ConfigError, match="data set 'nyud': needs its folder"):
         fit_in_child(written(tmp_path, data=lost, tasks=["depth"]), tmp_path / "run")
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file: is a file, expected a folder"):
-        fit_in_child(written(tmp_path), tmp_path / "file")
     broken = {**os.environ, "PYTHONHOME": str(tmp_path)}
     with pytest.raises(TrainingError, match=r"ended with code 1\. Its last lines: .*encodings"):
         fit_in_child(written(tmp_path), tmp_path / "run", environment=broken)
+
+
+def test_a_run_in_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file: is a file, expected a folder"):
+        fit(TrainConfig.model_validate(SETTINGS), tmp_path / "file", machine=Machine("cpu"))
 
 
 class StopError(Exception):

@@ -31,7 +31,7 @@ def test_inspect_counts_a_published_network(cli):
 
 
 def small(path, model, tasks):
-    config = {"backbone": NETWORK["backbone"]}
+    config = {"backbone": "test_resnet"}  # the smallest of timm with batch norms
     specs = task_specs(tasks)
     torch.manual_seed(4)
     network = lively(models.find(model).Model(network_config(model, config), specs))
@@ -51,7 +51,7 @@ def test_eval_prints_delta_m_against_single_task_networks(cli, checkpoint_path, 
     assert {g["task"]: g["sign"] for g in gains}["depth"] == -1
     want = sum(100 * g["sign"] * (g["value"] - g["baseline"]) / g["baseline"] for g in gains) / 6
     assert found["delta_m"]["delta_m"] == pytest.approx(want)
-    assert "baseline mobilenetv4" in gains[0]["source"]
+    assert "baseline test_resnet" in gains[0]["source"]
     table = (tmp_path / "t.md").read_text()
     assert "| task | sign | value | baseline | gain | baseline is |" in table
     assert "delta_m = " in err
@@ -94,7 +94,15 @@ def test_eval_stands_beside_the_published_row(cli, tmp_path):
     assert len(list((tmp_path / "ods").iterdir())) == 2 * counted  # smoothed maps, other counts
 
 
-def test_compare_gives_pytorch_what_eval_gives_it(cli, loaded, tmp_path):
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory):
+    """A checkpoint with few layers."""
+    path = tmp_path_factory.mktemp("mine") / "small.safetensors"
+    return small(path, "baseline", ("semseg", "depth", "normals"))
+
+
+def test_compare_gives_pytorch_what_eval_gives_it(cli, mine, tmp_path):
+    loaded = checkpoint.load(mine)
     changed = loaded.card.config.model_copy(update={"mean": (0.4, 0.5, 0.6), "std": (0.3,) * 3})
     card = loaded.card.model_copy(update={"config": changed})
     checkpoint.save(tmp_path / "mine.safetensors", loaded.network.state_dict(), card)
@@ -121,26 +129,24 @@ def save_plain(loaded, folder):
     return folder / "plain.safetensors"
 
 
-def test_own_images_and_labels_for_calibration_and_a_budget(cli, checkpoint_path, tmp_path):
+def test_own_images_and_labels_for_calibration_and_a_budget(cli, mine, tmp_path):
     folder = LAYOUTS["folder"](tmp_path / "robot", (96, 128))
     options = ("--calib", f"folder:{folder}", "--tasks", "depth", "--budget", "depth=900%")
     examples = ("--examples", f"folder:{folder}:1", "--device", "orin-agx", "--workers", "1")
-    code, out, err = cli(
-        "quantize", checkpoint_path, *options, *examples, "--out", "q.onnx", "--json"
-    )
+    code, out, err = cli("quantize", mine, *options, *examples, "--out", "q.onnx", "--json")
     assert code == 0, err
     assert "calibrate: 4 in" in err or "4 images" in err
     assert "inside the budget, 1 images" in err
     assert json.loads(out)["budget"]["fits"]
 
 
-def test_labels_of_other_classes_are_left_out_of_a_comparison(cli, checkpoint_path, tmp_path):
+def test_labels_of_other_classes_are_left_out_of_a_comparison(cli, mine, tmp_path):
     folder = LAYOUTS["folder"](tmp_path / "robot")
     (folder / "classes.yaml").write_text("semseg: [floor, wall]\n")
-    build = ("build", "engine", checkpoint_path, "--precision", "fp32")
+    build = ("build", "engine", mine, "--precision", "fp32")
     assert cli(*build, "--tasks", "semseg,depth")[0] == 0
     data = ("--data", f"folder:{folder}", "--json")
-    code, out, err = cli("compare", "robot.degmix", checkpoint_path, *data)
+    code, out, err = cli("compare", "robot.degmix", mine, *data)
     assert code == 0, err
     classes = len(synthetic.CLASSES["semseg"])
     assert f"'semseg': the network has {classes} classes" in " ".join(err.split())
@@ -148,7 +154,7 @@ def test_labels_of_other_classes_are_left_out_of_a_comparison(cli, checkpoint_pa
     semseg, depth = json.loads(out)["comparison"]["tasks"]
     assert semseg["reference"] is None
     assert depth["reference"] > 0
-    code, _, err = cli("eval", checkpoint_path, *data)
+    code, _, err = cli("eval", mine, *data)
     assert code == 3
     assert "expected a network trained on it" in err
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import HEIGHT, TASKS, WIDTH, lively_network, shared
+from conftest import HEIGHT, TASKS, WIDTH, lively_checkpoint, shared
 from degmix_training.cost import task_costs
 
 import degmix_edge
@@ -29,6 +29,14 @@ pytestmark = pytest.mark.slow(file_seconds=60)
 KINDS = [("degmix", "fp32"), ("degmix", "int8"), ("demtg", "fp32"), ("demtg", "int8")]
 KINDS += [("demt", "fp32"), ("demt", "int8"), ("degmix", "fp16")]
 
+BACKBONE = "test_resnet"
+"""The smallest of timm with batch norms: what runs apart comes after it."""
+
+
+def network(model: str):
+    """A checkpoint of the small `model` with three tasks."""
+    return lively_checkpoint(model, backbone=BACKBONE)
+
 
 @pytest.fixture(scope="module")
 def split_bundle(pictures):
@@ -36,9 +44,15 @@ def split_bundle(pictures):
 
     def bundle(model: str, precision: str):
         def make(path):
-            loaded, _ = lively_network(model)
             values = {"calibration": pictures, "observer": "min_max"}
-            build(loaded, path, precision=precision, split=True, backend="onnxruntime", **values)
+            build(
+                network(model),
+                path,
+                precision=precision,
+                split=True,
+                backend="onnxruntime",
+                **values,
+            )
 
         return open_bundle(shared(f"split.{model}.{precision}.degmix", make))
 
@@ -74,8 +88,7 @@ def test_a_split_bundle_gives_what_a_bundle_without_the_option_gives(
 ):
     """Another export, in which the tokens of all tasks are one tensor."""
     for model in ("degmix", "demtg"):
-        loaded, _ = lively_network(model)
-        plain = build(loaded, tmp_path / model, precision="fp32", backend="onnxruntime")
+        plain = build(network(model), tmp_path / model, precision="fp32", backend="onnxruntime")
         assert plain.manifest.split is None
         # Older releases read it: they refuse keys that they do not know.
         assert b'"split"' not in (plain.path / "manifest.json").read_bytes()
@@ -116,8 +129,7 @@ def maps_with_states(network, spec, image, states):
 def test_some_tasks_are_what_pytorch_gives_with_the_others_earlier_states(
     split_bundle, frames, model
 ):
-    loaded, _ = lively_network(model)
-    folded = loaded.network.fold_for_inference()
+    folded = network(model).network.fold_for_inference()
     folded.split_tasks()
     bundle = split_bundle(model, "fp32")
     spec = bundle.manifest.network
@@ -241,9 +253,8 @@ def test_an_engine_wants_the_state_of_what_does_not_run(split_bundle):
 
 def test_shares_are_those_of_the_graph_and_of_the_network(split_bundle):
     for model in ("degmix", "demtg", "demt"):
-        loaded, _ = lively_network(model)
         split = split_bundle(model, "fp32").manifest.split
-        counted = task_costs(loaded.network, HEIGHT, WIDTH)
+        counted = task_costs(network(model).network, HEIGHT, WIDTH)
         assert [*split.shares] == [*counted.shares] == [TRUNK, *TASKS]
         assert sum(split.shares.values()) == pytest.approx(1)
         assert (split.refresh, split.has_places) == (counted.refresh, counted.has_places)
@@ -350,7 +361,7 @@ def test_networks_whose_tasks_cannot_run_apart_are_refused(tmp_path, onnx_path, 
     refused(
         BackendError, "tensorrt_rtx: has no --split; that is for", loaded, backend="tensorrt-rtx"
     )
-    other, _ = lively_network("padnet")
+    other = lively_checkpoint("padnet")
     refused(ConfigError, "padnet: its tasks cannot run apart; those of demt, demtg", other)
     message = "does not keep .* apart from the other tasks; build from the checkpoint"
     with pytest.raises(GraphError, match=message):
@@ -359,9 +370,8 @@ def test_networks_whose_tasks_cannot_run_apart_are_refused(tmp_path, onnx_path, 
 
 
 def test_pruned_tasks_are_part_of_the_trunk(tmp_path, frames):
-    loaded, _ = lively_network("degmix")
     bundle = build(
-        loaded, tmp_path / "two", precision="fp32", tasks=("depth", "semseg"), split=True
+        network("degmix"), tmp_path / "two", precision="fp32", tasks=("depth", "semseg"), split=True
     )
     split = bundle.manifest.split
     assert [*split.shares] == [TRUNK, "semseg", "depth"]
@@ -373,9 +383,8 @@ def test_pruned_tasks_are_part_of_the_trunk(tmp_path, frames):
 
 
 def test_a_size_of_several_is_split_too(tmp_path, frames):
-    loaded, _ = lively_network("degmix")
     sizes = ((HEIGHT, WIDTH), (96, 96))
-    bundle = build(loaded, tmp_path / "sizes", precision="fp32", size=sizes, split=True)
+    bundle = build(network("degmix"), tmp_path / "sizes", precision="fp32", size=sizes, split=True)
     for size in sizes:
         with load(bundle, size=size) as session:
             assert session.shares is not None
