@@ -17,9 +17,8 @@ from degmix_edge.errors import ConfigError, InputError, OutputError
 from degmix_edge.files import make_folder, write_file
 from degmix_edge.preprocess import Fit, read_image
 from degmix_edge.progress import Progress, counting, listening, warn
-from degmix_edge.report.page import Panel, Row
 from degmix_edge.report.sheet import contact_sheet
-from degmix_edge.tasks import colour
+from degmix_edge.report.views import Panel, view
 from degmix_edge.workflows.label.labeller import DIGITS
 from degmix_edge.workflows.label.pieces import find_pieces
 from degmix_edge.workflows.label.reading import read_piece
@@ -193,7 +192,7 @@ def _written(
         writer.writerow([names[number], f"{one.score:.6f}", one.name, one.file, one.index])
     buffer = io.BytesIO()
     shown = [panels[number] for number in sorted(panels)]
-    contact_sheet(shown, list(tables[0].tasks.values())).save(buffer, "PNG")
+    contact_sheet(shown).save(buffer, "PNG")
     write_file(out / "sheet.png", buffer.getvalue(), force=True)
     write_file(out / "chosen.csv", text.getvalue().encode(), force=True)
     return Mined(out, folder, tuple(chosen), among)
@@ -227,11 +226,12 @@ def _as_file(image: bytes | np.ndarray) -> tuple[bytes, str]:
 
 
 def _panel(chosen: Chosen, image: np.ndarray, tables: Sequence[LabelTable]) -> Panel:
-    rows = []
+    score = f"{chosen.score:.3f}"
+    layers: dict[str, dict[str, np.ndarray]] = {}
     for table in tables:
-        specs = table.tasks
-        maps = table.maps_of(chosen)
-        pictures = {name: colour(array, specs[name]) for name, array in maps.items()}
-        label = f"{chosen.score:.3f}" if len(tables) == 1 else manifest_bundle(table.folder)
-        rows.append(Row(label, pictures))
-    return Panel(chosen.name, f"{chosen.score:.3f}", image, tuple(rows))
+        label = score if len(tables) == 1 else manifest_bundle(table.folder)
+        for name, array in table.maps_of(chosen).items():
+            layers.setdefault(name, {})[label] = array
+    specs = tables[0].tasks
+    views = [view(specs[name], maps) for name, maps in layers.items()]
+    return Panel(chosen.name, score, image, tuple(views))
