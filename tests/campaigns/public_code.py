@@ -2,12 +2,12 @@
 
 Give clones of the public repositories; each is optional:
 
-    python tests/campaigns/public_code.py --atrc ATRC --m3vit M3ViT --mlore MLoRE
+    python tests/campaigns/public_code.py --atrc ATRC --m3vit M3ViT --mlore MLoRE --mtl MTL
 
-ATRC is brdav/atrc on GitHub, M3ViT is VITA-Group/M3ViT, and MLoRE is YuqiYang213/MLoRE. The old
-packages that they need (mmcv, timm 0.5, einops) are replaced by the few names that these files
-import. Prints the largest difference of each part as a share of its largest value, and ends with 1
-if one is above 1e-12.
+On GitHub, ATRC is brdav/atrc, M3ViT is VITA-Group/M3ViT, MLoRE is YuqiYang213/MLoRE, and MTL is
+SimonVandenhende/Multi-Task-Learning-PyTorch. The old packages that they need (mmcv, timm 0.5,
+einops) are replaced by the few names that these files import. Prints the largest difference of each
+part as a share of its largest value, and ends with 1 if one is above 1e-12.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm.layers
 import torch
 import torch.nn.functional as F
+import yaml
 from degmix_training.backbone import Backbone, PlainPositions
 from degmix_training.config import network_config
-from degmix_training.models import mlore
+from degmix_training.models import mlore, padnet
 from degmix_training.models._tam import Distillation
 from degmix_training.models.m3vit import TaskDecoder
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
 
 from degmix_edge import tasks
 
@@ -39,7 +42,7 @@ Difference = tuple[str, float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("atrc", "m3vit", "mlore"):
+    for name in ("atrc", "m3vit", "mlore", "mtl"):
         parser.add_argument(f"--{name}", type=Path)
     options = parser.parse_args()
     provide_old_packages()
@@ -49,6 +52,7 @@ def main() -> None:
         (options.m3vit, m3vit_decoder),
         (options.m3vit, distillation),
         (options.mlore, whole_mlore),
+        (options.mtl, whole_padnet),
     ):
         if folder is not None:
             torch.manual_seed(0)
@@ -70,6 +74,8 @@ def provide_old_packages() -> None:
     module("mmcv.cnn", build_norm_layer=lambda config, width: ("bn", nn.BatchNorm2d(width)))
     module("models")
     module("models.decoder_head", BaseDecodeHead=PlainHead)
+    module("models.resnet", Bottleneck=Bottleneck)
+    module("termcolor", colored=None)
     module("einops", rearrange=lambda x, _, h, w: x.transpose(1, 2).unflatten(2, (h, w)))
     helpers = ("build_model_with_cfg", "named_apply", "adapt_input_conv")
     module("timm.models.helpers", **dict.fromkeys(helpers))
@@ -77,6 +83,7 @@ def provide_old_packages() -> None:
     known = {name: getattr(timm.layers, name) for name in layers}
     module("timm.models.layers", PatchEmbed=Patches, **known)
     nn.init.normal = nn.init.normal_
+    np.int = int
 
 
 class PlainHead(nn.Module):
@@ -285,6 +292,49 @@ def fill_experts(ours: Any, experts: list[Any]) -> None:
     ours.down.bias.data.copy_(torch.cat([e.W.bias for e in experts]))
     ours.up.weight.data.copy_(torch.cat([e.M.weight for e in experts], dim=1))
     ours.up_bias.data.copy_(torch.stack([e.M.bias for e in experts]))
+
+
+def whole_padnet(folder: Path) -> Iterator[Difference]:
+    sys.modules["models.layers"] = public(folder / "models/layers.py")
+    trunk, code = public(folder / "models/seg_hrnet.py"), public(folder / "models/padnet.py")
+    info = yaml.safe_load((folder / "models/model_info/hrnet_w18.yml").read_text())
+    names, every = ["semseg", "depth"], ["semseg", "depth", "normals", "edge"]
+    p = types.SimpleNamespace(
+        TASKS=types.SimpleNamespace(NAMES=names),
+        AUXILARY_TASKS=types.SimpleNamespace(NAMES=every, NUM_OUTPUT=CHANNELS),
+    )
+    widths = [18, 36, 72, 144]
+    backbone = nn.Sequential(trunk.HighResolutionNet(info), trunk.HighResolutionFuse(widths, 256))
+    theirs = lively(code.PADNet(p, backbone, sum(widths)))
+    config = network_config("padnet", {"auxiliary": ("normals", "edge")})
+    ours = padnet.Model(config, specs(names)).double().eval()
+    ours.backbone.network.load_state_dict(backbone[0].state_dict())
+    copy_conv_norm(ours.fuse, 0, *backbone[1].last_layer[:2])
+    for name in every:
+        initial = theirs.initial_task_prediction_heads
+        copy_bottlenecks(ours.features[name], initial.layers[name])
+        ours.initial[name].load_state_dict(initial.conv_out[name].state_dict())
+    for name in names:
+        copy_bottlenecks(ours.heads[name], theirs.heads[name])
+        ours.heads[name][2].load_state_dict(theirs.heads[name][2].state_dict())
+        for other, gate in ours.distil[name].items():
+            block = theirs.multi_modal_distillation.self_attention[name][other]
+            gate.attention.load_state_dict(block.attention[0].state_dict())
+            gate.message.load_state_dict(block.conv.state_dict())
+    image = torch.randn(1, 3, 96, 128, dtype=torch.float64)
+    want, got = theirs(image), ours(image)
+    yield "PAD-Net", max(difference(got[name], want[name]) for name in names)
+
+
+def copy_bottlenecks(ours: nn.Sequential, theirs: nn.Sequential) -> None:
+    """Copy the first two modules, which are bottlenecks."""
+    for mine, other in zip(ours[:2], theirs[:2], strict=True):
+        for number in (1, 2, 3):
+            place = 3 * (number - 1)
+            mine.layers[place].load_state_dict(getattr(other, f"conv{number}").state_dict())
+            mine.layers[place + 1].load_state_dict(getattr(other, f"bn{number}").state_dict())
+        if other.downsample is not None:
+            mine.project.load_state_dict(other.downsample.state_dict())
 
 
 if __name__ == "__main__":
