@@ -9,7 +9,6 @@ from torch import nn
 
 # Blocks of stage 1, then modules, branches' channels and blocks of stages 2 to 4.
 W18_SMALL_V2 = (2, ((1, (18, 36)), (3, (18, 36, 72)), (2, (18, 36, 72, 144))), 2)
-W48 = (4, ((1, (48, 96)), (4, (48, 96, 192)), (3, (48, 96, 192, 384))), 4)
 
 
 def conv_bn(channels, outputs, kernel, stride=1):
