@@ -304,7 +304,9 @@ def test_the_list_of_presets(capfd):
     assert "192x256" in err
     assert invoke(["train"]) == 2
     err = capfd.readouterr().err
-    assert "no PRESET_OR_YAML given. Presets: baseline_tiny, cityscapes_demtg, degmix_lite0, " in err
+    assert (
+        "no PRESET_OR_YAML given. Presets: baseline_tiny, cityscapes_demtg, degmix_lite0, " in err
+    )
 
 
 def test_a_task_without_a_weight_is_refused(tmp_path):
