@@ -13,6 +13,7 @@ from degmix_edge.passes.decode_tasks import DecodeTasks
 from degmix_edge.passes.fold_batchnorm import FoldBatchnorm
 from degmix_edge.passes.fold_constants import FoldConstants
 from degmix_edge.passes.fold_conv_mixture import FoldConvMixture
+from degmix_edge.passes.fold_padding import FoldPadding
 from degmix_edge.passes.fuse_integer_matmul import FuseIntegerMatmul
 from degmix_edge.passes.group_deform_items import GroupDeformItems
 from degmix_edge.passes.guard_concat_scale import GuardConcatScale
@@ -68,6 +69,7 @@ def simplify(tasks: Sequence[str]) -> list[Pass]:
         PruneTasks(tasks),  # first: nothing is rewritten that is dropped
         FoldConstants(),  # before the others: they look for constants
         RemoveIdentities(),  # before folds, which look for neighbours
+        FoldPadding(),  # before Q/DQ, for the same reason as the next
         FoldBatchnorm(),  # before Q/DQ, which would stand between the two
         HoistPointwise(),  # after it: norms are in the convolutions' weights
         ShareConstants(),  # last: the others make constants

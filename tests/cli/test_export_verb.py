@@ -41,6 +41,7 @@ def test_the_report_of_a_model(cli, model, folds, tmp_path):
         "prune_tasks",
         "fold_constants",
         "remove_identities",
+        "fold_padding",
         "fold_batchnorm",
         "hoist_pointwise",
         "share_constants",

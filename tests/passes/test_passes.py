@@ -15,6 +15,7 @@ from degmix_edge.network import NetworkSpec, Source
 from degmix_edge.passes._base import apply
 from degmix_edge.passes.decode_tasks import DecodeTasks
 from degmix_edge.passes.fold_batchnorm import FoldBatchnorm
+from degmix_edge.passes.fold_padding import FoldPadding
 from degmix_edge.passes.forms import deploy_model, quantize_model
 from degmix_edge.passes.fuse_integer_matmul import FuseIntegerMatmul
 from degmix_edge.passes.insert_fp16 import InsertFp16
@@ -84,6 +85,61 @@ def test_fold_batchnorm(bias):
     assert [o.rewrites for o in apply(graph, [FoldBatchnorm(), FoldBatchnorm()])] == [1, 0]
     assert [node.op for node in graph.nodes] == ["Conv"]
     np.testing.assert_allclose(run(to_model(graph, {}), X, "x")["norm"], before, atol=1e-5)
+
+
+def padded_graph(
+    pads: list[int], value: float = 0.0, *, opset: int = 20, **attrs: object
+) -> gs.Graph:
+    """x -> Pad "pad" -> Conv "conv" of 3x3, which pads one pixel by itself -> y."""
+    graph = conv_graph(norm=False)
+    graph.opset = opset
+    x = graph.inputs[0]
+    sides = [before + after for before, after in zip(pads[:4], pads[4:], strict=True)]
+    padded = gs.Variable("padded", np.float32, [a + b for a, b in zip(x.shape, sides, strict=True)])
+    if opset < 11:
+        node = gs.Node("Pad", "pad", {"pads": pads, "value": value, **attrs}, [x], [padded])
+    else:
+        inputs = [x, gs.Constant("pads", np.array(pads)), constant("value", np.array(value))]
+        node = gs.Node("Pad", "pad", dict(attrs), inputs, [padded])
+    conv = graph.nodes[0]
+    conv.inputs[0] = padded
+    conv.attrs["strides"] = [2, 2]
+    conv.outputs[0].shape = None
+    graph.nodes.append(node)
+    return graph.toposort()
+
+
+@pytest.mark.parametrize("opset", [10, 20])
+@pytest.mark.parametrize("pads", [(0, 0, 1, 1), (0, 1, 1, 0), (1, 1, 1, 1)])
+def test_fold_padding(pads, opset):
+    top, left, bottom, right = pads
+    graph = padded_graph([0, 0, top, left, 0, 0, bottom, right], opset=opset)
+    before = run(to_model(graph.copy(), {}), X, "x")["conv"]
+    assert [o.rewrites for o in apply(graph, [FoldPadding(), FoldPadding()])] == [1, 0]
+    assert [node.op for node in graph.nodes] == ["Conv"]
+    after = run(to_model(graph, {}), X, "x")["conv"]
+    assert after.shape == before.shape
+    np.testing.assert_allclose(after, before, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pads", "value", "attrs"),
+    [
+        ([0, 0, 0, 0, 0, 0, 1, 1], 0.5, {}),  # not zero
+        ([0, 0, 1, 1, 0, 0, 1, 1], 0.0, {"mode": "reflect"}),
+        ([0, 0, 2, 0, 0, 0, 0, 0], 0.0, {}),  # with the convolution's own, as far as its kernel
+        ([0, 0, -1, 0, 0, 0, 1, 0], 0.0, {}),  # a cut
+    ],
+)
+def test_fold_padding_leaves_what_a_convolution_cannot_do(pads, value, attrs):
+    graph = padded_graph(pads, value, **attrs)
+    assert apply(graph, [FoldPadding()])[0].rewrites == 0
+
+
+def test_fold_padding_leaves_a_map_that_others_read():
+    graph = padded_graph([0, 0, 0, 0, 0, 0, 1, 1])
+    graph.outputs.append(graph.tensors()["padded"])
+    assert apply(graph, [FoldPadding()])[0].rewrites == 0
 
 
 def test_fold_batchnorm_leaves_a_convolution_that_others_read():

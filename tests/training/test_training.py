@@ -6,12 +6,10 @@ import signal
 import numpy as np
 import pytest
 import torch
-from browser import CHROMIUM, look
 from conftest import HEIGHT, NETWORK, WIDTH
 from degmix_training import checkpoint, losses
 from degmix_training.config import TrainConfig, preset
 from safetensors.torch import save_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from degmix_edge import config
 from degmix_edge.errors import CheckpointError, ConfigError, OutputError
@@ -188,16 +186,6 @@ def test_training_learns_resumes_and_repeats(tmp_path):
     history = json.loads((tmp_path / "a" / "scores.json").read_text())
     assert [row["step"] for row in history] == [3, 6]
     assert len(list((tmp_path / "a" / "log").glob("metrics.csv"))) == 1
-    page = tmp_path / "a" / "report.html"
-    for word in ("degmix on synthetic: step 6 of 6", "Training losses", "best constant", "labels"):
-        assert word in page.read_text()
-    if CHROMIUM:
-        assert look(page, tmp_path).is_well()
-    events = EventAccumulator(str(tmp_path / "a" / "log")).Reload()
-    assert {"semseg/0", "depth/2"} <= set(events.Tags()["images"])
-    shown = events.Images("depth/2")
-    assert [image.step for image in shown] == [3, 6]
-    assert (shown[0].height, shown[0].width) == (HEIGHT, 3 * WIDTH)
 
     same = fit(SMALL, tmp_path / "b")
     first, second = (checkpoint.load(p).network.state_dict() for p in (path, same))
@@ -252,8 +240,8 @@ def test_a_callback_that_raises_ends_the_run_and_it_can_be_resumed(
         fit(SMALL, tmp_path, progress=stop)
     assert signal.getsignal(signal.SIGINT) is handler
     left = {path.name for path in tmp_path.iterdir()}
-    files = {"best.safetensors", "last.safetensors", "last.ckpt", "scores.json", "report.html"}
-    assert left == {"config.yaml", "log"} | (files if saved else set())
+    files = {"best.safetensors", "last.safetensors", "last.ckpt", "scores.json"} if saved else set()
+    assert left == {"config.yaml", "log"} | files
     if saved:
         assert checkpoint.read_card(tmp_path / "last.safetensors").step == saved
         events = []
@@ -316,7 +304,9 @@ def test_the_list_of_presets(capfd):
     assert "192x256" in err
     assert invoke(["train"]) == 2
     err = capfd.readouterr().err
-    assert "no PRESET_OR_YAML given. Presets: baseline_tiny, cityscapes_demtg, degmix_lite0," in err
+    assert (
+        "no PRESET_OR_YAML given. Presets: baseline_tiny, cityscapes_demtg, degmix_lite0, " in err
+    )
 
 
 def test_a_task_without_a_weight_is_refused(tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import numpy as np
+import onnx
 import PIL.Image
 import pytest
 import skimage.data
@@ -94,6 +95,9 @@ def test_the_normalisation_reaches_the_bundle(run, tmp_path):
     bundle = open_bundle(tmp_path / "a.degmix")
     assert bundle.manifest.network.mean == bundle.manifest.network.std == (0.5, 0.5, 0.5)
     assert bundle.manifest.precision == "int8"
+    kinds = {node.op_type for node in onnx.load_from_string(bundle.onnx()).graph.node}
+    assert "QuantizeLinear" in kinds
+    assert not kinds & {"Pad", "BatchNormalization"}
 
 
 def test_a_checkpoint_of_half_precision_fits_into_8_mb():
