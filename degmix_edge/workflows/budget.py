@@ -203,6 +203,7 @@ def request(
         return None
     if options["precision"] not in ("int8", "bf16", "auto"):
         raise ConfigError(f"--budget is for --precision int8 or bf16, not {options['precision']}")
+    own = "openvino" if options["precision"] == "bf16" else options["backend"]
     return Request(
         options["budget"],
         options["examples"] if examples is None else examples,
@@ -211,7 +212,7 @@ def request(
         options["workers"],
         options["report"] or (Path(f"{out}.budget.html") if out else None),
         Path(f"{out}.sensitivity.jsonl") if out else None,
-        "openvino" if options["backend"] == "openvino" else "onnxruntime",
+        "openvino" if own == "openvino" else "onnxruntime",
     )
 
 
