@@ -180,11 +180,10 @@ def _show(budget: Budget) -> None:
 
     findings, choice = budget.findings, budget.findings.choice
     count = len(findings.search.trials.examples)
-    half = f", {len(choice.bf16)} in bfloat16," if choice.bf16 else ""
     progress.table(f"INT8 inside the budget, {count} images", COLUMNS, task_rows(findings))
     progress.note(
-        f"{len(choice.int8)} layers in INT8{half} with {findings.int8_macs_percent:.1f} % of the "
-        f"MACs, saving {choice.saving_ms:.2f} ms on {findings.search.device}; "
+        f"{choice.text()}, {findings.int8_macs_percent:.1f} % of the MACs in INT8, "
+        f"saving {choice.saving_ms:.2f} ms on {findings.search.device}; "
         f"{choice.worst} decides"
     )
     if budget.report is not None:
