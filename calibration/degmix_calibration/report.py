@@ -39,7 +39,7 @@ def budget_page(findings: Findings, examples: str) -> str:
     choice, trials, allowed = findings.choice, findings.search.trials, findings.allowed
     spec = trials.spec
     verdict = (
-        f"{len(choice.kept)} of {len(findings.layers)} layers in INT8, "
+        f"{choice.text(len({layer.module for layer in findings.layers}))}, "
         f"{findings.int8_macs_percent:.1f} % of the MACs; {choice.worst} "
         f"uses {100 * choice.use[choice.worst]:.0f} % of its budget and decides"
     )
@@ -56,7 +56,7 @@ def budget_page(findings: Findings, examples: str) -> str:
                 ("Budget", ", ".join(limit.text for limit in limits)),
                 ("Measured on", f"{examples}, {len(trials.examples)} images"),
                 ("Target", findings.search.device),
-                ("Saving", f"{choice.saving_ms:.3g} ms of the layers in INT8"),
+                ("Saving", f"{choice.saving_ms:.3g} ms of these layers"),
                 (
                     "Recipes tried",
                     f"{len(findings.layers)} layers alone, then {choice.trials} whole recipes",

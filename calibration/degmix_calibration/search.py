@@ -64,6 +64,12 @@ class Choice:
         """The time that the layers save, in milliseconds."""
         return sum({x.module: x.saving_ms for x in sorted(self.kept, key=_is_int8)}.values())
 
+    def text(self, count: int | None = None) -> str:
+        """Return how many layers got which precision, of `count` that may have a lower one."""
+        of_all = "" if count is None else f" of {count}"
+        half = f" and {len(self.bf16)} in bfloat16" if self.bf16 else ""
+        return f"{len(self.int8)}{of_all} layers in INT8{half}"
+
     @property
     def int8(self) -> tuple[Layer, ...]:
         """The layers in INT8."""
@@ -131,7 +137,7 @@ def search(
             choice = Choice(candidate, tuple(kept), damage, use, len(tried) + 1)
             tried[key] = choice
             say(
-                f"{_in_words(choice)} of {len(ordered)}: "
+                f"{choice.text(len({layer.module for layer in ordered}))}: "
                 f"{choice.worst} at {100 * choice.use[choice.worst]:.0f} % of its budget"
             )
         return tried[key]
@@ -155,11 +161,6 @@ def search(
 
 def _is_int8(layer: Layer) -> bool:
     return layer.precision == "int8"
-
-
-def _in_words(choice: Choice) -> str:
-    half = f" and {len(choice.bf16)} in bfloat16" if choice.bf16 else ""
-    return f"{len(choice.int8)} layers in INT8{half}"
 
 
 def shares(
@@ -220,7 +221,7 @@ class Findings:
         )
         closest = choice.closest
         shown = (
-            f"The closest recipe with more has {_in_words(closest)} and puts "
+            f"The closest recipe with more has {closest.text()} and puts "
             f"{closest.worst} at {100 * closest.use[closest.worst]:.0f} % of its budget. "
             if closest is not None
             else ""

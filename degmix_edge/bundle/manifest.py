@@ -139,11 +139,6 @@ class Form(Settings):
     worst: str
     fits: bool = True
 
-    @property
-    def title(self) -> str:
-        """What tables call it."""
-        return f"{self.backend} {self.precision}, {self.threads} threads"
-
 
 class SizeEntry(Settings):
     """What a manifest says of another size of image than its first.

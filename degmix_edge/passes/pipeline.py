@@ -118,6 +118,7 @@ def for_onnxruntime(
         *([FuseIntegerMatmul()] if ranges is not None else []),  # of what the two before left
         LowerRowSum(),  # after it: its products are of floats, which stay floats
         ResizeToMatmul(),  # the same holds
+        ShareConstants(),  # after it: heads of one size have the same two matrices
         *([SplitTasks(split)] if split else []),  # last: passes do not look into branches
     ]
 
@@ -133,7 +134,8 @@ def for_openvino(recipe: Recipe) -> list[Pass]:
         LowerDeformToGridsample(),  # there is no DeformConv in its reader of ONNX
         # Of what is lowered; the guard then sees every pair.
         *([RequantizeSamples(), GuardConcatScale()] if recipe.precision == "int8" else []),
-        ResizeToMatmul(),  # last: its products are of floats, which stay floats
+        ResizeToMatmul(),  # after types are settled: its products are of floats, which stay floats
+        ShareConstants(),  # last: heads of one size have the same two matrices
     ]
 
 

@@ -183,11 +183,10 @@ def _show(budget: Budget) -> None:
 
     findings, choice = budget.findings, budget.findings.choice
     count = len(findings.search.trials.examples)
-    half = f", {len(choice.bf16)} in bfloat16," if choice.bf16 else ""
     progress.table(f"INT8 inside the budget, {count} images", COLUMNS, task_rows(findings))
     progress.note(
-        f"{len(choice.int8)} layers in INT8{half} with {findings.int8_macs_percent:.1f} % of the "
-        f"MACs, saving {choice.saving_ms:.2f} ms on {findings.search.device}; "
+        f"{choice.text()}, {findings.int8_macs_percent:.1f} % of the MACs in INT8, "
+        f"saving {choice.saving_ms:.2f} ms on {findings.search.device}; "
         f"{choice.worst} decides"
     )
     if budget.report is not None:
@@ -206,6 +205,7 @@ def request(
         return None
     if options["precision"] not in ("int8", "bf16", "auto"):
         raise ConfigError(f"--budget is for --precision int8 or bf16, not {options['precision']}")
+    own = "openvino" if options["precision"] == "bf16" else options["backend"]
     return Request(
         options["budget"],
         options["examples"] if examples is None else examples,
@@ -214,7 +214,7 @@ def request(
         options["workers"],
         options["report"] or (Path(f"{out}.budget.html") if out else None),
         Path(f"{out}.sensitivity.jsonl") if out else None,
-        "openvino" if options["backend"] == "openvino" else "onnxruntime",
+        "openvino" if own == "openvino" else "onnxruntime",
         options["address"],
     )
 

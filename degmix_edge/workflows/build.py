@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from degmix_edge import backends, progress
-from degmix_edge.backends import REQUESTS
+from degmix_edge.backends import REQUESTS, EngineBackend
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.bundle.golden import differences
 from degmix_edge.bundle.manifest import MANIFEST, Form, size_text
@@ -338,7 +338,7 @@ class Build:
 
     def _engine(self) -> None:
         options = self.options
-        backend = backends.choose(options.backend, to_build=True)
+        backend = _backend_of(options)
         self._feeds = [item.feed(self._fit, self.spec) for item in self._checked]
         self._files: EngineFiles = make_engine(
             self.product,
@@ -546,10 +546,16 @@ def check_build(network: Network, target: Path, options: Options, *, force: bool
 
 def _check_end(network: Network, options: Options) -> None:
     task_names(options.tasks, network)
-    backend = backends.choose(options.backend, to_build=True)
+    backend = _backend_of(options)
     backend.refuse_options(options.engine)
     if options.precision != "auto" and (reason := backend.lacks(options.precision)):
         raise BackendError(reason)
+
+
+def _backend_of(options: Options) -> type[EngineBackend]:
+    """The backend that is asked for; where none is, bfloat16 needs the one that computes in it."""
+    is_half = options.backend == "auto" and options.precision == "bf16"
+    return backends.choose("openvino" if is_half else options.backend, to_build=True)
 
 
 def _check_agreement(first: Build, other: Build) -> None:

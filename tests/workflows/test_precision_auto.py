@@ -8,7 +8,7 @@ import pytest
 from degmix_edge import backends, load
 from degmix_edge.backends import openvino
 from degmix_edge.bundle.contents import open_bundle, recipe_and_ranges
-from degmix_edge.errors import AccuracyError, ConfigError
+from degmix_edge.errors import AccuracyError, BackendError, ConfigError
 from degmix_edge.workflows import build as building
 from degmix_edge.workflows import fastest
 from degmix_edge.workflows.bench import Result
@@ -135,3 +135,15 @@ def test_engines_that_cannot_run_here_cannot_be_timed():
     with pytest.raises(ConfigError, match="times the engines, and tensorrt_rtx cannot run here"):
         candidates("tensorrt-rtx")
     assert [b.name for b in candidates("onnxruntime")["fp32"]] == ["onnxruntime"]
+
+
+def test_bfloat16_is_refused_where_there_is_none(exported, tmp_path, monkeypatch):
+    model = exported[0]
+    check_build(model, tmp_path / "d.degmix", Options(precision="bf16"))
+    monkeypatch.setattr(openvino, "capabilities", lambda: frozenset({"FP32", "INT8"}))
+    for backend in ("auto", "openvino"):
+        with pytest.raises(BackendError, match="has no bfloat16 arithmetic.*use fp32 or int8"):
+            build(model, tmp_path / "d.degmix", precision="bf16", backend=backend)
+    with pytest.raises(BackendError, match="tensorrt_rtx: builds no bfloat16 engines; use"):
+        build(model, tmp_path / "d.degmix", precision="bf16", backend="tensorrt-rtx")
+    assert list(tmp_path.iterdir()) == []
