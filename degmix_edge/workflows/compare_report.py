@@ -14,7 +14,7 @@ from degmix_edge.preprocess import Fit
 from degmix_edge.report.charts import Bar, Bars, Group
 from degmix_edge.report.gallery import Gallery
 from degmix_edge.report.page import Report, Table, render
-from degmix_edge.report.views import Panel, label_map, view
+from degmix_edge.report.views import TO_LABELS, Panel, label_map, view
 from degmix_edge.runtime import Maps, Session
 from degmix_edge.runtime.frames import Frame, fit_frame
 from degmix_edge.tasks import false_colour
@@ -144,7 +144,7 @@ def labelled_panel(item: NamedImage, sessions: Mapping[str, Session]) -> Panel:
         spec, shape = first[task].spec, first[task].shape[:2]
         target = label_map(first[task].placement.seen(label), spec, shape)
         layers = {name: np.asarray(found[task]) for name, found in maps.items()}
-        views.append(view(spec, {LABELS: target, **layers}))
+        views.append(view(spec, {LABELS: target, **layers}, scale=TO_LABELS))
     return Panel(item.name, "", picture_of(frame, session.fit, session.spec), tuple(views))
 
 

@@ -27,7 +27,7 @@ from degmix_edge.workflows.doctor_system import Check, system_checks
 Role = Literal["robot", "build", "train"]
 ROLES = {
     "cpu": ("onnxruntime",),
-    "build": ("onnx", "onnx-graphsurgeon"),
+    "build": ("onnx", "onnx-graphsurgeon", "jinja2"),
     "export": ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnx-graphsurgeon"),
     "compare": ("polygraphy",),
     "train": ("lightning", "tensorboard", "scipy", "safetensors"),
