@@ -66,6 +66,7 @@ class ComparePage:
         """
         network, where = self.bundle.manifest.network, machine()
         first = next(iter(compared.values()))
+        command = f"degmix-edge compare {self.bundle.path} --data {self.data}"
         tables = (tensor_table(first), task_table(compared, self.data))
         report = Report(
             title=f"{self.bundle.path.name} against {first.against}: {self.data}",
@@ -87,11 +88,8 @@ class ComparePage:
                 ("Machine", f"{where['cpu']}, {where['cores']} cores, {where['system']}"),
                 ("Measured", f"{where['date']}, Python {where['python']}"),
             ),
-            commands=(
-                ("Again", f"degmix-edge compare {self.bundle.path} --data {self.data} "
-                 f"--report {path}"),
-            ),
-        )  # fmt: skip
+            commands=(("Again", f"{command} --report {path} --force"),),
+        )
         write_file(path, render(report).encode(), force=True)
 
 

@@ -27,9 +27,9 @@ from degmix_edge.workflows.doctor_system import Check, system_checks
 Role = Literal["robot", "build", "train"]
 ROLES = {
     "cpu": ("onnxruntime",),
-    "build": ("onnx", "onnx-graphsurgeon", "jinja2"),
+    "build": ("onnx", "onnx-graphsurgeon"),
     "export": ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnx-graphsurgeon"),
-    "compare": ("polygraphy",),
+    "compare": ("polygraphy", "jinja2"),
     "train": ("lightning", "tensorboard", "scipy", "safetensors"),
     "demo": ("scikit-image",),
     "sign": ("cryptography",),
