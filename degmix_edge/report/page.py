@@ -37,6 +37,10 @@ class Table:
     bad: tuple[int, ...] = ()
     shades: tuple[tuple[float | None, ...], ...] = ()
 
+    def __post_init__(self) -> None:
+        """Check that every row has a cell for every column."""
+        assert all(len(row) == len(self.columns) for row in (*self.rows, *self.shades)), self.title
+
 
 @dataclass(frozen=True)
 class Report:
