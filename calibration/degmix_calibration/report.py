@@ -211,11 +211,12 @@ def _histogram(title: str, histogram: Histogram, clip: float) -> Plot:
     )
     first = min(round(len(counts) * clip / limit), len(counts)) if limit else len(counts)
     share = 100 * float(counts[first:].sum()) / max(float(counts.sum()), 1)
-    powers = range(0, int(np.log10(1 + sums.max())) + 1, 2)
+    most = int(np.log10(1 + sums.max()))
+    powers = range(0, most + 1, 1 if most < 5 else 2)
     return Plot(
         title,
         Axis("magnitude of the input"),
-        Axis("count", ticks=tuple((float(p), "1" if p == 0 else f"1e{p}") for p in powers)),
+        Axis("count", ticks=tuple((float(p), f"{10.0**p:g}") for p in powers)),
         (Series("", points, "area"),),
         x_marks=((clip, f"clip {clip:.3g}"),),
         note=f"largest {limit:.3g}, clipped at {clip:.3g}: {share:.3g} % of the values",

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Literal
 
 WIDTH, HEIGHT = 360, 260
-LEFT, RIGHT, TOP, BOTTOM = 54, 12, 14, 42
+LEFT, RIGHT, TOP, BOTTOM = 60, 12, 14, 42
 """Pixels of an SVG around its plot."""
 
 

@@ -70,8 +70,8 @@ def legend(spec: TaskSpec, maps: Sequence[np.ndarray], limit: float) -> Legend:
         note = "Red, green and blue are the three directions in which the vectors differ most."
         return Legend(title, note=note)
     low, high = (-limit, limit) if kind == "range" else (0.0, 1.0 if kind == "grey" else limit)
-    return bar(title, colour(np.linspace(low, high, STOPS, dtype=np.float32)[None], spec, limit)[0],
-               low, high)  # fmt: skip
+    values = np.linspace(low, high, STOPS, dtype=np.float32)
+    return bar(title, colour(values[None], spec, limit)[0], low, high)
 
 
 def bar(title: str, colours: np.ndarray, low: float, high: float, *, open_end: str = "") -> Legend:

@@ -7,8 +7,10 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from degmix_edge.errors import BackendError
 from degmix_edge.report.charts import Bars, Group, Plot
 from degmix_edge.report.gallery import Gallery
 
@@ -34,6 +36,10 @@ class Table:
     note: str = ""
     bad: tuple[int, ...] = ()
     shades: tuple[tuple[float | None, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that every row has a cell for every column."""
+        assert all(len(row) == len(self.columns) for row in (*self.rows, *self.shades)), self.title
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,18 @@ def render(report: Report) -> str:
             f"script-src 'sha256-{digest}'",
         )
     )
+
+
+def check_renderer() -> None:
+    """Check before long work that pages can be written.
+
+    Raises:
+        BackendError: Jinja2 is not installed.
+    """
+    if find_spec("jinja2") is None:
+        raise BackendError(
+            "reports need jinja2, which is not installed: pip install 'degmix-edge[compare]'"
+        )
 
 
 def standalone_svg(plot: Plot) -> str:

@@ -12,10 +12,11 @@ from degmix_edge.report.legends import Chip, Legend, bar, legend
 from degmix_edge.tasks import TaskSpec, colour, farthest, look
 
 NO_LABEL = 255
-FAR_SHARE = 0.1
-"""A difference of this share of the colours' far end has the full colour."""
-FAR_ANGLE_DEG = 30.0
-FAR_PROBABILITY = 0.25
+FAR_SHARE, FAR_ANGLE_DEG, FAR_PROBABILITY = 0.05, 10.0, 0.1
+"""Differences that have the full colour: as a share of the colours' far end, of directions, and of
+probabilities."""
+TO_LABELS = 5.0
+"""Differences to labels are about so many times as large as those between two engines."""
 CHANGED = (255, 160, 40)
 """Colour of a pixel whose class differs."""
 BELOW, EQUAL, ABOVE = (70, 160, 255), (16, 18, 24), (255, 160, 40)
@@ -71,7 +72,13 @@ class Panel:
         return max((v.difference.share for v in self.views if v.difference), default=0.0)
 
 
-def view(spec: TaskSpec, maps: Mapping[str, np.ndarray], limit: float | None = None) -> View:
+def view(
+    spec: TaskSpec,
+    maps: Mapping[str, np.ndarray],
+    limit: float | None = None,
+    *,
+    scale: float = 1.0,
+) -> View:
     """Draw maps of a task in the same colours, and the second one's difference to the first.
 
     Args:
@@ -80,6 +87,7 @@ def view(spec: TaskSpec, maps: Mapping[str, np.ndarray], limit: float | None = N
             a value are NaN, or a label that is no class.
         limit: The value at the far end of the colours; None takes a round number near the
             reference's 98th percentile.
+        scale: Differences that are so many times as large have the full colour.
     """
     arrays = {name: np.asarray(array) for name, array in maps.items()}
     first = next(iter(arrays.values()))
@@ -89,7 +97,7 @@ def view(spec: TaskSpec, maps: Mapping[str, np.ndarray], limit: float | None = N
         spec,
         {name: colour(array, spec, far) for name, array in arrays.items()},
         legend(spec, others, far),
-        difference(others[1], first, spec, far) if len(others) > 1 else None,
+        difference(others[1], first, spec, far, scale=scale) if len(others) > 1 else None,
     )
 
 
@@ -118,7 +126,9 @@ def label_map(label: np.ndarray, spec: TaskSpec, shape: tuple[int, ...]) -> np.n
     return values
 
 
-def difference(got: np.ndarray, want: np.ndarray, spec: TaskSpec, limit: float) -> Difference:
+def difference(
+    got: np.ndarray, want: np.ndarray, spec: TaskSpec, limit: float, *, scale: float = 1.0
+) -> Difference:
     """Return what differs between `got` and the reference `want`, maps of one size.
 
     Args:
@@ -126,16 +136,17 @@ def difference(got: np.ndarray, want: np.ndarray, spec: TaskSpec, limit: float) 
         want: The reference; pixels without a value do not count.
         spec: The task.
         limit: The far end of the maps' colours, which scales the differences'.
+        scale: Differences that are so many times as large have the full colour.
     """
     kind = look(spec)
     if kind == "classes":
         return _changed(got, want, spec)
     first, second = got.astype(np.float32), want.astype(np.float32)
     if spec.decode == "unit_vector":
-        return _angle(first, second)
-    full = limit * FAR_SHARE
+        return _angle(first, second, scale)
+    full = limit * FAR_SHARE * scale
     if kind in ("grey", "strongest"):
-        full = FAR_PROBABILITY
+        full = FAR_PROBABILITY * scale
     unit = spec.unit.partition(",")[0]
     if spec.components:
         lengths = np.linalg.norm(first - second, axis=-1)
@@ -173,11 +184,11 @@ def _changed(got: np.ndarray, want: np.ndarray, spec: TaskSpec) -> Difference:
     return Difference(picture.astype(np.uint8), Legend("Difference", chips), text, share)
 
 
-def _angle(got: np.ndarray, want: np.ndarray) -> Difference:
+def _angle(got: np.ndarray, want: np.ndarray, scale: float) -> Difference:
     lengths = np.linalg.norm(got, axis=-1) * np.linalg.norm(want, axis=-1)
     cosines = (got * want).sum(-1) / np.where(lengths > 0, lengths, np.nan)
     angles = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
-    return _amount(angles, FAR_ANGLE_DEG, "angle between both [degrees]", "degrees")
+    return _amount(angles, FAR_ANGLE_DEG * scale, "angle between both [degrees]", "degrees")
 
 
 def _amount(values: np.ndarray, full: float, title: str, unit: str) -> Difference:

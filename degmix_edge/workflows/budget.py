@@ -13,6 +13,7 @@ from degmix_edge.files import write_file
 from degmix_edge.graph import roofline
 from degmix_edge.network import NetworkSpec
 from degmix_edge.preprocess import Fit
+from degmix_edge.report.page import check_renderer
 from degmix_edge.workflows.calibration import as_named
 from degmix_edge.workflows.fastest import Loss
 from degmix_edge.workflows.sources import check_images, images
@@ -60,7 +61,10 @@ class Request:
 
         Raises:
             ConfigError, InputError: Says which.
+            BackendError: The report cannot be written without Jinja2.
         """
+        if self.report is not None:
+            check_renderer()
         from degmix_calibration import limits
 
         limits.parse(self.budget, spec)

@@ -14,7 +14,7 @@ from degmix_edge.preprocess import Fit
 from degmix_edge.report.charts import Bar, Bars, Group
 from degmix_edge.report.gallery import Gallery
 from degmix_edge.report.page import Report, Table, render
-from degmix_edge.report.views import Panel, label_map, view
+from degmix_edge.report.views import TO_LABELS, Panel, label_map, view
 from degmix_edge.runtime import Maps, Session
 from degmix_edge.runtime.frames import Frame, fit_frame
 from degmix_edge.tasks import false_colour
@@ -66,6 +66,7 @@ class ComparePage:
         """
         network, where = self.bundle.manifest.network, machine()
         first = next(iter(compared.values()))
+        command = f"degmix-edge compare {self.bundle.path} --data {self.data}"
         tables = (tensor_table(first), task_table(compared, self.data))
         report = Report(
             title=f"{self.bundle.path.name} against {first.against}: {self.data}",
@@ -87,11 +88,8 @@ class ComparePage:
                 ("Machine", f"{where['cpu']}, {where['cores']} cores, {where['system']}"),
                 ("Measured", f"{where['date']}, Python {where['python']}"),
             ),
-            commands=(
-                ("Again", f"degmix-edge compare {self.bundle.path} --data {self.data} "
-                 f"--report {path}"),
-            ),
-        )  # fmt: skip
+            commands=(("Again", f"{command} --report {path} --force"),),
+        )
         write_file(path, render(report).encode(), force=True)
 
 
@@ -144,7 +142,7 @@ def labelled_panel(item: NamedImage, sessions: Mapping[str, Session]) -> Panel:
         spec, shape = first[task].spec, first[task].shape[:2]
         target = label_map(first[task].placement.seen(label), spec, shape)
         layers = {name: np.asarray(found[task]) for name, found in maps.items()}
-        views.append(view(spec, {LABELS: target, **layers}))
+        views.append(view(spec, {LABELS: target, **layers}, scale=TO_LABELS))
     return Panel(item.name, "", picture_of(frame, session.fit, session.spec), tuple(views))
 
 

@@ -30,7 +30,7 @@ ROLES = {
     "openvino": ("openvino",),
     "build": ("onnx", "onnx-graphsurgeon"),
     "export": ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnx-graphsurgeon"),
-    "compare": ("polygraphy",),
+    "compare": ("polygraphy", "jinja2"),
     "train": ("lightning", "tensorboard", "scipy", "safetensors"),
     "demo": ("scikit-image",),
     "sign": ("cryptography",),

@@ -1,5 +1,6 @@
 """`quantize --budget` and `build engine --budget` as people type them."""
 
+import importlib.util
 import json
 import re
 
@@ -56,6 +57,19 @@ def test_a_recipe_inside_a_budget(cli, plain_path, tmp_path):
     assert not list(unexplained(page))
     assert not (tmp_path / "q.onnx.sensitivity.jsonl").exists()
     assert (tmp_path / "q.onnx.ranges.svg").exists()
+
+
+def test_without_jinja_it_fails_before_the_search(cli, plain_path, monkeypatch):
+    real = importlib.util.find_spec
+    hidden = {"jinja2": None}
+    monkeypatch.setattr(
+        "degmix_edge.report.page.find_spec", lambda name: hidden.get(name, name) and real(name)
+    )
+    command = ["quantize", plain_path, "--calib", "frames", *TINY, "--budget", "1%"]
+    code, _, err = cli(*command, "--out", "q.onnx")
+    assert code != 0
+    assert "pip install 'degmix-edge[compare]'" in " ".join(err.split())
+    assert "measure layers" not in err
 
 
 def unexplained(page: str):

@@ -25,7 +25,7 @@ def test_classes_that_differ_are_bright_and_void_does_not_count():
 def test_depth_has_a_sign_and_metres():
     want = np.array([[1.0, 1.0, 1.0, np.nan]], np.float32)
     got = np.array([[0.4, 1.0, 1.6, 1.0]], np.float32)
-    found = difference(got, want, SPECS["depth"], 6.0)
+    found = difference(got, want, SPECS["depth"], 6.0, scale=2.0)
     expected = [BELOW, EQUAL, ABOVE, (0, 0, 0)]
     assert [tuple(p) for p in found.picture[0]] == expected
     assert found.legend.ticks == ("-0.6", "0", "0.6")

@@ -17,7 +17,7 @@ from degmix_edge.files import write_file
 from degmix_edge.report.charts import Axis, Group, Plot, Point, Series
 from degmix_edge.report.gallery import Gallery
 from degmix_edge.report.page import Report, Table, render
-from degmix_edge.report.views import Panel, label_map, view
+from degmix_edge.report.views import TO_LABELS, Panel, label_map, view
 from degmix_training.data import Sample
 from degmix_training.evaluate import network_predictor
 from degmix_training.judge import Judge
@@ -77,7 +77,7 @@ class RunPage:
                 if task in sample.labels:
                     label = label_map(sample.labels[task], spec, maps[task].shape[:2])
                     layers = {"labels": label, **layers}
-                views.append(view(spec, layers))
+                views.append(view(spec, layers, scale=TO_LABELS))
             panels.append(Panel(sample.name, "validation sample", sample.image, tuple(views)))
         return panels
 

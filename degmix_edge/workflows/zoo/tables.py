@@ -36,7 +36,8 @@ def accuracy_table(result: ZooResult) -> Table:
     baselines = result.baselines
     last = {"network": "compared with", "form": "fp32", "delta_m [%]": "0"}
     last |= {
-        _title(t): f"{baselines[t].value:.3f}" for t in result.networks[0].values if t in baselines
+        _title(t): f"{baselines[t].value:.3f}" if t in baselines else "-"
+        for t in result.networks[0].values
     }
     train = result.zoo.train
     split = f"{train.data.val or 'all'} validation samples of {train.data.name}"
@@ -118,8 +119,9 @@ def _title(task: str) -> str:
 
 
 def _table(title: str, rows: list[Cells], note: str, bad: Iterable[int] = ()) -> Table:
-    cells = tuple(tuple(row.values()) for row in rows)
-    return Table(title, tuple(rows[0]), cells, note, tuple(bad))
+    columns = tuple(dict.fromkeys(name for row in rows for name in row))
+    cells = tuple(tuple(row.get(name, "-") for name in columns) for row in rows)
+    return Table(title, columns, cells, note, tuple(bad))
 
 
 def _csv_cells(result: ZooResult, row: ZooRow) -> dict[str, Any]:
