@@ -287,17 +287,54 @@ def test_urls_of_fsspec_give_the_same(tmp_path):
         memory.rm("/night", recursive=True)
 
 
-def test_videos_and_recordings_give_their_frames(tmp_path):
-    pytest.importorskip("av")
-    pytest.importorskip("rosbags")
-    from recordings import number_of, write_video
-
-    write_video(tmp_path / "v.mp4", count=5)
+def test_videos_give_their_frames(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.height, stream.width = SIZE
+        stream.pix_fmt = "yuv420p"
+        for number in range(5):
+            grey = np.full((*SIZE, 3), 40 * number + 20, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        container.mux(stream.encode())
     (piece,) = find_pieces(str(tmp_path))
     items = list(read_piece(piece))
-    assert [number_of(item.image) for item in items] == list(range(5))
+    assert [round((item.image.mean() - 20) / 40) for item in items] == list(range(5))
     assert [item.name for item in items] == [f"v.mp4#{n}" for n in range(5)]
     assert items[1].stamp_ns == pytest.approx(1e9 / 30, abs=1)
+
+
+def test_recordings_give_the_images_of_a_topic(tmp_path):
+    writer = pytest.importorskip("mcap_ros2.writer")
+    pytest.importorskip("rosbags")
+    definition = (
+        "std_msgs/Header header\nstring format\nuint8[] data\n"
+        "================================================================================\n"
+        "MSG: std_msgs/Header\nbuiltin_interfaces/Time stamp\nstring frame_id\n"
+        "================================================================================\n"
+        "MSG: builtin_interfaces/Time\nint32 sec\nuint32 nanosec"
+    )
+    with (tmp_path / "a.mcap").open("wb") as file:
+        out = writer.Writer(file)
+        schema = out.register_msgdef("sensor_msgs/msg/CompressedImage", definition)
+        for number in range(3):
+            header = {"stamp": {"sec": 7, "nanosec": number}, "frame_id": "camera"}
+            content = png(number) if number != 1 else b"no picture"
+            out.write_message(
+                topic="/camera/image/compressed",
+                schema=schema,
+                message={"header": header, "format": "png", "data": content},
+                log_time=number,
+                publish_time=number,
+            )
+        out.finish()
+    (piece,) = find_pieces(str(tmp_path / "a.mcap"))
+    items = list(read_piece(piece))
+    assert [item.name for item in items] == ["a.mcap#0", "a.mcap#1", "a.mcap#2"]
+    assert [item.stamp_ns for item in items] == [7_000_000_000, None, 7_000_000_002]
+    assert np.array_equal(items[2].image, picture(2))
+    assert items[1].image is None
+    assert items[1].reason
 
 
 @pytest.mark.parametrize("source", ["none", "none/*.png", "memory://none"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_label import BUNDLE, EACH, TARS, same_bytes, write_tar
+from test_label import BUNDLE, EACH, TARS, here, same_bytes, write_tar
 
 pytest.importorskip("ray")
 
@@ -14,7 +14,7 @@ from degmix_edge.errors import BackendError  # noqa: E402
 from degmix_edge.progress import Event  # noqa: E402
 from degmix_edge.workflows.label import label  # noqa: E402
 
-pytestmark = pytest.mark.slow(file_seconds=60)
+pytestmark = pytest.mark.slow(file_seconds=30)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def kill_one_worker(out: Path, killed: list[int]) -> None:
 
 
 def test_a_cluster_writes_the_same_bytes_although_a_worker_is_killed(tars, tmp_path):
-    label(tars, BUNDLE, tmp_path / "serial", workers=1, tasks="semseg,depth")
+    here(tars, tmp_path / "serial")
     out, killed = tmp_path / "out", []
     killer = threading.Thread(target=kill_one_worker, args=(out, killed), daemon=True)
     killer.start()
