@@ -1,5 +1,6 @@
 """`label` on real sources: equal bytes however it is run, and nothing lost or twice."""
 
+import contextlib
 import io
 import json
 import os
@@ -462,22 +463,28 @@ def test_a_bundle_that_was_replaced_is_refused(bundles, tars, tmp_path):
         Labeller(job)
 
 
-def test_a_full_disk_ends_the_run_and_leaves_whole_files(tars, tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(small)]
+@contextlib.contextmanager
+def small_disk(folder: Path):
+    """A disk that is soon full, where this user may make one."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("this user cannot mount a small disk")
     try:
+        yield folder / "out"
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_the_run_and_leaves_whole_files(tars, tmp_path):
+    with small_disk(tmp_path / "small") as out:
         with pytest.raises(OutputError, match="the disk is full|free some space"):
-            here(tars, small / "out")
-        receipts = list((small / "out" / "receipts").glob("*.json"))
-        labels = [p.name for p in (small / "out" / "labels").iterdir()]
+            here(tars, out)
+        receipts = list((out / "receipts").glob("*.json"))
+        labels = [p.name for p in (out / "labels").iterdir()]
         assert len(labels) - len(receipts) in (0, 1)
         for name in labels:
-            assert pq.read_metadata(small / "out" / "labels" / name).num_rows == EACH
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+            assert pq.read_metadata(out / "labels" / name).num_rows == EACH
 
 
 @pytest.mark.parametrize(
