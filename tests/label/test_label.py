@@ -1,5 +1,6 @@
 """`label` on real sources: equal bytes however it is run, and nothing lost or twice."""
 
+import contextlib
 import io
 import json
 import os
@@ -287,17 +288,54 @@ def test_urls_of_fsspec_give_the_same(tmp_path):
         memory.rm("/night", recursive=True)
 
 
-def test_videos_and_recordings_give_their_frames(tmp_path):
-    pytest.importorskip("av")
-    pytest.importorskip("rosbags")
-    from recordings import number_of, write_video
-
-    write_video(tmp_path / "v.mp4", count=5)
+def test_videos_give_their_frames(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.height, stream.width = SIZE
+        stream.pix_fmt = "yuv420p"
+        for number in range(5):
+            grey = np.full((*SIZE, 3), 40 * number + 20, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        container.mux(stream.encode())
     (piece,) = find_pieces(str(tmp_path))
     items = list(read_piece(piece))
-    assert [number_of(item.image) for item in items] == list(range(5))
+    assert [round((item.image.mean() - 20) / 40) for item in items] == list(range(5))
     assert [item.name for item in items] == [f"v.mp4#{n}" for n in range(5)]
     assert items[1].stamp_ns == pytest.approx(1e9 / 30, abs=1)
+
+
+def test_recordings_give_the_images_of_a_topic(tmp_path):
+    writer = pytest.importorskip("mcap_ros2.writer")
+    pytest.importorskip("rosbags")
+    definition = (
+        "std_msgs/Header header\nstring format\nuint8[] data\n"
+        "================================================================================\n"
+        "MSG: std_msgs/Header\nbuiltin_interfaces/Time stamp\nstring frame_id\n"
+        "================================================================================\n"
+        "MSG: builtin_interfaces/Time\nint32 sec\nuint32 nanosec"
+    )
+    with (tmp_path / "a.mcap").open("wb") as file:
+        out = writer.Writer(file)
+        schema = out.register_msgdef("sensor_msgs/msg/CompressedImage", definition)
+        for number in range(3):
+            header = {"stamp": {"sec": 7, "nanosec": number}, "frame_id": "camera"}
+            content = png(number) if number != 1 else b"no picture"
+            out.write_message(
+                topic="/camera/image/compressed",
+                schema=schema,
+                message={"header": header, "format": "png", "data": content},
+                log_time=number,
+                publish_time=number,
+            )
+        out.finish()
+    (piece,) = find_pieces(str(tmp_path / "a.mcap"))
+    items = list(read_piece(piece))
+    assert [item.name for item in items] == ["a.mcap#0", "a.mcap#1", "a.mcap#2"]
+    assert [item.stamp_ns for item in items] == [7_000_000_000, None, 7_000_000_002]
+    assert np.array_equal(items[2].image, picture(2))
+    assert items[1].image is None
+    assert items[1].reason
 
 
 @pytest.mark.parametrize("source", ["none", "none/*.png", "memory://none"])
@@ -425,22 +463,28 @@ def test_a_bundle_that_was_replaced_is_refused(bundles, tars, tmp_path):
         Labeller(job)
 
 
-def test_a_full_disk_ends_the_run_and_leaves_whole_files(tars, tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(small)]
+@contextlib.contextmanager
+def small_disk(folder: Path):
+    """A disk that is soon full, where this user may make one."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("this user cannot mount a small disk")
     try:
+        yield folder / "out"
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_the_run_and_leaves_whole_files(tars, tmp_path):
+    with small_disk(tmp_path / "small") as out:
         with pytest.raises(OutputError, match="the disk is full|free some space"):
-            here(tars, small / "out")
-        receipts = list((small / "out" / "receipts").glob("*.json"))
-        labels = [p.name for p in (small / "out" / "labels").iterdir()]
+            here(tars, out)
+        receipts = list((out / "receipts").glob("*.json"))
+        labels = [p.name for p in (out / "labels").iterdir()]
         assert len(labels) - len(receipts) in (0, 1)
         for name in labels:
-            assert pq.read_metadata(small / "out" / "labels" / name).num_rows == EACH
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+            assert pq.read_metadata(out / "labels" / name).num_rows == EACH
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_label import BUNDLE, EACH, TARS, same_bytes, write_tar
+from test_label import BUNDLE, EACH, TARS, here, same_bytes, small_disk, write_tar
 
 pytest.importorskip("ray")
 
-from degmix_edge.errors import BackendError  # noqa: E402
+from degmix_edge.errors import BackendError, OutputError  # noqa: E402
 from degmix_edge.progress import Event  # noqa: E402
 from degmix_edge.workflows.label import label  # noqa: E402
 
-pytestmark = pytest.mark.slow(file_seconds=60)
+pytestmark = pytest.mark.slow(file_seconds=30)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def kill_one_worker(out: Path, killed: list[int]) -> None:
 
 
 def test_a_cluster_writes_the_same_bytes_although_a_worker_is_killed(tars, tmp_path):
-    label(tars, BUNDLE, tmp_path / "serial", workers=1, tasks="semseg,depth")
+    here(tars, tmp_path / "serial")
     out, killed = tmp_path / "out", []
     killer = threading.Thread(target=kill_one_worker, args=(out, killed), daemon=True)
     killer.start()
@@ -48,6 +48,14 @@ def test_a_cluster_writes_the_same_bytes_although_a_worker_is_killed(tars, tmp_p
     assert killed
     assert (found.shards, found.images, found.bad) == (TARS, TARS * EACH, 0)
     same_bytes(tmp_path / "serial", out)
+
+
+def test_a_full_disk_in_a_worker_ends_the_run(tars, tmp_path):
+    with (
+        small_disk(tmp_path / "small") as out,
+        pytest.raises(OutputError, match=r"the disk is full|free some space"),
+    ):
+        label(tars, BUNDLE, out, workers=1, tasks="semseg,depth", address="local")
 
 
 def test_a_worker_with_another_version_is_refused_before_work(tars, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from degmix_edge._version import __version__
 from degmix_edge.backends import choose
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.errors import BundleError, ConfigError, OutputError
-from degmix_edge.files import make_folder, sha256, write_file
+from degmix_edge.files import make_folder, remove, sha256, write_file
 from degmix_edge.workflows.label.pieces import Piece
 
 Format = Literal["parquet", "webdataset"]
@@ -150,11 +150,16 @@ def begin(job: Job, *, force: bool) -> bool:
         )
     for name in (LABELS, BAD, LATENCY, RECEIPTS, ATTEMPTS, *([MAPS] * (job.format != "parquet"))):
         make_folder(out / name)
-        for rest in (out / name).glob(".*.part*"):  # of a worker that was killed while it wrote
-            rest.unlink(missing_ok=True)
+    remove_parts(out)
     if old is None:
         write_manifest(job, {"complete": False})
     return old is not None
+
+
+def remove_parts(out: Path) -> None:
+    """Remove what workers have left that were killed while they wrote; nobody may write now."""
+    for path in out.glob("*/.*.part*"):
+        remove(path)
 
 
 def read_manifest(out: Path) -> dict[str, Any] | None:
@@ -191,5 +196,5 @@ def _difference(old: dict[str, Any], job: Job) -> str:
 def _clear(out: Path) -> None:
     for name in (RECEIPTS, LABELS, BAD, LATENCY, MAPS, ATTEMPTS):
         for path in (out / name).glob("*part-*"):
-            path.unlink(missing_ok=True)
-    (out / MANIFEST).unlink(missing_ok=True)
+            remove(path)
+    remove(out / MANIFEST)

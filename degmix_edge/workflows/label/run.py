@@ -13,6 +13,7 @@ from typing import Any
 from degmix_edge.backends import choose
 from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.errors import ConfigError, OutputError
+from degmix_edge.files import remove
 from degmix_edge.progress import Event, Progress, emit, listening, note, warn
 from degmix_edge.workflows.label.job import (
     ATTEMPTS,
@@ -23,6 +24,7 @@ from degmix_edge.workflows.label.job import (
     Job,
     begin,
     digest_of,
+    remove_parts,
     versions_here,
     write_manifest,
 )
@@ -249,7 +251,10 @@ def finish(job: Job, done: Mapping[int, Receipt]) -> None:
     missing = [r.number for r in shards if not job.path(RECEIPTS, r.number, ".json").is_file()]
     if missing:
         raise OutputError(f"{job.out}: shard {missing[0]} is gone; run the same command again")
+    remove_parts(Path(job.out))
     files = {name: digest for receipt in shards for name, digest in receipt.sha256.items()}
     totals = {name: sum(getattr(r, name) for r in shards) for name in ("images", "bad")}
     write_manifest(job, {"complete": True, "shards": len(shards), **totals, "sha256": files})
+    for mark in (Path(job.out) / ATTEMPTS).iterdir():
+        remove(mark)
     (Path(job.out) / ATTEMPTS).rmdir()
