@@ -73,7 +73,9 @@ def test_parameters_and_multiply_adds_are_the_published_graphs(model, swin, made
         assert cost.macs / 1e9 <= published[2 + index]
         assert cost.macs == sum(cost.macs_of.values())
         if swin == "tiny":  # what is folded comes after the backbone, and is the same for all four
-            folded = count(network.fold_for_inference(), *size)
+            with torch.device("meta"):
+                folded = network.fold_for_inference()
+            folded = count(folded, *size)
             assert folded.macs < cost.macs
             assert folded.macs_of["backbone"] == cost.macs_of["backbone"]
 
