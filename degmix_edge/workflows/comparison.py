@@ -266,9 +266,8 @@ def compare_sessions(
     for name, limit in (("max_drop", max_drop), ("max_disagreement", max_disagreement)):
         if not limit >= 0:  # NaN is not
             raise ConfigError(f"compare: {name} {limit}, expected a fraction of at least 0")
-    own = metrics or {}
     specs = {task.name: task for task in session.spec.tasks}
-    scores = {n: _Scores(t, own.get(n), is_cut=cut != NO_CUT) for n, t in specs.items()}
+    scores = {n: _Scores(t, (metrics or {}).get(n), cut != NO_CUT) for n, t in specs.items()}
     count, facts = 0, list[Facts]()
     for image, labels in samples:
         want, got = reference(image), session(image)
@@ -341,7 +340,7 @@ class _Scores:
         is_cut: The counts of each image are kept, for parts of them and for intervals.
     """
 
-    def __init__(self, task: TaskSpec, kind: type[Metric] | None, *, is_cut: bool = False) -> None:
+    def __init__(self, task: TaskSpec, kind: type[Metric] | None, is_cut: bool) -> None:
         self.task, self.kind = task, kind or all_metrics.find(task.metric)
         own = [self.kind(task.num_channels) for _ in range(3)]
         self.agreement, self.reference, self.value = own

@@ -240,7 +240,8 @@ def test_a_callback_that_raises_ends_the_run_and_it_can_be_resumed(
         fit(SMALL, tmp_path, progress=stop)
     assert signal.getsignal(signal.SIGINT) is handler
     left = {path.name for path in tmp_path.iterdir()}
-    files = {"best.safetensors", "last.safetensors", "last.ckpt", "scores.json"} if saved else set()
+    names = ("best.safetensors", "last.safetensors", "last.ckpt", "scores.json", "report.html")
+    files = set(names) if saved else set()
     assert left == {"config.yaml", "log"} | files
     if saved:
         assert checkpoint.read_card(tmp_path / "last.safetensors").step == saved
