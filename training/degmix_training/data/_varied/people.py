@@ -58,7 +58,7 @@ def person(stage: Stage, *, seat: float | None = None, tall: float | None = None
         if seat is None:
             _leg(stage, clothes, hip, tall, side * stride)
         else:
-            _leg(stage, clothes, hip, tall, rng.uniform(1.25, 1.55), rng.uniform(1.2, 1.6))
+            _leg(stage, clothes, hip, tall, rng.uniform(1.25, 1.55), bend=rng.uniform(1.2, 1.6))
         shoulder = shoulders + side * 0.105 * tall * wide * ACROSS
         _arm(stage, clothes, shoulder, tall, side)
     return head(stage, clothes, shoulders + 0.125 * tall * spine, 0.066 * tall)
@@ -100,6 +100,7 @@ def _leg(
     hip: Vector,
     tall: float,
     swing: float,
+    *,
     bend: float | None = None,
 ) -> None:
     rng = stage.rng

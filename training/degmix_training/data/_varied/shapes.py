@@ -162,7 +162,7 @@ class Revolved(Shape):
     def _depths(self, start: np.ndarray, rays: np.ndarray) -> np.ndarray:
         sx, sy = self.scale
         start = start / (sx, sy, 1)
-        t = first_root(self.profile, start, rays[0] / sx, rays[1] / sy, rays[2], self.ends)
+        t = first_root(self.profile, start, (rays[0] / sx, rays[1] / sy, rays[2]), self.ends)
         for end, closed in zip(self.ends, self.caps, strict=True):
             if closed:
                 with np.errstate(divide="ignore", invalid="ignore"):
@@ -223,7 +223,7 @@ class Tube(Shape):
         wide = first / cosine
         profile = (wide * wide, -2 * wide * tan, tan * tan)
         ends = (first * sine, self.length + second * sine)
-        t = first_root(profile, start, *rays, ends)
+        t = first_root(profile, start, (rays[0], rays[1], rays[2]), ends)
         for place, radius in ((0.0, first), (self.length, second)):
             t = np.minimum(t, _ball(start - (0, 0, place), rays, radius))
         return t
@@ -275,17 +275,16 @@ class Ring(Shape):
 def first_root(
     profile: tuple[float, float, float],
     start: np.ndarray,
-    dx: np.ndarray,
-    dy: np.ndarray,
-    dz: np.ndarray,
+    rays: tuple[np.ndarray, np.ndarray, np.ndarray],
     ends: tuple[float, float],
 ) -> np.ndarray:
     """Depth of the first hit of `x^2 + y^2 = a + b z + c z^2` between the heights `ends`.
 
-    Rays begin at `start`; their directions are `dx`, `dy` and `dz`, `(P,)` each.
+    Rays begin at `start`; `rays` are the x, y and z of their directions, `(P,)` each.
     """
     a, b, c = profile
     x, y, z = start
+    dx, dy, dz = rays
     square = dx * dx + dy * dy - c * dz * dz
     half = x * dx + y * dy - (c * z + b / 2) * dz
     rest = x * x + y * y - a - b * z - c * z * z
