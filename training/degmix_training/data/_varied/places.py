@@ -87,14 +87,14 @@ def room_view(stage: Stage, style: Style, height: int) -> Setting:
     origin = size / 2 - ahead * size * rng.uniform(0.25, 0.43)
     origin[2] = rng.uniform(0.5, 1.8)
     origin[:2] = np.clip(origin[:2], 0.3, size[:2] - 0.3)
-    setting = _setting(stage, style, origin, turn, size=size, height=height)
+    setting = _setting(stage, style, origin, turn, size, height=height)
     _walls(stage, size)
     _furnish(stage, setting, size, style.clutter)
     return setting
 
 
 def _setting(
-    stage: Stage, style: Style, origin: np.ndarray, turn: float, *, size: np.ndarray, height: int
+    stage: Stage, style: Style, origin: np.ndarray, turn: float, size: np.ndarray, *, height: int
 ) -> Setting:
     rng = stage.rng
     angles = (turn, rng.uniform(*style.pitch), rng.normal(0, style.roll))
@@ -238,7 +238,7 @@ def table_view(stage: Stage, style: Style, height: int) -> Setting:
     away = rng.uniform(0.4, 0.95)
     back = np.array([np.cos(turn) * np.cos(pitch), np.sin(turn) * np.cos(pitch), -np.sin(pitch)])
     origin = np.array([*spot, top + 0.05]) - away * back
-    base = _setting(stage, style, origin, turn, size=size, height=height)
+    base = _setting(stage, style, origin, turn, size, height=height)
     angles = (turn, pitch + rng.normal(0, 0.05), rng.normal(0, 1.5 * style.roll))
     camera = look_from(origin, angles, rng.uniform(*style.view_deg), height)
     _walls(stage, size)
@@ -275,7 +275,7 @@ def portrait(stage: Stage, style: Style, height: int) -> Setting:
     aim = head - np.array([0, 0, rng.uniform(0, 0.25) * away])
     origin = aim - away * yaw(turn) @ (np.cos(lower), 0, -np.sin(lower))
     origin[2] = max(origin[2], 0.08)
-    base = _setting(stage, style, origin, turn, size=size, height=height)
+    base = _setting(stage, style, origin, turn, size, height=height)
     angles = (
         turn + rng.normal(0, 0.08),
         lower + rng.normal(0, 0.06),

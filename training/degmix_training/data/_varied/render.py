@@ -35,7 +35,7 @@ def render(seed: int, height: int = 192, width: int = 256, style: Style = PLAIN)
     depth, owner = light.cast(stage.shapes, camera, directions)
     seen = light.look_at(stage.shapes, stage.materials, camera, directions, (depth, owner))
     depth = np.where(owner == light.NOTHING, SKY_M, depth)
-    linear = _picture(stage, setting, style, seen, directions=directions, owner=owner, depth=depth)
+    linear = _picture(stage, setting, style, seen, directions, hits=(depth, owner))
     buffers = _buffers(stage, owner, depth, seen)
     normals = seen.normals.T @ camera.turn
     is_sky = owner == light.NOTHING
@@ -67,11 +67,11 @@ def _picture(
     setting: Setting,
     style: Style,
     seen: light.Seen,
-    *,
     directions: np.ndarray,
-    owner: np.ndarray,
-    depth: np.ndarray,
+    *,
+    hits: tuple[np.ndarray, np.ndarray],
 ) -> np.ndarray:
+    depth, owner = hits
     linear = light.shade(seen, stage.shapes, setting, style, stage.look)
     nothing = owner.ravel() == light.NOTHING
     if nothing.any():

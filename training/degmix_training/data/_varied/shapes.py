@@ -7,7 +7,6 @@ first; normals are only computed for the pixels that it keeps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -224,7 +223,7 @@ class Tube(Shape):
         wide = first / cosine
         profile = (wide * wide, -2 * wide * tan, tan * tan)
         ends = (first * sine, self.length + second * sine)
-        t = first_root(profile, start, rays, ends)
+        t = first_root(profile, start, (rays[0], rays[1], rays[2]), ends)
         for place, radius in ((0.0, first), (self.length, second)):
             t = np.minimum(t, _ball(start - (0, 0, place), rays, radius))
         return t
@@ -276,15 +275,16 @@ class Ring(Shape):
 def first_root(
     profile: tuple[float, float, float],
     start: np.ndarray,
-    rays: Sequence[np.ndarray],
+    rays: tuple[np.ndarray, np.ndarray, np.ndarray],
     ends: tuple[float, float],
 ) -> np.ndarray:
     """Depth of the first hit of `x^2 + y^2 = a + b z + c z^2` between the heights `ends`.
 
-    Rays begin at `start`; `rays` are their directions along x, y and z, `(P,)` each.
+    Rays begin at `start`; `rays` are the x, y and z of their directions, `(P,)` each.
     """
     a, b, c = profile
-    (x, y, z), (dx, dy, dz) = start, rays
+    x, y, z = start
+    dx, dy, dz = rays
     square = dx * dx + dy * dy - c * dz * dz
     half = x * dx + y * dy - (c * z + b / 2) * dz
     rest = x * x + y * y - a - b * z - c * z * z
