@@ -37,7 +37,7 @@ def test_every_example_is_here_and_short():
         assert path.name in (ROOT / "README.md").read_text() or path.parent != ROOT, path
 
 
-@pytest.mark.slow(file_seconds=80)
+@pytest.mark.slow(file_seconds=50)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_it_runs(name, folder, monkeypatch, capsys):

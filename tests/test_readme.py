@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.slow(file_seconds=80)
+@pytest.mark.slow(file_seconds=35)
 def test_its_commands_and_python_run(folder, capfd):
     (script,) = blocks("sh")
     commands = [shlex.split(command) for command in script.strip().splitlines()]

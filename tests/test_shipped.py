@@ -13,7 +13,7 @@ from degmix_edge import metrics
 from degmix_edge.bundle.contents import open_bundle, recipe_and_ranges
 from degmix_edge.cli import invoke
 
-pytestmark = pytest.mark.slow(file_seconds=70)
+pytestmark = pytest.mark.slow(file_seconds=60)
 
 
 @pytest.fixture(scope="module")

@@ -319,6 +319,7 @@ def first_and_last(places: list) -> list[int]:
     return sorted({*first.values(), *last.values()})
 
 
+@pytest.mark.slow(file_seconds=15)
 @pytest.mark.parametrize("exchange", [True, False])
 def test_a_writer_killed_at_any_system_call_leaves_a_whole_bundle(in_memory, monkeypatch, exchange):
     """The old one or the new one opens at once, and the next writer leaves nothing else behind.

@@ -13,7 +13,7 @@ from degmix_edge.network import IMAGE
 from degmix_edge.passes.forms import deploy_model
 from degmix_edge.quant.qparams import LEVELS
 
-pytestmark = pytest.mark.slow(file_seconds=30)
+pytestmark = pytest.mark.slow(file_seconds=12)
 
 RNG = np.random.default_rng(0)
 

@@ -10,7 +10,7 @@ from faults import faults
 from outcomes import run_cases
 from races import race
 
-pytestmark = pytest.mark.slow(file_seconds=35)
+pytestmark = pytest.mark.slow(file_seconds=45)
 SLICE = {
     "damaged bundles": 60,
     "hostile bundles": 12,

@@ -14,7 +14,7 @@ from degmix_edge import config
 from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.quant.recipe import Recipe
 
-pytestmark = pytest.mark.slow(file_seconds=30)
+pytestmark = pytest.mark.slow(file_seconds=15)
 
 TINY = ["--tasks", "normals,depth", "--examples", "frames", "--workers", "1"]
 

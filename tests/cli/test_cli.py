@@ -17,7 +17,7 @@ from PIL import Image
 from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.cli import verbs
 
-pytestmark = pytest.mark.slow(file_seconds=60)
+pytestmark = pytest.mark.slow(file_seconds=45)
 
 VERBS = ["demo", "train", "eval", "export onnx", "quantize", "build engine", "run", "compare"]
 VERBS += ["bench", "inspect", "verify", "doctor", "data check", "convert", "zoo", "prune experts"]

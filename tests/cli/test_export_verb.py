@@ -14,7 +14,7 @@ from onnx import helper
 
 from degmix_edge.passes.forms import simplify_model
 
-pytestmark = pytest.mark.slow(file_seconds=60)
+pytestmark = pytest.mark.slow(file_seconds=30)
 
 BACKBONE = "test_resnet"
 """The smallest of timm with batch norms: these tests are about what comes after it."""

@@ -23,7 +23,7 @@ def same(found, expected, where: str) -> None:
         assert found == expected, where
 
 
-@pytest.mark.slow(file_seconds=85)
+@pytest.mark.slow(file_seconds=35)
 def test_every_verb_prints_the_json_that_it_printed_before(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found, expected = collect(), json.loads(EXPECTED.read_text())

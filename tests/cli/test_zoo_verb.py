@@ -43,7 +43,7 @@ ZOO = {
         "val_every": 3,
     },
 }
-pytestmark = pytest.mark.slow(file_seconds=140)
+pytestmark = pytest.mark.slow(file_seconds=100)
 OPTIONS = ("--calib-count", "4", "--calls", "4")
 
 

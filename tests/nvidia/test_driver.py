@@ -326,7 +326,7 @@ def checks_of_lanes(command, emulated, tmp_path, binding="cuda.bindings"):
     return done.returncode, json.loads(report.read_text()), done.stdout + done.stderr
 
 
-@pytest.mark.slow(file_seconds=120)
+@pytest.mark.slow(file_seconds=30)
 def test_the_script_for_a_card_in_a_dry_run(binding, emulated, tmp_path):
     """The script for a card, with a stand-in for the card and for torch."""
     code, report, text = checks_of_lanes([LANES], emulated, tmp_path, binding)
@@ -337,7 +337,7 @@ def test_the_script_for_a_card_in_a_dry_run(binding, emulated, tmp_path):
     assert text.count("\nok ") + text.startswith("ok ") == 14
 
 
-@pytest.mark.slow(file_seconds=120)
+@pytest.mark.slow(file_seconds=30)
 def test_memory_that_lanes_lose_fails_the_checks(emulated, tmp_path):
     code, report, text = checks_of_lanes(["-c", BROKEN, LANES], emulated, tmp_path)
     assert code == 1, text

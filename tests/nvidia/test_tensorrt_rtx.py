@@ -31,7 +31,7 @@ from degmix_edge.runtime import load
 from degmix_edge.workflows.build import build
 
 pytestmark = [
-    pytest.mark.slow(file_seconds=45),
+    pytest.mark.slow(file_seconds=65),
     pytest.mark.skipif(
         trt_load.unavailable("tensorrt-rtx") is not None, reason="no TensorRT-RTX for this platform"
     ),

@@ -20,7 +20,7 @@ from degmix_edge.passes.hoist_pointwise import HoistPointwise
 from degmix_edge.passes.lower_moe import LowerMoe, mixtures
 from degmix_edge.passes.merge_convs import MergeConvs
 
-pytestmark = pytest.mark.slow(file_seconds=30)
+pytestmark = pytest.mark.slow(file_seconds=25)
 
 
 def run(model: onnx.ModelProto, **inputs: np.ndarray) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "plugins" / "tools"))
 import sass  # noqa: E402
 import time_model  # noqa: E402
 
-pytestmark = pytest.mark.slow(file_seconds=75)
+pytestmark = pytest.mark.slow(file_seconds=45)
 
 CREATORS = {
     (deform_sample.OP, ops.DOMAIN),

@@ -18,7 +18,7 @@ from public_head import PublicHead, mmseg_swin, random_state
 from degmix_edge import tasks
 from degmix_edge.errors import CheckpointError
 
-pytestmark = pytest.mark.slow(file_seconds=65)
+pytestmark = pytest.mark.slow(file_seconds=25)
 
 NYUD = {"semseg": 40, "depth": 1, "normals": 3, "edge": 1}
 PASCAL = {"semseg": 21, "human_parts": 7, "saliency": 2, "normals": 3, "edge": 1}

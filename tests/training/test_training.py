@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from degmix_edge import config
 from degmix_edge.errors import CheckpointError, ConfigError, OutputError
 
-pytestmark = pytest.mark.slow(file_seconds=30)
+pytestmark = pytest.mark.slow(file_seconds=22)
 
 RNG = np.random.default_rng(0)
 

@@ -12,7 +12,7 @@ from degmix_training.data import synthetic
 from layouts import LAYOUTS
 from public_head import mmseg_swin, random_state
 
-pytestmark = pytest.mark.slow(file_seconds=50)
+pytestmark = pytest.mark.slow(file_seconds=15)
 
 
 def test_inspect_counts_a_published_network(cli):
@@ -30,8 +30,8 @@ def test_inspect_counts_a_published_network(cli):
     assert "GMAC queries" in err
 
 
-def small(path, model, tasks):
-    config = {"backbone": "test_resnet"}  # the smallest of timm with batch norms
+def small(path, model, tasks, backbone=NETWORK["backbone"]):
+    config = {"backbone": backbone}
     specs = task_specs(tasks)
     torch.manual_seed(4)
     network = lively(models.find(model).Model(network_config(model, config), specs))
@@ -51,7 +51,7 @@ def test_eval_prints_delta_m_against_single_task_networks(cli, checkpoint_path, 
     assert {g["task"]: g["sign"] for g in gains}["depth"] == -1
     want = sum(100 * g["sign"] * (g["value"] - g["baseline"]) / g["baseline"] for g in gains) / 6
     assert found["delta_m"]["delta_m"] == pytest.approx(want)
-    assert "baseline test_resnet" in gains[0]["source"]
+    assert "baseline mobilenetv4" in gains[0]["source"]
     table = (tmp_path / "t.md").read_text()
     assert "| task | sign | value | baseline | gain | baseline is |" in table
     assert "delta_m = " in err
@@ -98,7 +98,7 @@ def test_eval_stands_beside_the_published_row(cli, tmp_path):
 def mine(tmp_path_factory):
     """A checkpoint with few layers."""
     path = tmp_path_factory.mktemp("mine") / "small.safetensors"
-    return small(path, "baseline", ("semseg", "depth", "normals"))
+    return small(path, "baseline", ("semseg", "depth", "normals"), "test_resnet")
 
 
 def test_compare_gives_pytorch_what_eval_gives_it(cli, mine, tmp_path):

@@ -30,7 +30,7 @@ from degmix_edge.workflows.compare import compare
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "color": "rgb"}
 SIZE = (HEIGHT, WIDTH)
-pytestmark = pytest.mark.slow(file_seconds=90)
+pytestmark = pytest.mark.slow(file_seconds=40)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from degmix_edge.passes.forms import lower_for_onnxruntime
 from degmix_edge.preprocess import normalise
 from degmix_edge.tasks import decode
 
-pytestmark = pytest.mark.slow(file_seconds=60)
+pytestmark = pytest.mark.slow(file_seconds=45)
 
 KINDS = [("degmix", "fp32"), ("degmix", "int8"), ("demtg", "fp32"), ("demtg", "int8")]
 KINDS += [("demt", "fp32"), ("demt", "int8"), ("degmix", "fp16")]
@@ -345,13 +345,13 @@ def test_inspect_says_what_rates_save_before_anything_is_built(cli):
         assert message in err
 
 
-def test_networks_whose_tasks_cannot_run_apart_are_refused(tmp_path, onnx_path, bundles, loaded):
-    target = tmp_path / "out.degmix"
+def test_networks_whose_tasks_cannot_run_apart_are_refused(tmp_path, onnx_path, bundles):
+    target, loaded = tmp_path / "out.degmix", network("degmix")
 
-    def refused(error, message, network, **options):
+    def refused(error, message, what, **options):
         values = {"precision": "fp32", "backend": "onnxruntime", **options}
         with pytest.raises(error, match=message):
-            build(network, target, split=True, **values)
+            build(what, target, split=True, **values)
         assert not target.exists()
 
     refused(ConfigError, r"small\.onnx: cannot be split .* checkpoint of a demt", onnx_path)
