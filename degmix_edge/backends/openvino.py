@@ -30,8 +30,8 @@ from degmix_edge.tensors import TensorSpec
 if TYPE_CHECKING:
     from degmix_edge.quant.recipe import Placed, Precision, Recipe
 
-FLOOR = (2026, 1)
-"""The first release whose CPU plugin keeps single nodes in FP32 as `_mark` asks it to."""
+FLOOR = (2026, 4)
+"""The first release in which marks that keep single nodes in FP32 were seen to work."""
 DEVICE = "CPU"
 INSTRUCTION_SETS = (
     *("sse4_2", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
