@@ -15,8 +15,8 @@ from degmix_edge.passes._base import Pass
 from degmix_edge.quant.qparams import per_channel_scale, quantize, scale_of
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.recipe import Recipe
-from degmix_edge.quant.rules import is_quantizable, stored_operand
-from degmix_edge.quant.sites import activation_sites, shared_amax
+from degmix_edge.quant.rules import is_quantizable
+from degmix_edge.quant.sites import activation_sites, shared_amax, weight_site
 
 
 class InsertQdq(Pass):
@@ -36,7 +36,7 @@ class InsertQdq(Pass):
                 pairs[tensor.name] = _pair(graph, tensor, amax[tensor.name])
             node.inputs[index] = pairs[tensor.name]
             if is_quantizable(node):
-                node.inputs[1] = _dequantized(graph, node, 1, _output_axis(node))
+                _dequantize_weight(graph, node)
         return len(sites) + self._weights_only(graph)
 
     def _amax(self, name: str) -> float:
@@ -49,12 +49,7 @@ class InsertQdq(Pass):
         chosen = self.recipe.nodes("int8_weights")
         rewrites = 0
         for node in [n for n in graph.nodes if n.name in chosen]:
-            index = stored_operand(node)
-            if index is not None:
-                # One scale an output row where the constant is on the left, else an output channel.
-                axis = node.inputs[index].values.ndim - 2 if index == 0 else _output_axis(node)
-                node.inputs[index] = _dequantized(graph, node, index, axis)
-                rewrites += 1
+            rewrites += _dequantize_weight(graph, node)
         return rewrites
 
 
@@ -65,19 +60,19 @@ def _pair(graph: gs.Graph, tensor: gs.Variable, amax: float) -> gs.Variable:
     return append(graph, "DequantizeLinear", [q, scale, zero], f"{tensor.name}/dq", np.float32)
 
 
-def _output_axis(node: gs.Node) -> int:
-    """Which axis of the weights, `inputs[1]`, counts output channels."""
-    last = node.op == "MatMul" or (node.op == "Gemm" and not node.attrs.get("transB", 0))
-    return node.inputs[1].values.ndim - 1 if last else 0
-
-
-def _dequantized(graph: gs.Graph, node: gs.Node, index: int, axis: int) -> gs.Variable:
-    """Constant input `index` as INT8 behind a DQ, one scale for every index along `axis`."""
+def _dequantize_weight(graph: gs.Graph, node: gs.Node) -> int:
+    """Store the weights of a node as INT8 behind a DQ; return how many of them there were."""
+    site = weight_site(node)
+    if site is None:
+        return 0
+    index, axis = site
     weight = node.inputs[index]
     scale = per_channel_scale(weight.values, axis)
     name = f"{node.name}.weight"
     stored = constant(f"{name}/int8", quantize(weight.values, scale, axis), np.int8)
     zeros = constant(f"{name}/zero", np.zeros(len(scale)), np.int8)
-    scales = constant(f"{name}/scale", scale)
-    inputs = [stored, scales, zeros]
-    return append(graph, "DequantizeLinear", inputs, f"{name}/dq", np.float32, axis=axis)
+    inputs = [stored, constant(f"{name}/scale", scale), zeros]
+    node.inputs[index] = append(
+        graph, "DequantizeLinear", inputs, f"{name}/dq", np.float32, axis=axis
+    )
+    return 1

@@ -10,6 +10,9 @@ Precision = Literal["fp32", "fp16", "int8"]
 Placed = Literal["fp32", "fp16", "int8", "int8_weights"]
 """`int8_weights`: weights are stored in INT8 and the arithmetic stays float."""
 
+OVER_BUDGET = "budget: alone it moves "
+"""How the reason begins for which a budget search keeps a node in float that would save time."""
+
 
 class Placement(Settings):
     """One node's precision and its reason."""

@@ -22,6 +22,7 @@ from degmix_edge.progress import Clock, Progress, listening
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.ranges import read as read_ranges
 from degmix_edge.quant.recipe import Precision, Recipe
+from degmix_edge.quant.trained import trained_in
 from degmix_edge.workflows import budget as budgets
 from degmix_edge.workflows.calibration import (
     as_named,
@@ -202,6 +203,8 @@ class Build:
             describe=self.options.describe,
         )
         self._float, self.spec = read.model, read.spec.keep(tasks or read.spec.task_names)
+        metadata = {prop.key: prop.value for prop in self._float.metadata_props}
+        self._trained = trained_in(metadata, self.spec.source.name)
         self._original, self._fit = read.original, read.fit
         if self._asked:
             self._asked.check(self.spec)
@@ -258,6 +261,10 @@ class Build:
             observer=options.observer if precision == "int8" else None,
             keep_float=options.keep_float,
         )
+        if self._trained is not None and precision == "int8":
+            nodes = [place.node for place in self.recipe.placements]
+            self.recipe = self._trained.placed(nodes, options.keep_float)
+            detail += "; the recipe and the ranges of its training"
         self.clock.finished("passes", detail)
         for size in self._further:  # before the long stages, which would be lost
             self._others.append(self._build_of(size).run(until="passes"))
@@ -290,6 +297,8 @@ class Build:
                 observer=self.options.observer,
                 state=Path(f"{self.out}.calibration.partial") if self.out else None,
             )
+        if self._trained is not None:
+            self.ranges = self._trained.over(self.ranges)
         tensors, count = len(self.ranges.tensors), len(self.ranges.images)
         self.clock.finished(
             "calibrate", f"{tensors} tensors over {count} images, observer {self.ranges.observer}"
