@@ -149,7 +149,7 @@ def test_other_recipes_and_starts_are_refused(run, recipe, loaded, tmp_path):
     path.write_text(config.dump(Recipe(precision="fp16")))
     with refuse(ConfigError, match="is a recipe for fp16, and training is for int8"):
         train_quantized(path, loaded, tmp_path / "a")
-    with refuse(ConfigError, match="recipe of another network: the network has no node 'b.*Did"):
+    with refuse(ConfigError, match="another network: the network has no node .* no weighted"):
         train_quantized(recipe, lively_network("padnet")[0], tmp_path / "a")
     path.write_text(config.dump(other.model_copy(update={"placements": other.placements[1:]})))
     with refuse(ConfigError, match="the recipe has no node 'backbone.network.conv_stem/Conv'"):
@@ -171,8 +171,8 @@ def test_a_module_that_is_not_the_graphs_is_refused(tmp_path, pictures):
 
 
 def test_a_loss_that_is_no_number_names_layer_and_task(recipe, loaded, tmp_path):
-    changes = [*FEW, "steps=3", "val_every=3", "optim.lr=1e30"]
-    match = r"step 1: the loss of semseg.* is nan under fake quantization on .*the first layer .*'b"
+    changes = [*FEW, "steps=3", "val_every=3", "optim.lr=1e38"]
+    match = r"step 1: the loss of \w+.* is \S+ under fake quantization on .*; the first layer .* 'b"
     with pytest.raises(TrainingError, match=match):
         train_quantized(recipe, loaded, tmp_path / "nan", overrides=changes)
 

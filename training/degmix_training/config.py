@@ -88,6 +88,34 @@ class Qat(Settings):
     freeze_norms: float = Field(0.0, ge=0, le=1)
 
 
+class Distill(Settings):
+    """Distillation from a trained network.
+
+    Attributes:
+        teacher: A checkpoint with the same tasks and classes, usually of a larger network.
+        weight: Factor on the distance from the teacher's maps, beside `loss_weights`.
+        temperature: What class logits are divided by.
+    """
+
+    teacher: Path
+    weight: NotNegative = 1.0
+    temperature: float = Field(2.0, gt=0, allow_inf_nan=False)
+
+
+class Consistency(Settings):
+    """How much the tasks have to agree with each other; 0 leaves a pair out.
+
+    Attributes:
+        normals: Weight of the distance between the normals and those of the predicted depth.
+        edges: Weight of boundaries between predicted classes that the predicted edges miss.
+        focal: Focal length of the camera, as a multiple of the image's width.
+    """
+
+    normals: NotNegative = 0.0
+    edges: NotNegative = 0.0
+    focal: float = Field(1.0, gt=0, allow_inf_nan=False)
+
+
 class TrainConfig(Settings):
     """Everything that determines the result of a training run, except the machine.
 
@@ -104,6 +132,10 @@ class TrainConfig(Settings):
         pretrained: `none`, `timm` (its ImageNet weights), or a file of backbone weights. The
             published runs start from UPerNet checkpoints trained on ADE20K.
         qat: Settings of quantization-aware training; None trains in float.
+        balance: How the tasks' losses are weighted, beside `loss_weights`: `fixed`, or as
+            `degmix_training.balance` describes `uncertainty`, `gradnorm` and `dwa`.
+        distill: Distillation from a teacher; None is none.
+        consistency: Losses of disagreement between tasks; off by default.
     """
 
     model: str = "degmix"
@@ -126,6 +158,9 @@ class TrainConfig(Settings):
     val_every: int = Field(500, gt=0)
     pretrained: str = "none"
     qat: Qat | None = None
+    balance: Literal["fixed", "uncertainty", "gradnorm", "dwa"] = "fixed"
+    distill: Distill | None = None
+    consistency: Consistency = Consistency()
 
     @field_validator("pretrained", mode="before")
     @classmethod

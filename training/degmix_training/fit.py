@@ -72,6 +72,7 @@ def fit(
     """
     machine = machine or Machine()
     _check_losses(settings)
+    _check_consistency(settings)
     _check_batch(settings, machine.devices * machine.nodes)
     _check_start(settings, start, machine)
     if resume:
@@ -84,8 +85,8 @@ def fit(
             )
         began = time.perf_counter()
         lightning.seed_everything(settings.seed, workers=True, verbose=False)
-        module = Fit(settings, start)
         batches = Batches(settings, machine.workers)
+        module = Fit(settings, start, epoch_steps=len(batches.train) // settings.batch_size)
         make_folder(out)
         if is_first_process():
             with whole_file(out / "config.yaml") as part:
@@ -111,6 +112,17 @@ def _check_losses(settings: TrainConfig) -> None:
         raise ConfigError(
             f"loss_weights: {unused[0]!r} is no task of this run: {', '.join(learned)}"
         )
+
+
+def _check_consistency(settings: TrainConfig) -> None:
+    needs = {"normals": ("normals", "depth"), "edges": ("edge", "semseg")}
+    for name, tasks in needs.items():
+        missing = [task for task in tasks if task not in settings.tasks]
+        if getattr(settings.consistency, name) and missing:
+            raise ConfigError(
+                f"consistency.{name}: compares {' with '.join(tasks)}, and this run has no "
+                f"{missing[0]}; set it to 0, or train that task too"
+            )
 
 
 def _check_batch(settings: TrainConfig, processes: int) -> None:

@@ -20,8 +20,8 @@ from degmix_edge.preprocess import normalise
 from degmix_edge.quant.recipe import OVER_BUDGET, Placement, Recipe
 from degmix_edge.quant.rules import is_quantizable, stored_operand
 from degmix_edge.registry import unknown
+from degmix_training import export
 from degmix_training.checkpoint import Checkpoint
-from degmix_training.export import export_checkpoint, network_spec
 from degmix_training.fake_quant import Quantizer, attach
 from degmix_training.sites import Sites, find_sites
 
@@ -69,8 +69,9 @@ class Deployed:
         """
         network: Any = checkpoint.network
         folds = tuple(network.folds)
-        spec = network_spec(checkpoint)
-        model, spec, _ = deploy_model(export_checkpoint(checkpoint, folds), spec, precision="int8")
+        spec = export.network_spec(checkpoint)
+        model = export.export_checkpoint(checkpoint, folds)
+        model, spec, _ = deploy_model(model, spec, precision="int8")
         return cls(network.fold_for_inference(folds), folds, model, spec)
 
 
