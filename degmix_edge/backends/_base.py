@@ -202,6 +202,7 @@ class EngineBackend(Backend):
     Attributes:
         engine_file: What the engine is called in a bundle.
         runs_model: `model.onnx` can stand in for an engine.
+        takes_fp8: It has kernels for FP8.
         takes_options: Names of `EngineOptions` that it has.
         takes_timeout: It can end a call that takes longer than `timeout_s`.
         timeout_s: Seconds after which a call is ended; None never ends one.
@@ -209,6 +210,7 @@ class EngineBackend(Backend):
 
     engine_file: ClassVar[str] = "engine.onnx"
     runs_model: ClassVar[bool] = True
+    takes_fp8: ClassVar[bool] = False
     takes_options: ClassVar[tuple[str, ...]] = ()
     takes_timeout: ClassVar[bool] = False
     timeout_s: float | None = None
@@ -272,3 +274,16 @@ class EngineBackend(Backend):
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
             other = "onnxruntime" if asked == ["split"] else "tensorrt"
             raise BackendError(f"{cls.name}: has no {flags}; that is for --backend {other}")
+
+    @classmethod
+    def refuse_precision(cls, precision: str) -> None:
+        """Refuse, before any work, a precision that the backend has no kernels for.
+
+        Raises:
+            BackendError: It is FP8.
+        """
+        if precision == "fp8" and not cls.takes_fp8:
+            raise BackendError(
+                f"{cls.name}: has no kernels for FP8; build with --backend tensorrt on a card "
+                "since Ada (sm_89), with --backend tensorrt-rtx, or with --precision int8"
+            )

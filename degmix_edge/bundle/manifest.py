@@ -156,7 +156,7 @@ class Manifest(Settings):
     fit: Fit
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    precision: Literal["fp32", "fp16", "int8"]
+    precision: Literal["fp32", "fp16", "int8", "fp8"]
     engines: tuple[Engine, ...] = ()
     split: Split | None = None
     sizes: Annotated[tuple[SizeEntry, ...], Field(max_length=MOST_SIZES - 1)] = ()

@@ -21,7 +21,7 @@ KEEP_SCALE = ("Concat",)
 
 def activation_sites(graph: gs.Graph, recipe: Recipe) -> list[Site]:
     """Return the inputs that must come from a DQ, in graph order."""
-    chosen = recipe.nodes("int8")
+    chosen = recipe.nodes("int8") | recipe.nodes("fp8")
     nodes = [node for node in graph.nodes if node.name in chosen and is_quantizable(node)]
     int8 = {id(node) for node in nodes}
     return [(node, 0) for node in nodes] + list(_residuals(graph, int8))
@@ -33,7 +33,7 @@ def observed_tensors(graph: gs.Graph, recipe: Recipe) -> list[str]:
     They are the sites, the outputs of INT8 nodes and the outputs of Relus.
     """
     inputs = [node.inputs[index].name for node, index in activation_sites(graph, recipe)]
-    chosen = recipe.nodes("int8")
+    chosen = recipe.nodes("int8") | recipe.nodes("fp8")
     produced = (n.outputs[0].name for n in graph.nodes if n.name in chosen or n.op == "Relu")
     return list(dict.fromkeys([*inputs, *produced]))
 

@@ -21,7 +21,7 @@ from degmix_edge.errors import AccuracyError, BuildError, ConfigError
 from degmix_edge.progress import Clock, Progress, listening
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.ranges import read as read_ranges
-from degmix_edge.quant.recipe import Precision, Recipe
+from degmix_edge.quant.recipe import CALIBRATED, Precision, Recipe
 from degmix_edge.quant.trained import trained_in
 from degmix_edge.workflows import budget as budgets
 from degmix_edge.workflows.calibration import (
@@ -154,10 +154,10 @@ class Build:
         check_network(self._network)
         if options.split:
             check_split(self._network, options.batch)
-        if options.precision in ("int8", "auto"):
+        if options.precision in (*CALIBRATED, "auto"):
             from degmix_calibration import observers
 
-            observers.find(options.observer)
+            observers.find(options.range_observer)
             if self._calibration is None and options.ranges is None:
                 raise ConfigError(
                     f"--precision {options.precision} needs --calib DIR (a folder of 32 to 128 "
@@ -212,7 +212,7 @@ class Build:
             self.clock.finished("export", read.detail)
 
     def _images(self) -> None:
-        needed = self.options.precision == "int8" and self.options.ranges is None
+        needed = self.options.precision in CALIBRATED and self.options.ranges is None
         source = self._calibration if needed else None
         self._found = calibration_images(
             source, self._fit, self.options.calibration_count, network=self.spec
@@ -258,7 +258,7 @@ class Build:
             to_graph(self._deployed),
             self.spec,
             precision,
-            observer=options.observer if precision == "int8" else None,
+            observer=options.range_observer if precision in CALIBRATED else None,
             keep_float=options.keep_float,
         )
         if self._trained is not None and precision == "int8":
@@ -274,7 +274,7 @@ class Build:
         from degmix_edge.graph.model import to_graph
         from degmix_edge.quant.sites import observed_tensors
 
-        if self.options.precision != "int8":
+        if self.options.precision not in CALIBRATED:
             return
         if self.options.ranges is not None:
             from degmix_calibration.collect import graph_hash
@@ -294,10 +294,10 @@ class Build:
                 self._found,
                 self._fit,
                 self.spec,
-                observer=self.options.observer,
+                observer=self.options.range_observer,
                 state=Path(f"{self.out}.calibration.partial") if self.out else None,
             )
-        if self._trained is not None:
+        if self._trained is not None and self.options.precision == "int8":
             self.ranges = self._trained.over(self.ranges)
         tensors, count = len(self.ranges.tensors), len(self.ranges.images)
         self.clock.finished(
@@ -500,7 +500,9 @@ def check_build(network: Network, target: Path, options: Options, *, force: bool
 
 def _check_end(network: Network, options: Options) -> None:
     task_names(options.tasks, network)
-    backends.choose(options.backend, to_build=True).refuse_options(options.engine)
+    backend = backends.choose(options.backend, to_build=True)
+    backend.refuse_options(options.engine)
+    backend.refuse_precision(options.precision)
 
 
 def _check_agreement(first: Build, other: Build) -> None:
