@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from degmix_edge.errors import BackendError
+from degmix_edge.quant.qparams import FP8_SUFFIX
 from degmix_edge.tensors import fill
 
 Optimization = Literal["none", "basic", "extended", "all"]
@@ -55,6 +56,9 @@ def cpu_session(
     """
     import onnxruntime
 
+    if FP8_SUFFIX.encode() in model and optimization != "none":
+        # Extended fusions of ONNX Runtime 1.32 give other maps where a graph has FP8 values.
+        optimization = "basic"
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(
         onnxruntime.GraphOptimizationLevel, _LEVELS[optimization]

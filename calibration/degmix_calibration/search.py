@@ -22,7 +22,7 @@ from degmix_edge.errors import AccuracyError
 from degmix_edge.graph import roofline
 from degmix_edge.graph.cost import costs
 from degmix_edge.progress import Progress, counting, listening, note
-from degmix_edge.quant.recipe import Placed, Recipe
+from degmix_edge.quant.recipe import OVER_BUDGET, Placed, Recipe
 
 EXTRA_TRIALS = 8
 """Number of single layers after the prefix that are tried."""
@@ -319,8 +319,8 @@ def _reasons(
     for layer in found:
         damage = measured[layer.name]
         worst = max(allowed, key=lambda t: damage[t].distance / (allowed[t] or 1e-12))
-        text = f"alone it moves {worst} by {damage[worst].distance:.3g}"
+        text = f"{OVER_BUDGET}{worst} by {damage[worst].distance:.3g}"
         if layer.saving_ms <= 0:
-            text = "INT8 saves no time here"
-        reasons.update(dict.fromkeys(layer.nodes, f"budget: {text}"))
+            text = "budget: INT8 saves no time here"
+        reasons.update(dict.fromkeys(layer.nodes, text))
     return reasons

@@ -203,6 +203,7 @@ class EngineBackend(Backend):
         engine_file: What the engine is called in a bundle.
         runs_model: `model.onnx` can stand in for an engine.
         has_lanes: `threads` is how many calls run at once, as on a GPU, and not CPU threads.
+        takes_fp8: It has kernels for FP8.
         takes_options: Names of `EngineOptions` that it has.
         takes_timeout: It can end a call that takes longer than `timeout_s`.
         timeout_s: Seconds after which a call is ended; None never ends one.
@@ -211,6 +212,7 @@ class EngineBackend(Backend):
     engine_file: ClassVar[str] = "engine.onnx"
     runs_model: ClassVar[bool] = True
     has_lanes: ClassVar[bool] = False
+    takes_fp8: ClassVar[bool] = False
     takes_options: ClassVar[tuple[str, ...]] = ()
     takes_timeout: ClassVar[bool] = False
     timeout_s: float | None = None
@@ -242,9 +244,14 @@ class EngineBackend(Backend):
     @classmethod
     def lacks(cls, precision: Placed) -> str | None:
         """Why it builds no engine with nodes of a precision and what to do, or None."""
-        if precision != "bf16" or "bf16" in cls.precisions():
-            return None
-        return f"{cls.name}: builds no bfloat16 engines; use --backend openvino, or fp16"
+        if precision == "bf16" and "bf16" not in cls.precisions():
+            return f"{cls.name}: builds no bfloat16 engines; use --backend openvino, or fp16"
+        if precision == "fp8" and not cls.takes_fp8:
+            return (
+                f"{cls.name}: has no kernels for FP8; build with --backend tensorrt on a card "
+                "since Ada (sm_89), with --backend tensorrt-rtx, or with --precision int8"
+            )
+        return None
 
     @classmethod
     @abstractmethod
@@ -297,3 +304,13 @@ class EngineBackend(Backend):
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
             other = "onnxruntime" if asked == ["split"] else "tensorrt"
             raise BackendError(f"{cls.name}: has no {flags}; that is for --backend {other}")
+
+    @classmethod
+    def refuse_precision(cls, precision: Precision) -> None:
+        """Before any work: a precision that it has no kernels for must not be asked for.
+
+        Raises:
+            BackendError: It was.
+        """
+        if reason := cls.lacks(precision):
+            raise BackendError(reason)

@@ -67,7 +67,7 @@ class Backend(EngineBackend):
 
     @classmethod
     def lacks(cls, precision: Placed) -> str | None:
-        return None
+        return None if precision == "bf16" else super().lacks(precision)
 
     @classmethod
     def build(

@@ -78,7 +78,9 @@ class Backend(EngineBackend):
 
     @classmethod
     def lacks(cls, precision: Placed) -> str | None:
-        if precision != "bf16" or has_bf16():
+        if precision != "bf16":
+            return super().lacks(precision)
+        if has_bf16():
             return None
         return (
             f"{cls.name}: this CPU ({processor()}) has no bfloat16 arithmetic, as Xeon, EPYC and "

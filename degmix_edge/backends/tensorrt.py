@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from degmix_edge.quant.recipe import Recipe
 
 PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+FP8_MAJOR, FP8_CAPABILITY = 10, 89
+"""The first TensorRT and compute capability with kernels for FP8 convolutions."""
 TIMED_CALLS = 50
 """Timed calls of each form of the deformable convolutions, before one is chosen."""
 
@@ -60,6 +62,7 @@ class Backend(EngineBackend):
     engine_file = "engine.plan"
     runs_model = False
     has_lanes = True
+    takes_fp8 = True
     takes_options = tuple(name for name in REQUESTS if name != "split")
     is_concurrent = True
 
@@ -110,6 +113,8 @@ class Backend(EngineBackend):
         fastest on this card is kept. `layers.json` has the parsed layers, the layers as built with
         their modules, the form, and what each form took.
         """
+        if recipe.precision == "fp8":
+            cls._refuse_fp8_here()
         # Building needs onnx; a robot that only runs does not have it.
         from degmix_edge.passes.forms import lower_for_tensorrt
 
@@ -148,6 +153,23 @@ class Backend(EngineBackend):
             "built": inspected,
         }
         return {cls.engine_file: built.plan, "layers.json": json.dumps(said).encode()}
+
+    @classmethod
+    def _refuse_fp8_here(cls) -> None:
+        """Check that the card and the library compute FP8.
+
+        Raises:
+            BackendError: One does not.
+        """
+        card = cuda.Device()
+        info = card.info
+        card.close()
+        if int(cls.major()) < FP8_MAJOR or info.compute_capability < FP8_CAPABILITY:
+            raise BackendError(
+                f"{cls.name} {cls.version()} on {info}: has no kernels for FP8, which need "
+                f"TensorRT {FP8_MAJOR} and a card since sm_{FP8_CAPABILITY}; build with "
+                "--precision int8"
+            )
 
     @classmethod
     def _built(

@@ -29,6 +29,8 @@ PLUGIN_MAJOR = "10"
 """TensorRT's major version whose plugin interface TensorRT-RTX 1 has."""
 FORMS: tuple[Dcn, ...] = ("plugin", "offsets", "gridsample")
 """Ways of deformable convolutions that it has; it lacks an importer of its own."""
+FP8_CARDS = ("SM89", "SM120")
+"""The cards with kernels for FP8, Ada and Blackwell; an engine for all cards has none."""
 BINDINGS = "tensorrt_rtx_cu13_bindings"
 NOT_RUN = (
     "its engines are built here and run by TensorRT-RTX itself on the card, from the bundle's "
@@ -41,6 +43,7 @@ class Backend(EngineBackend):
 
     name = "tensorrt_rtx"
     engine_file = "engine.plan"
+    takes_fp8 = True
     takes_options = ("dcn",)
 
     @classmethod
@@ -82,7 +85,10 @@ class Backend(EngineBackend):
         form: Dcn = "gridsample" if options.dcn == "auto" else check_form(options.dcn, FORMS)
         plugin = plugin_library(PLUGIN_MAJOR, form) if form in NEED_PLUGIN else None
         lowered = lower_for_tensorrt(model, recipe, form)
-        values = trt_build.BuilderOptions(plugin=None if plugin is None else str(plugin))
+        cards = FP8_CARDS if recipe.precision == "fp8" else ()
+        values = trt_build.BuilderOptions(
+            plugin=None if plugin is None else str(plugin), compute_capabilities=cards
+        )
         built = build_in_child("tensorrt-rtx", lowered, values, progress)
         layers = json.dumps(
             {

@@ -31,7 +31,8 @@ class Tolerance(NamedTuple):
 SAME_ENGINE = Tolerance(0.05, 0.02)
 """Limits for one engine on two machines, whose kernels round differently at boundaries."""
 LOWERED = {"fp32": Tolerance(0.001, 0.001), "fp16": Tolerance(0.01, 0.01)}
-LOWERED |= {"bf16": Tolerance(0.05, 0.03), "int8": Tolerance(0.5, 0.15)}
+LOWERED |= {"bf16": Tolerance(0.05, 0.03)}
+LOWERED |= {"int8": Tolerance(0.5, 0.15), "fp8": Tolerance(0.5, 0.15)}
 """Limits for an engine and its ONNX, by precision.
 
 INT8 kernels of a CPU round more often than the ONNX. These limits detect a wrong engine, even that

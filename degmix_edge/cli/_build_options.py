@@ -10,7 +10,7 @@ import click
 
 from degmix_edge.cli._types import DEVICE, OBSERVER, PATH, TASKS
 
-PRECISIONS = ["fp32", "fp16", "bf16", "int8", "auto"]
+PRECISIONS = ["fp32", "fp16", "bf16", "int8", "fp8", "auto"]
 PRECISION = [
     click.option("--precision", type=click.Choice(PRECISIONS), default="int8", show_default=True),
     click.option(

@@ -18,6 +18,7 @@ EXAMPLE = example(
     "train --list",
     "train degmix_tiny --task semseg --task depth --out runs/two",
     "train nyud_demtg --data nyud:NYUDv2 --devices 4",
+    "train --qat int8.degmix/recipe.yaml --from runs/demtg/best.safetensors --out runs/qat",
 )
 
 
@@ -33,6 +34,8 @@ EXAMPLE = example(
     help="Backbone weights: timm (its ImageNet), efficientnet_lite0 (a package), none, or a file.",
 )
 @click.option("--data", metavar="NAME:DIR", help="Data set and its folder, as in nyud:NYUDv2.")
+@click.option("--qat", type=PATH, metavar="RECIPE", help="Train FROM for this INT8 recipe.yaml.")
+@click.option("--from", "start", metavar="CHECKPOINT", help="Checkpoint that --qat starts from.")
 @click.option("--resume", is_flag=True, help="Continue the run in OUT.")
 @click.option("--force", is_flag=True, help="Write into an OUT that holds another run.")
 @options(MACHINE)
@@ -41,19 +44,30 @@ EXAMPLE = example(
 def command(output: Output, preset: str | None, *, show: bool, **values: Any) -> None:
     """Train PRESET (degmix_tiny) or a YAML config; write checkpoints, losses and scores to OUT.
 
-    `train --list` shows the presets.
+    `train --list` shows the presets. With --qat and --from, there is no PRESET: a trained
+    checkpoint is fine-tuned for INT8.
     """
     from degmix_edge.workflows.training import presets
 
     if show:
         _list(output)
         return
+    recipe, start = values.pop("qat"), values.pop("start")
+    if (recipe is None) != (start is None):
+        raise click.UsageError("--qat RECIPE and --from CHECKPOINT belong together; give both")
+    if recipe is not None:
+        if preset is not None or any([values.pop("tasks"), values.pop("pretrained")]):
+            raise click.UsageError(
+                "--qat trains what --from has: leave out PRESET, --task and --pretrained"
+            )
+        _train(output, qat=recipe, start=start, **values)
+        return
     if preset is None:
         names = ", ".join(p.name for p in presets())
         raise click.UsageError(
             f"no PRESET_OR_YAML given. Presets: {names}. `degmix-edge train --list` shows them"
         )
-    _train(output, preset, **values)
+    _train(output, preset=preset, **values)
 
 
 def _list(output: Output) -> None:
@@ -69,14 +83,18 @@ def _list(output: Output) -> None:
     output.result({"presets": listed})
 
 
-def _train(output: Output, preset: str, *, compiled: bool, **values: Any) -> None:
+def _train(output: Output, *, compiled: bool, **values: Any) -> None:
     from degmix_training.processes import is_first_process
 
     from degmix_edge.workflows.describe import score_table
+    from degmix_edge.workflows.qat import train_quantized
     from degmix_edge.workflows.training import train
 
     machine = take_machine(values, compiled=compiled)
-    run = train(preset, machine=machine, **values)
+    if "qat" in values:
+        run = train_quantized(values.pop("qat"), machine=machine, **values)
+    else:
+        run = train(machine=machine, **values)
     if not is_first_process():
         return
     output.table(*score_table(f"{run.checkpoint}, step {run.step}", run.scores))

@@ -19,7 +19,7 @@ from degmix_edge.passes import pipeline
 from degmix_edge.passes._base import apply
 from degmix_edge.passes.pipeline import Dcn
 from degmix_edge.quant.ranges import Ranges
-from degmix_edge.quant.recipe import Precision, Recipe
+from degmix_edge.quant.recipe import CALIBRATED, Precision, Recipe
 
 
 def simplify_model(model: onnx.ModelProto, tasks: Sequence[str]) -> onnx.ModelProto:
@@ -68,7 +68,8 @@ def deploy_model(
     spec = spec.keep(tasks or spec.task_names)
     graph = to_graph(model)
     before = len(graph.nodes)
-    passes = pipeline.deploy(spec, spec.task_names, raw_logits=raw_logits, int8=precision == "int8")
+    narrow = precision in CALIBRATED
+    passes = pipeline.deploy(spec, spec.task_names, raw_logits=raw_logits, int8=narrow)
     outcomes = apply(graph, passes)
     done = ", ".join(f"{o.name} {o.rewrites}" for o in outcomes)
     detail = f"{before} -> {len(graph.nodes)} nodes ({done})"

@@ -40,7 +40,7 @@ from degmix_edge.passes.share_constants import ShareConstants
 from degmix_edge.passes.split_deform_positions import SplitDeformPositions
 from degmix_edge.passes.split_tasks import SplitTasks
 from degmix_edge.quant.ranges import Ranges
-from degmix_edge.quant.recipe import Recipe
+from degmix_edge.quant.recipe import CALIBRATED, Recipe
 from degmix_edge.registry import unknown
 
 Dcn = Literal["plugin", "offsets", "builtin", "gridsample"]
@@ -94,7 +94,7 @@ def quantize(recipe: Recipe, ranges: Ranges | None) -> list[Pass]:
     """Precision, last: recipes and ranges name the nodes and tensors that `deploy` leaves."""
     if recipe.precision == "fp16":
         return [InsertFp16(recipe)]
-    if recipe.precision == "int8" and ranges is not None:
+    if recipe.precision in CALIBRATED and ranges is not None:
         # Zero points are all the same.
         return [InsertQdq(recipe, ranges), InsertBf16(recipe), ShareConstants()]
     return [InsertBf16(recipe)]

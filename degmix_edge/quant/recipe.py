@@ -6,9 +6,14 @@ from typing import Literal
 
 from degmix_edge.config import Settings
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-Placed = Literal["fp32", "fp16", "bf16", "int8", "int8_weights"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+Placed = Literal["fp32", "fp16", "bf16", "int8", "int8_weights", "fp8"]
 """`int8_weights`: weights are stored in INT8 and the arithmetic stays float."""
+
+CALIBRATED: tuple[Precision, ...] = ("int8", "fp8")
+"""Precisions whose values have scales, which calibration measures."""
+OVER_BUDGET = "budget: alone it moves "
+"""How the reason begins for which a budget search keeps a node in float that would save time."""
 
 
 class Placement(Settings):

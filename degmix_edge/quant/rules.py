@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from degmix_edge.errors import GraphError
 from degmix_edge.network import NetworkSpec
-from degmix_edge.quant.recipe import Placement, Precision, Recipe
+from degmix_edge.quant.recipe import CALIBRATED, Placed, Placement, Precision, Recipe
 from degmix_edge.registry import unknown
 from degmix_edge.tasks import DECODES, logits_name
 
@@ -55,27 +55,21 @@ def choose(
         return Recipe(precision="fp32")
     floats = dict(_float_nodes(graph, spec, precision))
     floats.update(dict.fromkeys(keep_float, "asked for"))
+    halves = dict(_half_nodes(graph)) if precision == "fp8" else {}
+
+    def placed(node: gs.Node, otherwise: Placed, reason: str) -> Placement:
+        found: tuple[Placed, str] = (otherwise, reason)
+        if node.name in floats:
+            found = ("fp32", floats[node.name])
+        elif node.name in halves:
+            found = ("fp16", halves[node.name])
+        return Placement(node=node.name, op=node.op, precision=found[0], reason=found[1])
+
     return Recipe(
         precision=precision,
         observer=observer,
-        placements=tuple(
-            Placement(
-                node=node.name,
-                op=node.op,
-                precision="fp32" if node.name in floats else precision,
-                reason=floats.get(node.name, "constant weights"),
-            )
-            for node in weighted
-        )
-        + tuple(
-            Placement(
-                node=node.name,
-                op=node.op,
-                precision="fp32" if node.name in floats else "int8_weights",
-                reason=floats.get(node.name, "its other operands stay float"),
-            )
-            for node in stored
-        ),
+        placements=tuple(placed(node, precision, "constant weights") for node in weighted)
+        + tuple(placed(n, "int8_weights", "its other operands stay float") for n in stored),
     )
 
 
@@ -117,7 +111,7 @@ def _float_nodes(
     graph: gs.Graph, spec: NetworkSpec, precision: Precision
 ) -> Iterator[tuple[str, str]]:
     # A node with two reasons gets the last one.
-    if precision == "int8":
+    if precision in CALIBRATED:
         for node in graph.nodes:
             if node.op == "Conv" and is_weighted(node) and _is_grouped(node):
                 yield node.name, "grouped: INT8 kernels are made for one group, or one a channel"
@@ -136,6 +130,13 @@ def _float_nodes(
             node = _last_weighted(tensors[logits_name(task.name)])
             if node is not None:
                 yield node.name, f"last layer of {task.name}, a regression"
+
+
+def _half_nodes(graph: gs.Graph) -> Iterator[tuple[str, str]]:
+    """Yield what has no kernel in FP8, with the reason."""
+    for node in graph.nodes:
+        if node.op == "DeformConv" or node.attrs.get("group", 1) > 1:
+            yield node.name, "FP8 kernels are made for products and convolutions of one group"
 
 
 def offset_branch(graph: gs.Graph) -> list[gs.Node]:

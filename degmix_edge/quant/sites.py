@@ -7,12 +7,12 @@ convolution of the block reads it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx_graphsurgeon as gs
 
 from degmix_edge.quant.recipe import Recipe
-from degmix_edge.quant.rules import is_quantizable
+from degmix_edge.quant.rules import is_quantizable, stored_operand
 
 Site = tuple[gs.Node, int]
 """A node and the index of its input."""
@@ -21,7 +21,7 @@ KEEP_SCALE = ("Concat",)
 
 def activation_sites(graph: gs.Graph, recipe: Recipe) -> list[Site]:
     """Return the inputs that must come from a DQ, in graph order."""
-    chosen = recipe.nodes("int8")
+    chosen = recipe.nodes("int8") | recipe.nodes("fp8")
     nodes = [node for node in graph.nodes if node.name in chosen and is_quantizable(node)]
     int8 = {id(node) for node in nodes}
     return [(node, 0) for node in nodes] + list(_residuals(graph, int8))
@@ -33,23 +33,51 @@ def observed_tensors(graph: gs.Graph, recipe: Recipe) -> list[str]:
     They are the sites, the outputs of INT8 nodes and the outputs of Relus.
     """
     inputs = [node.inputs[index].name for node, index in activation_sites(graph, recipe)]
-    chosen = recipe.nodes("int8")
+    chosen = recipe.nodes("int8") | recipe.nodes("fp8")
     produced = (n.outputs[0].name for n in graph.nodes if n.name in chosen or n.op == "Relu")
     return list(dict.fromkeys([*inputs, *produced]))
 
 
-def shared_amax(graph: gs.Graph, amax: dict[str, float]) -> dict[str, float]:
-    """Return `amax` with one value for the output of each Concat and its quantized inputs.
+def weight_site(node: gs.Node) -> tuple[int, int] | None:
+    """Return which input of a node holds weights to quantize, and the axis of their scales.
 
-    A builder can then move the Q before the Concat, and needs no requantization in between.
+    The axis counts output channels, or output rows where stored weights are on the left.
     """
-    shared = dict(amax)
-    for node in reversed(graph.nodes):  # in reverse, so that one pass settles a chain of Concats
-        if node.op in KEEP_SCALE and node.outputs[0].name in shared:
-            names = [t.name for t in (*node.inputs, *node.outputs) if t.name in shared]
-            largest = max(shared[name] for name in names)
-            shared.update(dict.fromkeys(names, largest))
-    return shared
+    if is_quantizable(node):
+        return 1, _output_axis(node)
+    index = stored_operand(node)
+    if index is None:
+        return None
+    return index, node.inputs[index].values.ndim - 2 if index == 0 else _output_axis(node)
+
+
+def _output_axis(node: gs.Node) -> int:
+    last = node.op == "MatMul" or (node.op == "Gemm" and not node.attrs.get("transB", 0))
+    return node.inputs[1].values.ndim - 1 if last else 0
+
+
+def scale_groups(graph: gs.Graph, names: Iterable[str]) -> dict[str, int]:
+    """Return the index of a scale for each tensor of `names`.
+
+    The output of a Concat and its quantized inputs have the same one: a builder can then move the Q
+    before the Concat, and needs no requantization in between.
+    """
+    groups = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    for node in graph.nodes:
+        if node.op in KEEP_SCALE and node.outputs[0].name in groups:
+            joined = {groups[t.name] for t in (*node.inputs, *node.outputs) if t.name in groups}
+            groups = {n: min(joined) if g in joined else g for n, g in groups.items()}
+    order = {group: index for index, group in enumerate(dict.fromkeys(groups.values()))}
+    return {name: order[group] for name, group in groups.items()}
+
+
+def shared_amax(graph: gs.Graph, amax: dict[str, float]) -> dict[str, float]:
+    """Return `amax` with the largest value of each of the `scale_groups`."""
+    groups = scale_groups(graph, amax)
+    largest = [0.0] * (1 + max(groups.values(), default=-1))
+    for name, group in groups.items():
+        largest[group] = max(largest[group], amax[name])
+    return {name: largest[group] for name, group in groups.items()}
 
 
 def _residuals(graph: gs.Graph, int8: set[int]) -> Iterator[Site]:

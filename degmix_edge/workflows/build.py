@@ -20,11 +20,12 @@ from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.bundle.golden import differences
 from degmix_edge.bundle.manifest import MANIFEST, Form, size_text
 from degmix_edge.bundle.writing import Target, claim
-from degmix_edge.errors import AccuracyError, BackendError, BuildError, ConfigError
+from degmix_edge.errors import AccuracyError, BuildError, ConfigError
 from degmix_edge.progress import Clock, Progress, listening
 from degmix_edge.quant.ranges import Ranges
 from degmix_edge.quant.ranges import read as read_ranges
-from degmix_edge.quant.recipe import Recipe
+from degmix_edge.quant.recipe import CALIBRATED, Recipe
+from degmix_edge.quant.trained import trained_in
 from degmix_edge.workflows import budget as budgets
 from degmix_edge.workflows.calibration import (
     as_named,
@@ -157,10 +158,10 @@ class Build:
         check_network(self._network)
         if options.split:
             check_split(self._network, options.batch)
-        if options.precision in ("int8", "auto"):
+        if options.precision in (*CALIBRATED, "auto"):
             from degmix_calibration import observers
 
-            observers.find(options.observer)
+            observers.find(options.range_observer)
             if self._calibration is None and options.ranges is None:
                 raise ConfigError(
                     f"--precision {options.precision} needs --calib DIR (a folder of 32 to 128 "
@@ -206,6 +207,8 @@ class Build:
             describe=self.options.describe,
         )
         self._float, self.spec = read.model, read.spec.keep(tasks or read.spec.task_names)
+        metadata = {prop.key: prop.value for prop in self._float.metadata_props}
+        self._trained = trained_in(metadata, self.spec.source.name)
         self._original, self._fit = read.original, read.fit
         if self._asked:
             self._asked.check(self.spec)
@@ -213,7 +216,7 @@ class Build:
             self.clock.finished("export", read.detail)
 
     def _images(self) -> None:
-        needed = self.options.precision in ("int8", "auto") and self.options.ranges is None
+        needed = self.options.precision in (*CALIBRATED, "auto") and self.options.ranges is None
         source = self._calibration if needed else None
         self._found = calibration_images(
             source, self._fit, self.options.calibration_count, network=self.spec
@@ -261,9 +264,13 @@ class Build:
             to_graph(self._deployed),
             self.spec,
             precision,
-            observer=options.observer if precision == "int8" else None,
+            observer=options.range_observer if precision in CALIBRATED else None,
             keep_float=options.keep_float,
         )
+        if self._trained is not None and precision == "int8":
+            nodes = [place.node for place in self.recipe.placements]
+            self.recipe = self._trained.placed(nodes, options.keep_float)
+            detail += "; the recipe and the ranges of its training"
         self.clock.finished("passes", detail)
         for other in self._others:  # before the long stages, which would be lost
             _check_agreement(self, other.run(until="passes"))
@@ -272,7 +279,7 @@ class Build:
         from degmix_edge.graph.model import to_graph
         from degmix_edge.quant.sites import observed_tensors
 
-        if self.options.precision != "int8":
+        if self.options.precision not in CALIBRATED:
             return
         if self.options.ranges is not None:
             from degmix_calibration.collect import graph_hash
@@ -292,9 +299,11 @@ class Build:
                 self._found,
                 self._fit,
                 self.spec,
-                observer=self.options.observer,
+                observer=self.options.range_observer,
                 state=Path(f"{self.out}.calibration.partial") if self.out else None,
             )
+        if self._trained is not None and self.options.precision == "int8":
+            self.ranges = self._trained.over(self.ranges)
         tensors, count = len(self.ranges.tensors), len(self.ranges.images)
         self.clock.finished(
             "calibrate", f"{tensors} tensors over {count} images, observer {self.ranges.observer}"
@@ -548,8 +557,8 @@ def _check_end(network: Network, options: Options) -> None:
     task_names(options.tasks, network)
     backend = _backend_of(options)
     backend.refuse_options(options.engine)
-    if options.precision != "auto" and (reason := backend.lacks(options.precision)):
-        raise BackendError(reason)
+    if options.precision != "auto":
+        backend.refuse_precision(options.precision)
 
 
 def _backend_of(options: Options) -> type[EngineBackend]:

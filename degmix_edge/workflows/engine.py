@@ -129,6 +129,7 @@ def make_engine(
         BuildError: An output is not finite on the golden image.
         BackendError: The backend refused the model or an option.
     """
+    backend.refuse_precision(product.recipe.precision)
     first_nonfinite(product.model, golden)
 
     def step(phase: str, done: int, total: int) -> None:

@@ -248,11 +248,13 @@ def _scores(
 ) -> dict[str, Score]:
     import torch
     from degmix_training.evaluate import network_predictor, score, scorers
+    from degmix_training.qat import fake_quantized
 
     specs = {task: loaded.tasks[task] for task in order if task in source.classes}
     metrics = scorers(source, specs, **part.boundaries)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    predict = network_predictor(loaded.network.to(device), specs, loaded.card.config, device)
+    network = fake_quantized(loaded) if loaded.card.trained else loaded.network
+    predict = network_predictor(network.to(device), specs, loaded.card.config, device)
     with counting(f"eval {loaded.path.name}", len(samples)) as advance:
         values = score(predict, samples, specs, scorers=metrics, advance=advance)
     return {task: Score.of(metrics[task], value) for task, value in values.items()}

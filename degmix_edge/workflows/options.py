@@ -29,13 +29,14 @@ class Options(config.Settings):
     """What a build is asked for. A YAML file for `build engine -c` has these keys.
 
     Attributes:
-        precision: fp32, fp16, bf16 or int8; auto builds every form that this machine can run, of
-            each backend and precision, times them in turn, and keeps the fastest that the budget
-            allows.
+        precision: fp32, fp16, bf16 or int8, or fp8 for cards that compute it; auto builds every
+            form that this machine can run, of each backend and precision, times them in turn, and
+            keeps the fastest that the budget allows.
         calibration: Images to calibrate INT8 with: a folder, `nyud:DIR`, `synthetic:64`.
         calibration_count: Of a larger folder, choose this many that differ most; 0 takes all.
         ranges: A ranges.json to use instead of calibrating.
-        observer: How a range is chosen: min_max, percentile, entropy or mse.
+        observer: How a range is chosen: min_max, percentile, entropy or mse. If it is not given,
+            fp8 takes min_max, as its steps grow with the values.
         tasks: Tasks to keep; empty keeps all.
         keep_float: Names of nodes that stay fp32 besides those that the rules keep.
         raw_logits: Keep the logits as outputs beside the maps.
@@ -140,6 +141,12 @@ class Options(config.Settings):
         is_pair = bool(one_or_more) and isinstance(one_or_more[0], int)
         return (one_or_more,) if is_pair else one_or_more
 
+    @property
+    def range_observer(self) -> str:
+        """The observer that was asked for, or the one that suits the precision."""
+        is_given = "observer" in self.model_fields_set
+        return "min_max" if self.precision == "fp8" and not is_given else self.observer
+
     def precision_of(self, what: str) -> Precision:
         """Return the precision, where there is place for one.
 
@@ -152,7 +159,7 @@ class Options(config.Settings):
         if self.precision == "auto":
             raise ConfigError(
                 f"precision 'auto': is for `build engine`, which times engines, and {what} has "
-                "none; give fp32, fp16, bf16 or int8"
+                "none; give fp32, fp16, bf16, int8 or fp8"
             )
         return self.precision
 

@@ -43,7 +43,7 @@ class Quantized:
     @property
     def nodes(self) -> dict[str, int]:
         """How many weighted nodes run in each precision."""
-        return {p: len(self.recipe.nodes(p)) for p in ("fp32", "fp16", "int8")}
+        return {p: len(self.recipe.nodes(p)) for p in ("fp32", "fp16", "int8", "fp8")}
 
 
 def quantize(

@@ -19,7 +19,9 @@ from degmix_edge.progress import Progress, listening
 
 if TYPE_CHECKING:
     from degmix_training.checkpoint import Card, Score
+    from degmix_training.config import TrainConfig
     from degmix_training.processes import Machine
+    from degmix_training.qat import Start
 
 CONFIGS = Path(degmix_training.__file__).parent / "configs"
 
@@ -151,12 +153,33 @@ def train(
     with listening(progress):
         settings = config.load(TrainConfig, preset_file(str(preset)), changes)
         settings.task_specs()
-        from degmix_training.callbacks import BEST
-        from degmix_training.fit import fit
+        return run(settings, Path(out), resume=resume, force=force, machine=machine)
 
-        out = Path(out)
-        with _claimed(out, not_empty=resume or force):
-            path = fit(settings, out, resume=resume, machine=machine)
+
+def run(
+    settings: TrainConfig,
+    out: Path,
+    *,
+    resume: bool,
+    force: bool,
+    start: Start | None = None,
+    machine: Machine | None = None,
+) -> TrainResult:
+    """Train as `settings` say into the folder `out`; see `train` for the arguments and errors.
+
+    Args:
+        settings: Everything that decides the result.
+        out: The run's folder.
+        resume: Continue the run that is saved in `out`.
+        force: Write into an `out` that holds another run.
+        start: What a quantization-aware training starts from.
+        machine: What it runs on.
+    """
+    from degmix_training.callbacks import BEST
+    from degmix_training.fit import fit
+
+    with _claimed(out, not_empty=resume or force):
+        path = fit(settings, out, resume=resume, start=start, machine=machine)
     return TrainResult(path, path.with_name(BEST))
 
 

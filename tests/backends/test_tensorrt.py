@@ -492,3 +492,8 @@ def test_profiles_of_sizes_that_are_not_fixed(card):
     options = trt_build.BuilderOptions(profile={"x": shapes, "z": shapes}, **space)
     with pytest.raises(ShapeError, match="shapes for z: no such input"):
         trt_build.build_plan("tensorrt", dynamic_model(), options)
+
+
+def test_fp8_is_refused_by_a_card_without_it(card):
+    with pytest.raises(BackendError, match=r"sm_87.*has no kernels for FP8, which need .*sm_89"):
+        backends.find("tensorrt").build(b"", Recipe(precision="fp8"), None)

@@ -21,6 +21,7 @@ from torch import nn
 from degmix_edge.config import Settings
 from degmix_edge.errors import CheckpointError, DegmixError
 from degmix_edge.files import whole_file
+from degmix_edge.quant.trained import Trained
 from degmix_edge.registry import unknown
 from degmix_edge.tasks import TaskSpec
 from degmix_training import models
@@ -63,6 +64,8 @@ class Card(Settings):
         config: The whole training config.
         scores: Results on the validation split, by task.
         commit: The project's git commit, or `unknown`.
+        amax: The magnitude that maps to 127, by tensor of the deployed graph, of a network that was
+            trained for INT8.
     """
 
     model: str
@@ -75,6 +78,13 @@ class Card(Settings):
     seed: int
     commit: str
     versions: dict[str, str]
+    amax: dict[str, float] = {}
+
+    @property
+    def trained(self) -> Trained | None:
+        """What the network was trained for; None for a float training."""
+        qat = self.config.qat
+        return None if qat is None else Trained(recipe=qat.recipe, amax=self.amax)
 
 
 @dataclass(frozen=True)
@@ -93,9 +103,14 @@ class Checkpoint:
 
 
 def build(card: Card) -> nn.Module:
-    """Build the network that a card describes, with untrained weights."""
+    """Build the network that a card describes, with untrained weights.
+
+    A network that was trained for INT8 has the folds of its engine.
+    """
     config = network_config(card.model, card.config.network, (card.height, card.width))
-    return models.find(card.model).Model(config, {spec.name: spec for spec in card.tasks})
+    network: Any = models.find(card.model).Model(config, {spec.name: spec for spec in card.tasks})
+    qat = card.config.qat
+    return network if qat is None else network.fold_for_inference(qat.folds)
 
 
 def save(path: Path, state: Mapping[str, torch.Tensor], card: Card) -> None:

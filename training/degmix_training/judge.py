@@ -20,6 +20,7 @@ from degmix_training import checkpoint
 from degmix_training.batches import Batches
 from degmix_training.delta_m import delta_m
 from degmix_training.evaluate import constant_scores, network_predictor, score
+from degmix_training.fake_quant import QUANTIZER, Quantizer, detached_state
 from degmix_training.module import Fit
 
 
@@ -75,7 +76,10 @@ class Judge:
     def write(self, path: Path, network: nn.Module, values: dict[str, float], step: int) -> None:
         """Write a checkpoint of `network`, whose scores at `step` are `values`."""
         card = _card(self.module, values, self.constants, step)
-        checkpoint.save(path, network.state_dict(), card)
+        quantizer = getattr(network, QUANTIZER, None)
+        if isinstance(quantizer, Quantizer):
+            card = card.model_copy(update={"amax": quantizer.amax()})
+        checkpoint.save(path, detached_state(network), card)
 
 
 def _card(

@@ -18,7 +18,7 @@ from degmix_edge.workflows.emit._base import (
     labels,
 )
 
-NETWORK_MODES = {"fp32": 0, "int8": 1, "fp16": 2}
+NETWORK_MODES = {"fp32": 0, "int8": 1, "fp16": 2, "fp8": 2}
 
 
 def render(source: Emission) -> dict[str, bytes]:

@@ -44,11 +44,13 @@ class Network(nn.Module):
     Attributes:
         own_folds: The exact rewrites that inference takes, by name, in order. Each changes a
             network in place.
+        folded: Names of the rewrites that this network has behind it.
         auxiliary: Tasks that are learned for the others' sake: labelled in training, no output.
     """
 
     own_folds: ClassVar[Mapping[str, Callable[[Any], None]]] = {}
     backbone: nn.Module
+    folded: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,14 +58,17 @@ class Network(nn.Module):
 
     @property
     def folds(self) -> tuple[str, ...]:
-        """Names of all exact rewrites of this network, in order."""
+        """Names of all exact rewrites that this network can still take, in order."""
         dynamic = any(isinstance(module, PartiallyDynamicConv2d) for module in self.modules())
-        return (*self.own_folds, *(["fold_partition"] if dynamic else []))
+        own = (name for name in self.own_folds if name not in self.folded)
+        return (*own, *(["fold_partition"] if dynamic else []))
 
     def fold_for_inference(self, folds: Iterable[str] | None = None) -> Any:
         """The same function with fewer operations, a copy in eval mode; None takes all folds."""
         folded = copy.deepcopy(self).eval()
-        for name in self.folds if folds is None else folds:
+        names = tuple(self.folds if folds is None else folds)
+        folded.folded = (*self.folded, *names)
+        for name in names:
             if name == "fold_partition":
                 for head in [m for m in folded.modules() if isinstance(m, Head)]:
                     head.fold_partition()
