@@ -79,7 +79,8 @@ class InsertFp16(Pass):
         decoded = {f"{tensor.name}/" for tensor in graph.outputs}
         fixed = {id(node) for node in (*offset_branch(graph), *routing_branch(graph))}
         fixed |= {id(n) for n in graph.nodes if _prefix(n.name) in {"image/", *decoded}}
-        chosen = set().union(*map(self.recipe.nodes, ("fp16", "int8", "fp8")))
+        lower = {"fp16", "int8", "fp8"}
+        chosen = {p.node for p in self.recipe.placements if p.precision in lower}
         half = {
             id(n): n
             for n in graph.nodes

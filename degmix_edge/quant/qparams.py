@@ -42,7 +42,8 @@ def fp8_type() -> np.dtype:
     """Return numpy's E4M3, which comes with onnx."""
     import ml_dtypes
 
-    return np.dtype(ml_dtypes.float8_e4m3fn)
+    kind: np.dtype = np.dtype(ml_dtypes.float8_e4m3fn)
+    return kind
 
 
 def _along(scale: np.ndarray, values: np.ndarray, axis: int | None) -> np.ndarray:
