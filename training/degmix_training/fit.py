@@ -73,18 +73,11 @@ def fit(
         KeyboardInterrupt: It was interrupted; the last saved state can be resumed.
     """
     machine = machine or Machine()
-    _check_losses(settings)
-    _check_consistency(settings)
-    _check_batch(settings, machine.devices * machine.nodes)
-    _check_start(settings, start, machine)
+    _check(settings, start, machine)
     if resume:
         _check_resumable(settings, out)
     with first_listening(progress):
-        if settings.optim.warmup > settings.steps:
-            warn(
-                f"optim.warmup is {settings.optim.warmup} of {settings.steps} steps, so the "
-                "learning rate never reaches optim.lr; lower optim.warmup"
-            )
+        _warn_of_warmup(settings)
         began = time.perf_counter()
         lightning.seed_everything(settings.seed, workers=True, verbose=False)
         batches = Batches(settings, machine.workers)
@@ -102,6 +95,22 @@ def fit(
         step, steps = trainer.global_step, settings.steps
         emit(Event(STAGE, "finished", done=step, total=steps, seconds=seconds))
     return out / LAST
+
+
+def _warn_of_warmup(settings: TrainConfig) -> None:
+    if settings.optim.warmup > settings.steps:
+        warn(
+            f"optim.warmup is {settings.optim.warmup} of {settings.steps} steps, so the "
+            "learning rate never reaches optim.lr; lower optim.warmup"
+        )
+
+
+def _check(settings: TrainConfig, start: Start | None, machine: Machine) -> None:
+    """Complain of settings that do not fit, before any work."""
+    _check_losses(settings)
+    _check_consistency(settings)
+    _check_batch(settings, machine.devices * machine.nodes)
+    _check_start(settings, start, machine)
 
 
 def _check_losses(settings: TrainConfig) -> None:
