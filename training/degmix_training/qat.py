@@ -171,7 +171,8 @@ def begin(
             f"recipe with {' '.join(f'--keep-float {name}' for name in sites.unmatched[:3])}"
         )
     _prove(deployed, sites, amax, image)
-    network = deployed.network.requires_grad_(True)
+    # Lightning keeps the mode of each module, and a folded network comes in eval mode.
+    network = deployed.network.requires_grad_(True).train()
     return Start(network, sites, {tensor: amax[tensor] for tensor in sites.tensors})
 
 
