@@ -53,13 +53,22 @@ def test_what_runs_in_fp8(deployed, product):
     assert types[onnx.TensorProto.FLOAT8E4M3FN] > 40
 
 
-def test_the_graph_computes_near_its_float(deployed, product, pictures):
+def test_the_graph_computes_near_its_float(deployed, product, calibrate, pictures):
+    """FP8 errs about three times as much as INT8.
+
+    A value with three bits of mantissa is off by 2.6 % in the mean square, and one in INT8 by 0.9 %
+    of the standard deviation where a range is four of those.
+    """
+    model, spec = deployed
+    recipe = choose(to_graph(model), spec, "int8")
+    ranges = calibrate(model, observed_tensors(to_graph(model), recipe))
+    int8 = quantize_model(model, recipe, ranges, spec)
     feed = {IMAGE: pictures[0][None]}
-    tasks = deployed[1].task_names
-    runs = (cpu_session(m.SerializeToString()).run(tasks, feed) for m in (deployed[0], product[0]))
-    want, got = (dict(zip(tasks, maps, strict=True)) for maps in runs)
-    assert np.abs(got["depth"] - want["depth"]).mean() <= 0.1 * np.abs(want["depth"]).mean() + 0.05
-    assert (got["normals"] * want["normals"]).sum(-1).mean() > 0.9
+    tasks = ("depth", "normals", "saliency", "edge")
+    runs = [cpu_session(m.SerializeToString()).run(tasks, feed) for m in (model, int8, product[0])]
+    for task, want, by_int8, by_fp8 in zip(tasks, *runs, strict=True):
+        far, near = (np.linalg.norm(want - maps) for maps in (by_int8, by_fp8))
+        assert near < 4 * far, task
 
 
 def test_a_build_without_such_kernels_is_refused(loaded, pictures, tmp_path):
