@@ -97,6 +97,10 @@ def own_error(error: BaseException) -> BaseException:
 
 def _plain(error: DegmixError) -> DegmixError:
     """An error without the traceback of another process, which Ray puts into its text."""
+    return public_kind(error)(str(error.args[0] if error.args else error))
+
+
+def public_kind(error: DegmixError) -> type[DegmixError]:
+    """Return the class of `degmix_edge.errors` that an error is of, or derived from."""
     ours = [kind for kind in type(error).__mro__ if kind.__module__ == DegmixError.__module__]
-    kind: type[DegmixError] = ours[0]
-    return kind(str(error.args[0] if error.args else error))
+    return ours[0]

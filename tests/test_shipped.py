@@ -76,7 +76,9 @@ def test_the_demo_writes_its_report(demo):
         "sheet.png",
     ]
     page = (demo / "report.html").read_text()
-    assert page.count("<img") == 5 * 13 + 3 * 19
+    # The image, its thumbnail, six tasks of two maps and a difference, and the normals' sphere of
+    # five photographs; three scenes have the labels too.
+    assert page.count("<img") == 5 * (3 + 6 * 3) + 3 * (3 + 6 * 4)
 
 
 def test_int8_and_fp32_against_pytorch(results, capsys):

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -54,11 +53,13 @@ class Backend(EngineBackend):
 
     @classmethod
     def unavailable(cls) -> str | None:
-        if find_spec("openvino") is None:
+        try:
+            version = cls.version()
+        except metadata.PackageNotFoundError:
             return "openvino is not installed: pip install 'degmix-edge[openvino]'"
-        if tuple(map(int, cls.version().split(".")[:2])) < FLOOR:
+        if tuple(map(int, version.split(".")[:2])) < FLOOR:
             return (
-                f"openvino {cls.version()} is too old, expected at least {FLOOR[0]}.{FLOOR[1]}: "
+                f"openvino {version} is too old, expected at least {FLOOR[0]}.{FLOOR[1]}: "
                 "pip install -U openvino"
             )
         return None

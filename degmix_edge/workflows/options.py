@@ -75,7 +75,7 @@ class Options(config.Settings):
         report: Page of the budget search; None writes it beside the result.
     """
 
-    precision: Precision | Literal["auto"] = "int8"
+    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8", "auto"] = "int8"
     calibration: str | None = None
     calibration_count: Annotated[int, Field(ge=0)] = COUNT
     ranges: Path | None = None

@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -218,6 +219,10 @@ def test_openvino_says_what_it_lacks(bundles, monkeypatch):
     monkeypatch.setattr(OpenVino, "version", classmethod(lambda cls: "2024.6.0"))
     with pytest.raises(BackendError, match=r"openvino 2024.6.0 is too old, expected at least"):
         backends.choose("openvino")
-    monkeypatch.setattr(openvino, "find_spec", lambda name: None)
+
+    def nothing(cls):
+        raise metadata.PackageNotFoundError("openvino")
+
+    monkeypatch.setattr(OpenVino, "version", classmethod(nothing))
     with pytest.raises(BackendError, match=r"pip install 'degmix-edge\[openvino\]'"):
         backends.choose("openvino")

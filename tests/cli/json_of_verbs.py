@@ -29,6 +29,7 @@ VOLATILE = {
         "stream",
     ),
     *("checks", "key", "files_sha256", "sha256", "trials", "int8_layers", "median_net_ms"),
+    "rounds_ms",
 }
 """Keys whose values belong to a machine or a moment; that they are there is compared."""
 TINY = ["--set", "steps=2", "--set", "val_every=2", "--set", "data.train=8", "--set", "data.val=2"]

@@ -88,7 +88,7 @@ def test_a_budget_that_no_recipe_meets_shows_the_best_and_fails(cli, plain_path,
     code, out, err = cli(*command, "--json")
     assert code == 13
     message = json.loads(out)["error"]["message"]
-    assert "no layer can be INT8 inside it. The closest recipe with more has" in message
+    assert "no layer can have a lower precision inside it. The closest recipe with more" in message
     assert "Widen the budget of" in message
     assert not (tmp_path / "q.onnx").exists()
     page = tmp_path / "q.onnx.budget.html"

@@ -43,7 +43,7 @@ def test_a_build_from_a_file_whose_values_can_be_overridden(cli, tmp_path, onnx_
     ("values", "message"),
     [
         ({"precison": "fp32"}, "no setting 'precison'.*Did you mean 'precision'"),
-        ({"precision": "fp8"}, "precision: .*fp8"),
+        ({"precision": "fp4"}, "precision: .*fp8"),
         ({"version": 7}, "version 7, this degmix-edge reads version 1"),
         ({"tasks": ["depht"], "precision": "fp32"}, "Did you mean 'depth'"),
     ],

@@ -1,6 +1,5 @@
 """The three networks are the published ones: parameters, arithmetic, released checkpoints."""
 
-import functools
 import sys
 import types
 
@@ -57,7 +56,14 @@ def dead_parameters(model, channels, dim, num_tasks):
 @pytest.fixture
 def made_once(monkeypatch):
     """Networks without values share a backbone, because Swin's own initialization takes seconds."""
-    monkeypatch.setattr(_decoder, "Backbone", functools.cache(Backbone))
+    made = {}
+
+    def of(config, **options):
+        if config.backbone not in made:
+            made[config.backbone] = Backbone.of(config, **options)
+        return made[config.backbone]
+
+    monkeypatch.setattr(_decoder, "Backbone", types.SimpleNamespace(of=of))
 
 
 @pytest.mark.parametrize(("model", "swin"), list(PUBLISHED))

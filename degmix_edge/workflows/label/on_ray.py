@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from degmix_edge.cluster import cluster, own_error
+from degmix_edge import errors
+from degmix_edge.cluster import cluster, own_error, public_kind
 from degmix_edge.errors import BackendError, DegmixError
 from degmix_edge.progress import table
 from degmix_edge.workflows.label.job import MANIFEST, Job, versions_here
@@ -55,7 +56,11 @@ def label_on_ray(
         )
         try:
             for row in labelled.iter_rows():
-                yield Receipt(**json.loads(row["receipt"]))
+                if row["error"]:
+                    raise getattr(errors, row["error"])(row["text"])
+                yield Receipt(**json.loads(row["text"]))
+        except DegmixError:
+            raise
         except Exception as error:  # Ray wraps what an actor raises in classes of its own
             raise own_error(error) from error
 
@@ -68,14 +73,22 @@ class _Worker:
         self.labeller = Labeller(self.job)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Label the pieces of a batch, and return their receipts as text."""
-        receipts = []
+        """Label the pieces of a batch, and return their receipts as text.
+
+        An error of ours is a result too, with its class and message: what Ray makes of one that an
+        actor raises does not always hold it.
+        """
+        names, texts = [], []
         for number, text in zip(batch["number"], batch["piece"], strict=True):
-            piece = Piece.from_json(str(text))
-            receipts.append(
-                json.dumps(asdict(label_piece(self.job, int(number), piece, self.labeller)))
-            )
-        return {"receipt": np.array(receipts, object)}
+            piece, name = Piece.from_json(str(text)), ""
+            try:
+                receipt = label_piece(self.job, int(number), piece, self.labeller)
+                said = json.dumps(asdict(receipt))
+            except DegmixError as error:
+                name, said = public_kind(error).__name__, str(error)
+            names.append(name)
+            texts.append(said)
+        return {"error": np.array(names, object), "text": np.array(texts, object)}
 
 
 def check_machines(ray: Any, job: Job) -> None:
