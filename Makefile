@@ -50,7 +50,7 @@ docs: .venv/installed
 # Pins every package that `make` installs, with hashes; needs uv.
 lock:
 	uv pip compile pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 \
-	  --no-emit-index-url --custom-compile-command "make lock" --upgrade --output-file requirements.lock
+	  --no-strip-extras --no-emit-index-url --custom-compile-command "make lock" --upgrade --output-file requirements.lock
 
 # Seven networks, two minutes of training each on two cores, in one table: runs/zoo/zoo.html
 zoo-smoke: .venv/installed
