@@ -16,7 +16,7 @@ Conventions:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -78,6 +78,7 @@ class DataSet(_base.DataSet):
     title = "synthetic scenes"
     classes = CLASSES
     edge_tolerance = 0.011
+    first_seed: Mapping[str, int] = FIRST_SEED
     default_count = MappingProxyType({"train": 2000, "val": 100, "test": 100})
 
     def __init__(self, size: tuple[int, int]) -> None:
@@ -85,12 +86,17 @@ class DataSet(_base.DataSet):
 
     def open_split(self, split: str, tasks: Sequence[str], count: int | None = None) -> Samples:
         """`count` scenes of a split; they carry all labels, whatever `tasks` are."""
-        if split not in FIRST_SEED:
-            raise ConfigError(unknown("split", split, FIRST_SEED))
+        if split not in self.first_seed:
+            raise ConfigError(unknown(f"split of {self.name}", split, self.first_seed))
         height, width = self.size
         count = self.default_count[split] if count is None else count
-        seeds = range(FIRST_SEED[split], FIRST_SEED[split] + count)
-        return rendered(f"synthetic-{split}", partial(sample, height=height, width=width), seeds)
+        seeds = range(self.first_seed[split], self.first_seed[split] + count)
+        make, stored = self.renderer()
+        return rendered(f"{stored}-{split}", partial(make, height=height, width=width), seeds)
+
+    def renderer(self) -> tuple[Callable[..., Sample], str]:
+        """Return what renders the scene of a seed, and the name that its scenes are kept under."""
+        return sample, self.name
 
 
 def sample(seed: int, height: int, width: int) -> Sample:

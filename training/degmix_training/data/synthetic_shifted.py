@@ -6,17 +6,13 @@ turns, so that 45 scenes in sequence have each once. The set is for evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable
 from types import MappingProxyType
 
 import numpy as np
 
-from degmix_edge.errors import ConfigError
-from degmix_edge.registry import unknown
 from degmix_training.data import synthetic_varied
-from degmix_training.data._sample import Sample, Samples
-from degmix_training.data._store import rendered
+from degmix_training.data._sample import Sample
 from degmix_training.data._varied.corruptions import LEVELS, SEVERITIES, corrupt
 from degmix_training.data._varied.places import Style
 from degmix_training.data._varied.render import render
@@ -38,17 +34,12 @@ class DataSet(synthetic_varied.DataSet):
 
     name = "synthetic_shifted"
     title = "shifted synthetic scenes"
+    first_seed = FIRST_SEED
     default_count = MappingProxyType({"val": 90, "test": 90})
 
-    def open_split(self, split: str, tasks: Sequence[str], count: int | None = None) -> Samples:
-        """`count` scenes of a split; they carry all labels, whatever `tasks` are."""
-        if split not in FIRST_SEED:
-            raise ConfigError(unknown("split of synthetic_shifted", split, FIRST_SEED))
-        height, width = self.size
-        first = FIRST_SEED[split]
-        seeds = range(first, first + (self.default_count[split] if count is None else count))
-        make = partial(sample, height=height, width=width)
-        return rendered(f"{self.name}-{digest()}-{split}", make, seeds)
+    def renderer(self) -> tuple[Callable[..., Sample], str]:
+        """Return what renders a varied scene and corrupts its picture, and the name as there."""
+        return sample, f"{self.name}-{digest()}"
 
 
 def sample(seed: int, height: int, width: int) -> Sample:

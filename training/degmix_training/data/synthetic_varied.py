@@ -10,16 +10,11 @@ Every fourth training scene is a plain one, so that a network keeps its accuracy
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from types import MappingProxyType
+from collections.abc import Callable
 
-from degmix_edge.errors import ConfigError
-from degmix_edge.registry import unknown
-from degmix_training.data import _base, synthetic
+from degmix_training.data import synthetic
 from degmix_training.data._layout import PART_CLASSES
-from degmix_training.data._sample import Sample, Samples
-from degmix_training.data._store import rendered
+from degmix_training.data._sample import Sample
 from degmix_training.data._varied.render import render
 from degmix_training.data._varied.stage import SEMSEG_CLASSES
 from degmix_training.data._varied.textures import digest
@@ -32,27 +27,16 @@ CLASSES: dict[str, tuple[str, ...]] = {
 PLAIN_EVERY = 4
 
 
-class DataSet(_base.DataSet):
+class DataSet(synthetic.DataSet):
     """Varied scenes rendered at `size`, kept on disk. Splits have no seed in common."""
 
     name = "synthetic_varied"
     title = "varied synthetic scenes"
     classes = CLASSES
-    edge_tolerance = 0.011
-    default_count = MappingProxyType({"train": 2000, "val": 100, "test": 100})
 
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.size = size
-
-    def open_split(self, split: str, tasks: Sequence[str], count: int | None = None) -> Samples:
-        """`count` scenes of a split; they carry all labels, whatever `tasks` are."""
-        if split not in synthetic.FIRST_SEED:
-            raise ConfigError(unknown("split", split, synthetic.FIRST_SEED))
-        height, width = self.size
-        first = synthetic.FIRST_SEED[split]
-        seeds = range(first, first + (self.default_count[split] if count is None else count))
-        make = partial(sample, height=height, width=width)
-        return rendered(f"{self.name}-{digest()}-{split}", make, seeds)
+    def renderer(self) -> tuple[Callable[..., Sample], str]:
+        """Return the renderer, and a name that changes with the photographs that are installed."""
+        return sample, f"{self.name}-{digest()}"
 
 
 def sample(seed: int, height: int, width: int) -> Sample:
