@@ -338,11 +338,17 @@ def test_recordings_give_the_images_of_a_topic(tmp_path):
     assert items[1].reason
 
 
-@pytest.mark.parametrize("source", ["none", "none/*.png", "memory://none"])
+@pytest.mark.parametrize("source", ["none", "none/", "none/*.png", "memory://none"])
 def test_a_source_without_images_is_refused(source, tmp_path):
     text = source if "://" in source else str(tmp_path / source)
-    with pytest.raises(InputError, match="nothing to label"):
+    with pytest.raises(InputError, match="no such file or folder"):
         find_pieces(text)
+
+
+def test_a_folder_of_other_files_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(InputError, match="nothing to label among its 1 files; looked for .jpg"):
+        find_pieces(str(tmp_path))
 
 
 # What is wrong with single images and files

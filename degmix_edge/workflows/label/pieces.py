@@ -136,11 +136,13 @@ def _files(source: str) -> tuple[str, list[tuple[str, Kind]]]:
         else:
             root = _fixed(path) if _is_pattern(path) else _parent(path)
             found = fs.glob(path) if _is_pattern(path) else [path]
+            if not found or not (_is_pattern(path) or fs.exists(path)):
+                raise InputError(f"{source}: no such file or folder")
     except OSError as error:
         raise InputError(f"{source}: cannot be read: {error}") from None
     kinds = [(file, _kind(file)) for file in sorted(found) if not _is_hidden(file, root)]
     known = [(_url(fs, file), kind) for file, kind in kinds if kind is not None]
-    if not known or not (len(found) > 1 or fs.exists(found[0])):
+    if not known:
         endings = ", ".join(ending for group in _KINDS.values() for ending in group)
         raise InputError(
             f"{source}: nothing to label among its {len(found)} files; looked for {endings}"
