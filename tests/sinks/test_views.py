@@ -145,32 +145,41 @@ def test_missing_packages_are_named(session, monkeypatch):
 
 
 async def listen(port, found, view, topics):
-    """Subscribe to `topics` while results are written; the channels, and a message of each."""
-    messages = {}
+    """Subscribe to `topics` while results are written; the channels, and a message of each.
+
+    A result is written once all messages of the one before are read: the server drops the oldest
+    messages of a client that lags, and those may be of the same topic each time.
+    """
+    channels, messages = {}, {}
     async with (
         aiohttp.ClientSession() as http,
         http.ws_connect(f"http://127.0.0.1:{port}", protocols=["foxglove.sdk.v1"]) as socket,
     ):
-        channels = {}
         for result in 50 * found:
             view.write(result)
-            try:
-                message = await socket.receive(timeout=0.1)
-            except asyncio.TimeoutError:
-                continue
-            if message.type == aiohttp.WSMsgType.TEXT:
-                for one in message.json().get("channels", ()):
-                    channels[one["topic"]] = one
-                    if one["topic"] in topics:
-                        wanted = {"id": one["id"], "channelId": one["id"]}
-                        await socket.send_json({"op": "subscribe", "subscriptions": [wanted]})
-            elif message.data[:1] == b"\x01":  # message data
-                channel, logged_ns = struct.unpack_from("<IQ", message.data, 1)
-                topic = next(t for t, one in channels.items() if one["id"] == channel)
-                messages[topic] = (logged_ns, decode(channels[topic], message.data[13:]))
+            async for message in waiting(socket):
+                if message.type == aiohttp.WSMsgType.TEXT:
+                    for one in message.json().get("channels", ()):
+                        channels[one["topic"]] = one
+                        if one["topic"] in topics:
+                            wanted = {"id": one["id"], "channelId": one["id"]}
+                            await socket.send_json({"op": "subscribe", "subscriptions": [wanted]})
+                elif message.data[:1] == b"\x01":  # message data
+                    channel, logged_ns = struct.unpack_from("<IQ", message.data, 1)
+                    topic = next(t for t, one in channels.items() if one["id"] == channel)
+                    messages[topic] = (logged_ns, decode(channels[topic], message.data[13:]))
             if messages.keys() == topics:
                 return channels, messages
     raise AssertionError(f"of {topics} came {messages.keys()}, of channels {channels.keys()}")
+
+
+async def waiting(socket):
+    """Yield messages until none has come for 0.1 s."""
+    while not socket.closed:
+        try:
+            yield await socket.receive(timeout=0.1)
+        except asyncio.TimeoutError:
+            return
 
 
 def decode(channel, content):
