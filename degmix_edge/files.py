@@ -7,12 +7,13 @@ old file or the new one, and a killed process leaves the old one.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from degmix_edge.errors import OutputError
@@ -21,6 +22,25 @@ from degmix_edge.errors import OutputError
 def sha256(data: bytes) -> str:
     """Return the SHA-256 of `data` as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def hint_of(path: Path, names: Iterable[str] = ()) -> str:
+    """Return what to look for where nothing is at `path`: the nearest name, if one is near.
+
+    Args:
+        path: The path.
+        names: Names that stand for paths, beside those in the path's own folder.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        return f" Its folder {folder} does not exist either: check the path."
+    try:
+        have = {name: str(folder / name) for name in os.listdir(folder)}
+    except OSError:  # a folder that one may enter and not list
+        have = {}
+    have.update((name, name) for name in names)
+    near = difflib.get_close_matches(path.name, sorted(have), n=1, cutoff=0.5)
+    return f" Did you mean {have[near[0]]}?" if near else f" Check the path; {folder} exists."
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ graph; `normalise` does the same arithmetic for a network in torch.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from degmix_edge import pixel_library
 from degmix_edge.errors import InputError, ShapeError
+from degmix_edge.files import hint_of
 from degmix_edge.limits import Side, check_limit
 
 Image: TypeAlias = np.ndarray | str | os.PathLike[str] | PIL.Image.Image | bytes
@@ -333,7 +333,7 @@ def list_images(folder: str | os.PathLike[str], endings: Sequence[str] = ENDINGS
     if folder.is_file():
         raise InputError(f"{folder}: is a file, expected a folder; give {folder.parent}")
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder.{_nearest_name(folder)}")
+        raise InputError(f"{folder}: no such folder.{hint_of(folder)}")
     # Next to every photo on a USB stick macOS writes a hidden `._photo.jpg`, which is no picture.
     files = [
         path
@@ -355,7 +355,7 @@ def _from_file(path: Path, fit: Fit | None = None) -> tuple[np.ndarray, tuple[in
         if path.is_dir():
             raise InputError(f"{path}: is a folder, expected an image file; give one of its files")
         if not path.exists():
-            raise InputError(f"{path}: no such file.{_nearest_name(path)}")
+            raise InputError(f"{path}: no such file.{hint_of(path)}")
         if not path.is_file():
             raise InputError(f"{path}: is no regular file, expected an image")
         if path.stat().st_size == 0:
@@ -478,13 +478,3 @@ def _resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
 def _nearest(size: int, source_size: int) -> np.ndarray:
     """Return, for each of `size` pixels, the index of the source pixel under its centre."""
     return ((np.arange(size) + 0.5) * source_size / size).astype(np.intp)
-
-
-def _nearest_name(path: Path) -> str:
-    """Return a hint for a path that does not exist."""
-    folder = path.parent
-    if not folder.is_dir():
-        return f" Its folder {folder} does not exist either: check the path."
-    have = sorted(entry.name for entry in folder.iterdir())
-    near = difflib.get_close_matches(path.name, have, n=1, cutoff=0.5)
-    return f" Did you mean {folder / near[0]}?" if near else f" Check the path; {folder} exists."

@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from degmix_edge.bundle import ready
 from degmix_edge.errors import BundleError
+from degmix_edge.files import hint_of
 from degmix_edge.limits import check_limit, limits
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -32,7 +34,8 @@ def open_folder(path: Path) -> Iterator[int]:
     try:
         handle = os.open(path, _FOLDER)
     except FileNotFoundError:
-        raise BundleError(f"{path}: no such bundle") from None
+        names = ready.names() if len(path.parts) == 1 else ()
+        raise BundleError(f"{path}: no such bundle.{hint_of(path, names)}") from None
     except NotADirectoryError:
         raise BundleError(
             f"{path}: is a file, expected a bundle folder; `build engine` makes one"

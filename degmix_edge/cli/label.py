@@ -44,7 +44,7 @@ def command(output: Output, source: str, bundle: Path, out: Path, **options: Any
 
     found = label(source, bundle, out, **options)
     output.say(
-        f"{found.out}: {found.images} images in {found.shards} shards, {found.bad} set aside, "
+        f"{found.out}: {found.images} images, {found.bad} set aside, shards: {found.shards}, "
         f"{found.seconds:.1f} s"
     )
     output.result({"source": source, "bundle": bundle, **vars(found)})

@@ -25,9 +25,9 @@ def test_a_name_opens_it_where_there_is_no_such_path(tmp_path, monkeypatch, bund
     with degmix_edge.load("degmix_tiny") as session:
         maps = session(np.full((48, 64, 3), 90, np.uint8))
     assert maps["depth"].shape == (192, 256)
-    with pytest.raises(BundleError, match="no such bundle"):
+    with pytest.raises(BundleError, match=r"no such bundle. Did you mean degmix_tiny\?"):
         degmix_edge.load("degmix_tin")
-    with pytest.raises(BundleError, match="no such bundle"):
+    with pytest.raises(BundleError, match="no such bundle. Its folder other does not exist"):
         degmix_edge.load("./other/degmix_tiny")
     os.symlink(bundles["fp32"].path, tmp_path / "degmix_tiny")
     assert open_bundle(Path("degmix_tiny")).digest == bundles["fp32"].digest
