@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from degmix_edge import tasks
 from degmix_edge.errors import CheckpointError
 from degmix_edge.preprocess import MEAN, STD
 from degmix_edge.tasks import TaskSpec
-from degmix_training.pretrained import Fate
+from degmix_training.pretrained import COUNTER, Fate
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,52 @@ class Imported:
     mean: tuple[float, float, float] = MEAN
     std: tuple[float, float, float] = STD
     notes: list[str] = field(default_factory=list)
+
+
+def place_renamed(
+    own: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    renamed: Mapping[str, str],
+    reasons: Mapping[str, str],
+) -> tuple[dict[str, Tensor], list[Fate]]:
+    """Give weights our names.
+
+    The bias of a convolution that has none here, because a batch norm follows it in the same
+    sequence, is subtracted from the norm's mean. Counters of batches start anew.
+
+    Args:
+        own: The weights of our network.
+        tensors: Those of the file.
+        renamed: For each of the file's keys that are to be placed, our name.
+        reasons: Patterns of keys that have no place here, and why.
+
+    Returns:
+        The weights by our names, and what became of each key in `renamed`.
+    """
+    state = {name: tensor for name, tensor in own.items() if name.endswith(COUNTER)}
+    biases: dict[str, Tensor] = {}
+    fates = []
+    for key, name in renamed.items():
+        why = next((why for pattern, why in reasons.items() if re.match(pattern, key)), "")
+        mean = _mean_behind(name)
+        if name.endswith(COUNTER):
+            why = "counter of batches"
+        elif name not in own and mean in own:
+            biases[mean] = tensors[key]
+            why = "folded into the mean of the batch norm behind it"
+        is_placed = name in own and not why
+        if is_placed:
+            state[name] = tensors[key]
+        fates.append(Fate(key, name if is_placed else "", why))
+    for mean in biases.keys() & state.keys():
+        state[mean] = state[mean] - biases[mean]
+    return state, fates
+
+
+def _mean_behind(name: str) -> str:
+    """Return the name of the mean that a batch norm behind a convolution's bias would have."""
+    match = re.match(r"(.*)\.(\d+)\.bias$", name)
+    return f"{match[1]}.{int(match[2]) + 1}.running_mean" if match else ""
 
 
 def task_spec(
