@@ -42,6 +42,7 @@ from degmix_edge import tasks
 LIMIT = 1e-12
 CHANNELS = {"semseg": 5, "depth": 1, "normals": 3, "edge": 1, "saliency": 2}
 NYUD = {"semseg": 40, "depth": 1, "normals": 3, "edge": 1}
+PASCAL = {"semseg": 21, "human_parts": 7, "sal": 2, "normals": 3, "edge": 1}
 Difference = tuple[str, float]
 
 
@@ -59,6 +60,7 @@ def main() -> None:
         (options.mlore, whole_mlore),
         (options.mtl, whole_padnet),
         (options.mtt, whole_invpt),
+        (options.mtt, whole_taskprompter),
     ):
         if folder is not None:
             torch.manual_seed(0)
@@ -380,13 +382,37 @@ def whole_invpt(folder: Path) -> Iterator[Difference]:
         yield f"{what}, initial", max(difference(got[f"{n}@initial"], first[n]) for n in names)
 
 
-def imported(theirs: nn.Module) -> Any:
+def whole_taskprompter(folder: Path) -> Iterator[Difference]:
+    modules = package(folder / "TaskPrompter" / "models")
+    code = modules("transformers.taskprompter")
+    cases = ((NYUD, (448, 576), 4), (PASCAL, (128, 128), 4), (PASCAL, (128, 128), 1))
+    for channels, size, windows in cases:
+        names = list(channels)
+        p = Dictionary(TASKS=Dictionary(NAMES=names, NUM_OUTPUT=channels), prompt_len=1)
+        p |= {"embed_dim": 20, "final_embed_dim": 24, "use_ctr": channels is PASCAL}
+        sizes = {"img_size": size, "embed_dim": 192, "num_heads": 3, "chan_nheads": windows**2}
+        backbone = code.TaskPrompter(p, range(3, 12, 3), **sizes)
+        heads = nn.ModuleDict({name: code.ConvHead(24, channels[name]) for name in names})
+        theirs = lively(modules("taskprompter_wrapper").TaskPrompterWrapper(p, backbone, heads))
+        for module in (heads, backbone.fea_fuse):
+            for name, parameter in module.named_parameters():
+                if name.endswith(("mt_proj.0.bias", ".1.bias")):
+                    parameter.zero_()  # the import folds it in FP32
+        ours = imported(theirs, windows=windows)
+        image = torch.randn(2, 3, *size, dtype=torch.float64)
+        want, got = theirs(image), ours(image)
+        pairs = [(got["saliency" if n == "sal" else n], want[n]) for n in names]
+        what = f"TaskPrompter, {len(names)} tasks, {windows}x{windows} windows"
+        yield what, max(difference(a, b) for a, b in pairs)
+
+
+def imported(theirs: nn.Module, **settings: Any) -> Any:
     """Our network of a public network's weights, as `convert` makes it, in float64."""
     state = {key: value.float() for key, value in theirs.state_dict().items()}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "released.pth.tar"
         torch.save({"model": state}, path)
-        return import_checkpoint(path).network.double()
+        return import_checkpoint(path, settings=settings).network.double()
 
 
 if __name__ == "__main__":

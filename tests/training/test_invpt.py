@@ -5,7 +5,7 @@ import pytest
 import torch
 from degmix_training import models
 from degmix_training.authors import import_checkpoint
-from degmix_training.authors.invpt import _size
+from degmix_training.authors._base import image_size
 from degmix_training.config import TrainConfig, network_config, preset
 from degmix_training.cost import count
 
@@ -99,7 +99,6 @@ def test_it_has_the_published_size(data, params, gmac):
     assert (found.macs + skip * grid) / 1e9 == pytest.approx(gmac, rel=1e-5)
 
 
-def test_a_position_table_for_the_published_size_is_found(state):
+def test_the_size_is_told_by_the_number_of_patches():
     for patches, want in ((1008, (448, 576)), (1024, (512, 512)), (16, (64, 64))):
-        tensors = {"pos_embed": torch.zeros(1, 1 + patches, 1)}
-        assert _size(tensors, (448, 576)) == want
+        assert image_size(patches, (448, 576)) == want

@@ -226,6 +226,7 @@ def test_training_gives_what_inference_does_not():
         "mlore": {"@balance"},
         "taskexpert": set(),
         "invpt": {"semseg@initial", "depth@initial"},
+        "taskprompter": set(),
     }
     for model, names in extra.items():
         settings = {"auxiliary": ("edge",)} if model == "padnet" else {}
@@ -579,7 +580,7 @@ class _Headed(torch.nn.Module):
         return self.head(x)
 
 
-DYNAMIC = ("baseline", "degmix", "padnet", "densemtl", "m3vit", "mlore", "invpt")
+DYNAMIC = ("baseline", "degmix", "padnet", "densemtl", "m3vit", "mlore", "invpt", "taskprompter")
 
 
 @pytest.mark.parametrize("model", DYNAMIC)

@@ -201,16 +201,40 @@ def _plain_network(
     for module in model.modules():
         if isinstance(module, nn.LayerNorm) and plain.epsilon != PlainSettings().epsilon:
             module.eps = plain.epsilon
-    if not plain.class_token and model.cls_token is not None:
-        first = int(not model.no_embed_class)
-        model.pos_embed = nn.Parameter(model.pos_embed.detach()[:, first:])
-        model.cls_token = None
-        model.num_prefix_tokens -= 1
+    if not plain.class_token:
+        drop_class_token(model)
     if plain.table_resize == "plain":
         _change_class(model, VisionTransformer, PlainPositions)
     norm = model.norm if plain.last_norm else None
     indices = tuple(round(share * len(model.blocks)) - 1 for share in PLAIN_DEPTHS)
     return FeatureGetterNet(model, out_indices=indices), norm
+
+
+def plain_transformer(
+    name: str, options: dict[str, Any], pretrained: bool = False
+) -> VisionTransformer:
+    """Create a plain vision transformer of timm with a class token, without a classifier.
+
+    Raises:
+        ConfigError: The model is no plain vision transformer, or has no such size.
+    """
+    network = create(name, {"num_classes": 0, **options}, pretrained)
+    is_plain = isinstance(network, VisionTransformer) and network.cls_token is not None
+    if not is_plain or network.patch_embed.patch_size != (PLAIN_STRIDE, PLAIN_STRIDE):
+        raise ConfigError(
+            f"backbone {name!r} is no plain vision transformer with a class token and patches of "
+            f"{PLAIN_STRIDE}; expected one such as deit_small_patch16_224"
+        )
+    return network
+
+
+def drop_class_token(model: VisionTransformer) -> None:
+    """Remove the class token and its row of the position table, if there is one."""
+    if model.cls_token is not None:
+        first = int(not model.no_embed_class)
+        model.pos_embed = nn.Parameter(model.pos_embed.detach()[:, first:])
+        model.cls_token = None
+        model.num_prefix_tokens -= 1
 
 
 class PlainPositions(VisionTransformer):

@@ -6,7 +6,6 @@ of scores and widening. Their fates say so.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +15,7 @@ from torch import Tensor
 
 from degmix_edge.errors import CheckpointError
 from degmix_training import data, models
-from degmix_training.authors._base import Imported, place_renamed, task_spec
-from degmix_training.backbone import PLAIN_STRIDE
+from degmix_training.authors._base import Imported, image_size, need, place_renamed, task_spec
 from degmix_training.config import network_config
 from degmix_training.pretrained import (
     Fate,
@@ -101,8 +99,8 @@ def read(
     stripped = {
         k.removeprefix("backbone."): t for k, t in tensors.items() if k.startswith("backbone.")
     }
-    size = _size(stripped, SIZES[source])
-    config = _describe(path, tensors, stripped, size) | settings
+    config, size = _describe(path, tensors, stripped, source)
+    config |= settings
     network: Any = models.find("invpt").Model(network_config("invpt", config), specs)
     state, of_backbone = translate(network.backbone, stripped)
     state = {f"backbone.{key}": tensor for key, tensor in state.items()}
@@ -127,22 +125,13 @@ def _channels(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     }
 
 
-def _size(backbone: Mapping[str, Tensor], published: tuple[int, int]) -> tuple[int, int]:
-    """Return height and width that the position table is for: the published ones, or a square's."""
-    patches = backbone["pos_embed"].shape[1] - 1 if "pos_embed" in backbone else 0
-    if patches == published[0] * published[1] // PLAIN_STRIDE**2:
-        return published
-    side = math.isqrt(patches) * PLAIN_STRIDE
-    return side, side
-
-
 def _describe(
     path: Path,
     tensors: Mapping[str, Tensor],
     backbone: Mapping[str, Tensor],
-    size: tuple[int, int],
-) -> dict[str, Any]:
-    """Settings of the model, read off the weights."""
+    source: str,
+) -> tuple[dict[str, Any], tuple[int, int]]:
+    """Settings of the model and its input size, read off the weights."""
     kind = kind_of(backbone)
     if not kind.startswith("vit_"):
         raise CheckpointError(
@@ -151,14 +140,15 @@ def _describe(
             f"timm's sizes under backbone.*"
         )
     first = next(iter(_channels(tensors)))
-    mix = tensors[f"{DECODER}invpt.mix_proj.{first}.0.weight"]
+    size = image_size(backbone["pos_embed"].shape[1] - 1, SIZES[source])
     plain = {"last_norm": True, "table_resize": "plain", "table_side": size}
-    return {
+    config = {
         "backbone": f"{kind}_384",
         "plain": plain,
-        "features": tensors[f"{DECODER}intermediate_head.{first}.weight"].shape[1],
-        "dim": mix.shape[0],
+        "features": need(path, tensors, f"{DECODER}intermediate_head.{first}.weight").shape[1],
+        "dim": need(path, tensors, f"{DECODER}invpt.mix_proj.{first}.0.weight").shape[0],
     }
+    return config, size
 
 
 def _own_name(key: str, names: list[str]) -> str:
