@@ -52,7 +52,7 @@ lock:
 	uv pip compile pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 \
 	  --no-strip-extras --no-emit-index-url --custom-compile-command "make lock" --upgrade --output-file requirements.lock
 
-# Seven networks, two minutes of training each on two cores, in one table: runs/zoo/zoo.html
+# Nine networks, two minutes of training each on two cores, in one table: runs/zoo/zoo.html
 zoo-smoke: .venv/installed
 	$(BIN)/degmix-edge zoo smoke --out runs/zoo
 

@@ -42,6 +42,11 @@ SMALL = {
         **{"backbone": "vit_tiny_patch16_224", "blocks": 4, "dim": 24, "num_heads": 3},
         **{"experts": 6, "top_k": 2, "head_width": 16},
     },
+    "invpt": {"backbone": "test_resnet", "features": 8, "dim": 16},
+    "taskprompter": {
+        **{"backbone": "vit_tiny_patch16_224", "blocks": 4, "dim": 24, "num_heads": 3},
+        **{"windows": 2, "features": 8, "head_width": 16},
+    },
     "taskexpert": {**_BACKBONE, "experts": 3, "width": 16, "gate_hidden": 8},
     "mlore": {
         **_BACKBONE,

@@ -31,7 +31,9 @@ EXAMPLE = example("convert released.pth.tar --data nyud --out degmix.safetensors
 @click.option("--summary", is_flag=True, help="Do not list every key.")
 @verb
 def command(output: Output, checkpoint: Path, out: Path, summary: bool, **options: Any) -> None:
-    """Convert a checkpoint that the authors of DeMT, DeMTG, DeGMix or DenseMTL released.
+    """Convert a checkpoint that a network's authors released.
+
+    These are the authors of DeMT, DeMTG, DeGMix, DenseMTL, InvPT and TaskPrompter.
 
     Strict: a key that nothing explains ends it. Model, backbone, sizes and tasks are read off the
     weights; what is not in them is assumed and said (--set num_heads=4). No code in the file is

@@ -52,7 +52,9 @@ def convert(
     overrides: Sequence[str] = (),
     force: bool = False,
 ) -> Converted:
-    """Convert a checkpoint that the authors of DeMT, DeMTG, DeGMix or DenseMTL released.
+    """Convert a checkpoint that a network's authors released.
+
+    These are the authors of DeMT, DeMTG, DeGMix, DenseMTL, InvPT and TaskPrompter.
 
     It is strict: a key that nothing explains is an error. No code in the file is run.
 

@@ -2,12 +2,14 @@
 
 Give clones of the public repositories; each is optional:
 
-    python tests/campaigns/public_code.py --atrc ATRC --m3vit M3ViT --mlore MLoRE --mtl MTL
+    python tests/campaigns/public_code.py --atrc ATRC --m3vit M3ViT --mlore MLoRE --mtl MTL \\
+        --mtt MTT
 
-On GitHub, ATRC is brdav/atrc, M3ViT is VITA-Group/M3ViT, MLoRE is YuqiYang213/MLoRE, and MTL is
-SimonVandenhende/Multi-Task-Learning-PyTorch. The old packages that they need (mmcv, timm 0.5,
-einops) are replaced by the few names that these files import. Prints the largest difference of each
-part as a share of its largest value, and ends with 1 if one is above 1e-12.
+On GitHub, ATRC is brdav/atrc, M3ViT is VITA-Group/M3ViT, MLoRE is YuqiYang213/MLoRE, MTL is
+SimonVandenhende/Multi-Task-Learning-PyTorch, and MTT is prismformore/Multi-Task-Transformer, which
+also needs the package einops. The old packages that they need (mmcv, timm 0.5) are replaced by the
+few names that these files import. Prints the largest difference of each part as a share of its
+largest value, and ends with 1 if one is above 1e-12.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
+import tempfile
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +28,7 @@ import timm.layers
 import torch
 import torch.nn.functional as F
 import yaml
+from degmix_training.authors import import_checkpoint
 from degmix_training.backbone import Backbone, PlainPositions
 from degmix_training.config import network_config
 from degmix_training.models import mlore, padnet
@@ -37,12 +41,14 @@ from degmix_edge import tasks
 
 LIMIT = 1e-12
 CHANNELS = {"semseg": 5, "depth": 1, "normals": 3, "edge": 1, "saliency": 2}
+NYUD = {"semseg": 40, "depth": 1, "normals": 3, "edge": 1}
+PASCAL = {"semseg": 21, "human_parts": 7, "sal": 2, "normals": 3, "edge": 1}
 Difference = tuple[str, float]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("atrc", "m3vit", "mlore", "mtl"):
+    for name in ("atrc", "m3vit", "mlore", "mtl", "mtt"):
         parser.add_argument(f"--{name}", type=Path)
     options = parser.parse_args()
     provide_old_packages()
@@ -53,6 +59,8 @@ def main() -> None:
         (options.m3vit, distillation),
         (options.mlore, whole_mlore),
         (options.mtl, whole_padnet),
+        (options.mtt, whole_invpt),
+        (options.mtt, whole_taskprompter),
     ):
         if folder is not None:
             torch.manual_seed(0)
@@ -76,7 +84,11 @@ def provide_old_packages() -> None:
     module("models.decoder_head", BaseDecodeHead=PlainHead)
     module("models.resnet", Bottleneck=Bottleneck)
     module("termcolor", colored=None)
-    module("einops", rearrange=lambda x, _, h, w: x.transpose(1, 2).unflatten(2, (h, w)))
+    if importlib.util.find_spec("einops") is None:
+        module("einops", rearrange=lambda x, _, h, w: x.transpose(1, 2).unflatten(2, (h, w)))
+    module("easydict", EasyDict=Dictionary)
+    module("utils")
+    module("utils.utils", to_2tuple=lambda x: (x, x))
     helpers = ("build_model_with_cfg", "named_apply", "adapt_input_conv")
     module("timm.models.helpers", **dict.fromkeys(helpers))
     layers = ("Mlp", "DropPath", "trunc_normal_", "lecun_normal_")
@@ -84,6 +96,10 @@ def provide_old_packages() -> None:
     module("timm.models.layers", PatchEmbed=Patches, **known)
     nn.init.normal = nn.init.normal_
     np.int = int
+
+
+class Dictionary(dict):
+    __getattr__ = dict.__getitem__
 
 
 class PlainHead(nn.Module):
@@ -113,13 +129,23 @@ def public(file: Path) -> Any:
     return module
 
 
+def package(folder: Path) -> Any:
+    """Import a folder of public code as a package, and return a function that gives its modules."""
+    name = f"public_{folder.parent.name}"
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    return lambda module: importlib.import_module(f"{name}.{module}")
+
+
 def lively(network: Any) -> Any:
     """Give norms statistics, scales and shifts away from zero and one; float64, eval mode."""
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
             module.running_mean.normal_(std=0.2)
             module.running_var.uniform_(0.5, 1.5)
-        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
+        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm | nn.LayerNorm):
             nn.init.uniform_(module.weight, 0.5, 1.0)
             nn.init.normal_(module.bias, std=0.2)
     network.double().eval()
@@ -193,10 +219,6 @@ def distillation(folder: Path) -> Iterator[Difference]:
         given = {name: torch.randn(2, 256, 8, 12, dtype=torch.float64) for name in names}
         want, got = theirs(given), ours(given)
         yield f"M3ViT TAM, {count} tasks", max(difference(got[n], want[n]) for n in names)
-
-
-class Dictionary(dict):
-    __getattr__ = dict.__getitem__
 
 
 def whole_mlore(folder: Path) -> Iterator[Difference]:
@@ -335,6 +357,62 @@ def copy_bottlenecks(ours: nn.Sequential, theirs: nn.Sequential) -> None:
             mine.layers[place + 1].load_state_dict(getattr(other, f"bn{number}").state_dict())
         if other.downsample is not None:
             mine.project.load_state_dict(other.downsample.state_dict())
+
+
+def whole_invpt(folder: Path) -> Iterator[Difference]:
+    modules = package(folder / "InvPT" / "models")
+    vit, decoder = modules("transformers.vit"), modules("transformers.transformer_decoder")
+    for names, size in ((["semseg", "depth"], (128, 128)), (list(NYUD), (448, 576))):
+        p = Dictionary(TASKS=Dictionary(NAMES=names, NUM_OUTPUT=NYUD), backbone_channels=[192] * 4)
+        p |= {"embed_dim": 24, "PRED_OUT_NUM_CONSTANT": 8, "mtt_resolution_downsample_rate": 2}
+        p.spatial_dim = [[side // 16 for side in size]] * 4
+        sizes = {"img_size": size, "patch_size": 16, "embed_dim": 192, "num_heads": 3}
+        heads = nn.ModuleDict({name: decoder.MLPHead(32, NYUD[name]) for name in names})
+        backbone = vit.VisionTransformer([3, 6, 9], **sizes)
+        theirs = lively(modules("transformer_net").TransformerNet(p, backbone, None, heads))
+        for layers in theirs.multi_task_decoder.invpt.mt_proj.values():
+            layers[0].bias.zero_()  # the import folds it in FP32
+        ours = imported(theirs)
+        ours.training = True  # its own flag alone: it gives the initial predictions too
+        image = torch.randn(2, 3, *size, dtype=torch.float64)
+        want, got = theirs(image), ours(image)
+        first = want["inter_preds"]
+        what = f"InvPT, {len(names)} tasks"
+        yield f"{what}, logits", max(difference(got[n], want[n]) for n in names)
+        yield f"{what}, initial", max(difference(got[f"{n}@initial"], first[n]) for n in names)
+
+
+def whole_taskprompter(folder: Path) -> Iterator[Difference]:
+    modules = package(folder / "TaskPrompter" / "models")
+    code = modules("transformers.taskprompter")
+    cases = ((NYUD, (448, 576), 4), (PASCAL, (128, 128), 4), (PASCAL, (128, 128), 1))
+    for channels, size, windows in cases:
+        names = list(channels)
+        p = Dictionary(TASKS=Dictionary(NAMES=names, NUM_OUTPUT=channels), prompt_len=1)
+        p |= {"embed_dim": 20, "final_embed_dim": 24, "use_ctr": channels is PASCAL}
+        sizes = {"img_size": size, "embed_dim": 192, "num_heads": 3, "chan_nheads": windows**2}
+        backbone = code.TaskPrompter(p, range(3, 12, 3), **sizes)
+        heads = nn.ModuleDict({name: code.ConvHead(24, channels[name]) for name in names})
+        theirs = lively(modules("taskprompter_wrapper").TaskPrompterWrapper(p, backbone, heads))
+        for module in (heads, backbone.fea_fuse):
+            for name, parameter in module.named_parameters():
+                if name.endswith(("mt_proj.0.bias", ".1.bias")):
+                    parameter.zero_()  # the import folds it in FP32
+        ours = imported(theirs, windows=windows)
+        image = torch.randn(2, 3, *size, dtype=torch.float64)
+        want, got = theirs(image), ours(image)
+        pairs = [(got["saliency" if n == "sal" else n], want[n]) for n in names]
+        what = f"TaskPrompter, {len(names)} tasks, {windows}x{windows} windows"
+        yield what, max(difference(a, b) for a, b in pairs)
+
+
+def imported(theirs: nn.Module, **settings: Any) -> Any:
+    """Our network of a public network's weights, as `convert` makes it, in float64."""
+    state = {key: value.float() for key, value in theirs.state_dict().items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "released.pth.tar"
+        torch.save({"model": state}, path)
+        return import_checkpoint(path, settings=settings).network.double()
 
 
 if __name__ == "__main__":

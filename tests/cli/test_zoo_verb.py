@@ -235,7 +235,7 @@ def test_the_list(capfd):
     out, err = capfd.readouterr()
     found = json.loads(out)
     assert "TaskExpert-style" in found["models"]["taskexpert"]
-    assert len(found["zoos"]["smoke"]) == 7
+    assert len(found["zoos"]["smoke"]) == 9
     assert "96x128    160  degmix, padnet" in err
     names = models.names()
     assert list(found["models"]) == names

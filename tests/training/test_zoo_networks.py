@@ -225,6 +225,8 @@ def test_training_gives_what_inference_does_not():
         "m3vit": {"semseg@distil0", "depth@distil2", "@balance"},
         "mlore": {"@balance"},
         "taskexpert": set(),
+        "invpt": {"semseg@initial", "depth@initial"},
+        "taskprompter": set(),
     }
     for model, names in extra.items():
         settings = {"auxiliary": ("edge",)} if model == "padnet" else {}
@@ -578,7 +580,10 @@ class _Headed(torch.nn.Module):
         return self.head(x)
 
 
-@pytest.mark.parametrize("model", ["baseline", "degmix", "padnet", "densemtl", "m3vit", "mlore"])
+DYNAMIC = ("baseline", "degmix", "padnet", "densemtl", "m3vit", "mlore", "invpt", "taskprompter")
+
+
+@pytest.mark.parametrize("model", DYNAMIC)
 @torch.inference_mode()
 def test_any_head_can_be_partially_dynamic(model):
     network = lively(make(model, partially_dynamic={"kernels": 3}))

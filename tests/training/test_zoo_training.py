@@ -46,6 +46,8 @@ NETWORKS = [
     ("m3vit", {"noise": 1.0}, {"loss/@balance", "loss/semseg@distil2"}),
     ("taskexpert", {}, {"loss/depth"}),
     ("mlore", {}, {"loss/@balance"}),
+    ("taskprompter", {"drop_path": 0.2}, {"loss/depth"}),
+    ("invpt", {}, {"loss/semseg@initial", "loss/depth@initial"}),
 ]
 
 

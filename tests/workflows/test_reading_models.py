@@ -8,7 +8,7 @@ from degmix_edge.workflows.models import cost_table, cost_values, model_cost
 
 @pytest.mark.parametrize("model", models.names())
 def test_every_model_is_counted(model):
-    own = {"m3vit": None, "mlore": None}
+    own = {"m3vit": None, "mlore": None, "taskprompter": None}
     backbone = own.get(model, "mobilenetv4_conv_small_050")
     cost = model_cost(model, (448, 672), tasks=("semseg", "depth"), backbone=backbone)
     assert cost.trained.params > 0

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import timm
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from timm.models._features import FeatureGetterNet
 from timm.models.hrnet import HighResolutionModule, HighResolutionNet
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
@@ -30,18 +30,20 @@ class PlainSettings(Settings):
     Attributes:
         class_token: Whether the sequence has timm's class token.
         last_norm: Whether the last map goes through the transformer's final LayerNorm.
-        table_side: Side in pixels of the square image that the position table is for; None is
-            the side that the timm name has.
+        table_side: Side in pixels of the square image that the position table is for, or height
+            and width of one that is not square; None is the side that the timm name has.
         table_resize: How the position table is resized to another grid, always bicubic:
             `antialiased` as in timm, or `plain` as in mmsegmentation.
         epsilon: Epsilon of every LayerNorm; 1e-6 in timm, 1e-5 in the public DeGMix code.
+        drop_path: How often training leaves out the last block; the rate rises from 0 at the first.
     """
 
     class_token: bool = True
     last_norm: bool = False
-    table_side: int | None = Field(None, gt=0)
+    table_side: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     table_resize: Literal["antialiased", "plain"] = "antialiased"
     epsilon: float = Field(1e-6, gt=0)
+    drop_path: float = Field(0.0, ge=0, lt=1)
 
 
 class BackboneSettings(Settings):
@@ -187,6 +189,8 @@ def _plain_network(
     options: dict[str, Any] = {"dynamic_img_size": True, "num_classes": 0}
     if plain.table_side is not None:
         options["img_size"] = plain.table_side
+    if plain.drop_path:
+        options["drop_path_rate"] = plain.drop_path
     model = _create(name, options, pretrained, features_only=False)
     is_usual = isinstance(model, VisionTransformer) and model.pos_embed is not None
     if plain != PlainSettings() and not is_usual:
@@ -197,16 +201,40 @@ def _plain_network(
     for module in model.modules():
         if isinstance(module, nn.LayerNorm) and plain.epsilon != PlainSettings().epsilon:
             module.eps = plain.epsilon
-    if not plain.class_token and model.cls_token is not None:
-        first = int(not model.no_embed_class)
-        model.pos_embed = nn.Parameter(model.pos_embed.detach()[:, first:])
-        model.cls_token = None
-        model.num_prefix_tokens -= 1
+    if not plain.class_token:
+        drop_class_token(model)
     if plain.table_resize == "plain":
         _change_class(model, VisionTransformer, PlainPositions)
     norm = model.norm if plain.last_norm else None
     indices = tuple(round(share * len(model.blocks)) - 1 for share in PLAIN_DEPTHS)
     return FeatureGetterNet(model, out_indices=indices), norm
+
+
+def plain_transformer(
+    name: str, options: dict[str, Any], pretrained: bool = False
+) -> VisionTransformer:
+    """Create a plain vision transformer of timm with a class token, without a classifier.
+
+    Raises:
+        ConfigError: The model is no plain vision transformer, or has no such size.
+    """
+    network = create(name, {"num_classes": 0, **options}, pretrained)
+    is_plain = isinstance(network, VisionTransformer) and network.cls_token is not None
+    if not is_plain or network.patch_embed.patch_size != (PLAIN_STRIDE, PLAIN_STRIDE):
+        raise ConfigError(
+            f"backbone {name!r} is no plain vision transformer with a class token and patches of "
+            f"{PLAIN_STRIDE}; expected one such as deit_small_patch16_224"
+        )
+    return network
+
+
+def drop_class_token(model: VisionTransformer) -> None:
+    """Remove the class token and its row of the position table, if there is one."""
+    if model.cls_token is not None:
+        first = int(not model.no_embed_class)
+        model.pos_embed = nn.Parameter(model.pos_embed.detach()[:, first:])
+        model.cls_token = None
+        model.num_prefix_tokens -= 1
 
 
 class PlainPositions(VisionTransformer):

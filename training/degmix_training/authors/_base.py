@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from degmix_edge import tasks
 from degmix_edge.errors import CheckpointError
 from degmix_edge.preprocess import MEAN, STD
 from degmix_edge.tasks import TaskSpec
-from degmix_training.pretrained import Fate
+from degmix_training.backbone import PLAIN_STRIDE
+from degmix_training.pretrained import COUNTER, Fate
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,72 @@ class Imported:
     mean: tuple[float, float, float] = MEAN
     std: tuple[float, float, float] = STD
     notes: list[str] = field(default_factory=list)
+
+
+def place_renamed(
+    own: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    renamed: Mapping[str, str],
+    reasons: Mapping[str, str],
+) -> tuple[dict[str, Tensor], list[Fate]]:
+    """Give weights our names.
+
+    The bias of a convolution that has none here, because a batch norm follows it in the same
+    sequence, is subtracted from the norm's mean. Counters of batches start anew.
+
+    Args:
+        own: The weights of our network.
+        tensors: Those of the file.
+        renamed: For each of the file's keys that are to be placed, our name.
+        reasons: Patterns of keys that may have no place here, and why.
+
+    Returns:
+        The weights by our names, and what became of each key in `renamed`.
+    """
+    state = {name: tensor for name, tensor in own.items() if name.endswith(COUNTER)}
+    biases: dict[str, Tensor] = {}
+    fates = []
+    for key, name in renamed.items():
+        mean = _mean_behind(name)
+        if name.endswith(COUNTER):
+            fates.append(Fate(key, "", "counter of batches"))
+        elif name in own:
+            state[name] = tensors[key]
+            fates.append(Fate(key, name))
+        elif mean in own:
+            biases[mean] = tensors[key]
+            fates.append(Fate(key, "", "folded into the mean of the batch norm behind it"))
+        else:
+            whys = [why for pattern, why in reasons.items() if re.match(pattern, key)]
+            fates.append(Fate(key, "", *whys[:1]))
+    for mean in biases.keys() & state.keys():
+        state[mean] = state[mean] - biases[mean]
+    return state, fates
+
+
+def _mean_behind(name: str) -> str:
+    """Return the name of the mean that a batch norm behind a convolution's bias would have."""
+    match = re.match(r"(.*)\.(\d+)\.bias$", name)
+    return f"{match[1]}.{int(match[2]) + 1}.running_mean" if match else ""
+
+
+def need(path: Path, tensors: Mapping[str, Tensor], key: str) -> Tensor:
+    """Return the weight `key`, by which sizes are told.
+
+    Raises:
+        CheckpointError: The file does not have it.
+    """
+    if key not in tensors:
+        raise CheckpointError(f"{path}: no {key}, by which the sizes of the network are told")
+    return tensors[key]
+
+
+def image_size(patches: int, published: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of an image of so many patches: as published, or of a square."""
+    if patches == published[0] * published[1] // PLAIN_STRIDE**2:
+        return published
+    side = math.isqrt(patches) * PLAIN_STRIDE
+    return side, side
 
 
 def task_spec(

@@ -22,12 +22,11 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from timm.layers import resample_abs_pos_embed
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from degmix_edge.errors import ConfigError, DegmixWarning
+from degmix_edge.errors import DegmixWarning
 from degmix_edge.tasks import TaskSpec
-from degmix_training.backbone import create
+from degmix_training.backbone import PLAIN_STRIDE, plain_transformer
 from degmix_training.models._moe import FixedExperts, Mixture, MoeSettings
 from degmix_training.models._network import (
     Head,
@@ -79,9 +78,10 @@ class MoeTransformer(nn.Module):
         super().__init__()
         self.name = config.backbone
         sizes = {"depth": config.blocks, "embed_dim": config.dim, "num_heads": config.num_heads}
-        options = {key: value for key, value in sizes.items() if value is not None}
+        options: dict[str, Any] = {k: v for k, v in sizes.items() if v is not None}
         size = (_padded(config.height), _padded(config.width))
-        self.network = _plain(config.backbone, size, options, pretrained)
+        options["img_size"] = size
+        self.network = plain_transformer(config.backbone, options, pretrained)
         if not config.shared_norm:
             self.network.norm = nn.Identity()
         dim = self.network.embed_dim
@@ -186,7 +186,7 @@ class Model(Network):
         height, width = image.shape[-2:]
         size = (_padded(height), _padded(width))
         tokens = self.backbone(F.pad(image, (0, size[1] - width, 0, size[0] - height)))
-        grid = (size[0] // PATCH, size[1] // PATCH)
+        grid = (size[0] // PLAIN_STRIDE, size[1] // PLAIN_STRIDE)
         levels = {
             task: decoder.levels(tokens[self.rows.index(task) if len(tokens) > 1 else 0], grid)
             for task, decoder in self.decoders.items()
@@ -227,27 +227,8 @@ class Model(Network):
         return [m for m in self.backbone.mixtures.values() if isinstance(m, Mixture)]
 
 
-PATCH = 16
 NORM_EPSILON = 1e-6
 
 
 def _padded(side: int) -> int:
-    return -(-side // PATCH) * PATCH
-
-
-def _plain(
-    name: str, size: tuple[int, int], options: dict[str, Any], pretrained: bool
-) -> VisionTransformer:
-    """A plain vision transformer of timm.
-
-    Raises:
-        ConfigError: The backbone is no plain vision transformer, or has no such size.
-    """
-    network = create(name, {"img_size": size, "num_classes": 0, **options}, pretrained)
-    plain = isinstance(network, VisionTransformer) and network.cls_token is not None
-    if not plain or network.patch_embed.patch_size != (PATCH, PATCH):
-        raise ConfigError(
-            f"m3vit: backbone {name!r} is no plain vision transformer with a class token and "
-            f"patches of {PATCH}; expected one such as deit_small_patch16_224"
-        )
-    return network
+    return -(-side // PLAIN_STRIDE) * PLAIN_STRIDE

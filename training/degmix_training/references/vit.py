@@ -2,13 +2,13 @@
 
 Dosovitskiy et al., "An Image is Worth 16x16 Words" (arXiv 2010.11929). Maps are taken after a
 quarter, a half, three quarters and all of the blocks. A file does not tell its number of heads, its
-class token's use and its norms' epsilon: these are the backbone's settings. mmsegmentation resizes
-the position table without antialiasing; for timm's names that is a setting too.
+class token's use, the sides of its position table and its norms' epsilon: these are the backbone's
+settings. mmsegmentation resizes the table without antialiasing; for timm's names that is a setting
+too.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,7 +56,8 @@ def maps(weights: Weights, image: Tensor, backbone: Any) -> list[Tensor]:
     x = weights.conv(patches, F.pad(image, (0, -width % side, 0, -height % side)), side)
     grid = tuple(x.shape[-2:])
     antialias = not is_mmseg and backbone.plain.table_resize == "antialiased"
-    x = _start(weights, x, backbone.plain.class_token, antialias)
+    trained = backbone.network.model.patch_embed.grid_size
+    x = _start(weights, x, trained, backbone.plain.class_token, antialias)
     blocks, found = weights.count(name), []
     epsilon = backbone.plain.epsilon
     heads = backbone.network.model.blocks[0].attn.num_heads
@@ -69,13 +70,15 @@ def maps(weights: Weights, image: Tensor, backbone: Any) -> list[Tensor]:
     return [x.transpose(1, 2).unflatten(2, grid) for x in found]
 
 
-def _start(weights: Weights, x: Tensor, class_token: bool, antialias: bool) -> Tensor:
+def _start(
+    weights: Weights, x: Tensor, trained: tuple[int, int], class_token: bool, antialias: bool
+) -> Tensor:
     """Add the position table, resized to the grid of `(N, C, h, w)`, and put the class first."""
     table = weights["pos_embed"]
-    side = math.isqrt(table.shape[1])
-    first, table = table[:, : table.shape[1] - side**2], table[:, -(side**2) :]
-    grid = table.transpose(1, 2).unflatten(2, (side, side))
-    if (side, side) != tuple(x.shape[-2:]):
+    count = trained[0] * trained[1]
+    first, table = table[:, : table.shape[1] - count], table[:, -count:]
+    grid = table.transpose(1, 2).unflatten(2, tuple(trained))
+    if tuple(trained) != tuple(x.shape[-2:]):
         grid = F.interpolate(grid, x.shape[-2:], mode="bicubic", antialias=antialias)
     x = (x + grid).flatten(2).transpose(1, 2)
     if not class_token:
