@@ -55,10 +55,16 @@ def write_maps(
     return [*pictures.values(), archive]
 
 
-def encode_png(array: np.ndarray, spec: TaskSpec) -> bytes:
-    """One map as the bytes of a PNG file whose pixels are numbers, as `Maps.save` describes."""
+def encode_png(array: np.ndarray, spec: TaskSpec, level: int = -1) -> bytes:
+    """One map as the bytes of a PNG file whose pixels are numbers, as `Maps.save` describes.
+
+    Args:
+        array: The map.
+        spec: Its task.
+        level: How hard zlib tries, from 0 to 9; -1 is its default.
+    """
     buffer = io.BytesIO()
-    _picture(array, spec).save(buffer, "PNG")
+    _picture(array, spec).save(buffer, "PNG", compress_level=level)
     return buffer.getvalue()
 
 
@@ -68,10 +74,10 @@ def encoding(spec: TaskSpec) -> str:
     return PNG if has_picture else NPY
 
 
-def encode(array: np.ndarray, spec: TaskSpec) -> bytes:
-    """Return a map as bytes: a PNG file as `Maps.save` describes, or numpy's own file."""
+def encode(array: np.ndarray, spec: TaskSpec, level: int = -1) -> bytes:
+    """Return a map as bytes: a PNG file as `encode_png` makes it, or numpy's own file."""
     if encoding(spec) == PNG:
-        return encode_png(array, spec)
+        return encode_png(array, spec, level)
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()

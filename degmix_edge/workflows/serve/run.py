@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
@@ -197,6 +198,7 @@ def _application(served: Served, port: int) -> Iterator[None]:
         )
     quiet = {"log_level": "WARNING", "enable_access_log": False}
     http = {"host": settings.host, "port": port}
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         ray_serve.start("HeadOnly", http, logging_config=quiet)
         try:
