@@ -90,6 +90,16 @@ def test_pictures_hold_the_numbers_of_the_tasks_that_are_asked_for(server, encod
             np.testing.assert_allclose(found, native, atol={"depth": 5.1e-4}.get(name, 4.1e-3))
 
 
+def test_large_images_and_answers_pass(server):
+    """Five megabytes in, and exact maps of each pixel out."""
+    noise = np.random.default_rng(0).integers(0, 256, (1300, 1300, 3), np.uint8)
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(noise).save(buffer, "BMP")
+    reply = server.ask("/maps?tasks=normals&format=npz&native=1", buffer.getvalue())
+    assert reply.status == 200, reply.body
+    assert np.load(io.BytesIO(reply.body))["normals"].shape == (1300, 1300, 3)
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "text"),
     [

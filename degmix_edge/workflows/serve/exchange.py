@@ -19,6 +19,8 @@ from degmix_edge.runtime.saving import encode, encoding
 
 MAPS_PATH = "/maps"
 """Where images are sent to."""
+MOST_BYTES = 64 << 20
+"""The largest encoded image that is taken."""
 VERSION_HEADER, BUNDLE_HEADER = "degmix-version", "degmix-bundle"
 """Headers of every answer: the version of degmix-edge, and the digest of the bundle."""
 QUEUE, DEADLINE = "queue", "deadline"
@@ -34,6 +36,7 @@ STATUS = {
     "replica": 503,
     DEADLINE: 504,
     "backend": 500,
+    "server": 500,
 }
 """By cause, the status of an answer without maps."""
 

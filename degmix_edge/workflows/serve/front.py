@@ -22,6 +22,7 @@ from degmix_edge.workflows.serve.exchange import (
     BUNDLE_HEADER,
     DEADLINE,
     MAPS_PATH,
+    MOST_BYTES,
     QUEUE,
     VERSION_HEADER,
     Answer,
@@ -32,8 +33,6 @@ from degmix_edge.workflows.serve.exchange import (
 )
 from degmix_edge.workflows.serve.options import Served
 
-MOST_BYTES = 64 << 20
-"""The largest encoded image that is taken."""
 APPLICATION, SESSIONS, FRONT = "degmix", "Sessions", "Front"
 """How Ray Serve calls the application and its deployments."""
 
@@ -62,7 +61,7 @@ class Front:
                 Route("/readyz", self.readyz),
                 Route("/", self.about),
             ],
-            exception_handlers={HTTPException: self.no_route},
+            exception_handlers={HTTPException: self.no_route, Exception: self.bug},
         )
 
     async def maps(self, http: HttpRequest) -> Response:
@@ -76,7 +75,7 @@ class Front:
         except ConfigError as error:
             answer = refusal("request", error)
         self._answers.inc(tags={"cause": answer.cause or "none"})
-        return Response(answer.body, answer.status, {**self.stamp, **answer.headers})
+        return self._response(answer)
 
     async def _answer(self, http: HttpRequest, request: Request, arrived: float) -> Answer:
         image = await _body(http)
@@ -117,12 +116,21 @@ class Front:
         known = {"version": self.served.version, "bundle": self.served.digest}
         return self._plain(known | describe_network(self.served.network))
 
+    async def bug(self, request: HttpRequest, error: Exception) -> Response:
+        """Answer 500 after an error that is none of ours; Ray Serve logs it."""
+        self._answers.inc(tags={"cause": "server"})
+        answer = refusal("server", f"{type(error).__name__}: {error}")
+        return self._response(answer)
+
     async def no_route(self, request: HttpRequest, error: Exception) -> Response:
         """Answer to a path or a method that does not exist."""
         status = error.status_code if isinstance(error, HTTPException) else 500
         have = f"POST {MAPS_PATH}, GET /, GET /healthz, GET /readyz"
         message = f"no {request.method} {request.url.path}. Have: {have}"
         return self._plain({"error": {"cause": "route", "message": message}}, status)
+
+    def _response(self, answer: Answer) -> Response:
+        return Response(answer.body, answer.status, {**self.stamp, **answer.headers})
 
     def _plain(self, values: dict[str, Any], status: int = 200) -> Response:
         return Response(json.dumps(values), status, self.stamp, "application/json")
