@@ -7,8 +7,9 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -160,7 +161,8 @@ def bench_url(
         about = asyncio.run(_about(base))
         bodies = encoded_images(images, (about["height"], about["width"]))
         with counting("bench", count) as advance:
-            requests = asyncio.run(_load(base, bodies, rate, count, query, advance))
+            post = partial(_outcome, base + MAPS_PATH, query)
+            requests = asyncio.run(_load(post, bodies, rate, count, advance))
     return _figures(requests, base, about, rate, seconds)
 
 
@@ -265,11 +267,10 @@ async def _about(base: str) -> dict[str, Any]:
 
 
 async def _load(
-    base: str,
+    post: Callable[[Any, bytes], Awaitable[tuple[str, float]]],
     bodies: Sequence[bytes],
     rate: float,
     count: int,
-    query: Mapping[str, str],
     advance: Callable[[float], None],
 ) -> list[_Sent]:
     """Send every request at its moment, and wait for all answers."""
@@ -279,7 +280,7 @@ async def _load(
 
         async def ask(due: float, body: bytes) -> _Sent:
             sent = loop.time()
-            cause, net_ms = await _outcome(client, base + MAPS_PATH, query, body)
+            cause, net_ms = await post(client, body)
             advance(1)
             return _Sent(due, sent, loop.time(), cause, net_ms)
 
@@ -291,7 +292,7 @@ async def _load(
 
 
 async def _outcome(
-    client: Any, url: str, query: Mapping[str, str], body: bytes
+    url: str, query: Mapping[str, str], client: Any, body: bytes
 ) -> tuple[str, float]:
     """Why a request got no maps, or an empty text; and what the network took in milliseconds."""
     try:

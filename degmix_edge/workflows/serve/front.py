@@ -106,7 +106,7 @@ class Front:
 
     async def readyz(self, request: HttpRequest) -> Response:
         """Answer 200 where at least one session runs, else 503."""
-        status = await asyncio.to_thread(serve.status)
+        status: Any = await asyncio.to_thread(serve.status)
         states = status.applications[APPLICATION].deployments[SESSIONS].replica_states
         running = states.get("RUNNING", 0)
         return self._plain({"replicas": running}, 200 if running else 503)

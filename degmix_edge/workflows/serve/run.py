@@ -201,8 +201,9 @@ def _application(served: Served, port: int) -> Iterator[None]:
         ConfigError: Ray Serve runs there already.
         BackendError: The replicas do not start.
     """
-    from ray import serve as ray_serve
+    import ray.serve
 
+    ray_serve: Any = ray.serve
     settings = served.options
     status = ray_serve.status()
     if status.proxies or status.applications:
@@ -226,11 +227,12 @@ def _application(served: Served, port: int) -> Iterator[None]:
 
 def _graph(served: Served, quiet: Mapping[str, Any]) -> Any:
     """The application: the front, and the sessions behind it."""
-    from ray import serve as ray_serve
+    import ray.serve
 
     from degmix_edge.workflows.serve.front import FRONT, SESSIONS, Front
     from degmix_edge.workflows.serve.sessions import CONCURRENT_BATCHES, Sessions
 
+    ray_serve: Any = ray.serve
     settings, batch = served.options, served.network.batch
     ends = {"graceful_shutdown_timeout_s": DRAIN_S, "graceful_shutdown_wait_loop_s": 0.1}
     common = {"logging_config": quiet, "health_check_period_s": HEALTH_S, **ends}

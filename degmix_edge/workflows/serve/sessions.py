@@ -21,8 +21,8 @@ from degmix_edge.workflows.serve.options import Served
 
 CONCURRENT_BATCHES = 2
 """While the network computes one batch, the images of another are read or its maps are encoded."""
-NET_MS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000]
-BATCH_SIZES = [1, 2, 4, 8, 16, 32, 64]
+NET_MS = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0]
+BATCH_SIZES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]
 
 
 class Sessions:
