@@ -10,6 +10,7 @@ quantize  Quantize a network to ONNX, without building an engine.
 export    Export a network as float ONNX with exact folds and passes.
 load      Open a bundle as a session that runs images.
 stream    Open a bundle and cameras: the newest maps, each task at its own rate.
+serve     Serve a bundle over HTTP: images in, maps out, on Ray Serve.
 compare   Compare a bundle's engine with PyTorch, task by task.
 bench     Time a bundle: percentiles of every part of a call.
 evaluate  Score a checkpoint in PyTorch by the papers' metrics.
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from degmix_edge.workflows.export import export
     from degmix_edge.workflows.options import Options
     from degmix_edge.workflows.quantize import quantize
+    from degmix_edge.workflows.serve.run import serve
     from degmix_edge.workflows.verify import verify
 
 _HOMES = {
@@ -53,6 +55,7 @@ _HOMES = {
     "export": "workflows.export",
     "load": "runtime",
     "stream": "runtime.stream",
+    "serve": "workflows.serve.run",
     "compare": "workflows.compare",
     "bench": "workflows.bench",
     "evaluate": "workflows.evaluate",
@@ -80,6 +83,7 @@ __all__ = [
     "export",
     "load",
     "quantize",
+    "serve",
     "stream",
     "verify",
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,12 +22,14 @@ STORE_BYTES = 200 << 20
 
 
 @contextmanager
-def cluster(address: str, num_cpus: int) -> Iterator[Any]:
+def cluster(address: str, num_cpus: int, *, data: bool = True, **settings: Any) -> Iterator[Any]:
     """Connect to a cluster, or start one of this process; gives the module `ray`.
 
     Args:
         address: `local`, `auto`, `host:port` or `ray://host:port`.
         num_cpus: Processors of a local cluster.
+        data: Ray Data is needed, too.
+        settings: More arguments of `ray.init`.
 
     Raises:
         ConfigError: Ray is not installed, or nothing answers at the address.
@@ -33,13 +37,16 @@ def cluster(address: str, num_cpus: int) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     try:
         import ray
-        import ray.data
+
+        if data:
+            import ray.data
     except ImportError:
         raise ConfigError(
             "--address needs ray, which is not installed: pip install 'degmix-edge[scale]'; "
             "without --address, processes of this machine do the work"
         ) from None
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", **settings}
+    on_terminate = signal.getsignal(signal.SIGTERM)
     if address == LOCAL:
         options |= {"num_cpus": num_cpus, "object_store_memory": STORE_BYTES}
         options |= {"include_dashboard": False, "address": "local"}
@@ -51,8 +58,10 @@ def cluster(address: str, num_cpus: int) -> Iterator[Any]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"--address {address}: no cluster answers: {first}") from None
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)  # `ray.init` has put its own in the place
+    if data:
+        ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         yield ray
     finally:

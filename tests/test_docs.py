@@ -25,6 +25,7 @@ from degmix_edge.cli import GROUPS, verbs
 from degmix_edge.cli._input_options import joined
 from degmix_edge.graph.spec_file import SpecFile
 from degmix_edge.workflows.build_file import BuildFile
+from degmix_edge.workflows.serve import ServeOptions
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -162,6 +163,13 @@ def test_the_configuration_file_has_the_keys_and_defaults_of_a_build():
     assert BuildFile.model_validate(values).network == values["network"]
 
 
+def test_the_options_of_a_server_are_those_of_the_code():
+    rows = {codes(key)[0]: default for key, default, _ in table(page("configuration.md"), "option")}
+    assert {name: yaml.safe_load(text.strip("`")) for name, text in rows.items()} == (
+        ServeOptions().model_dump(mode="json")
+    )
+
+
 def test_the_kinds_are_those_of_the_registry():
     rows = table(page("extending.md"), "kind")
     found = {row[0]: (codes(row[2])[0], tuple(codes(row[3]))) for row in rows}
@@ -235,7 +243,8 @@ def keywords(name: str) -> set[str]:
         return set(degmix_edge.Options.model_fields)
     arguments = function.args
     names = {a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
-    return names | (set(degmix_edge.Options.model_fields) if arguments.kwarg else set())
+    options = ServeOptions if name == "serve" else degmix_edge.Options
+    return names | (set(options.model_fields) if arguments.kwarg else set())
 
 
 def public(name: str) -> ast.FunctionDef | ast.ClassDef:

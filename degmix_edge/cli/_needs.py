@@ -21,6 +21,7 @@ EXTRAS = {
     "tensorboard": "train",
     "scipy": "train",
     "skimage": "demo",
+    "aiohttp": "serve",
     "duckdb": "scale",
     "fsspec": "scale",
     "pyarrow": "scale",

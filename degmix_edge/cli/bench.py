@@ -9,20 +9,24 @@ import click
 
 from degmix_edge.cli._build_options import given
 from degmix_edge.cli._output import Output
-from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH, SIZE
+from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH, SIZE, TASKS
 from degmix_edge.cli._verb import example, verb
 
 GROUP = "Judge"
 EXAMPLE = example(
     "bench robot.degmix --against torch",
     "bench robot.degmix --rate 30 --source synthetic --seconds 30 --record now.json",
+    "bench --url http://127.0.0.1:8000 --rate 20 --seconds 60",
 )
 OF_STREAMS = ("source", "seconds", "rates", "deadline_ms", "idle_s", "record", "compare", "force")
+OF_SERVERS = ("url", "images", "rate", "seconds", "deadline_ms", "tasks")
 
 
 @click.command(epilog=EXAMPLE)
-@click.argument("bundle", type=PATH)
+@click.argument("bundle", type=PATH, required=False)
 @click.argument("checkpoint", type=NAME_OR_FILE, required=False)
+@click.option("--url", help="Load a server of `degmix-edge serve` instead of BUNDLE.")
+@click.option("--tasks", type=TASKS, metavar="A,B", help="Ask a server for these tasks only.")
 @click.option("--data", "images", help="Images to cycle through. [default: photos]")
 @click.option(
     "--against", type=click.Choice(["torch", "onnx"]), help="Time CHECKPOINT in the same run."
@@ -41,13 +45,22 @@ OF_STREAMS = ("source", "seconds", "rates", "deadline_ms", "idle_s", "record", "
 @click.option("--threads", type=click.IntRange(1), help="For both; default: all cores.")
 @click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True)
 @verb
-def command(output: Output, bundle: Path, **options: Any) -> None:
+def command(output: Output, bundle: Path | None, **options: Any) -> None:
     """Time BUNDLE: pre, net, post and total, p50/p90/p99, contestants alternating in one run.
 
     With --source or --seconds, run a stream at a camera's rate and say what it achieves, what it
-    misses and why, how old its results are, and what it takes of the machine.
+    misses and why, how old its results are, and what it takes of the machine. With --url, offer
+    images to a server at --rate, and say how it answers.
     """
     typed = given(options)
+    if "url" in typed:
+        _server(output, bundle, typed)
+        return
+    if bundle is None:
+        context = click.get_current_context()
+        raise click.MissingParameter(ctx=context, param_hint="'BUNDLE'", param_type="argument")
+    if "tasks" in typed:
+        raise click.UsageError("tasks goes with --url only")
     if not any(name in typed for name in OF_STREAMS):
         _calls(output, bundle, typed)
         return
@@ -70,6 +83,19 @@ def _calls(output: Output, bundle: Path, typed: dict[str, Any]) -> None:
         output.say(f"engine call: {ratio:.2f}x faster than {other.name} (medians, one run)")
         values["speedup_net"] = ratio
     output.result(values)
+
+
+def _server(output: Output, bundle: Path | None, typed: dict[str, Any]) -> None:
+    from degmix_edge.workflows.bench_url import bench_url
+
+    wrong = [name for name in typed if name not in OF_SERVERS]
+    if bundle is not None or wrong:
+        raise click.UsageError(f"{wrong[0] if wrong else 'BUNDLE'} does not go with --url")
+    result = bench_url(**typed)
+    output.table(*result.table())
+    for line in result.lines():
+        output.say(line)
+    output.result({"server": result})
 
 
 def _stream(output: Output, bundle: Path, typed: dict[str, Any]) -> None:

@@ -13,6 +13,9 @@ from degmix_edge.errors import ConfigError
 from degmix_edge.files import check_file, make_folder, write_file
 from degmix_edge.tasks import TaskSpec, colour, look
 
+PNG, NPY = "png", "npy"
+"""How a map is encoded: a picture of numbers, as `Maps.save` describes, or numpy's own file."""
+
 
 def write_maps(
     folder: Path, stem: str, arrays: Mapping[str, np.ndarray], specs: Mapping[str, TaskSpec]
@@ -38,7 +41,9 @@ def write_maps(
             "'frame_0001'; name the folder in the first argument"
         )
     make_folder(folder)
-    pictures = {name: folder / f"{stem}.{name}.png" for name in arrays if _has_picture(specs[name])}
+    pictures = {
+        name: folder / f"{stem}.{name}.png" for name in arrays if encoding(specs[name]) == PNG
+    }
     archive = folder / f"{stem}.npz"
     for path in (*pictures.values(), archive):
         check_file(path, force=True)
@@ -50,16 +55,44 @@ def write_maps(
     return [*pictures.values(), archive]
 
 
-def encode_png(array: np.ndarray, spec: TaskSpec) -> bytes:
-    """One map as the bytes of a PNG file whose pixels are numbers, as `Maps.save` describes."""
+def encode_png(array: np.ndarray, spec: TaskSpec, level: int = -1) -> bytes:
+    """One map as the bytes of a PNG file whose pixels are numbers, as `Maps.save` describes.
+
+    Args:
+        array: The map.
+        spec: Its task.
+        level: How hard zlib tries, from 0 to 9; -1 is its default.
+    """
     buffer = io.BytesIO()
-    _picture(array, spec).save(buffer, "PNG")
+    _picture(array, spec).save(buffer, "PNG", compress_level=level)
     return buffer.getvalue()
 
 
-def _has_picture(spec: TaskSpec) -> bool:
-    """Whether a PNG file can hold the map's numbers as `Maps.save` describes."""
-    return not spec.is_raw and look(spec) in ("classes", "grey", "ramp", "normal")
+def encoding(spec: TaskSpec) -> str:
+    """Return how `encode` writes maps of a task: `png`, or `npy` where PNG has no such numbers."""
+    has_picture = not spec.is_raw and look(spec) in ("classes", "grey", "ramp", "normal")
+    return PNG if has_picture else NPY
+
+
+def encode(array: np.ndarray, spec: TaskSpec, level: int = -1) -> bytes:
+    """Return a map as bytes: a PNG file as `encode_png` makes it, or numpy's own file."""
+    if encoding(spec) == PNG:
+        return encode_png(array, spec, level)
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def read_map(data: bytes, spec: TaskSpec) -> np.ndarray:
+    """Return the map that `encode` made bytes of, in the task's own unit, but for the rounding."""
+    if encoding(spec) == NPY:
+        return np.asarray(np.load(io.BytesIO(data)))
+    pixels = np.asarray(PIL.Image.open(io.BytesIO(data)))
+    scales = {"ramp": 1 / 1000, "grey": 1 / 255, "normal": 2 / 255}
+    shown = look(spec)
+    if shown == "classes":
+        return pixels
+    return np.asarray(pixels * scales[shown] - (shown == "normal"), np.float32)
 
 
 def _picture(array: np.ndarray, spec: TaskSpec) -> PIL.Image.Image:

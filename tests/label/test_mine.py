@@ -14,8 +14,8 @@ from degmix_edge.bundle.contents import open_bundle  # noqa: E402
 from degmix_edge.errors import ConfigError, InputError, OutputError  # noqa: E402
 from degmix_edge.preprocess import read_image  # noqa: E402
 from degmix_edge.runtime import load  # noqa: E402
+from degmix_edge.runtime.saving import encode, read_map  # noqa: E402
 from degmix_edge.workflows.calibration import calibration_images  # noqa: E402
-from degmix_edge.workflows.label.writing import encode, read_map  # noqa: E402
 from degmix_edge.workflows.mine import mine  # noqa: E402
 from degmix_edge.workflows.mine.table import difference  # noqa: E402
 

@@ -162,21 +162,26 @@ class _Read:
     placement: Placement
 
 
-def check_network(spec: NetworkSpec) -> None:
-    """Check that a network can label single images.
+def check_network(spec: NetworkSpec, verb: str = "label") -> None:
+    """Check that a network takes single images, as `label` and `serve` give them.
+
+    Args:
+        spec: The network.
+        verb: Who gives them, for the message.
 
     Raises:
-        ConfigError: It takes more than an image, no picture, or remembers earlier frames.
+        ConfigError: It takes more than an image, no picture, or remembers earlier frames. Or it has
+            only raw outputs.
     """
     if spec.takes_map or spec.inputs:
         more = ", ".join(one.name for one in spec.inputs) or spec.color
         raise ConfigError(
-            f"label: the network {spec.model!r} takes {more}, and label runs networks of one "
+            f"{verb}: the network {spec.model!r} takes {more}, and {verb} runs networks of one "
             "picture; use `run` for it"
         )
     raw = [task.name for task in spec.tasks if task.is_raw]
     if len(raw) == len(spec.tasks):
-        raise ConfigError(f"label: the network {spec.model!r} has only raw outputs, and no maps")
+        raise ConfigError(f"{verb}: the network {spec.model!r} has only raw outputs, and no maps")
 
 
 def columns_of(task: TaskSpec) -> tuple[str, ...]:

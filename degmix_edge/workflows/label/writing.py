@@ -12,19 +12,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import PIL.Image
-
 from degmix_edge.files import whole_file
-from degmix_edge.runtime.saving import encode_png
-from degmix_edge.tasks import TaskSpec, look
+from degmix_edge.runtime.saving import encode, encoding
+from degmix_edge.tasks import TaskSpec
 from degmix_edge.workflows.label.job import BAD, LABELS, LATENCY, MAPS, Job
 from degmix_edge.workflows.label.labeller import Labelled, columns_of
 
 ROWS = 128
 """Rows that are kept in memory before they are written."""
-PNG, NPY = "png", "npy"
-"""How maps are encoded: pictures of numbers, as `Maps.save` describes, or numpy's own file."""
 
 
 @dataclass(frozen=True)
@@ -155,32 +150,6 @@ def _sha256_of(path: Path) -> str:
         while chunk := file.read(1 << 20):
             whole.update(chunk)
     return whole.hexdigest()
-
-
-def encoding(task: TaskSpec) -> str:
-    """Return how a task's maps are encoded."""
-    return PNG if look(task) in ("classes", "grey", "ramp", "normal") else NPY
-
-
-def encode(array: np.ndarray, task: TaskSpec) -> bytes:
-    """Return a map as bytes: a PNG file whose pixels are numbers, or numpy's own file."""
-    if encoding(task) == PNG:
-        return encode_png(array, task)
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
-
-
-def read_map(data: bytes, task: TaskSpec) -> np.ndarray:
-    """Return the map that `encode` made bytes of, in the task's own unit, but for the rounding."""
-    if encoding(task) == NPY:
-        return np.asarray(np.load(io.BytesIO(data)))
-    pixels = np.asarray(PIL.Image.open(io.BytesIO(data)))
-    scales = {"ramp": 1 / 1000, "grey": 1 / 255, "normal": 2 / 255}
-    shown = look(task)
-    if shown == "classes":
-        return pixels
-    return np.asarray(pixels * scales[shown] - (shown == "normal"), np.float32)
 
 
 def _labels(tasks: list[TaskSpec], job: Job) -> Any:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from degmix_edge.errors import ConfigError, InputError, OutputError
+from degmix_edge.runtime.saving import read_map
 from degmix_edge.tasks import TaskSpec
 from degmix_edge.workflows.label.job import LABELS, RECEIPTS, read_manifest
-from degmix_edge.workflows.label.writing import read_map
 
 BATCH = 64
 """Rows of maps that are in memory at once."""
