@@ -12,7 +12,7 @@ from typing import Any
 
 from degmix_edge.backends import choose
 from degmix_edge.bundle.contents import open_bundle
-from degmix_edge.errors import ConfigError, OutputError
+from degmix_edge.errors import ConfigError, InputError, OutputError
 from degmix_edge.files import remove
 from degmix_edge.progress import Event, Progress, emit, listening, note, warn
 from degmix_edge.workflows.label.job import (
@@ -32,7 +32,7 @@ from degmix_edge.workflows.label.labeller import check_network
 from degmix_edge.workflows.label.on_ray import label_on_ray
 from degmix_edge.workflows.label.pieces import PER_SHARD, Piece, find_pieces
 from degmix_edge.workflows.label.pool import label_in_pool
-from degmix_edge.workflows.label.writing import Receipt
+from degmix_edge.workflows.label.writing import Receipt, count_reasons
 from degmix_edge.workflows.networks import task_names
 
 STAGE = "label"
@@ -105,7 +105,7 @@ def label(
     Raises:
         ConfigError: The bundle has no such task or size, the network takes more than an image, or
             a number is out of range.
-        InputError: There is nothing to label.
+        InputError: There is nothing to label, or every image was set aside.
         BundleError, BackendError: The bundle cannot be run, or was replaced during the run.
         OutputError: `out` holds the output of another run, or its disk is full.
     """
@@ -135,10 +135,22 @@ def _label(job: Job, pieces: Sequence[Piece], workers: int, address: str | None)
         done[receipt.number] = receipt
     finish(job, done)
     images, bad = (sum(getattr(r, name) for r in done.values()) for name in ("images", "bad"))
+    if not images:
+        raise InputError(_nothing_labelled(job, len(pieces), bad))
     if bad:
         warn(f"set aside: {bad} of {images + bad} images, see {job.out}/{BAD}", STAGE)
     seconds = time.perf_counter() - start
     return Labels(Path(job.out), job.tasks, len(pieces), resumed, images, bad, seconds)
+
+
+def _nothing_labelled(job: Job, shards: int, bad: int) -> str:
+    if not bad:
+        return f"{job.source}: there is no image in it, although it became {shards} shards"
+    reason, count = count_reasons(job, shards).most_common(1)[0]
+    return (
+        f"{job.source}: all of its {bad} images were set aside, {count} of them because: {reason}. "
+        f"{job.out}/{BAD} has a reason for each"
+    )
 
 
 def _workers(workers: int | None, threads: int) -> int:
