@@ -194,6 +194,21 @@ def open_bundle(path: Path) -> Bundle:
     raise failure
 
 
+def open_same(path: Path, digest: str) -> Bundle:
+    """Open a bundle that another process has opened before.
+
+    Raises:
+        BundleError: It has another digest now, or it cannot be opened.
+    """
+    opened = open_bundle(path)
+    if opened.digest != digest:
+        raise BundleError(
+            f"{path}: was replaced during the run: its digest is {opened.digest[:12]}, the run "
+            f"began with {digest[:12]}; put that bundle back and run the command again"
+        )
+    return opened
+
+
 def _was_replaced(opened: os.stat_result, path: Path) -> bool:
     """Whether the folder at `path` is another one than that which was opened, or is gone."""
     try:

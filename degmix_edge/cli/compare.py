@@ -45,6 +45,8 @@ EXAMPLE = example("compare robot.degmix --data nyud:NYUDv2")
 @click.option("--bootstrap", type=int, default=0, metavar="N", help="Draw N sets for intervals.")
 @click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
 @click.option("--threads", type=click.IntRange(1))
+@click.option("--workers", type=click.IntRange(1), default=1, help="Processes. [default: 1]")
+@click.option("--address", metavar="HOST:PORT", help="A Ray cluster that compares.")
 @click.option("--save-results", type=PATH, help="On a robot without PyTorch: only keep the maps.")
 @click.option("--load-results", type=PATH, help="On a desktop: compare those maps.")
 @verb
@@ -70,7 +72,7 @@ def command(
     target, data, force = options.pop("save_results"), options["data"], options.pop("force")
     results, backend = options.pop("load_results"), options.pop("backend")
     if target is not None:
-        for name in ("label_map", "slices", "bootstrap"):
+        for name in ("label_map", "slices", "bootstrap", "workers", "address"):
             options.pop(name)
         count, name = record(bundle, target, backend=backend, **options)
         output.say(

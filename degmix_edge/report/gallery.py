@@ -90,10 +90,25 @@ class Gallery:
 
     def add(self, panel: Panel) -> None:
         """Encode and keep `panel`; if the page is full then, leave out what differs least."""
+        if self._takes(panel):
+            self._keep(shown_panel(panel))
+
+    def merge(self, other: Gallery) -> None:
+        """Add the panels that another process has encoded."""
+        self.left_out += other.left_out
+        for panel in other.panels:
+            if self._takes(panel):
+                self._keep(panel)
+
+    def _takes(self, panel: Panel | ShownPanel) -> bool:
+        """Whether there is room for a panel; if not, it is left out."""
         if self._is_full and not (self.worst_first and panel.share > self.panels[-1].share):
             self.left_out.append(panel.name)
-            return
-        self.panels.append(shown_panel(panel))
+            return False
+        return True
+
+    def _keep(self, panel: ShownPanel) -> None:
+        self.panels.append(panel)
         if self.worst_first:
             self.panels.sort(key=lambda p: -p.share)
         while self._is_too_large() and len(self.panels) > 1:

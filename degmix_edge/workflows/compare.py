@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.metrics import Metric
 from degmix_edge.progress import Progress, counting, listening
-from degmix_edge.runtime import Session, load
+from degmix_edge.runtime import load
+from degmix_edge.workflows.compare_parts import (
+    ComparisonPart,
+    count_apart,
+    count_here,
+    open_comparison,
+)
 from degmix_edge.workflows.compare_report import ComparePage
 from degmix_edge.workflows.comparison import (
     Comparison,
-    Runs,
-    compare_sessions,
+    check_limits,
+    conclude,
     tensor_differences,
 )
-from degmix_edge.workflows.recorded import Recorded, save_results
-from degmix_edge.workflows.reference import reference_session
+from degmix_edge.workflows.recorded import save_results
 from degmix_edge.workflows.sliced import Cut, parse_slices
-from degmix_edge.workflows.sources import NamedImage, images
+from degmix_edge.workflows.sources import images
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,6 +52,8 @@ def compare(
     bootstrap: int = 0,
     size: tuple[int, int] | None = None,
     threads: int | None = None,
+    workers: int = 1,
+    address: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare a bundle's engine with PyTorch FP32 on labelled images.
@@ -66,7 +73,9 @@ def compare(
         slices: Parts to score apart, as in `evaluate`.
         bootstrap: Sets of images that are drawn for the intervals of 95 %; 0 gives none.
         size: Height and width of a bundle that has several sizes; None takes its first.
-        threads: CPU threads; None takes all cores.
+        threads: CPU threads; None takes all cores, which several processes share.
+        workers: Processes that compare, as in `evaluate`.
+        address: A Ray cluster that compares, as in `evaluate`.
         progress: Called with an `Event` after each image.
 
     Returns:
@@ -77,20 +86,11 @@ def compare(
         CheckpointError: `checkpoint` is not what the bundle was built from.
         ConfigError, InputError: `data` cannot be read.
     """
+    more: dict[str, Any] = {"metrics": metrics, "label_map": label_map, "size": size}
+    more |= {"slices": slices, "bootstrap": bootstrap, "threads": threads, "progress": progress}
+    more |= {"max_drop": max_drop, "max_disagreement": max_disagreement, "data": data}
     compared = compare_engines(
-        bundle,
-        checkpoint,
-        data=data,
-        backends=(backend,),
-        max_drop=max_drop,
-        max_disagreement=max_disagreement,
-        metrics=metrics,
-        label_map=label_map,
-        slices=slices,
-        bootstrap=bootstrap,
-        size=size,
-        threads=threads,
-        progress=progress,
+        bundle, checkpoint, backends=(backend,), workers=workers, address=address, **more
     )
     return next(iter(compared.values()))
 
@@ -111,6 +111,8 @@ def compare_engines(
     bootstrap: int = 0,
     size: tuple[int, int] | None = None,
     threads: int | None = None,
+    workers: int = 1,
+    address: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Comparison]:
     """Compare several backends, or maps that a robot recorded, with PyTorch: results by backend.
@@ -130,65 +132,54 @@ def compare_engines(
         bootstrap: Sets of images that are drawn for the intervals of 95 %; 0 gives none.
         size: Height and width of a bundle that has several sizes; None takes its first.
         threads: CPU threads; None takes all cores.
+        workers: Processes that compare, as in `evaluate`.
+        address: A Ray cluster that compares, as in `evaluate`.
         progress: Called with an `Event` after each image.
 
     Raises:
         DegmixError: What `compare` raises; or `results` are of another bundle or other images.
     """
-    kinds = parse_slices(slices)
+    limits = {"max_drop": max_drop, "max_disagreement": max_disagreement}
+    check_limits(**limits)
+    cut = Cut(parse_slices(slices), bootstrap)
     opened = (bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))).at(size)
-    with ExitStack() as stack:
-        stack.enter_context(listening(progress))
-        reference = stack.enter_context(reference_session(opened, checkpoint, threads))
-        fit, network = opened.manifest.fit, opened.manifest.network
-        specs = {task.name: task for task in network.tasks}
-        found = images(data, fit, specs=specs, label_map=label_map, network=network)
-        engines = _engines(opened, results, backends, threads, stack=stack)
-        # After all engines are open: a backend that is not there is said before any work.
-        few = [item.feed(fit, network) for item in found[:TENSOR_IMAGES]]
-        tensors = tensor_differences(opened, reference.backend, few)
-        limits: dict[str, Any] = {"max_drop": max_drop, "max_disagreement": max_disagreement}
-        limits |= {"tensors": tensors, "metrics": metrics}
-        limits["cut"] = Cut(kinds, bootstrap, tuple(item.name for item in found) if kinds else ())
-        page = ComparePage(opened, data, [i.name for i in found]) if report is not None else None
-        compared = _compared(engines, reference, found, page, limits)
-    if page is not None and report is not None:
-        page.write(report, compared)
-    return compared
+    part = ComparisonPart(
+        *(str(opened.path), opened.digest, opened.chosen_size, checkpoint, data, label_map),
+        *(results, metrics, cut, report is not None, threads),
+    )
+    with listening(progress):
+        return _compared(opened, part, backends, report, (workers, address), **limits)
 
 
 def _compared(
-    engines: Mapping[str, Runs],
-    reference: Session,
-    found: Sequence[NamedImage],
-    page: ComparePage | None,
-    options: Mapping[str, Any],
-) -> dict[str, Comparison]:
-    """Compare each engine; the page watches the first one."""
-    compared: dict[str, Comparison] = {}
-    for name, engine in engines.items():
-        see = page.watch(name, reference.backend.title) if page and not compared else None
-        with counting(f"compare {name}", len(found)) as advance:
-            samples = (item.load() for item in found)
-            compared[name] = compare_sessions(
-                engine, reference, samples, see=see, advance=advance, **options
-            )
-    return compared
-
-
-def _engines(
-    opened: Bundle,
-    results: Path | None,
+    bundle: Bundle,
+    part: ComparisonPart,
     backends: tuple[str, ...],
-    threads: int | None,
-    *,
-    stack: ExitStack,
-) -> dict[str, Runs]:
-    if results is not None:
-        recorded = Recorded(results, opened)
-        return {f"{recorded.name}, recorded": recorded}
-    sessions = (load(opened, backend=name, threads=threads) for name in backends)
-    return {s.backend.name: stack.enter_context(s) for s in sessions}
+    report: Path | None,
+    processes: tuple[int, str | None],
+    **limits: float,
+) -> dict[str, Comparison]:
+    """Compare each engine; the page shows the first one."""
+    compared: dict[str, Comparison] = {}
+    with open_comparison(part, bundle, backends, part.threads) as opened:
+        # After all engines are open: a backend that is not there is said before any work.
+        first = opened.found[:TENSOR_IMAGES]
+        fit, network = bundle.manifest.fit, bundle.manifest.network
+        few = [item.feed(fit, network) for item in first]
+        tensors = tensor_differences(bundle, opened.reference.backend, few)
+        page = ComparePage(bundle, part.data, [item.name for item in opened.found])
+        for name, engine in opened.engines.items():
+            own = replace(part, shows=part.shows and not compared)
+            if processes == (1, None):
+                found = count_here(own, opened, name)
+            else:
+                found = count_apart(own, opened, name, *processes)
+            if own.shows:
+                page.gallery = found.gallery
+            compared[name] = conclude(found.counts, engine, opened.reference, tensors, **limits)
+    if report is not None:
+        page.write(report, compared)
+    return compared
 
 
 def record(

@@ -21,11 +21,11 @@ from degmix_edge.tasks import false_colour
 from degmix_edge.workflows.bench import Result, machine
 from degmix_edge.workflows.comparison import (
     Comparison,
-    See,
-    TaskResult,
+    slice_table,
     task_table,
     tensor_table,
 )
+from degmix_edge.workflows.comparison_counts import See, TaskResult
 from degmix_edge.workflows.sources import NamedImage
 
 LABELS = "labels"
@@ -67,7 +67,8 @@ class ComparePage:
         network, where = self.bundle.manifest.network, machine()
         first = next(iter(compared.values()))
         command = f"degmix-edge compare {self.bundle.path} --data {self.data}"
-        tables = (tensor_table(first), task_table(compared, self.data))
+        tables = [tensor_table(first), task_table(compared, self.data)]
+        tables += [slice_table(c) for c in compared.values() if c.is_cut]
         report = Report(
             title=f"{self.bundle.path.name} against {first.against}: {self.data}",
             gallery=self.gallery,

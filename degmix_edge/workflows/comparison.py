@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from polygraphy.backend.base import BaseRunner
@@ -20,31 +20,23 @@ from polygraphy.common import TensorMetadata
 from polygraphy.comparator import Comparator
 from polygraphy.logger import G_LOGGER
 
-from degmix_edge import metrics as all_metrics
 from degmix_edge.backends import Backend
 from degmix_edge.bundle.contents import Bundle
 from degmix_edge.bundle.manifest import MODEL
 from degmix_edge.errors import AccuracyError, ConfigError
 from degmix_edge.graph.self_contained import check_self_contained
-from degmix_edge.metrics import Metric, Tally, interval, relative_drop
-from degmix_edge.network import NetworkSpec
-from degmix_edge.preprocess import read_image
-from degmix_edge.runtime import Maps, Session, TaskMap
-from degmix_edge.runtime.frames import Frame, image_of
-from degmix_edge.tasks import TaskSpec, logits_name
+from degmix_edge.metrics import Metric
+from degmix_edge.runtime import Session
+from degmix_edge.runtime.frames import Frame
+from degmix_edge.tasks import logits_name
 from degmix_edge.tensors import fill
+from degmix_edge.workflows.comparison_counts import Counts, Runs, See, TaskResult, badness
 from degmix_edge.workflows.sliced import (
     NO_CUT,
-    SEED,
     Cut,
-    Facts,
-    Interval,
     SliceScore,
-    facts_of,
-    slices_of,
 )
 
-See = Callable[[Frame, Maps, Maps, Mapping[str, np.ndarray]], None]
 LOGITS_TOLERANCE = 1e-4
 """Largest difference of FP32 logits, as a fraction of the largest logit."""
 LABELS_TOLERANCE = 1e-3
@@ -97,31 +89,6 @@ class TensorDifference:
     relative: float
     mean: float
     equal: float | None
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """One task, engine against PyTorch.
-
-    Attributes:
-        agreement: The task's metric with PyTorch's map as the target.
-        disagreement: The same as a fraction: 0 is equal.
-        reference, value: The metric against labels, of PyTorch and of the engine; None without
-            labels.
-        drop: How much worse the engine is, as a fraction of PyTorch's value; None without labels.
-        interval: Where `drop`, or without labels `disagreement`, lies with a probability of 95 %,
-            by bootstrap over images; None where nothing was drawn.
-    """
-
-    task: str
-    metric: str
-    unit: str
-    agreement: float
-    disagreement: float
-    reference: float | None
-    value: float | None
-    drop: float | None
-    interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -179,19 +146,6 @@ def check_all(compared: Mapping[str, Comparison]) -> None:
     failed = {name: c.verdict for name, c in compared.items() if not c.passed}
     if failed:
         raise AccuracyError("; ".join(f"{name}: {verdict}" for name, verdict in failed.items()))
-
-
-class Runs(Protocol):
-    """What is compared with PyTorch: a session, or maps that a robot recorded."""
-
-    bundle: Bundle | None
-
-    @property
-    def spec(self) -> NetworkSpec:
-        """The spec of the network that runs."""
-
-    def __call__(self, image: Frame) -> Maps:
-        """Maps of one image."""
 
 
 def tensor_differences(
@@ -253,33 +207,54 @@ def compare_sessions(
     Args:
         session: The engine.
         reference: PyTorch FP32, or the network's own ONNX.
-        samples: Image and labels by task, of one size; labels may be empty.
+        samples: As `Counts.add_all` takes them.
         metrics: By task, metrics in place of the tasks' own.
-        tensors: What `tensor_differences` gave. An FP32 bundle must also keep within its
-            tolerances, unless the reference itself rounds to a narrower type.
+        tensors: As `conclude` takes them.
         max_drop: With labels, how much worse a task may be, as a fraction of PyTorch's value.
         max_disagreement: Without labels, how much a task's map may differ.
         see: Called with each image, the maps of reference and engine, and the labels.
         cut: Parts of the images to score apart, and how many sets are drawn for intervals.
         advance: Called with 1 after each image.
     """
+    check_limits(max_drop, max_disagreement)
+    counts = Counts(session.spec.tasks, metrics, cut)
+    counts.add_all(session, reference, samples, see=see, advance=advance)
+    limits = {"max_drop": max_drop, "max_disagreement": max_disagreement}
+    return conclude(counts, session, reference, tensors, **limits)
+
+
+def check_limits(max_drop: float, max_disagreement: float) -> None:
+    """Check tolerances before any work.
+
+    Raises:
+        ConfigError: One is negative or NaN.
+    """
     for name, limit in (("max_drop", max_drop), ("max_disagreement", max_disagreement)):
         if not limit >= 0:  # NaN is not
             raise ConfigError(f"compare: {name} {limit}, expected a fraction of at least 0")
-    specs = {task.name: task for task in session.spec.tasks}
-    scores = {n: _Scores(t, (metrics or {}).get(n), cut != NO_CUT) for n, t in specs.items()}
-    count, facts = 0, list[Facts]()
-    for image, labels in samples:
-        want, got = reference(image), session(image)
-        for name, score in scores.items():
-            score.update(want[name], got[name], labels.get(name))
-        if see is not None:
-            see(image, want, got, labels)
-        if cut.slices:
-            facts.append(facts_of(cut.names[count], read_image(image_of(image)), labels, specs))
-        count += 1
-        advance(1)
-    tasks = {name: score.result(draws=cut.draws) for name, score in scores.items()}
+
+
+def conclude(
+    counts: Counts,
+    session: Runs,
+    reference: Session,
+    tensors: tuple[TensorDifference, ...] = (),
+    *,
+    max_drop: float,
+    max_disagreement: float,
+) -> Comparison:
+    """Return the comparison that was counted, and whether every task is inside its tolerance.
+
+    Args:
+        counts: What was counted, here or in other processes.
+        session: The engine.
+        reference: What it was compared with.
+        tensors: What `tensor_differences` gave. An FP32 bundle must also keep within its
+            tolerances, unless the reference itself rounds to a narrower type.
+        max_drop: With labels, how much worse a task may be, as a fraction of PyTorch's value.
+        max_disagreement: Without labels, how much a task's map may differ.
+    """
+    tasks = counts.results()
     against = reference.backend.title or reference.backend.name
     exceeded = [
         problem
@@ -289,25 +264,11 @@ def compare_sessions(
     precision = "" if session.bundle is None else session.bundle.manifest.precision
     if precision == "fp32" and not reference.backend.rounds:
         exceeded += [problem for t in tensors for problem in _fp32_problems(t)]
-    worst = max(tasks.values(), key=lambda t: _badness(t) if _badness(t) == _badness(t) else np.inf)
+    worst = max(tasks.values(), key=lambda t: badness(t) if badness(t) == badness(t) else np.inf)
     verdict = "; ".join(exceeded) or f"every task is inside its tolerance; worst: {worst.task}"
-    slices = tuple(_sliced(scores, slices_of(facts, cut.slices), cut.draws))
-    return Comparison(
-        *(count, tensors, tasks, worst.task, not exceeded, verdict, precision, against, slices)
-    )
-
-
-def _sliced(
-    scores: Mapping[str, _Scores], parts: Mapping[str, list[int]], draws: int
-) -> Iterator[SliceScore]:
-    for part, rows in parts.items():
-        results = {name: score.result(rows, draws) for name, score in scores.items()}
-        intervals = {n: r.interval for n, r in results.items() if r.interval is not None}
-        yield SliceScore(part, len(rows), {n: _badness(r) for n, r in results.items()}, intervals)
-
-
-def _badness(result: TaskResult) -> float:
-    return result.disagreement if result.drop is None else result.drop
+    slices = tuple(counts.slices())
+    words = (worst.task, not exceeded, verdict, precision, against)
+    return Comparison(counts.images, tensors, tasks, *words, slices)
 
 
 def _task_problem(
@@ -315,10 +276,10 @@ def _task_problem(
 ) -> list[str]:
     """What is out of tolerance; a NaN is."""
     allowed = max_disagreement if result.drop is None else max_drop
-    if _badness(result) <= allowed:
+    if badness(result) <= allowed:
         return []
     how = "differs from" if result.drop is None else "is worse than"
-    share = f"{100 * _badness(result):.1f} % (allowed {100 * allowed:g} %)"
+    share = f"{100 * badness(result):.1f} % (allowed {100 * allowed:g} %)"
     return [f"{result.task} {how} {against} by {share}"]
 
 
@@ -329,75 +290,6 @@ def _fp32_problems(tensor: TensorDifference) -> list[str]:
     elif tensor.relative > LOGITS_TOLERANCE and tensor.name.endswith(logits_name("")):
         return [f"{tensor.name}: relative difference {tensor.relative:.1e} > {LOGITS_TOLERANCE:g}"]
     return []
-
-
-class _Scores:
-    """Three metrics of one task: engine on PyTorch, PyTorch on labels, engine on labels.
-
-    Args:
-        task: The task.
-        kind: Its metric, in place of the task's own.
-        is_cut: The counts of each image are kept, for parts of them and for intervals.
-    """
-
-    def __init__(self, task: TaskSpec, kind: type[Metric] | None, is_cut: bool) -> None:
-        self.task, self.kind = task, kind or all_metrics.find(task.metric)
-        own = [self.kind(task.num_channels) for _ in range(3)]
-        self.agreement, self.reference, self.value = own
-        self.tallies = tuple(map(Tally, own)) if is_cut else ()
-        self.labelled, self.extents = list[bool](), list[float]()
-
-    def update(self, want: TaskMap, got: TaskMap, label: np.ndarray | None) -> None:
-        """One image; its label is met on the image's own pixels that the network saw."""
-        self.extents.append(float(np.mean(np.abs(want))))
-        self.labelled.append(label is not None)
-        self._add(0, np.asarray(got), np.asarray(want))
-        seen = want.placement.seen
-        target = None if label is None else seen(label)
-        for number, one in ((1, want), (2, got)):
-            self._add(number, None if label is None else seen(one.at_image_size()), target)
-
-    def _add(self, number: int, prediction: np.ndarray | None, target: np.ndarray | None) -> None:
-        if self.tallies:
-            self.tallies[number].add(prediction, target)
-        elif prediction is not None and target is not None:
-            (self.agreement, self.reference, self.value)[number].update(prediction, target)
-
-    def result(self, rows: Sequence[int] | None = None, draws: int = 0) -> TaskResult:
-        """The result over some images, by position, or over all so far."""
-        if self.tallies:
-            agreement, reference, value = (tally.value(rows) for tally in self.tallies)
-        else:
-            own = (self.agreement, self.reference, self.value)
-            agreement, reference, value = (metric.compute() for metric in own)
-        chosen = range(len(self.extents)) if rows is None else rows
-        is_labelled = any(self.labelled[row] for row in chosen)
-        extents = [self.extents[row] for row in chosen]
-        whole = self.kind.whole or (float(np.mean(extents)) if extents else 0.0)
-        span = None
-        if draws:
-            drawn = [tally.draws(draws, SEED, rows) for tally in self.tallies]
-            pairs = zip(drawn[1], drawn[2], strict=True)
-            drops = [relative_drop(self.kind, a, b) for a, b in pairs]
-            shares = [self._fraction(a, whole) for a in drawn[0]]
-            span = interval(np.array(drops if is_labelled else shares))
-        return TaskResult(
-            self.task.name,
-            self.kind.name,
-            self.kind.unit or self.task.unit,
-            agreement,
-            self._fraction(agreement, whole),
-            reference if is_labelled else None,
-            value if is_labelled else None,
-            relative_drop(self.kind, reference, value) if is_labelled else None,
-            span,
-        )
-
-    def _fraction(self, agreement: float, whole: float) -> float:
-        """Disagreement as a fraction: of 100 %, of `Metric.whole`, of the mean magnitude."""
-        if self.kind.higher_is_better:
-            return 1 - agreement / 100
-        return agreement / whole if whole else float(agreement > 0)
 
 
 def tensor_table(comparison: Comparison) -> tuple[str, list[str], list[list[str]]]:
@@ -438,7 +330,7 @@ def slice_table(comparison: Comparison) -> tuple[str, list[str], list[list[str]]
     whole = SliceScore(
         "all",
         comparison.images,
-        {name: _badness(task) for name, task in comparison.tasks.items()},
+        {name: badness(task) for name, task in comparison.tasks.items()},
         {name: t.interval for name, t in comparison.tasks.items() if t.interval is not None},
     )
     rows = []

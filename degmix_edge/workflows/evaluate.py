@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from degmix_edge.progress import Progress, counting, listening
-from degmix_edge.workflows.evaluate_parts import Part, score_parts
+from degmix_edge.workflows.evaluate_parts import Part, predictor_of, score_parts
 from degmix_edge.workflows.networks import read_checkpoint
 from degmix_edge.workflows.sliced import SliceScore, parse_slices
 from degmix_edge.workflows.sources import samples as labelled_samples
@@ -246,15 +246,11 @@ def _scores(
     order: Sequence[str],
     part: Part,
 ) -> dict[str, Score]:
-    import torch
-    from degmix_training.evaluate import network_predictor, score, scorers
-    from degmix_training.qat import fake_quantized
+    from degmix_training.evaluate import score, scorers
 
     specs = {task: loaded.tasks[task] for task in order if task in source.classes}
     metrics = scorers(source, specs, **part.boundaries)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = fake_quantized(loaded) if loaded.card.trained else loaded.network
-    predict = network_predictor(network.to(device), specs, loaded.card.config, device)
+    predict = predictor_of(loaded, specs)
     with counting(f"eval {loaded.path.name}", len(samples)) as advance:
         values = score(predict, samples, specs, scorers=metrics, advance=advance)
     return {task: Score.of(metrics[task], value) for task, value in values.items()}

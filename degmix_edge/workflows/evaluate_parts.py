@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from degmix_edge.progress import counting
 from degmix_edge.workflows.networks import read_checkpoint
 from degmix_edge.workflows.sliced import Tallies, facts_of
 from degmix_edge.workflows.sources import samples as labelled_samples
-from degmix_edge.workflows.spread import spread
+from degmix_edge.workflows.spread import count_in_parts
+
+if TYPE_CHECKING:
+    from degmix_training.checkpoint import Checkpoint
+    from degmix_training.evaluate import Predict
+
+    from degmix_edge.tasks import TaskSpec
 
 BATCH = 8
 """Images of one call of the network. Parts begin at its multiples, so that every call of a part is
 one of the whole, to the last bit."""
-PART = 16 * BATCH
-"""Images of a part at most; smaller ones keep the progress going."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,20 @@ class Part:
     boundaries: dict[str, Any]
 
 
+def predictor_of(loaded: Checkpoint, specs: Mapping[str, TaskSpec]) -> Predict:
+    """Return what predicts the maps of samples, on the GPU where there is one.
+
+    A checkpoint that was trained for INT8 predicts with its rounding.
+    """
+    import torch
+    from degmix_training.evaluate import network_predictor
+    from degmix_training.qat import fake_quantized
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = fake_quantized(loaded) if loaded.card.trained else loaded.network
+    return network_predictor(network.to(device), specs, loaded.card.config, device)
+
+
 def score_part(part: Part, tasks: Sequence[str], start: int, stop: int, threads: int) -> Tallies:
     """Return the counts of the images from `start` to before `stop`, in a process of their own.
 
@@ -50,7 +66,7 @@ def score_part(part: Part, tasks: Sequence[str], start: int, stop: int, threads:
         DegmixError: What `evaluate` raises.
     """
     import torch
-    from degmix_training.evaluate import network_predictor, scorers
+    from degmix_training.evaluate import scorers
 
     if threads:
         torch.set_num_threads(threads)
@@ -60,8 +76,7 @@ def score_part(part: Part, tasks: Sequence[str], start: int, stop: int, threads:
         part.data, size, loaded.tasks, part.split, part.count, label_map=part.label_map
     )
     specs = {task: loaded.tasks[task] for task in tasks}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    predict = network_predictor(loaded.network.to(device), specs, loaded.card.config, device)
+    predict = predictor_of(loaded, specs)
     tallies = Tallies(scorers(source, specs, **part.boundaries))
     for first in range(start, stop, BATCH):
         batch = [samples[index] for index in range(first, min(first + BATCH, stop))]
@@ -87,19 +102,12 @@ def score_parts(
         ConfigError: `workers` is below 1, or nothing answers at the address.
         DegmixError: What `evaluate` raises.
     """
-    each = -(-total // max(1, workers))
-    step = min(PART, -(-each // BATCH) * BATCH)
-    threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else 0
-    starts = range(0, total, step)
-    calls = [(part, tasks, start, min(start + step, total), threads) for start in starts]
-    whole: Tallies | None = None
-    with counting(f"eval {Path(part.checkpoint).name}", total) as advance:
-        results = spread(score_part, calls, workers=workers, address=address)
-        for (_, _, start, stop, _), tallies in zip(calls, results, strict=True):
-            if whole is None:
-                whole = tallies
-            else:
-                whole.merge(tallies)
-            advance(stop - start)
-    assert whole is not None  # a data set without images was refused before
-    return whole
+    return count_in_parts(
+        score_part,
+        (part, tasks),
+        total,
+        stage=f"eval {Path(part.checkpoint).name}",
+        batch=BATCH,
+        workers=workers,
+        address=address,
+    )

@@ -16,7 +16,7 @@ from degmix_edge import metrics
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.workflows.build import build
 from degmix_edge.workflows.compare import compare_engines
-from degmix_edge.workflows.comparison import TaskResult
+from degmix_edge.workflows.comparison_counts import TaskResult
 from degmix_edge.workflows.qat import train_quantized
 
 CALIBRATION = "synthetic:64"

@@ -35,7 +35,8 @@ from degmix_edge.workflows.label.labeller import Labeller  # noqa: E402
 from degmix_edge.workflows.label.on_ray import compare_machines  # noqa: E402
 from degmix_edge.workflows.label.pieces import Piece, find_pieces  # noqa: E402
 from degmix_edge.workflows.label.reading import read_piece  # noqa: E402
-from degmix_edge.workflows.label.run import finish, finished_shards, make_job  # noqa: E402
+from degmix_edge.workflows.label.receipts import finish, finished_shards  # noqa: E402
+from degmix_edge.workflows.label.run import make_job  # noqa: E402
 from degmix_edge.workflows.label.shard import label_piece  # noqa: E402
 
 pytestmark = pytest.mark.slow(file_seconds=25)
@@ -386,6 +387,24 @@ def test_a_tar_file_cut_between_two_images_is_noticed(tmp_path):
     assert "no end mark" in items[1].reason
 
 
+def test_a_source_of_which_nothing_can_be_labelled_fails(cli, tmp_path):
+    """Also when the same command finds all of its shards done."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for number in range(3):
+        (source / f"{number}.png").write_bytes(b"no picture" if number else png(0)[:200])
+    with tarfile.open(source / "empty.tar", "w"):
+        pass
+    for _ in range(2):
+        code, text, err = cli("label", source, "--bundle", BUNDLE, "--out", out, "--workers", 1)
+        assert (code, text) == (4, "")
+        assert "all of its 3 images were set aside, 2 of them because:" in err
+        assert "no image in a format" in err
+    assert json.loads((out / "manifest.json").read_text())["bad"] == 3
+    with pytest.raises(InputError, match="there is no image in it, although it became 1 shards"):
+        label(source / "empty.tar", BUNDLE, tmp_path / "none", workers=1)
+
+
 CRASH = """
 import os, sys
 import degmix_edge.workflows.label.labeller as labeller
@@ -467,6 +486,20 @@ def test_a_bundle_that_was_replaced_is_refused(bundles, tars, tmp_path):
     shutil.copytree(bundles["int8"].path, place)
     with pytest.raises(BundleError, match="was replaced during the run"):
         Labeller(job)
+    with pytest.raises(OutputError, match="another run: digest"):
+        a_job(tars, tmp_path / "out", bundle=place)
+
+
+def test_clocks_that_differ_change_nothing(serial, tars, tmp_path, monkeypatch):
+    """A worker's clock is a year ahead, and files are older than the manifest or of tomorrow."""
+    ahead, real = 365 * 86400, time.time
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)
+    here(tars, tmp_path / "out")
+    same_bytes(serial, tmp_path / "out")
+    for number, path in enumerate(sorted((tmp_path / "out").rglob("part-*"))):
+        os.utime(path, (0, 0) if number % 2 else (real() + ahead,) * 2)
+    job, pieces = a_job(tars, tmp_path / "out")
+    assert len(finished_shards(job, pieces)) == TARS
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """`label` on a Ray cluster of this machine, with a worker that is killed."""
 
+import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -58,21 +60,28 @@ def test_a_full_disk_in_a_worker_ends_the_run(tars, tmp_path):
         label(tars, BUNDLE, out, workers=1, tasks="semseg,depth", address="local")
 
 
-def test_a_worker_with_another_version_is_refused_before_work(tars, tmp_path, monkeypatch):
-    """The workers find another numpy's metadata first, as on a machine with another release."""
+WITHOUT_BACKEND = """
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *more: None if name == "onnxruntime" else find(name, *more)
+"""
+
+
+def test_another_machine_is_refused_before_work(tars, tmp_path, monkeypatch):
+    """The workers find another numpy's metadata first, and have no ONNX Runtime."""
     import ray
 
     info = tmp_path / "site" / "numpy-0.9.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 0.9\n")
+    (tmp_path / "site" / "sitecustomize.py").write_text(WITHOUT_BACKEND)
     real = ray.init
-    import sys
-
-    path = ":".join([str(tmp_path / "site"), *filter(None, sys.path)])
+    path = os.pathsep.join([str(tmp_path / "site"), *filter(None, sys.path)])
     env = {"env_vars": {"PYTHONPATH": path}}
     monkeypatch.setattr(ray, "init", lambda **more: real(runtime_env=env, **more))
     events: list[Event] = []
-    with pytest.raises(BackendError, match=r"numpy 0\.9, here"):
+    text = r"numpy 0\.9, here [\d.]+, onnxruntime -, here [\d.]+, .*onnxruntime"
+    with pytest.raises(BackendError, match=text):
         label(tars, BUNDLE, tmp_path / "out", address="local", progress=events.append)
     assert [event.detail for event in events if event.kind == "table"] == [
         "machines of the cluster"

@@ -184,6 +184,22 @@ def test_two_hundred_images_stay_small_and_the_page_says_what_it_left_out():
     assert all(name in html for name in gallery.left_out)
 
 
+def test_galleries_of_several_processes_are_one():
+    panels = [panel(f"image {n}", seed=n, noise=0.01 * ((n * 5) % 12)) for n in range(12)]
+    whole, parts = Gallery(worst_first=True, most=4), Gallery(worst_first=True, most=4)
+    for one in panels:
+        whole.add(one)
+    for start in range(0, 12, 3):
+        part = Gallery(worst_first=True, most=4)
+        for one in panels[start : start + 3]:
+            part.add(one)
+        parts.merge(part)
+    assert parts.panels == whole.panels
+    assert [p.name for p in parts.panels] == ["image 7", "image 2", "image 9", "image 4"]
+    assert sorted(parts.left_out) == sorted(whole.left_out)
+    assert len(parts.left_out) == 8
+
+
 def test_one_image_too_large_for_the_limit_is_still_shown():
     gallery = Gallery([panel("one"), panel("two")], limit_bytes=10)
     assert [p.name for p in gallery.panels] == ["one"]

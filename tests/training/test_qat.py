@@ -19,6 +19,7 @@ from degmix_edge.ort import cpu_session
 from degmix_edge.preprocess import normalise
 from degmix_edge.quant import qparams
 from degmix_edge.quant.recipe import OVER_BUDGET, Placement, Recipe
+from degmix_edge.workflows.evaluate import evaluate
 from degmix_edge.workflows.qat import train_quantized
 from degmix_edge.workflows.quantize import quantize
 
@@ -124,6 +125,12 @@ def test_the_int8_graph_computes_on_the_trained_grid(run, loaded, pictures):
             difference = np.abs(got - steps)
         far, total = far + (difference > 1).sum(), total + difference.size
     assert far <= total / 1000
+
+
+def test_an_evaluation_in_parts_rounds_as_one_metric_does(run):
+    found = evaluate(run.checkpoint, data="synthetic:2", slices="brightness")
+    assert found.slices
+    assert found.scores == evaluate(run.checkpoint, data="synthetic:2").scores
 
 
 def test_weights_lie_on_the_grid_of_the_graph(run, pictures):

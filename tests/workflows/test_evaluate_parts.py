@@ -2,16 +2,18 @@
 
 import dataclasses
 import datetime
+import re
 
 import numpy as np
 import pytest
 
 from degmix_edge import metrics, tasks
-from degmix_edge.errors import ConfigError
-from degmix_edge.workflows.compare import compare
+from degmix_edge.errors import BundleError, ConfigError
+from degmix_edge.workflows.compare import compare, compare_engines
+from degmix_edge.workflows.compare_parts import ComparisonPart, compare_part
 from degmix_edge.workflows.comparison import slice_table
 from degmix_edge.workflows.evaluate import evaluate
-from degmix_edge.workflows.sliced import Facts, Tallies, facts_of, slices_of
+from degmix_edge.workflows.sliced import Cut, Facts, Tallies, facts_of, slices_of
 
 pytestmark = pytest.mark.slow(file_seconds=20)
 DATA = "synthetic:19"
@@ -108,12 +110,20 @@ def test_a_slice_has_the_metric_of_its_images():
 # Comparisons
 
 
-def test_a_comparison_has_slices_and_intervals_and_the_same_values(bundles, checkpoint_path):
+CUT = {"data": "synthetic:6", "threads": 1, "slices": "brightness", "bootstrap": 60}
+
+
+@pytest.fixture(scope="module")
+def cut(bundles, checkpoint_path, tmp_path_factory):
+    """A comparison in parts of the images, in one process, and its page."""
+    page = tmp_path_factory.mktemp("cut") / "page.html"
+    (found,) = compare_engines(bundles["int8"], checkpoint_path, report=page, **CUT).values()
+    return found, page.read_text()
+
+
+def test_a_comparison_has_slices_and_intervals_and_the_same_values(bundles, checkpoint_path, cut):
     plain = compare(bundles["int8"], checkpoint_path, data="synthetic:6", threads=1)
-    options = {"data": "synthetic:6", "threads": 1}
-    found = compare(
-        *(bundles["int8"], checkpoint_path), slices="brightness", bootstrap=60, **options
-    )
+    found, page = cut
     assert found.slices
     assert sum(part.images for part in found.slices) == 6
     for task, result in found.tasks.items():
@@ -131,3 +141,34 @@ def test_a_comparison_has_slices_and_intervals_and_the_same_values(bundles, chec
     if len(found.slices) == 1:
         only = found.slices[0]
         assert only.intervals == {task: r.interval for task, r in found.tasks.items()}
+    assert title in page
+
+
+def test_two_processes_compare_as_one(bundles, checkpoint_path, cut, tmp_path):
+    page = tmp_path / "page.html"
+    (found,) = compare_engines(
+        bundles["int8"], checkpoint_path, report=page, workers=2, **CUT
+    ).values()
+    assert found == cut[0]
+    pictures = [re.findall(r'src="(data:[^"]+)"', text) for text in (cut[1], page.read_text())]
+    assert pictures[0]
+    assert pictures[0] == pictures[1]
+
+
+def test_a_bundle_that_was_replaced_during_a_comparison_is_refused(bundles, checkpoint_path):
+    int8 = bundles["int8"]
+    rest = (None, checkpoint_path, "synthetic:2", None, None, None, Cut(), False, 1)
+    part = ComparisonPart(str(bundles["fp32"].path), int8.digest, *rest)
+    with pytest.raises(BundleError, match="was replaced during the run"):
+        compare_part(part, "onnxruntime", 0, 1, 1)
+
+
+def test_what_no_other_process_can_compare_is_refused(bundles, checkpoint_path):
+    class Local(metrics.find("rmse")):
+        """A metric that no other process can import."""
+
+    options = {"data": "synthetic:2", "threads": 1, "workers": 2}
+    with pytest.raises(ConfigError, match="cannot be sent to other processes .*Local"):
+        compare(bundles["int8"], checkpoint_path, metrics={"depth": Local}, **options)
+    with pytest.raises(ConfigError, match="workers: got 0"):
+        compare(bundles["int8"], checkpoint_path, data="synthetic:2", workers=0)

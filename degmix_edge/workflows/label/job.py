@@ -11,13 +11,15 @@ from typing import Any, Literal, get_args
 
 from degmix_edge._version import __version__
 from degmix_edge.backends import choose
-from degmix_edge.bundle.contents import Bundle, open_bundle
-from degmix_edge.errors import BundleError, ConfigError, OutputError
+from degmix_edge.bundle.contents import Bundle, open_same
+from degmix_edge.errors import ConfigError, OutputError
 from degmix_edge.files import make_folder, remove, sha256, write_file
 from degmix_edge.workflows.label.pieces import Piece
 
 Format = Literal["parquet", "webdataset"]
 FORMATS: tuple[str, ...] = get_args(Format)
+STAGE = "label"
+"""What the progress calls a run."""
 MANIFEST = "manifest.json"
 LABELS, BAD, LATENCY, MAPS, RECEIPTS, ATTEMPTS = (
     *("labels", "bad", "latency", "maps", "receipts", "attempts"),
@@ -78,14 +80,7 @@ class Job:
         Raises:
             BundleError: It is another one than when the run began, or it cannot be opened.
         """
-        opened = open_bundle(Path(self.bundle))
-        if opened.digest != self.digest:
-            raise BundleError(
-                f"{self.bundle}: was replaced during the run: its digest is {opened.digest[:12]}, "
-                f"the run began with {self.digest[:12]}; put that bundle back and run the command "
-                "again, or label into another --out"
-            )
-        return opened
+        return open_same(Path(self.bundle), self.digest)
 
     def to_json(self) -> str:
         """Return the job as text."""
@@ -117,13 +112,22 @@ def versions_here(backend: str) -> dict[str, str]:
         ConfigError: There is no such backend, or a package is missing.
     """
     chosen = choose(backend)
+    return {**packages_here(), chosen.name: chosen.version()}
+
+
+def packages_here() -> dict[str, str]:
+    """Return the versions of degmix-edge and of `LIBRARIES`.
+
+    Raises:
+        ConfigError: A package is missing.
+    """
     try:
         own = {name: metadata.version(name) for name in LIBRARIES}
     except metadata.PackageNotFoundError as error:
         raise ConfigError(
             f"label needs {error.name}, which is not installed: pip install 'degmix-edge[scale]'"
         ) from None
-    return {"degmix-edge": __version__, **own, chosen.name: chosen.version()}
+    return {"degmix-edge": __version__, **own}
 
 
 def begin(job: Job, *, force: bool) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from degmix_edge import errors
 from degmix_edge.cluster import cluster, own_error, public_kind
 from degmix_edge.errors import BackendError, DegmixError
 from degmix_edge.progress import table
-from degmix_edge.workflows.label.job import MANIFEST, Job, versions_here
+from degmix_edge.workflows.label.job import MANIFEST, Job, packages_here, versions_here
 from degmix_edge.workflows.label.labeller import Labeller
 from degmix_edge.workflows.label.pieces import Piece
 from degmix_edge.workflows.label.shard import label_piece
@@ -46,16 +46,8 @@ def label_on_ray(
     with cluster(address, workers * job.threads) as ray:
         check_machines(ray, job)
         rows = [{"number": n, "piece": piece.to_json()} for n, piece in pieces.items()]
-        data = ray.data.from_items(rows, override_num_blocks=len(rows))
-        labelled = data.map_batches(
-            _Worker,
-            fn_constructor_args=(job.to_json(),),
-            batch_size=1,
-            concurrency=min(workers, len(rows)),
-            num_cpus=job.threads,
-        )
         try:
-            for row in labelled.iter_rows():
+            for row in mapped(ray, _Worker, job.to_json(), rows, workers=workers, cpus=job.threads):
                 if row["error"]:
                     raise getattr(errors, row["error"])(row["text"])
                 yield Receipt(**json.loads(row["text"]))
@@ -63,6 +55,35 @@ def label_on_ray(
             raise
         except Exception as error:  # Ray wraps what an actor raises in classes of its own
             raise own_error(error) from error
+
+
+def mapped(
+    ray: Any,
+    actor: type,
+    argument: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    workers: int,
+    cpus: int = 1,
+) -> Iterator[dict[str, Any]]:
+    """Give what actors of Ray Data make of rows, each as soon as it is there.
+
+    Args:
+        ray: The module, connected to a cluster.
+        actor: A class whose objects take a batch of one row and return one.
+        argument: What its constructor takes.
+        rows: At least one.
+        workers: Actors at most.
+        cpus: Processors of an actor.
+    """
+    data = ray.data.from_items(list(rows), override_num_blocks=len(rows))
+    yield from data.map_batches(
+        actor,
+        fn_constructor_args=(argument,),
+        batch_size=1,
+        concurrency=min(workers, len(rows)),
+        num_cpus=cpus,
+    ).iter_rows()
 
 
 class _Worker:
@@ -151,6 +172,7 @@ def _probe(text: str) -> str:
     job = Job.from_json(text)
     answer: dict[str, str] = {}
     try:
+        answer |= packages_here()  # known even where the backend is not there
         answer |= versions_here(job.backend)
         job.open()
         if not (Path(job.out) / MANIFEST).is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,30 +11,25 @@ from typing import Any
 
 from degmix_edge.backends import choose
 from degmix_edge.bundle.contents import open_bundle
-from degmix_edge.errors import ConfigError, OutputError
-from degmix_edge.files import remove
+from degmix_edge.errors import ConfigError, InputError
 from degmix_edge.progress import Event, Progress, emit, listening, note, warn
 from degmix_edge.workflows.label.job import (
-    ATTEMPTS,
     BAD,
     FORMATS,
-    RECEIPTS,
+    STAGE,
     Format,
     Job,
     begin,
     digest_of,
-    remove_parts,
     versions_here,
-    write_manifest,
 )
 from degmix_edge.workflows.label.labeller import check_network
 from degmix_edge.workflows.label.on_ray import label_on_ray
 from degmix_edge.workflows.label.pieces import PER_SHARD, Piece, find_pieces
 from degmix_edge.workflows.label.pool import label_in_pool
-from degmix_edge.workflows.label.writing import Receipt
+from degmix_edge.workflows.label.receipts import finish, finished_shards
+from degmix_edge.workflows.label.writing import Receipt, count_reasons
 from degmix_edge.workflows.networks import task_names
-
-STAGE = "label"
 
 
 @dataclass(frozen=True)
@@ -105,7 +99,7 @@ def label(
     Raises:
         ConfigError: The bundle has no such task or size, the network takes more than an image, or
             a number is out of range.
-        InputError: There is nothing to label.
+        InputError: There is nothing to label, or every image was set aside.
         BundleError, BackendError: The bundle cannot be run, or was replaced during the run.
         OutputError: `out` holds the output of another run, or its disk is full.
     """
@@ -135,10 +129,22 @@ def _label(job: Job, pieces: Sequence[Piece], workers: int, address: str | None)
         done[receipt.number] = receipt
     finish(job, done)
     images, bad = (sum(getattr(r, name) for r in done.values()) for name in ("images", "bad"))
+    if not images:
+        raise InputError(_nothing_labelled(job, len(pieces), bad))
     if bad:
         warn(f"set aside: {bad} of {images + bad} images, see {job.out}/{BAD}", STAGE)
     seconds = time.perf_counter() - start
     return Labels(Path(job.out), job.tasks, len(pieces), resumed, images, bad, seconds)
+
+
+def _nothing_labelled(job: Job, shards: int, bad: int) -> str:
+    if not bad:
+        return f"{job.source}: there is no image in it, although it became {shards} shards"
+    reason, count = count_reasons(job, shards).most_common(1)[0]
+    return (
+        f"{job.source}: all of its {bad} images were set aside, {count} of them because: {reason}. "
+        f"{job.out}/{BAD} has a reason for each"
+    )
 
 
 def _workers(workers: int | None, threads: int) -> int:
@@ -183,33 +189,6 @@ def make_job(source: str, bundle: Path, out: Path, options: Mapping[str, Any]) -
     )
 
 
-def finished_shards(job: Job, pieces: Sequence[Piece]) -> dict[int, Receipt]:
-    """Return the receipts of shards whose files are all there with their sizes."""
-    done = {}
-    for number in range(len(pieces)):
-        path = job.path(RECEIPTS, number, ".json")
-        try:
-            receipt = Receipt(**json.loads(path.read_text()))
-            sizes = {n: (Path(job.out) / n).stat().st_size for n in receipt.sizes}
-        except FileNotFoundError:
-            if path.exists():
-                warn(f"shard {number}: a file is missing; it is labelled again", STAGE)
-            continue
-        except (OSError, ValueError, TypeError) as error:
-            warn(f"{path}: cannot be read ({error}); the shard is labelled again", STAGE)
-            continue
-        if sizes == receipt.sizes:
-            done[number] = receipt
-            continue
-        short = next(name for name, size in receipt.sizes.items() if sizes[name] != size)
-        warn(
-            f"{short}: has {sizes[short]} bytes, expected {receipt.sizes[short]}; it is labelled "
-            "again",
-            STAGE,
-        )
-    return done
-
-
 def _counted(
     receipts: Iterator[Receipt], pieces: Sequence[Piece], done: Mapping[int, Receipt]
 ) -> Iterator[Receipt]:
@@ -239,22 +218,3 @@ def _time(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def finish(job: Job, done: Mapping[int, Receipt]) -> None:
-    """Write the manifest of a complete output, of which `done` has the receipts by number.
-
-    Raises:
-        OutputError: A shard is not there, although every piece was given to a worker.
-    """
-    shards = [done[number] for number in sorted(done)]
-    missing = [r.number for r in shards if not job.path(RECEIPTS, r.number, ".json").is_file()]
-    if missing:
-        raise OutputError(f"{job.out}: shard {missing[0]} is gone; run the same command again")
-    remove_parts(Path(job.out))
-    files = {name: digest for receipt in shards for name, digest in receipt.sha256.items()}
-    totals = {name: sum(getattr(r, name) for r in shards) for name in ("images", "bad")}
-    write_manifest(job, {"complete": True, "shards": len(shards), **totals, "sha256": files})
-    for mark in (Path(job.out) / ATTEMPTS).iterdir():
-        remove(mark)
-    (Path(job.out) / ATTEMPTS).rmdir()

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,17 @@ class Writer:
             member = tarfile.TarInfo(f"{key}.{ending}")
             member.size = len(content)
             self._tar.addfile(member, io.BytesIO(content))
+
+
+def count_reasons(job: Job, shards: int) -> Counter[str]:
+    """Return how many images were set aside for each reason, in the first `shards` shards."""
+    import pyarrow.parquet as pq
+
+    reasons: Counter[str] = Counter()
+    for number in range(shards):
+        table = pq.read_table(job.path(BAD, number), columns=["reason"])
+        reasons.update(table.column("reason").to_pylist())
+    return reasons
 
 
 def _sha256_of(path: Path) -> str:
