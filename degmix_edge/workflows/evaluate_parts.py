@@ -50,7 +50,7 @@ def score_part(part: Part, tasks: Sequence[str], start: int, stop: int, threads:
         DegmixError: What `evaluate` raises.
     """
     import torch
-    from degmix_training.evaluate import network_predictor, scorers
+    from degmix_training.evaluate import CERTAINTY, calibrators, network_predictor, scorers
 
     if threads:
         torch.set_num_threads(threads)
@@ -61,13 +61,16 @@ def score_part(part: Part, tasks: Sequence[str], start: int, stop: int, threads:
     )
     specs = {task: loaded.tasks[task] for task in tasks}
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    predict = network_predictor(loaded.network.to(device), specs, loaded.card.config, device)
-    tallies = Tallies(scorers(source, specs, **part.boundaries))
+    network, config = loaded.network.to(device), loaded.card.config
+    predict = network_predictor(network, specs, config, device, certain=True)
+    tallies = Tallies(scorers(source, specs, **part.boundaries), calibrators(specs))
     for first in range(start, stop, BATCH):
         batch = [samples[index] for index in range(first, min(first + BATCH, stop))]
         for sample, maps in zip(batch, predict(batch), strict=True):
             labels = {task: sample.labels[task] for task in specs if task in sample.labels}
-            tallies.add(facts_of(sample.name, sample.image, labels, specs), maps, labels)
+            certainty = {task: maps[f"{task}{CERTAINTY}"] for task in tallies.calibration}
+            facts = facts_of(sample.name, sample.image, labels, specs)
+            tallies.add(facts, maps, labels, certainty)
     return tallies
 
 
