@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,6 @@ from degmix_edge.workflows.zoo.train import stopped_step, train_networks
 from degmix_edge.workflows.zoo.trials import Cluster, train_on_ray
 
 if TYPE_CHECKING:
-    from degmix_training.config import TrainConfig
     from degmix_training.processes import Machine
     from degmix_training.zoo import ZooConfig
 
@@ -34,6 +34,15 @@ if TYPE_CHECKING:
 BENCH_IMAGES = "synthetic:4"
 SHOWN = 4
 """Validation samples whose maps are on the page."""
+
+
+@dataclass(frozen=True)
+class _How:
+    """How trained networks are built and timed: the arguments of `zoo`."""
+
+    backends: Sequence[str]
+    calls: int
+    calibration_count: int
 
 
 def zoo(
@@ -58,7 +67,7 @@ def zoo(
     """Train networks the same way, export, quantize and time them, and compare them in one table.
 
     `out` gets zoo.html, zoo.csv, zoo.json and zoo.png. The function is resumable: what is finished
-    in `out` is not done again, and a training restarts from its last validation.
+    there is not done again, and a training restarts from its last validation.
 
     Args:
         name: The name of a zoo, or a path to a YAML file.
@@ -67,18 +76,15 @@ def zoo(
         checkpoints: Checkpoints that take the place of a training, by entry.
         overrides: Changes of settings, as in `train.steps=100`.
         data: A data set and its folder, as in `nyud:NYUDv2`; None is that of the zoo.
-        seeds: How often every network is trained, with seeds that count up from `train.seed`; or
-            the seeds. None is as the zoo's settings have it, else once.
+        seeds: How many, counting up from `train.seed`, or which; None are those of the zoo.
         backends: Names of the backends to time.
         calibration_count: Training images to calibrate INT8 with.
         calls: Calls that are timed, for each network and precision.
         force: Start anew in an `out` that holds a zoo of other settings.
         machine: What each training runs on; None is one process on the best accelerator.
-        workers: Trainings at a time; more than one are trials of Ray Tune. The networks are those
-            of one training after the other with as many threads each.
+        workers: Trainings at a time; more than one are trials of Ray Tune, with the same result.
         address: A Ray cluster that trains, as `label` takes it, whose machines share `out`.
-        asha: Let ASHA end a training early that is behind others at the same step; the tables say
-            which.
+        asha: Let ASHA end trainings early that are behind; the tables say which.
         progress: Gets events.
 
     Raises:
@@ -86,54 +92,55 @@ def zoo(
         CheckpointError: A checkpoint is missing, damaged, or not one of its entry.
         OutputError: `out` holds a zoo of other settings, or cannot be written.
         DegmixError: A network cannot be trained, built or run.
-        KeyboardInterrupt: It was interrupted; what was saved stays.
     """
-    from degmix_training.processes import first_listening, is_first_process
+    from degmix_training.processes import first_listening
 
-    from degmix_edge import backends as registered
+    from degmix_edge.backends import choose
 
-    out, on = Path(out), Cluster(workers, address, asha)
+    on = Cluster(workers, address, asha)
     with first_listening(progress):
         settings = load_zoo(name, models, overrides, data, seeds)
         for backend in backends:
-            registered.choose(backend, to_build=True)
-        given = check_given(settings, checkpoints or {})
-        make_folder(out)
-        if is_first_process():
-            claim_folder(settings, out, force=force)
-        runs = {n: s for n, s in settings.trainings().items() if n not in given}
-        _train(settings, runs, out, on, machine)
-        if not is_first_process():
-            return ZooResult(settings, out)
-        rows = _rows(settings, out, given, calibration_count)
-        return _compared(settings, out, rows, backends, calls)
+            choose(backend, to_build=True)
+        given, out = check_given(settings, checkpoints or {}), Path(out)
+        _train(settings, out, given, on, machine=machine, force=force)
+        return _compared(settings, out, given, _How(backends, calls, calibration_count))
 
 
 def _train(
     zoo: ZooConfig,
-    runs: Mapping[str, TrainConfig],
     out: Path,
+    given: Mapping[str, Path],
     on: Cluster,
+    *,
     machine: Machine | None,
+    force: bool,
 ) -> None:
-    """Train one network after the other, or several on Ray."""
-    if not on.is_wanted:
+    """Train what is not given, one network after the other or several on Ray."""
+    from degmix_training.processes import Machine, is_first_process
+
+    make_folder(out)
+    if is_first_process():
+        claim_folder(zoo, out, force=force)
+    runs = {n: s for n, s in zoo.trainings().items() if n not in given}
+    if on.is_wanted:
+        references = [zoo.run_name(n, seed) for seed in zoo.all_seeds for n in zoo.references()]
+        train_on_ray(runs, out, on, references=references, machine=machine or Machine())
+    else:
         train_networks(runs, out, machine)
-        return
-    from degmix_training.processes import Machine
-
-    references = [zoo.run_name(n, seed) for seed in zoo.all_seeds for n in zoo.references()]
-    train_on_ray(runs, out, on, references=references, machine=machine or Machine())
 
 
-def _compared(
-    zoo: ZooConfig, out: Path, rows: list[ZooRow], backends: Sequence[str], calls: int
-) -> ZooResult:
-    """Compare the networks with each other, and write the files."""
+def _compared(zoo: ZooConfig, out: Path, given: Mapping[str, Path], how: _How) -> ZooResult:
+    """Build, score and time the networks, compare them with each other, and write the files."""
+    from degmix_training.processes import is_first_process
+
     from degmix_edge.workflows.bench import machine
     from degmix_edge.workflows.engine import versions
     from degmix_edge.workflows.zoo.report import write_zoo
 
+    if not is_first_process():
+        return ZooResult(zoo, out)
+    rows = _rows(zoo, out, given, how.calibration_count)
     baselines = {seed: _baselines(zoo, out, seed) for seed in zoo.all_seeds}
     also = {
         source: {seed: _baselines_on(zoo, out, seed, source) for seed in zoo.all_seeds}
@@ -151,7 +158,7 @@ def _compared(
         tuple(row for network in networks for row in trainings[network.name]),
         baselines_over_seeds(baselines),
         {source: baselines_over_seeds(of) for source, of in also.items()},
-        {backend: _time(zoo, out, networks, backend, calls) for backend in backends},
+        {backend: _time(zoo, out, networks, backend, how.calls) for backend in how.backends},
         machine(),
         versions(),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from degmix_edge.workflows.zoo.train import is_trained, saved_step, stopped_step
 if TYPE_CHECKING:
     from degmix_training.processes import Machine
 
+ASHA_STEP, ASHA_GAIN = "asha_step", "asha_gain"
+"""What ASHA compares. A result without them is none of its business."""
 WORST = -1e9
 """The gain of a network without one: Ray compares finite numbers."""
 
@@ -31,7 +33,13 @@ def versions_here() -> dict[str, str]:
 
 
 def train_one(
-    trial: Mapping[str, Any], *, out: str, machine: Machine, threads: int, versions: dict[str, str]
+    trial: Mapping[str, Any],
+    *,
+    out: str,
+    machine: Machine,
+    threads: int,
+    versions: Mapping[str, str],
+    references: Sequence[str],
 ) -> None:
     """Train one network in a process of Ray, and report each validation.
 
@@ -44,11 +52,13 @@ def train_one(
         machine: What it runs on.
         threads: Of PyTorch.
         versions: Those of the machine that started the zoo.
+        references: Names of the trainings that ASHA must not end.
     """
     from ray import tune
 
     folder = Path(out) / trial["name"]
-    reports = _Reports(folder / "run", tune.report)
+    is_compared = trial["name"] not in references
+    reports = _Reports(folder / "run", tune.report, is_compared)
     try:
         _check_machine(folder, versions)
         reports.replay()
@@ -91,12 +101,14 @@ class _Reports:
     Attributes:
         run: The run's folder.
         report: Takes a result. It raises SystemExit where Ray has ended the trial.
+        is_compared: Whether ASHA hears of it.
         step: The last step that was reported.
         is_stopped: Whether Ray has ended the trial.
     """
 
     run: Path
     report: Callable[[dict[str, Any]], None]
+    is_compared: bool
     step: int = 0
     is_stopped: bool = False
     _has_new: bool = False
@@ -116,8 +128,11 @@ class _Reports:
                 continue
             self.step = int(row["step"])
             gain = row["gain"] if math.isfinite(row["gain"]) else WORST
+            result = {"step": self.step, "gain": gain}
+            if self.is_compared:
+                result |= {ASHA_STEP: self.step, ASHA_GAIN: gain}
             try:
-                self.report({"step": self.step, "gain": gain})
+                self.report(result)
             except SystemExit:
                 self.is_stopped = True
                 raise

@@ -23,7 +23,7 @@ from degmix_edge.errors import BackendError, ConfigError, TrainingError
 from degmix_edge.files import make_folder, write_file
 from degmix_edge.progress import Event, emit, note, warn
 from degmix_edge.workflows.zoo.train import STOPPED, is_trained, saved_step, stopped_step
-from degmix_edge.workflows.zoo.trial import train_one, versions_here
+from degmix_edge.workflows.zoo.trial import ASHA_GAIN, ASHA_STEP, train_one, versions_here
 
 if TYPE_CHECKING:
     from degmix_training.config import TrainConfig
@@ -33,6 +33,7 @@ MAX_FAILURES = 3
 """How often Ray starts a training again that died."""
 TUNE = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interruption ends the zoo, as without Ray
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # what ASHA must not end reports nothing to it
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs have logs of their own
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in settings are relative to this process
 }
@@ -106,21 +107,16 @@ def train_on_ray(
             f"--devices {machine.devices}, --nodes {machine.nodes}: a training on Ray has one "
             "process; leave them out, or leave out --workers, --address and --asha"
         )
-    first = {name: runs[name] for name in references}
-    groups = [(first, False), ({n: s for n, s in runs.items() if n not in first}, True)]
-    if not on.asha:
-        groups = [(dict(runs), False)]
-    if not any(_todo(group, out, asha=asha) for group, asha in groups):
+    todo = _todo(runs, out, asha=on.asha, references=references)
+    if not todo:
         return
     _check_tune()
-    out = out.absolute()
+    # ASHA compares what is trained with what was trained before.
+    chosen = [n for n in runs if n in todo or (on.asha and n not in references)]
     with cluster(on.address or LOCAL, on.workers * on.threads) as ray:
-        gpus = _gpus(machine, ray.cluster_resources().get("GPU", 0))
-        for group, asha in groups:
-            if todo := _todo(group, out, asha=asha):
-                # ASHA compares what is trained with what was trained before.
-                chosen = group if asha else {name: group[name] for name in todo}
-                Trials(chosen, out, machine, on.workers, resources=(on.threads, gpus)).run(asha)
+        resources = (on.threads, _gpus(machine, ray.cluster_resources().get("GPU", 0)))
+        trials = Trials({n: runs[n] for n in chosen}, out.absolute(), machine, resources)
+        trials.run(on, references)
 
 
 def _check_tune() -> None:
@@ -139,12 +135,15 @@ def _check_tune() -> None:
         ) from None
 
 
-def _todo(runs: Mapping[str, TrainConfig], out: Path, *, asha: bool) -> list[str]:
+def _todo(
+    runs: Mapping[str, TrainConfig], out: Path, *, asha: bool, references: Sequence[str]
+) -> list[str]:
+    """The trainings that are not finished; with ASHA, what it has stopped is."""
     return [
         name
         for name, settings in runs.items()
         if not is_trained(out / name / "run", settings)
-        and not (asha and stopped_step(out / name, settings.steps))
+        and not (asha and name not in references and stopped_step(out / name, settings.steps))
     ]
 
 
@@ -170,7 +169,6 @@ class Trials:
         runs: Settings by name.
         out: The zoo's folder.
         machine: What each training runs on.
-        workers: Trainings at a time.
         resources: Processors and GPUs of each.
         steps: The step that each has reached.
         failed: Class and text of the error of each that failed.
@@ -180,7 +178,6 @@ class Trials:
     runs: Mapping[str, TrainConfig]
     out: Path
     machine: Machine
-    workers: int
     resources: tuple[int, int]
     steps: dict[str, int] = field(default_factory=dict)
     failed: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -196,11 +193,12 @@ class Trials:
         """The steps of all trainings."""
         return sum(settings.steps for settings in self.runs.values())
 
-    def run(self, asha: bool) -> None:
+    def run(self, on: Cluster, references: Sequence[str]) -> None:
         """Train them all.
 
         Args:
-            asha: Let ASHA end some early.
+            on: How many at a time, and whether ASHA may end some early.
+            references: Names of those that ASHA must not end.
 
         Raises:
             TrainingError, BackendError: One failed.
@@ -210,17 +208,18 @@ class Trials:
         for name, settings in self.runs.items():
             make_folder(self.out / name)
             write_file(self.out / name / "train.yaml", config.dump(settings).encode(), force=True)
-            if not asha:
+            if not on.asha:
                 (self.out / name / STOPPED).unlink(missing_ok=True)
         start, storage = time.perf_counter(), self.out / "tune"
         emit(Event(self.stage, total=self.total))
         options = {"out": str(self.out), "machine": self.machine, "threads": self.resources[0]}
-        trial = tune.with_parameters(train_one, **options, versions=versions_here())
+        options |= {"versions": versions_here(), "references": tuple(references)}
+        trial = tune.with_parameters(train_one, **options)
         tuner = tune.Tuner(
             tune.with_resources(trial, {"cpu": self.resources[0], "gpu": self.resources[1]}),
             param_space={"name": tune.grid_search(list(self.runs))},
             tune_config=tune.TuneConfig(
-                scheduler=self._asha() if asha else None, max_concurrent_trials=self.workers
+                scheduler=self._asha() if on.asha else None, max_concurrent_trials=on.workers
             ),
             run_config=tune.RunConfig(
                 name="trials",
@@ -244,8 +243,8 @@ class Trials:
 
         settings = next(iter(self.runs.values()))
         return ASHAScheduler(
-            time_attr="step",
-            metric="gain",
+            time_attr=ASHA_STEP,
+            metric=ASHA_GAIN,
             mode="max",
             max_t=settings.steps,
             grace_period=min(settings.val_every, settings.steps),
