@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from degmix_training.processes import Machine
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def loaders(name: str) -> Callable[[F], F]:
+    """The option about data loading, which is `--workers` where a verb has one training."""
+    return click.option(
+        name,
+        "loaders",
+        type=int,
+        default=0,
+        show_default=True,
+        help="Data loading processes of a training.",
+    )
+
 
 MACHINE = [
     click.option(
@@ -22,9 +38,13 @@ MACHINE = [
         default="auto",
         show_default=True,
     ),
+]
+SPREAD = [
     click.option(
-        "--workers", type=int, default=0, show_default=True, help="Data loading processes."
+        "--workers", type=click.IntRange(1), default=1, help="Trainings at a time. [default: 1]"
     ),
+    click.option("--address", metavar="HOST:PORT", help="A Ray cluster that trains."),
+    click.option("--asha", is_flag=True, help="Stop trainings early that are behind others."),
 ]
 
 
@@ -32,5 +52,5 @@ def take_machine(options: dict[str, Any], *, compiled: bool = False) -> Machine:
     """The machine that `options` describe; they are removed from it."""
     from degmix_training.processes import Machine
 
-    names = ("accelerator", "devices", "nodes", "workers")
+    names = ("accelerator", "devices", "nodes", "loaders")
     return Machine(*(options.pop(name) for name in names), compiled)

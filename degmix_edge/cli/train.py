@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from degmix_edge.cli._build_options import options
-from degmix_edge.cli._machine import MACHINE, take_machine
+from degmix_edge.cli._machine import MACHINE, loaders, take_machine
 from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import NAME_OR_FILE, PATH
 from degmix_edge.cli._verb import example, verb
@@ -39,6 +39,7 @@ EXAMPLE = example(
 @click.option("--resume", is_flag=True, help="Continue the run in OUT.")
 @click.option("--force", is_flag=True, help="Write into an OUT that holds another run.")
 @options(MACHINE)
+@loaders("--workers")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the network (torch.compile).")
 @verb
 def command(output: Output, preset: str | None, *, show: bool, **values: Any) -> None:

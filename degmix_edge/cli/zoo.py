@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from degmix_edge.cli._build_options import options
-from degmix_edge.cli._machine import MACHINE, take_machine
+from degmix_edge.cli._machine import MACHINE, SPREAD, loaders, take_machine
 from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH
 from degmix_edge.cli._verb import example, verb
 
 GROUP = "Train"
-EXAMPLE = example("zoo --list", "zoo smoke --models padnet,mlore --out runs/zoo")
+EXAMPLE = example("zoo --list", "zoo smoke --models padnet,mlore --seeds 3 --out runs/zoo")
 
 
 @click.command(epilog=EXAMPLE)
@@ -31,6 +31,7 @@ EXAMPLE = example("zoo --list", "zoo smoke --models padnet,mlore --out runs/zoo"
 @click.option("--out", type=PATH, default=Path("runs/zoo"), show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Change one setting.")
 @click.option("--data", metavar="NAME:DIR", help="Data set and its folder, as in nyud:NYUDv2.")
+@click.option("--seeds", metavar="N|A,B", help="Train N times, or with these seeds: 3, or 0,7,8.")
 @click.option(
     "--backend", type=BACKEND, metavar="A,B", default="onnxruntime", help="Backends to time."
 )
@@ -44,7 +45,8 @@ EXAMPLE = example("zoo --list", "zoo smoke --models padnet,mlore --out runs/zoo"
 )
 @click.option("--calls", type=click.IntRange(1), default=30, show_default=True, help="To time.")
 @click.option("--force", is_flag=True, help="Start anew in an OUT of other settings.")
-@options(MACHINE)
+@options(MACHINE, SPREAD)
+@loaders("--loaders")
 @verb
 def command(output: Output, zoo: str, *, show: bool, **values: Any) -> None:
     """Train networks the same way, export, quantize and time them, compare them in one table.

@@ -27,12 +27,14 @@ class Bar:
         parts: Names and values; each name has its own chart colour.
         text: The text behind it.
         tone: The chart colour of a bar with one part.
+        error: Half the length of the error bar at its end, in the unit of the parts; 0 draws none.
     """
 
     label: str
     parts: tuple[tuple[str, float], ...]
     text: str
     tone: int = 0
+    error: float = 0.0
 
     @property
     def total(self) -> float:
@@ -64,7 +66,7 @@ class Bars:
     @cached_property
     def ticks(self) -> list[tuple[float, str]]:
         """Place in percent and text of each tick; the last one is at the end of the axis."""
-        finite = [b.total for b in self.bars if math.isfinite(b.total)]
+        finite = [b.total + b.error for b in self.bars if math.isfinite(b.total)]
         most = max([*finite, *(value for value, _ in self.marks)], default=0.0) or 1.0
         values = nice_ticks(0, most)
         step = values[1] - values[0]
@@ -95,12 +97,20 @@ class Axis:
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a series; `label` is shown on hovering, and `badge` inside its mark."""
+    """A point of a series.
+
+    Attributes:
+        x, y: Its place.
+        label: What is shown on hovering.
+        badge: The text inside its mark.
+        error: Half the height of its error bar, in the unit of y; 0 draws none.
+    """
 
     x: float
     y: float
     label: str = ""
     badge: str = ""
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -195,7 +205,8 @@ class Plot:
 
     @cached_property
     def _y_range(self) -> tuple[float, float]:
-        values = [p.y for s in self.series for p in s.points if _is_finite(p)]
+        points = [p for s in self.series for p in s.points if _is_finite(p)]
+        values = [y for p in points for y in (p.y - p.error, p.y + p.error)]
         return self._range(self.y, [*values, *(v for v, _ in self.marks)])
 
     def _range(self, axis: Axis, values: Sequence[float]) -> tuple[float, float]:
@@ -220,7 +231,9 @@ class Plot:
         return [(10.0**e, f"{10.0**e:g}") for e in range(low, high + 1, step)]
 
     def _placed(self, point: Point) -> Point:
-        return Point(self._x(point.x), self._y(point.y), point.label, point.badge)
+        y = self._y(point.y)
+        error = abs(self._y(point.y - point.error) - y) if point.error else 0.0
+        return Point(self._x(point.x), y, point.label, point.badge, error)
 
     def _x(self, value: float) -> float:
         return self.left + (self.right - self.left) * self._share(self.x, self._x_range, value)

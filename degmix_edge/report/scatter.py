@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its label with the unit, and each point's value by name."""
+    """One axis: its label with the unit, and each point's value and deviation by name."""
 
     label: str
     values: Mapping[str, float]
+    deviations: Mapping[str, float] = field(default_factory=dict)
 
 
 def scatter(title: str, reached: Axis, axes: Sequence[Axis], *, zero: str = "") -> bytes:
@@ -43,7 +44,8 @@ def scatter(title: str, reached: Axis, axes: Sequence[Axis], *, zero: str = "") 
             x = axis.values.get(name)
             if x is None or x != x or y != y:
                 continue
-            plot.scatter([x], [y], s=42, marker=marks[place % len(marks)], color=f"C{place % 10}")
+            mark, error = marks[place % len(marks)], reached.deviations.get(name)
+            plot.errorbar([x], [y], error, marker=mark, color=f"C{place % 10}", capsize=3)
             # The name of a point in the right half is to its left.
             side = -1 if x > sum((min(known), max(known))) / 2 else 1
             plot.annotate(

@@ -36,6 +36,7 @@ class Score:
         name: Its name alone.
         unit: Its unit.
         higher_is_better: Its direction.
+        calibration: The expected calibration error in percent; None where a task has no classes.
     """
 
     value: float
@@ -43,13 +44,15 @@ class Score:
     name: str
     unit: str
     higher_is_better: bool
+    calibration: float | None = None
 
     @classmethod
-    def of(cls, metric: Metric, value: float) -> Score:
+    def of(cls, metric: Metric, value: float, calibration: float | None = None) -> Score:
         """The score of a metric that has seen every image."""
         absent = getattr(metric, "absent", "skip")
         words = metric.name if absent == "skip" else f"{metric.name}, absent classes {absent}"
-        return cls(value, words, metric.name, metric.unit, metric.higher_is_better)
+        kind = (words, metric.name, metric.unit, metric.higher_is_better)
+        return cls(value, *kind, calibration)
 
 
 @dataclass(frozen=True)
@@ -74,14 +77,21 @@ class Evaluation:
     delta_m: DeltaM | None
     slices: tuple[SliceScore, ...] = ()
 
+    @property
+    def calibration(self) -> dict[str, float]:
+        """The expected calibration error in percent, by task with classes."""
+        errors = {task: score.calibration for task, score in self.scores.items()}
+        return {task: error for task, error in errors.items() if error is not None}
+
     def tables(self) -> list[Table]:
         """The scores, and the gains over the baselines, as people read them."""
-        rows = [["task", "metric", "value", "better is"]]
+        rows = [["task", "metric", "value", "better is", "ece [%]"]]
         if self.published:
             rows[0].append(self.published.source)
         for task, score in self.scores.items():
             cells = [task, f"{score.metric} [{score.unit}]", f"{score.value:.4g}"]
             cells.append("higher" if score.higher_is_better else "lower")
+            cells.append("-" if score.calibration is None else f"{score.calibration:.2f}")
             if self.published:
                 theirs = self.published.values.get(task)
                 same = theirs is not None and theirs[0] == score.name
@@ -126,6 +136,7 @@ class Evaluation:
             "images": self.images,
             "scores": {task: score.value for task, score in self.scores.items()},
             "metrics": {task: score.metric for task, score in self.scores.items()},
+            "calibration": self.calibration,
         }
         if self.published:
             row = self.published
@@ -214,7 +225,11 @@ def _evaluated(
     if kinds or bootstrap or workers != 1 or address is not None:
         tasks = [task for task in order if task in source.classes]
         tallies = score_parts(part, len(samples), tasks, workers, address)
-        scores = {t: Score.of(one.metric, one.value()) for t, one in tallies.tasks.items()}
+        errors = {task: tally.value() for task, tally in tallies.calibration.items()}
+        scores = {
+            task: Score.of(one.metric, one.value(), errors.get(task))
+            for task, one in tallies.tasks.items()
+        }
         slices = tallies.scores(kinds, bootstrap) if kinds or bootstrap else []
     else:
         scores = _scores(loaded, source, samples, order, part)
@@ -246,14 +261,19 @@ def _scores(
     order: Sequence[str],
     part: Part,
 ) -> dict[str, Score]:
-    from degmix_training.evaluate import score, scorers
+    from degmix_training.evaluate import calibrators, score, scorers
 
     specs = {task: loaded.tasks[task] for task in order if task in source.classes}
     metrics = scorers(source, specs, **part.boundaries)
-    predict = predictor_of(loaded, specs)
+    predict, errors = predictor_of(loaded, specs), calibrators(specs)
     with counting(f"eval {loaded.path.name}", len(samples)) as advance:
-        values = score(predict, samples, specs, scorers=metrics, advance=advance)
-    return {task: Score.of(metrics[task], value) for task, value in values.items()}
+        values = score(
+            predict, samples, specs, scorers=metrics, calibration=errors, advance=advance
+        )
+    return {
+        task: Score.of(metrics[task], value, errors[task].compute() if task in errors else None)
+        for task, value in values.items()
+    }
 
 
 def _backbone(loaded: Checkpoint) -> str:

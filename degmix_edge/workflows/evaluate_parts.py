@@ -39,7 +39,7 @@ class Part:
 
 
 def predictor_of(loaded: Checkpoint, specs: Mapping[str, TaskSpec]) -> Predict:
-    """Return what predicts the maps of samples, on the GPU where there is one.
+    """Return what predicts the maps of samples and how certain they are, on a GPU if there is one.
 
     A checkpoint that was trained for INT8 predicts with its rounding.
     """
@@ -49,7 +49,8 @@ def predictor_of(loaded: Checkpoint, specs: Mapping[str, TaskSpec]) -> Predict:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = fake_quantized(loaded) if loaded.card.trained else loaded.network
-    return network_predictor(network.to(device), specs, loaded.card.config, device)
+    config = loaded.card.config
+    return network_predictor(network.to(device), specs, config, device, certain=True)
 
 
 def score_part(part: Part, tasks: Sequence[str], start: int, stop: int, threads: int) -> Tallies:
@@ -66,7 +67,7 @@ def score_part(part: Part, tasks: Sequence[str], start: int, stop: int, threads:
         DegmixError: What `evaluate` raises.
     """
     import torch
-    from degmix_training.evaluate import scorers
+    from degmix_training.evaluate import CERTAINTY, calibrators, scorers
 
     if threads:
         torch.set_num_threads(threads)
@@ -77,12 +78,14 @@ def score_part(part: Part, tasks: Sequence[str], start: int, stop: int, threads:
     )
     specs = {task: loaded.tasks[task] for task in tasks}
     predict = predictor_of(loaded, specs)
-    tallies = Tallies(scorers(source, specs, **part.boundaries))
+    tallies = Tallies(scorers(source, specs, **part.boundaries), calibrators(specs))
     for first in range(start, stop, BATCH):
         batch = [samples[index] for index in range(first, min(first + BATCH, stop))]
         for sample, maps in zip(batch, predict(batch), strict=True):
             labels = {task: sample.labels[task] for task in specs if task in sample.labels}
-            tallies.add(facts_of(sample.name, sample.image, labels, specs), maps, labels)
+            certainty = {task: maps[f"{task}{CERTAINTY}"] for task in tallies.calibration}
+            facts = facts_of(sample.name, sample.image, labels, specs)
+            tallies.add(facts, maps, labels, certainty)
     return tallies
 
 

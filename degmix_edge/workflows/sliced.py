@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -49,12 +49,14 @@ class SliceScore:
         values: By task, the metric over them.
         intervals: By task, where the metric of such a set lies with a probability of 95 %, by
             bootstrap over images; empty where nothing was drawn.
+        calibration: The expected calibration error in percent, by task that has one.
     """
 
     slice: str
     images: int
     values: dict[str, float]
     intervals: dict[str, Interval]
+    calibration: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,29 +83,49 @@ class Tallies:
 
     Args:
         metrics: By task, an empty metric.
+        calibration: By task, an empty metric of how calibrated the network is.
 
     Attributes:
         facts: What each image is found by, in order.
         tasks: By task, the counts of each image.
+        calibration: By task, the counts of each image.
     """
 
-    def __init__(self, metrics: Mapping[str, Metric]) -> None:
+    def __init__(
+        self, metrics: Mapping[str, Metric], calibration: Mapping[str, Metric] | None = None
+    ) -> None:
         self.facts: list[Facts] = []
         self.tasks = {task: Tally(metric) for task, metric in metrics.items()}
+        self.calibration = {t: Tally(metric) for t, metric in (calibration or {}).items()}
 
     def add(
-        self, facts: Facts, maps: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
+        self,
+        facts: Facts,
+        maps: Mapping[str, np.ndarray],
+        labels: Mapping[str, np.ndarray],
+        certainty: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Count the next image: its maps and those labels that it has, by task."""
+        """Count the next image.
+
+        Args:
+            facts: What it is found by.
+            maps: By task.
+            labels: Those that it has, by task.
+            certainty: By task of `calibration`, what the metric `ece` takes.
+        """
         self.facts.append(facts)
         for task, tally in self.tasks.items():
             tally.add(maps[task], labels.get(task))
+        for task, tally in self.calibration.items():
+            tally.add((certainty or {})[task], labels.get(task))
 
     def merge(self, other: Tallies) -> None:
         """Append the images that another process has counted."""
         self.facts += other.facts
         for task, tally in self.tasks.items():
             tally.merge(other.tasks[task])
+        for task, tally in self.calibration.items():
+            tally.merge(other.calibration[task])
 
     def scores(self, slices: Sequence[str] = (), draws: int = 0) -> list[SliceScore]:
         """Return the scores of all images, and of each slice of every kind in `slices`.
@@ -123,6 +145,7 @@ class Tallies:
                     for task, tally in self.tasks.items()
                     if draws
                 },
+                {task: tally.value(rows) for task, tally in self.calibration.items()},
             )
             for name, rows in parts.items()
         ]

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 import torch
 from torchmetrics import MeanSquaredError
-from torchmetrics.classification import BinaryPrecisionRecallCurve, MulticlassJaccardIndex
+from torchmetrics.classification import (
+    BinaryPrecisionRecallCurve,
+    MulticlassCalibrationError,
+    MulticlassJaccardIndex,
+)
 
 from degmix_edge import metrics
 from degmix_edge.metrics import max_f
@@ -48,3 +52,20 @@ def test_max_f():
     precision, recall, _ = theirs.compute()
     f = 1.3 * precision * recall / (0.3 * precision + recall)
     assert ours.compute() == pytest.approx(100 * f[:-1].max().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 6])
+def test_ece(classes):
+    rng = np.random.default_rng(0)
+    ours, binary = metrics.find("ece")(classes), metrics.find("ece")(2)
+    theirs = MulticlassCalibrationError(classes, n_bins=15, norm="l1", ignore_index=255)
+    for _ in range(3):
+        logits = 2 * rng.normal(size=(classes, 9, 11))
+        shares = (np.exp(logits) / np.exp(logits).sum(0)).astype(np.float32)
+        target = rng.choice([*range(classes), 255], size=(9, 11)).astype(np.uint8)
+        ours.update(np.stack([shares.argmax(0), shares.max(0)], axis=-1), target)
+        binary.update(shares[1], target)
+        theirs.update(torch.from_numpy(shares)[None], torch.from_numpy(target)[None].long())
+    assert ours.compute() == pytest.approx(100 * theirs.compute().item(), rel=1e-5)
+    if classes == 2:
+        assert binary.compute() == pytest.approx(ours.compute(), rel=1e-5)

@@ -125,7 +125,24 @@ def slow_edge_f(prediction, target):
     return 100 * 2 * precision * recall / (precision + recall)
 
 
+def slow_ece(prediction, target):
+    """Guo et al. 2017, eq. 3, for the probability of the positive class."""
+    bins = [[] for _ in range(15)]
+    for p, t in zip(prediction.ravel().tolist(), target.ravel().tolist(), strict=True):
+        if t != 255:
+            confidence, chosen = (p, 1) if p >= 0.5 else (1 - p, 0)
+            number = next(m for m in range(1, 16) if m / 15 >= confidence or m == 15)
+            bins[number - 1].append((confidence, chosen == t))
+    total, error = sum(map(len, bins)), 0.0
+    for pixels in filter(None, bins):
+        accuracy = sum(right for _, right in pixels) / len(pixels)
+        confidence = sum(c for c, _ in pixels) / len(pixels)
+        error += len(pixels) / total * abs(accuracy - confidence)
+    return 100 * error
+
+
 SLOW = {
+    "ece": slow_ece,
     "miou": slow_miou,
     "rmse": slow_rmse,
     "mean_angle": slow_mean_angle,
@@ -278,6 +295,26 @@ def test_nan_predictions_show(name):
     prediction, target = draw(name, 0)
     prediction[:] = np.nan
     assert math.isnan(of(name, (prediction, target)))
+
+
+def test_ece_by_hand():
+    # Two pixels of 80 %, one of them right, and two of 95 %, both right: (0.3 + 0.05) / 2.
+    classes, confidence = [[3, 1, 0, 0]], [[0.8, 0.8, 0.95, 0.95]]
+    prediction, target = np.stack([classes, confidence], axis=-1), np.array([[3, 2, 0, 0]])
+    assert of("ece", (prediction, target)) == pytest.approx(17.5)
+    # An ignored pixel does not count, and a network that is always right and sure has no error.
+    assert of("ece", (prediction[:, :1], target[:, :1])) == pytest.approx(20)
+    target[0, 1] = 255
+    assert of("ece", (prediction, target)) == pytest.approx(10)
+    sure = np.stack([target, np.ones((1, 4))], axis=-1)
+    assert of("ece", (sure, target)) == 0
+    # A bin is closed above: 0.8 is the upper edge of the twelfth, and lies in it with 0.75.
+    edge = np.array([[[0, 0.8], [0, 0.75]]])
+    assert of("ece", (edge, np.array([[0, 1]]))) == pytest.approx(27.5)
+    prediction[0, 0, 1] = np.nan
+    assert math.isnan(of("ece", (prediction, target)))
+    with pytest.raises(ShapeError, match="a last axis of 2"):
+        of("ece", (np.zeros((4, 5, 3)), np.zeros((4, 5), int)))
 
 
 @pytest.mark.parametrize("angle_deg", [0, 1e-4, 30, 90, 179.9999, 180])

@@ -112,6 +112,19 @@ def test_bars_stay_on_their_axis():
     assert Bars("empty", (Bar("a", (("", 0.0),), ""),)).percent(0) == 0
 
 
+def test_error_bars_stay_on_the_axes():
+    chart = Bars("m", (Bar("a", (("", 8.0),), "", error=3.0), Bar("b", (("", 2.0),), "")))
+    assert float(chart.ticks[-1][1]) >= 11
+    assert chart.percent(11) <= 100
+    points = (Point(1, 5.0, error=2.0), Point(2, 1.0))
+    plot = Plot("", Axis("x"), Axis("y"), (Series("", points),))
+    (drawn,) = plot.drawn
+    first, second = drawn.points
+    assert first.error == pytest.approx((second.y - first.y) / 2)  # 2 of the 4 between them
+    assert plot.top <= first.y - first.error
+    assert second.error == 0
+
+
 def test_points_lie_inside_the_plot_where_their_values_are():
     points = (Point(1, 0.0), Point(2, 1181.0), Point(3, float("inf")), Point(4, 11.81))
     plot = Plot("", Axis("x"), Axis("y", log=True), (Series("", points),), ((100, ""),), floor=0.01)

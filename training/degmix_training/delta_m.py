@@ -40,9 +40,10 @@ def delta_m(
 ) -> DeltaM:
     """Compare `values` with `baselines`, which hold a number and its source.
 
-    Vandenhende et al. 2021, "Multi-Task Learning for Dense Prediction Tasks: A Survey", eq. 4. The
-    sign is +1 where a higher metric is better and -1 where a lower one is. A published baseline
-    uses the same backbone.
+    The measure is that of Maninis et al. 2019, "Attentive Single-Tasking of Multiple Tasks"; its
+    formula is eq. 4 of Vandenhende et al. 2021, "Multi-Task Learning for Dense Prediction Tasks: A
+    Survey". The sign is +1 where a higher metric is better and -1 where a lower one is. The
+    baselines are single-task networks of the same backbone.
 
     Raises:
         ConfigError: A task has no baseline, or its baseline is 0 or not finite.

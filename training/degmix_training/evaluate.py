@@ -16,6 +16,8 @@ from degmix_training.config import TrainConfig
 from degmix_training.data import DataSet, Sample, at_size
 
 Maps = Mapping[str, np.ndarray]
+CERTAINTY = "_certainty"
+"""The end of the name of what the metric `ece` takes of a task, beside the task's map."""
 
 
 Predict = Callable[[Sequence[Sample]], list[Maps]]
@@ -27,8 +29,19 @@ def network_predictor(
     specs: Mapping[str, TaskSpec],
     config: TrainConfig,
     device: str | torch.device = "cpu",
+    *,
+    certain: bool = False,
 ) -> Predict:
-    """A network that was trained by `config` as a predictor; `data.at_size` is what it sees."""
+    """A network that was trained by `config` as a predictor; `data.at_size` is what it sees.
+
+    Args:
+        network: Gives logits `(N, C, H, W)` by task.
+        specs: The tasks.
+        config: The settings of its training.
+        device: Where the network is.
+        certain: Give `TASK_certainty` too for each task of `calibrators`, as the metric `ece`
+            takes it.
+    """
     fit = Fit(height=config.height, width=config.width)
 
     @torch.inference_mode()
@@ -40,12 +53,19 @@ def network_predictor(
         maps = {
             task: decode(logits[task].float().cpu().numpy(), spec) for task, spec in specs.items()
         }
+        nearest = {task: spec.has_labels for task, spec in specs.items()}
+        for task in calibrators(specs) if certain else ():
+            name = f"{task}{CERTAINTY}"
+            maps[name], nearest[name] = maps[task], nearest[task]
+            if specs[task].has_labels:
+                highest = logits[task].float().softmax(1).amax(1).cpu().numpy()
+                maps[name] = np.stack([maps[task].astype(np.float32), highest], axis=-1)
         return [
             {
-                task: placement.to_image_size(maps[task][row], labels=spec.has_labels)
+                name: placement.to_image_size(batch_of[row], labels=nearest[name])
                 if placement
-                else maps[task][row]
-                for task, spec in specs.items()
+                else batch_of[row]
+                for name, batch_of in maps.items()
             }
             for row, (_, placement) in enumerate(fitted)
         ]
@@ -94,18 +114,36 @@ def scorers(
     return found
 
 
+def calibrators(specs: Mapping[str, TaskSpec]) -> dict[str, metrics.Metric]:
+    """The metric `ece` for each task that gives classes or the probability of one."""
+    return {
+        task: metrics.find("ece")(spec.num_channels)
+        for task, spec in specs.items()
+        if spec.decode in ("argmax", "foreground")
+        or (spec.decode == "sigmoid" and spec.num_channels == 1)
+    }
+
+
 def score(
     predict: Predict,
     samples: Sequence[Sample],
     specs: Mapping[str, TaskSpec],
     *,
     scorers: Mapping[str, metrics.Metric] | None = None,
+    calibration: Mapping[str, metrics.Metric] | None = None,
     batch_size: int = 8,
     advance: Callable[[int], None] = lambda n: None,
 ) -> dict[str, float]:
-    """Each task's metric over all samples with its label; `advance(n)` reports progress.
+    """Each task's metric over all samples with its label.
 
-    `scorers` are metrics by task, in place of the tasks' own.
+    Args:
+        predict: Gives maps; with `calibration`, a predictor that is `certain`.
+        samples: Images with labels.
+        specs: The tasks.
+        scorers: Metrics by task, in place of the tasks' own.
+        calibration: Metrics by task that count how calibrated the network is.
+        batch_size: Images of one call.
+        advance: Reports progress; gets the number of images that are newly done.
     """
     if scorers is None:
         scorers = {t: metrics.find(spec.metric)(spec.num_channels) for t, spec in specs.items()}
@@ -115,6 +153,9 @@ def score(
             for task, metric in scorers.items():
                 if task in sample.labels:
                     metric.update(maps[task], sample.labels[task])
+            for task, metric in (calibration or {}).items():
+                if task in sample.labels:
+                    metric.update(maps[f"{task}{CERTAINTY}"], sample.labels[task])
         advance(len(batch))
     return {task: metric.compute() for task, metric in scorers.items()}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from degmix_edge.config import Settings
 from degmix_edge.errors import ConfigError
@@ -16,6 +16,7 @@ from degmix_training.config import PRESETS, TrainConfig, network_config
 
 SINGLE = "single-"
 """The start of the names of the single-task networks that delta_m is measured against."""
+Seed = Annotated[int, Field(ge=0)]
 
 
 class Entry(Settings):
@@ -38,6 +39,9 @@ class ZooConfig(Settings):
         reference: What delta_m is measured against, trained by the same recipe: `single` is one
             network of model `baseline` for each task, `baseline` is one such network of all tasks.
         train: All settings of the trainings, except model and network.
+        seeds: Every network is trained once with each of them; empty is `train.seed` alone.
+        also: Labelled data sets on which every float network is scored too, as `eval --data` takes
+            them: `synthetic_shifted:45`.
         baseline: The model of the networks that delta_m is measured against.
         entries: The networks, by name.
     """
@@ -45,8 +49,17 @@ class ZooConfig(Settings):
     backbone: str
     reference: Literal["single", "baseline"] = "single"
     train: TrainConfig
+    seeds: tuple[Seed, ...] = ()
+    also: tuple[str, ...] = ()
     baseline: Entry = Entry(model="baseline")
     entries: dict[str, Entry] = Field(min_length=1)
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds {list(seeds)}: expected each one once")
+        return seeds
 
     @model_validator(mode="after")
     def _entries_fit(self) -> ZooConfig:
@@ -70,6 +83,31 @@ class ZooConfig(Settings):
                 raise ConfigError(unknown("zoo entry", name, self.entries))
         entries = {name: self.entries[name] for name in names} if names else self.entries
         return self.model_copy(update={"entries": entries})
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds of the trainings, at least one."""
+        return self.seeds or (self.train.seed,)
+
+    def run_name(self, name: str, seed: int) -> str:
+        """The name of a training, which is its folder in that of the zoo.
+
+        That of `train.seed` is the network's name, so that more seeds can be added later.
+        """
+        return name if seed == self.train.seed else f"{name}/seed-{seed}"
+
+    def trainings(self) -> dict[str, TrainConfig]:
+        """How every network is trained with every seed, by the name of the training.
+
+        They are in order of the seeds. For each seed, the networks that others are compared with
+        come first.
+        """
+        networks = {**self.references(), **{name: self.settings(name) for name in self.entries}}
+        return {
+            self.run_name(name, seed): settings.model_copy(update={"seed": seed})
+            for seed in self.all_seeds
+            for name, settings in networks.items()
+        }
 
     def references(self) -> dict[str, TrainConfig]:
         """How the networks that delta_m is measured against are trained, by name."""

@@ -11,6 +11,7 @@ from degmix_edge import config
 from degmix_edge.errors import CheckpointError, ConfigError, OutputError
 from degmix_edge.files import write_file
 from degmix_edge.registry import unknown
+from degmix_edge.workflows.sources import data_set, labelled
 from degmix_edge.workflows.training import data_changes
 
 if TYPE_CHECKING:
@@ -18,12 +19,18 @@ if TYPE_CHECKING:
     from degmix_training.config import TrainConfig
     from degmix_training.zoo import ZooConfig
 
+Seeds = int | str | Sequence[int]
+"""How many seeds, or which: see `parse_seeds`."""
 SHARED = {"backbone", "reference", "train", "baseline"}
 """Settings that all networks of a zoo share; networks of other ones are not comparable."""
 
 
 def load_zoo(
-    name: str | Path, models: Sequence[str], overrides: Sequence[str], data: str | None
+    name: str | Path,
+    models: Sequence[str],
+    overrides: Sequence[str],
+    data: str | None,
+    seeds: Seeds | None,
 ) -> ZooConfig:
     """The settings of a zoo, whose networks can all be made and trained.
 
@@ -32,6 +39,7 @@ def load_zoo(
         models: Entries to keep; empty keeps all.
         overrides: Changes of settings, as in `train.steps=100`.
         data: A data set and its folder, as in `nyud:NYUDv2`.
+        seeds: Seeds of the trainings, as `zoo` takes them; None are those of the zoo.
 
     Raises:
         ConfigError: There is no such zoo or entry, or a setting does not fit.
@@ -43,39 +51,74 @@ def load_zoo(
         changes += data_changes(data, overrides, "train.")
     loaded: ZooConfig = config.load(ZooConfig, zoo_file(str(name)), changes)
     chosen = loaded.choose(models)
-    for settings in trainings(chosen).values():
+    for settings in chosen.model_copy(update={"seeds": ()}).trainings().values():
         settings.task_specs()
         _try_to_make(settings)
+    for source in chosen.also:
+        found, _ = data_set(source, (chosen.train.height, chosen.train.width))
+        _, problems = labelled(found, chosen.train.task_specs())
+        if problems:
+            raise ConfigError(f"also: {source}: {problems[0]}; train on data of the same classes")
+    if seeds is None:
+        return chosen
+    return chosen.model_copy(update={"seeds": parse_seeds(seeds, chosen.train.seed)})
+
+
+def parse_seeds(seeds: Seeds, first: int) -> tuple[int, ...]:
+    """Return seeds, given as they are, as a text such as `0,7`, or as a number of them.
+
+    Args:
+        seeds: A number counts up from `first`; a text with a comma has the seeds themselves.
+        first: The seed of the zoo's settings.
+
+    Raises:
+        ConfigError: There is no seed, a negative one, or one twice.
+    """
+    if isinstance(seeds, str):
+        parts = [part.strip() for part in seeds.split(",") if part.strip()]
+        if not all(part.isdecimal() for part in parts):
+            raise ConfigError(f"seeds {seeds!r}: expected a number of seeds, or seeds as in 0,1,2")
+        numbers = [int(part) for part in parts]
+        seeds = numbers[0] if parts and "," not in seeds else numbers
+    if isinstance(seeds, int):
+        seeds = range(first, first + seeds)
+    chosen = tuple(seeds)
+    if not chosen or min(chosen) < 0 or len(set(chosen)) < len(chosen):
+        raise ConfigError(
+            f"seeds: got {', '.join(map(str, chosen)) or 'none'}, expected at least one, each once "
+            f"and none below 0"
+        )
     return chosen
 
 
-def trainings(zoo: ZooConfig) -> dict[str, TrainConfig]:
-    """How every network is trained, by name: those that are compared with come first."""
-    return {**zoo.references(), **{name: zoo.settings(name) for name in zoo.entries}}
-
-
 def check_given(zoo: ZooConfig, checkpoints: Mapping[str, str | Path]) -> dict[str, Path]:
-    """The paths of checkpoints that take the place of a training, by entry.
+    """The paths of checkpoints that take the place of a training, by the training's name.
 
     Raises:
-        ConfigError: There is no such entry.
+        ConfigError: There is no such entry, or several seeds need as many checkpoints.
         CheckpointError: A file is missing, damaged, or of another model, size, data set or tasks.
     """
     from degmix_training.checkpoint import locate, read_card
 
+    if checkpoints and len(zoo.all_seeds) > 1:
+        raise ConfigError(
+            f"--checkpoint: takes the place of one training, got {len(zoo.all_seeds)} seeds; give "
+            "one seed, or leave --checkpoint out"
+        )
     paths = {}
     for name, file in checkpoints.items():
         if name not in zoo.entries:
             raise ConfigError("--checkpoint: " + unknown("zoo entry", name, zoo.entries))
-        paths[name] = locate(str(file))
-        _check_card(name, paths[name], read_card(paths[name]), zoo.settings(name))
+        path = locate(str(file))
+        _check_card(name, path, read_card(path), zoo.settings(name))
+        paths[zoo.run_name(name, zoo.all_seeds[0])] = path
     return paths
 
 
 def claim_folder(zoo: ZooConfig, out: Path, *, force: bool) -> None:
     """Write the settings to zoo.yaml in the folder `out`.
 
-    Entries that an earlier zoo of the same settings has there stay in zoo.yaml.
+    Entries and seeds that an earlier zoo of the same settings has there stay in zoo.yaml.
 
     Args:
         zoo: The settings.
@@ -94,10 +137,12 @@ def claim_folder(zoo: ZooConfig, out: Path, *, force: bool) -> None:
                 f"{out}: holds a zoo with other settings ({', '.join(sorted(changed))}): networks "
                 f"would not be comparable; give another --out, or --force to start anew"
             )
-        text = config.dump(zoo.model_copy(update={"entries": {**before.entries, **zoo.entries}}))
+        seeds = tuple(dict.fromkeys((*before.all_seeds, *zoo.all_seeds)))
+        entries = {**before.entries, **zoo.entries}
+        text = config.dump(zoo.model_copy(update={"entries": entries, "seeds": seeds}))
     elif path.exists():
         for folder in out.iterdir():
-            if (folder / "run").is_dir():
+            if (folder / "run").is_dir() or any(folder.glob("seed-*/run")):
                 shutil.rmtree(folder)
     write_file(path, text.encode(), force=True)
 

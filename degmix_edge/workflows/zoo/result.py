@@ -18,8 +18,29 @@ MAX_DROP = 0.02
 
 
 @dataclass
+class Elsewhere:
+    """What a float network scores on a data set beside the zoo's own.
+
+    Attributes:
+        images: How many images it has.
+        values: The metric of PyTorch FP32, by task.
+        calibration: The expected calibration error in percent, by task with classes.
+        delta_m: In percent, as `fp32`; missing where there is nothing to compare with.
+        std: Standard deviations over seeds, as `ZooRow.std` has them.
+    """
+
+    images: int
+    values: dict[str, float]
+    calibration: dict[str, float] = field(default_factory=dict)
+    delta_m: dict[str, float] = field(default_factory=dict)
+    std: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass
 class ZooRow:
-    """One network of a zoo.
+    """One network of a zoo: one training of it, or the means over its seeds.
+
+    What a network costs, its step and its latency are those of its first seed.
 
     Attributes:
         name: Its entry in the zoo.
@@ -38,6 +59,11 @@ class ZooRow:
         remarks: What a reader must know, such as a task that INT8 hurts and the layer that does it.
         delta_m: In percent, by precision; missing where there is nothing to compare with.
         latency_ms: Median of one engine call in milliseconds, by backend and precision.
+        seeds: The seeds of the trainings that count.
+        std: Standard deviations over these seeds (of a sample, with n - 1): those of `values`,
+            `int8`, `drop` and `delta_m`, by these names. Empty where there is one seed.
+        stopped_at: The step at which ASHA ended the training; 0 where it ran to its end.
+        also: By data set of `ZooConfig.also`, what the float network scores there.
     """
 
     name: str
@@ -54,19 +80,36 @@ class ZooRow:
     remarks: list[str] = field(default_factory=list)
     delta_m: dict[str, float] = field(default_factory=dict)
     latency_ms: dict[str, dict[str, float]] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+    std: dict[str, dict[str, float]] = field(default_factory=dict)
+    stopped_at: int = 0
+    also: dict[str, Elsewhere] = field(default_factory=dict)
 
     @property
     def rank(self) -> float:
         """What networks are ordered by: delta_m in INT8; without one a network comes last."""
         return self.delta_m.get("int8", float("-inf"))
 
+    def deviation(self, form: str) -> float | None:
+        """Return the standard deviation of delta_m over seeds; None where there is none."""
+        return self.std.get("delta_m", {}).get(form)
+
 
 @dataclass(frozen=True)
 class Baseline:
-    """What delta_m of one task is measured against: a value, and the network that has it."""
+    """What delta_m of one task is measured against.
+
+    Attributes:
+        value: The metric on the validation split: the mean over seeds.
+        of: The network that has it.
+        std: Its standard deviation over seeds; 0 where there is one.
+        seeds: The seeds. delta_m of each seed is measured against the network of that seed.
+    """
 
     value: float
     of: str
+    std: float = 0.0
+    seeds: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
@@ -79,8 +122,10 @@ class ZooResult:
     Attributes:
         zoo: The settings.
         out: The folder with the files.
-        networks: The best INT8 delta_m first.
+        networks: One row for each network, the best INT8 delta_m first; means over its seeds.
+        trainings: One row for each network and seed, in the same order.
         baselines: By task.
+        also: By data set of `ZooConfig.also` and task, what delta_m is measured against there.
         latencies: By backend and `NETWORK PRECISION`.
         machine: Where and when latencies were measured.
         versions: Versions of the packages that took part.
@@ -89,7 +134,9 @@ class ZooResult:
     zoo: ZooConfig
     out: Path
     networks: tuple[ZooRow, ...] = ()
+    trainings: tuple[ZooRow, ...] = ()
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
+    also: Mapping[str, Mapping[str, Baseline]] = field(default_factory=dict)
     latencies: Mapping[str, Mapping[str, Result]] = field(default_factory=dict)
     machine: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -130,9 +177,11 @@ class ZooResult:
     def verdict(self) -> str:
         """The best network in one line."""
         best, count = self.networks[0], len(self.remarks)
+        gain, deviation = best.delta_m.get("int8", float("nan")), best.deviation("int8")
+        text = f"{gain:+.1f}" if deviation is None else f"{gain:+.1f} ± {deviation:.1f}"
+        seeds = "" if deviation is None else f" ({len(best.seeds)} seeds)"
         return (
-            f"best in INT8: {best.name}, delta_m {best.delta_m.get('int8', float('nan')):+.1f} % "
-            f"against {self.compared_with}; "
+            f"best in INT8: {best.name}, delta_m {text} %{seeds} against {self.compared_with}; "
             + (f"{count} remarks below" if count else "every task is within 2 % of FP32")
         )
 
@@ -141,7 +190,9 @@ class ZooResult:
         return {
             "zoo": self.zoo,
             "networks": list(self.networks),
+            "trainings": list(self.trainings),
             "baselines": self.baselines,
+            "also": self.also,
             "latencies": self.latencies,
             "machine": self.machine,
             "versions": self.versions,

@@ -17,7 +17,7 @@ from degmix_edge.progress import counting, working
 from degmix_edge.report.values import json_text
 from degmix_edge.workflows.build import build
 from degmix_edge.workflows.sources import NamedImage, as_images
-from degmix_edge.workflows.zoo.result import MAX_DROP, PRECISIONS, ZooRow
+from degmix_edge.workflows.zoo.result import MAX_DROP, PRECISIONS, Elsewhere, ZooRow
 
 if TYPE_CHECKING:
     import onnx
@@ -81,6 +81,35 @@ def score_network(
     text = json_text({"key": key, "network": asdict(network)})
     write_file(row, text.encode(), force=True)
     return network
+
+
+def score_elsewhere(path: Path, folder: Path, sources: Sequence[str]) -> dict[str, Elsewhere]:
+    """Score a float checkpoint on data sets beside the zoo's own, or read an earlier run's scores.
+
+    Args:
+        path: The checkpoint.
+        folder: Gets `also.json`.
+        sources: Labelled data sets, as `evaluate` takes them.
+
+    Raises:
+        ConfigError: The classes of network and data set differ.
+        InputError: A data set cannot be read.
+    """
+    from degmix_edge.workflows.evaluate import evaluate
+
+    file, saved = folder / "also.json", {}
+    key = sha256(f"{sha256(path.read_bytes())} {__version__}".encode())
+    if file.exists() and (text := json.loads(file.read_text()))["key"] == key:
+        saved = {source: Elsewhere(**values) for source, values in text["scores"].items()}
+    for source in sources:
+        if source in saved:
+            continue
+        found = evaluate(path, data=source)
+        values = {task: score.value for task, score in found.scores.items()}
+        saved[source] = Elsewhere(found.images, values, dict(found.calibration))
+        whole = json_text({"key": key, "scores": saved})
+        write_file(file, whole.encode(), force=True)
+    return {source: saved[source] for source in sources}
 
 
 def _measure(

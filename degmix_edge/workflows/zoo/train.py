@@ -1,7 +1,11 @@
-"""The trainings of a zoo, one after the other, each in a process of its own."""
+"""The trainings of a zoo, one after the other, each in a process of its own.
+
+`trials` trains several at a time.
+"""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +20,9 @@ from degmix_edge.progress import Event, emit, note, warn
 if TYPE_CHECKING:
     from degmix_training.config import TrainConfig
     from degmix_training.processes import Machine
+
+STOPPED = "stopped.json"
+"""The file in the folder of a training that ASHA ended early."""
 
 
 def train_networks(
@@ -34,7 +41,7 @@ def train_networks(
     """
     from degmix_training.processes import job_environment
 
-    todo = {n: s for n, s in runs.items() if not _is_trained(out / n / "run", s)}
+    todo = {n: s for n, s in runs.items() if not is_trained(out / n / "run", s)}
     if not todo:
         return
     turns = {name: turn for turn, name in enumerate(runs)}
@@ -46,6 +53,7 @@ def train_networks(
     emit(Event(stage, total=total))
     for index, (name, settings) in enumerate(todo.items()):
         began = time.perf_counter()
+        (out / name / STOPPED).unlink(missing_ok=True)
         hear = _Part(stage, total, done - (settings.steps - steps[name]), name)
         _train_one(out / name, settings, machine, hear, job_environment(turns[name]))
         done += steps[name]
@@ -121,5 +129,14 @@ def _train_one(
         ) from error
 
 
-def _is_trained(run: Path, settings: TrainConfig) -> bool:
+def is_trained(run: Path, settings: TrainConfig) -> bool:
+    """Whether the run in the folder `run` has reached its last step."""
     return saved_step(run) >= settings.steps and (run / "best.safetensors").exists()
+
+
+def stopped_step(folder: Path, steps: int) -> int:
+    """Return the step at which ASHA ended the training in `folder`; 0 where it did not."""
+    path = folder / STOPPED
+    if not path.exists() or saved_step(folder / "run") >= steps:
+        return 0
+    return int(json.loads(path.read_text())["step"])
