@@ -38,7 +38,7 @@ OF_STREAMS = ("source", "seconds", "rates", "deadline_ms", "idle_s", "record", "
 @click.option("--compare", type=PATH, help="Compare the stream with such a file.")
 @click.option("--force", is_flag=True, help="Replace --record.")
 @click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
-@click.option("--threads", type=click.IntRange(1), help="For both; default: all cores.")
+@click.option("--threads", type=click.IntRange(1), help="Of each contestant.")
 @click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True)
 @verb
 def command(output: Output, bundle: Path, **options: Any) -> None:

@@ -66,7 +66,7 @@ def compare(
         slices: Parts to score apart, as in `evaluate`.
         bootstrap: Sets of images that are drawn for the intervals of 95 %; 0 gives none.
         size: Height and width of a bundle that has several sizes; None takes its first.
-        threads: CPU threads; None takes all cores.
+        threads: CPU threads; None takes what `load` takes.
         progress: Called with an `Event` after each image.
 
     Returns:
@@ -129,7 +129,7 @@ def compare_engines(
         slices: Parts to score apart, as in `evaluate`.
         bootstrap: Sets of images that are drawn for the intervals of 95 %; 0 gives none.
         size: Height and width of a bundle that has several sizes; None takes its first.
-        threads: CPU threads; None takes all cores.
+        threads: CPU threads; None takes what `load` takes.
         progress: Called with an `Event` after each image.
 
     Raises:
