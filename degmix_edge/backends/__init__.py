@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from degmix_edge import registry
@@ -25,12 +26,20 @@ __all__ = [
     "choose",
     "find",
     "names",
+    "processors",
 ]
 
 AUTO = ("tensorrt", "onnxruntime", "openvino")
 """What `auto` tries, in this order."""
 CPU = ("onnxruntime", "openvino")
 """Backends of which a measurement says which one is the fastest."""
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def names() -> list[str]:

@@ -42,7 +42,7 @@ OF_SERVERS = ("url", "images", "rate", "seconds", "deadline_ms", "tasks")
 @click.option("--compare", type=PATH, help="Compare the stream with such a file.")
 @click.option("--force", is_flag=True, help="Replace --record.")
 @click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
-@click.option("--threads", type=click.IntRange(1), help="For both; default: all cores.")
+@click.option("--threads", type=click.IntRange(1), help="Of each contestant.")
 @click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True)
 @verb
 def command(output: Output, bundle: Path | None, **options: Any) -> None:

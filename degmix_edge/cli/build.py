@@ -24,7 +24,12 @@ EXAMPLE = example(
 )
 ENGINE = [
     click.option("--share-weights", is_flag=True, help="Write weights of both graphs once."),
-    click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True),
+    click.option(
+        "--backend",
+        type=BACKEND,
+        metavar="NAME",
+        help="auto builds all, times them and keeps the fastest. [default: the usual one, untimed]",
+    ),
     click.option(
         "--dcn",
         type=click.Choice(["auto", "plugin", "offsets", "builtin", "gridsample"]),

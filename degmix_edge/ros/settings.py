@@ -33,7 +33,7 @@ class Settings:
     Attributes:
         bundle: The bundle's folder.
         backend: The name of a backend, or `auto`.
-        threads: CPU threads; 0 is the backend's choice.
+        threads: CPU threads; 0 is what `load` takes without a number.
         size: Height and width of a bundle with several sizes, as in `448x672`; empty is its first.
         image_topic: The camera's images.
         camera_info_topic: Their calibration; empty is `camera_info` beside the images.

@@ -433,12 +433,12 @@ def load(
         size: Height and width at which the network runs, where the bundle has several sizes; None
             takes the first. Images of any size are fitted to it.
         backend: The name of a backend, or `auto` for the best one that can run here.
-        threads: CPU threads or, on a GPU, images that run at once; None is the backend's choice.
+        threads: CPU threads or, on a GPU, images that run at once. None takes the number that was
+            the fastest where a build measured the bundle's forms, else the backend's choice.
         rebuild: What to do where the bundle's engine does not fit: True builds one, which takes
             minutes for a GPU, and keeps it in the user's cache. False runs model.onnx instead, or
             raises a BackendError where the backend cannot.
-        timeout_s: Seconds after which a call ends with a BackendError; None never ends one. Not
-            every backend can end a call.
+        timeout_s: Seconds until a call ends with a BackendError, where the backend can end one.
         trust: `any` takes every whole bundle, `signed` those that one of `keys` signed. None takes
             `$DEGMIX_TRUST`, or `signed` where keys are given.
         keys: Files of public keys in PEM, or folders of them; with an `identity`, the certificates
@@ -461,9 +461,9 @@ def load(
     wanted = policy(trust, [Path(key) for key in keys], identity, not_before)
     opened = (bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))).at(size)
     wanted.check(opened)
-    chosen = _choose(backend, threads, timeout_s, opened)
+    chosen, own = _choose(backend, threads, timeout_s, opened)
     engine = engine_bytes(opened, chosen, rebuild=rebuild)
-    runner = chosen(opened.manifest.network, engine, threads=threads)
+    runner = chosen(opened.manifest.network, engine, threads=own)
     runner.timeout_s = timeout_s
     again = {"bundle": opened.path, "backend": backend, "threads": threads, "rebuild": rebuild}
     again |= {"timeout_s": timeout_s, "size": opened.chosen_size, "format": format, **vars(wanted)}
@@ -480,8 +480,8 @@ def _load_again(arguments: Mapping[str, Any]) -> Session:
 
 def _choose(
     name: str, threads: int | None, seconds: float | None, opened: Bundle
-) -> type[EngineBackend]:
-    """The backend, which takes so many threads and such a timeout."""
+) -> tuple[type[EngineBackend], int | None]:
+    """The backend, which takes such a timeout, and its number of threads."""
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise ConfigError(f"threads: got {threads}, expected 1 to {MOST_THREADS}, or None")
     built = [engine.backend for engine in opened.manifest.engines]
@@ -490,7 +490,17 @@ def _choose(
         raise ConfigError(f"timeout_s: got {seconds}, expected seconds above 0, or None")
     if seconds is not None and not backend.takes_timeout:
         raise ConfigError(f"timeout_s: backend {backend.name} cannot end a call; leave it out")
-    return backend
+    return backend, _measured_threads(opened.manifest, backend) if threads is None else threads
+
+
+def _measured_threads(manifest: Manifest, backend: type[EngineBackend]) -> int | None:
+    """The number of threads that was the fastest for this backend's form in a build, or None.
+
+    It is no more than this process may use, which may be fewer than where the bundle was built.
+    """
+    own = (backend.name, manifest.precision)
+    forms = [form for form in manifest.forms if (form.backend, form.precision) == own]
+    return min(forms[0].threads, backends.processors()) if forms else None
 
 
 def _check_engine(session: Session, runner: EngineBackend, opened: Bundle) -> None:

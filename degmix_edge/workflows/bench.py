@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from degmix_edge.backends import processors
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.bundle.golden import unpack
 from degmix_edge.bundle.manifest import GOLDEN
@@ -165,7 +165,8 @@ def bench(
         checkpoint: What the bundle was built from; None looks among the shipped ones.
         calls: Calls that count, for each contestant.
         rate: Images a second to offer, as a camera does; None is as fast as possible.
-        threads: CPU threads of each contestant; None takes all cores.
+        threads: CPU threads of each contestant. None takes what `load` takes for the bundle, and
+            all cores for what it is timed against.
         size: Height and width of a bundle that has several sizes; None takes its first.
         backend: `auto`, or a backend's name.
         progress: Called with an `Event` after each block.
@@ -252,9 +253,7 @@ def machine() -> dict[str, str]:
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu": cpu_name(),
-        "cores": str(
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        ),
+        "cores": str(processors()),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
     }

@@ -9,6 +9,7 @@ built in the same way for each of them, with the recipe of the first.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -384,8 +385,9 @@ class Build:
     def fastest(self) -> Build:
         """Build every form that this machine can run, and return the build of the fastest.
 
-        It has run all stages but the last one. The network is exported and its images are read
-        once. A precision for which no recipe is inside the budget takes no part, and no more does
+        Where the options name a backend or a precision, only its forms take part. The result has
+        run all stages but the last one. The network is exported and its images are read once. Of
+        several precisions, one for which no recipe is inside the budget takes no part. No more does
         an engine that is not.
 
         Raises:
@@ -394,8 +396,11 @@ class Build:
             DegmixError: A stage failed.
         """
         self.run(until="images")
-        found = candidates(self.options.backend)
-        if self._asked and "bf16" in found:  # it has more to choose from
+        fixed = None if self.options.precision == "auto" else self.options.precision
+        found = candidates(self.options.backend, fixed, self.options.engine)
+        all_found = itertools.chain.from_iterable(found.values())
+        if self._asked and any("bf16" in backend.precisions() for backend in all_found):
+            # It has more to choose from.
             self._asked = replace(self._asked, backend="openvino")
         builds: dict[Kind, Build] = {}
         for precision, those in found.items():
@@ -403,6 +408,8 @@ class Build:
             try:
                 one.run(until="quantize")
             except AccuracyError as error:
+                if fixed is not None:
+                    raise
                 progress.note(f"{precision} takes no part: {error}", "budget")
                 continue
             for backend in those:
@@ -516,7 +523,7 @@ def build(
         _check_end(network, settings)
         pipeline.claim(force=force)
         pipeline.check()
-        if settings.precision == "auto":
+        if settings.is_measured:
             pipeline = pipeline.fastest()
         return pipeline.run(force=force).bundle
 

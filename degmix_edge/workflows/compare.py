@@ -73,7 +73,7 @@ def compare(
         slices: Parts to score apart, as in `evaluate`.
         bootstrap: Sets of images that are drawn for the intervals of 95 %; 0 gives none.
         size: Height and width of a bundle that has several sizes; None takes its first.
-        threads: CPU threads; None takes all cores, which several processes share.
+        threads: CPU threads; None takes what `load` takes, which several processes share.
         workers: Processes that compare, as in `evaluate`.
         address: A Ray cluster that compares, as in `evaluate`.
         progress: Called with an `Event` after each image.
@@ -131,7 +131,7 @@ def compare_engines(
         slices: Parts to score apart, as in `evaluate`.
         bootstrap: Sets of images that are drawn for the intervals of 95 %; 0 gives none.
         size: Height and width of a bundle that has several sizes; None takes its first.
-        threads: CPU threads; None takes all cores.
+        threads: CPU threads; None takes what `load` takes, which several processes share.
         workers: Processes that compare, as in `evaluate`.
         address: A Ray cluster that compares, as in `evaluate`.
         progress: Called with an `Event` after each image.

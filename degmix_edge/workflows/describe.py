@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from degmix_edge.bundle.contents import open_bundle, recipe_and_ranges
 from degmix_edge.bundle.contract import Contract, contract, contract_lines
-from degmix_edge.bundle.manifest import Manifest, size_text
+from degmix_edge.bundle.manifest import Form, Manifest, size_text
 from degmix_edge.bundle.ready import ENDING, located
 from degmix_edge.quant.recipe import Recipe
 
@@ -104,12 +104,29 @@ def bundle_lines(found: BundleContents) -> list[str]:
         lines += [f"size {size}:"] if len(found.sizes) > 1 else []
         lines += contract_lines(agreed)
     lines += [f"engine: {e.backend} {e.version} on {e.device}" for e in manifest.engines]
+    if manifest.forms:
+        lines.append(_fastest_line(manifest.forms))
     if manifest.split is not None:
         parts = (f"{name} {100 * share:.1f} %" for name, share in manifest.split.shares.items())
         lines.append(f"runs any subset of its tasks; shares of a call: {', '.join(parts)}")
     lines.append(f"weighted nodes in {recipe.precision}: {len(recipe.nodes(recipe.precision))}")
     kept = Counter(place.reason for place in recipe.placements if place.precision == "fp32")
     return [*lines, *(f"  fp32: {count} x {reason}" for reason, count in kept.items())]
+
+
+def _fastest_line(forms: Sequence[Form]) -> str:
+    """The form that a build chose by measurement, which is the first, and what the others took."""
+    first, *others = forms
+    text = (
+        f"the fastest of {len(forms)} forms: {_form_name(first)}, {first.net_ms:.2f} ms a call "
+        "where it was built; a session takes as many threads"
+    )
+    rest = [f"{_form_name(form)} {form.net_ms:.2f} ms" for form in others]
+    return f"{text} (others: {', '.join(rest)})" if rest else text
+
+
+def _form_name(form: Form) -> str:
+    return f"{form.backend} {form.precision} with {form.threads} thread{'s' * (form.threads > 1)}"
 
 
 def onnx_lines(found: OnnxContents) -> list[str]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from degmix_edge import backends, progress
-from degmix_edge.backends import EngineBackend
+from degmix_edge.backends import PLAIN, EngineBackend, EngineOptions
 from degmix_edge.bundle.manifest import Form
-from degmix_edge.errors import AccuracyError, ConfigError
+from degmix_edge.errors import AccuracyError, BackendError, ConfigError
 from degmix_edge.quant.recipe import Precision
 from degmix_edge.runtime import Session
 from degmix_edge.runtime.frames import Frame
@@ -40,11 +39,16 @@ class Loss:
     fits: bool = True
 
 
-def candidates(name: str) -> dict[Precision, list[type[EngineBackend]]]:
+def candidates(
+    name: str, precision: Precision | None = None, options: EngineOptions = PLAIN
+) -> dict[Precision, list[type[EngineBackend]]]:
     """Return the backends that are worth building for, by precision.
 
     Args:
         name: A backend's name, or `auto` for all of this machine.
+        precision: The only one that is asked for; None takes all of them.
+        options: What is asked of the engine; where `auto` has the choice, a backend that does not
+            have it takes no part.
 
     Raises:
         ConfigError: No engine can run on this machine, so that nothing can be timed.
@@ -56,19 +60,33 @@ def candidates(name: str) -> dict[Precision, list[type[EngineBackend]]]:
             f"precision 'auto' times the engines, and {chosen.name} cannot run here ({reason}); "
             "give fp32, fp16, bf16 or int8"
         )
+    takes = [backend for backend in backends.runnable(name) if _takes(backend, options)]
+    if precision is not None:
+        # Kernels for the precision first: other backends compute it in a wider one.
+        own = [backend for backend in takes if precision in backend.precisions()]
+        return {precision: own or [b for b in takes if b.lacks(precision) is None]}
     found: dict[Precision, list[type[EngineBackend]]] = {}
-    for backend in backends.runnable(name):
+    for backend in takes:
         if reason := backend.lacks("bf16"):
             progress.note(f"bf16 takes no part: {reason}", "forms")
-        for precision in backend.precisions():
-            found.setdefault(precision, []).append(backend)
+        for each in backend.precisions():
+            found.setdefault(each, []).append(backend)
     return found
+
+
+def _takes(backend: type[EngineBackend], options: EngineOptions) -> bool:
+    """Whether the backend has what is asked of an engine; one that does not is named in a note."""
+    try:
+        backend.refuse_options(options)
+    except BackendError as error:
+        progress.note(f"{backend.name} takes no part: {error}", "forms")
+        return False
+    return True
 
 
 def thread_counts(backend: type[EngineBackend]) -> list[int]:
     """Return the numbers of threads that are worth timing: one, and all cores."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return [1] if backend.has_lanes else sorted({1, allowed or 1})
+    return [1] if backend.has_lanes else sorted({1, backends.processors()})
 
 
 def fastest(

@@ -58,7 +58,10 @@ class Options(config.Settings):
             intrinsics, tensor or state.
         outputs: The kind of task of each output of an ONNX file or torch module that is not called
             after it.
-        backend: `auto`, or an engine backend's name.
+        backend: An engine backend's name, or `auto`, which builds the engine of every backend that
+            this machine can run, times them in turn, and keeps the fastest that the budget allows.
+            If it is not given, and no precision is `auto` either, nothing is timed: the engine is
+            TensorRT's where it runs, and ONNX Runtime's elsewhere.
         dcn: TensorRT: the form of deformable convolutions.
         version_compatible: TensorRT: the engine runs with later minor versions too.
         hardware_compatible: TensorRT: the engine runs on every card since Ampere.
@@ -140,6 +143,12 @@ class Options(config.Settings):
         one_or_more: Any = self.size or ()
         is_pair = bool(one_or_more) and isinstance(one_or_more[0], int)
         return (one_or_more,) if is_pair else one_or_more
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether several forms are built and timed: `auto` was asked for by name."""
+        asks_backends = "backend" in self.model_fields_set and self.backend == "auto"
+        return asks_backends or self.precision == "auto"
 
     @property
     def range_observer(self) -> str:

@@ -91,7 +91,7 @@ def run_images(
         native: Write maps at each image's own size instead of the network's.
         size: Height and width of a bundle that has several sizes; None takes its first.
         backend: `auto`, or a backend's name.
-        threads: CPU threads; None takes all cores.
+        threads: CPU threads; None takes what `load` takes.
         force: Replace maps that are in `out`.
         progress: Called with an `Event` after each image.
 

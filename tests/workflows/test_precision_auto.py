@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 
 from degmix_edge import backends, load
-from degmix_edge.backends import openvino
+from degmix_edge.backends import EngineOptions, openvino
 from degmix_edge.bundle.contents import open_bundle, recipe_and_ranges
 from degmix_edge.errors import AccuracyError, BackendError, ConfigError
+from degmix_edge.progress import listening
 from degmix_edge.workflows import build as building
 from degmix_edge.workflows import fastest
 from degmix_edge.workflows.bench import Result
 from degmix_edge.workflows.build import build, check_build
+from degmix_edge.workflows.describe import bundle_lines, describe
 from degmix_edge.workflows.fastest import candidates
 from degmix_edge.workflows.options import Options
 from degmix_edge.workflows.quantize import quantize
 
-pytestmark = pytest.mark.slow(file_seconds=25)
+pytestmark = pytest.mark.slow(file_seconds=35)
 TASKS = ("semseg", "depth")
 
 
@@ -69,6 +71,84 @@ def test_the_fastest_form_is_kept(exported, pictures, tmp_path, monkeypatch):
         assert session(pictures[0])["depth"].shape == pictures[0].shape[:2]
 
 
+@pytest.fixture(scope="module")
+def fixed(exported, tmp_path_factory):
+    """FP32 of every backend: the bundle of the fastest, and the table of forms."""
+    events = []
+    target = tmp_path_factory.mktemp("fixed") / "fp32.degmix"
+    bundle = build(
+        exported[0],
+        target,
+        precision="fp32",
+        backend="auto",
+        tasks=TASKS,
+        progress=events.append,
+    )
+    (table,) = [event.rows for event in events if event.kind == "table"]
+    return bundle, table[1:]
+
+
+def test_auto_tries_every_backend_of_a_fixed_precision(fixed):
+    bundle, rows = fixed
+    here = {backend.name for backend in backends.runnable("auto")}
+    assert len(here) > 1
+    assert {(row[0], row[1]) for row in rows} == {(name, "fp32") for name in here}
+    assert [row[-1] for row in rows] == ["kept"] + [""] * (len(rows) - 1)
+    assert bundle.manifest.precision == "fp32"
+    first = bundle.manifest.forms[0]
+    assert [engine.backend for engine in bundle.manifest.engines] == [first.backend]
+    assert first.net_ms == min(form.net_ms for form in bundle.manifest.forms)
+
+
+def test_a_session_has_as_many_threads_as_were_fastest(fixed, monkeypatch):
+    bundle, _ = fixed
+    fast, *others = bundle.manifest.forms
+    own = [fast.model_copy(update={"threads": 2}), fast.model_copy(update={"threads": 1})]
+
+    def threads(forms, **given):
+        opened = open_bundle(bundle.path)
+        opened.manifest = opened.manifest.model_copy(update={"forms": tuple(forms)})
+        with load(opened, **given) as session:
+            return session.backend.threads
+
+    monkeypatch.setattr(backends, "processors", lambda: 4)
+    assert threads(own) == 2
+    assert threads(own[::-1]) == 1
+    assert threads(own, threads=3) == 3
+    assert threads([]) is None
+    others = [form for form in others if form.backend != fast.backend]
+    assert threads(others) is None  # they say nothing of this backend
+    assert threads([one.model_copy(update={"precision": "int8"}) for one in own]) is None
+    monkeypatch.setattr(backends, "processors", lambda: 1)
+    assert threads(own) == 1  # this process may not use two
+
+
+def test_inspect_says_which_form_is_the_fastest(fixed):
+    bundle, _ = fixed
+    (line,) = [line for line in bundle_lines(describe(bundle.path)) if "the fastest of" in line]
+    first, *others = bundle.manifest.forms
+    assert f"{first.backend} fp32 with {first.threads} thread" in line
+    assert f"{first.net_ms:.2f} ms a call" in line
+    assert all(f"{form.net_ms:.2f} ms" in line for form in others)
+
+
+def test_backends_that_take_part(capfd):
+    assert [b.name for b in candidates("auto", "fp32")["fp32"]] == ["onnxruntime", "openvino"]
+    assert [b.name for b in candidates("auto", "fp16")["fp16"]] == ["onnxruntime", "openvino"]
+    events = []
+    with listening(events.append):
+        split = candidates("auto", "fp32", EngineOptions(split=True))
+    assert [backend.name for backend in split["fp32"]] == ["onnxruntime"]
+    assert [e.detail for e in events if e.detail.startswith("openvino takes no part: ")]
+
+
+def test_auto_is_measured_where_it_is_asked_for():
+    assert not Options().is_measured
+    assert not Options(backend="openvino").is_measured
+    assert Options(backend="auto").is_measured
+    assert Options(precision="auto", backend="openvino").is_measured
+
+
 def test_a_precision_outside_its_budget_takes_no_part(exported, bundles, pictures, tmp_path):
     recipe, _ = recipe_and_ranges(bundles["int8"])
     weighted = sorted(recipe.nodes("int8"))
@@ -87,6 +167,24 @@ def test_a_precision_outside_its_budget_takes_no_part(exported, bundles, picture
     assert any(note.startswith("int8 takes no part: ") for note in notes)
     assert all("% of its budget" in form.worst for form in bundle.manifest.forms)
     assert all(form.fits for form in bundle.manifest.forms if form.precision == "fp32")
+
+
+def test_a_fixed_precision_outside_its_budget_is_refused(exported, pictures, bundles, tmp_path):
+    weighted = sorted(recipe_and_ranges(bundles["int8"])[0].nodes("int8"))
+    with pytest.raises(AccuracyError, match="--budget '1%': "):
+        build(
+            exported[0],
+            tmp_path / "e.degmix",
+            backend="auto",
+            precision="int8",
+            calibration=pictures[:2],
+            budget="1%",
+            min_int8=99,
+            keep_float=tuple(weighted[1:]),
+            examples=pictures[:1],
+            device="orin-agx",
+        )
+    assert not (tmp_path / "e.degmix").exists()
 
 
 def test_a_tolerance_that_no_form_meets(exported, bundles, monkeypatch):

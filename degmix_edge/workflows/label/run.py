@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from degmix_edge.backends import choose
+from degmix_edge.backends import choose, processors
 from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.errors import ConfigError, InputError
 from degmix_edge.progress import Event, Progress, emit, listening, note, warn
@@ -152,7 +151,7 @@ def _workers(workers: int | None, threads: int) -> int:
         raise ConfigError(f"threads: got {threads}, expected at least 1")
     if workers is not None and workers < 1:
         raise ConfigError(f"workers: got {workers}, expected at least 1")
-    return workers or max(1, len(os.sched_getaffinity(0)) // threads)
+    return workers or max(1, processors() // threads)
 
 
 def make_job(source: str, bundle: Path, out: Path, options: Mapping[str, Any]) -> Job:
