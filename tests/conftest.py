@@ -279,6 +279,16 @@ def bundles(exported, pictures):
     return {precision: bundle(precision) for precision in ("fp32", "fp16", "int8")}
 
 
+@pytest.fixture(scope="session")
+def batch_bundle(loaded):
+    """A bundle that computes three images at once."""
+
+    def make(path: Path) -> None:
+        build(loaded, path, precision="fp32", batch=3)
+
+    return open_bundle(shared("batch.degmix", make))
+
+
 SIZES = ((HEIGHT, WIDTH), (96, 160))
 
 

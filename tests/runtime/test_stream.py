@@ -6,7 +6,6 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import shared
 
 import degmix_edge
 from degmix_edge.capture import CapturedFrame, Source
@@ -20,7 +19,6 @@ from degmix_edge.runtime.results import (
     STOPPED,
     TOO_OLD,
 )
-from degmix_edge.workflows.build import build
 
 
 class Camera(Source):
@@ -205,13 +203,9 @@ def test_frames_that_are_too_old_are_not_computed(session, pictures):
 
 
 @pytest.fixture(scope="module")
-def batch_session(loaded):
+def batch_session(batch_bundle):
     """A session that computes three images at once."""
-
-    def make(path):
-        build(loaded, path, precision="fp32", batch=3)
-
-    with degmix_edge.load(shared("stream_batch.degmix", make), threads=1) as session:
+    with degmix_edge.load(batch_bundle, threads=1) as session:
         yield session
 
 

@@ -33,7 +33,7 @@ def maps():
 
 
 def start(**changes):
-    with serve(changes.pop("bundle", BUNDLE), **changes):
+    with serve(changes.pop("bundle", BUNDLE), **{"port": 0, **changes}):
         raise AssertionError("a server has started")
 
 
@@ -90,13 +90,18 @@ def test_a_refusal_has_its_status_and_its_reason():
         ({"replica": 2}, "no setting 'replica'. .* Did you mean 'replicas'?"),
         ({"size": (64, 96)}, "size"),
         ({"backend": "onnxruntim"}, "Did you mean 'onnxruntime'?"),
-        ({"host": "203.0.113.9"}, "port: cannot listen at 203.0.113.9:8000"),
-        ({"address": "127.0.0.1:1"}, "address 127.0.0.1:1: nothing answers there"),
+        ({"host": "203.0.113.9"}, "port: cannot listen at 203.0.113.9:0"),
     ],
 )
 def test_nonsense_is_refused_before_a_server_starts(changes, text):
     with pytest.raises(ConfigError, match=text):
         start(**changes)
+
+
+def test_a_cluster_that_does_not_answer_is_refused():
+    pytest.importorskip("ray.serve")
+    with pytest.raises(ConfigError, match=r"address 127\.0\.0\.1:1: nothing answers there"):
+        start(address="127.0.0.1:1")
 
 
 def test_a_port_that_is_taken_is_refused_before_a_server_starts():
@@ -106,7 +111,7 @@ def test_a_port_that_is_taken_is_refused_before_a_server_starts():
         port = other.getsockname()[1]
         for name in ("port", "metrics_port"):
             with pytest.raises(ConfigError, match=rf"^{name}: cannot listen at .*:{port} \(Addr"):
-                start(**{"port": 0, name: port})
+                start(**{name: port})
 
 
 def test_a_bundle_that_cannot_be_read_is_refused(tmp_path):

@@ -103,12 +103,12 @@ def serve(
     with listening(progress):
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
         served = _served(opened, settings)
-        _check_ray()
         is_here = settings.address in (LOCAL, "auto")  # else another machine listens
         port = check_port(settings.host, settings.port) if is_here else settings.port
-        own = {"_metrics_export_port": check_port("", settings.metrics_port, "metrics_port")}
+        metrics = {"_metrics_export_port": check_port("", settings.metrics_port, "metrics_port")}
+        more = metrics if settings.address == LOCAL else {}
+        _check_ray()
         processors = settings.most_replicas * served.threads
-        more = own if settings.address == LOCAL else {}
         with cluster(settings.address, processors, data=False, **more) as ray:
             with _application(served, port):
                 yield Server(

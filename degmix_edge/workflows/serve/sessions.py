@@ -52,8 +52,9 @@ class Sessions:
         self.session = load(opened, size=size, backend=backend, threads=served.threads)
         self.failure = ""
         self._net_ms = Histogram("degmix_net_ms", "Milliseconds of one call.", boundaries=NET_MS)
-        self._images = Histogram("degmix_batch_images", "Images of a call.", boundaries=BATCH_SIZES)
+        self._batch = Histogram("degmix_batch_images", "Images of a call.", boundaries=BATCH_SIZES)
         self._calls = Counter("degmix_calls", "Calls of the network.")
+        self._images = Counter("degmix_images", "Images that were computed.")
         spec = self.session.spec
         # The first call of a session takes longer, and no client should wait for it.
         self.session([np.zeros((spec.height, spec.width, 3), np.uint8)])
@@ -97,7 +98,8 @@ class Sessions:
     def _observe(self, maps: Maps, images: int) -> None:
         assert maps.latency is not None
         self._calls.inc()
-        self._images.observe(images)
+        self._images.inc(images)
+        self._batch.observe(images)
         self._net_ms.observe(maps.latency.net_ms)
 
     def check_health(self) -> None:
