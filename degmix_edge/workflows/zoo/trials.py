@@ -221,7 +221,8 @@ class Trials:
             param_space={"name": tune.grid_search(list(self.runs))},
             tune_config=tune.TuneConfig(
                 scheduler=self._asha() if on.asha else None,
-                max_concurrent_trials=on.workers if on.address else None,
+                # A limit keeps the order, which ASHA needs, and no process for the next network.
+                max_concurrent_trials=on.workers if on.address or on.asha else None,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
