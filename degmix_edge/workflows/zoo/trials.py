@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 MAX_FAILURES = 3
 """How often Ray starts a training again that died."""
 TUNE = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the other one prints boxes, even where it is told not to
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interruption ends the zoo, as without Ray
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # what ASHA must not end reports nothing to it
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs have logs of their own
@@ -219,7 +220,10 @@ class Trials:
             tune.with_resources(trial, {"cpu": self.resources[0], "gpu": self.resources[1]}),
             param_space={"name": tune.grid_search(list(self.runs))},
             tune_config=tune.TuneConfig(
-                scheduler=self._asha() if on.asha else None, max_concurrent_trials=on.workers
+                scheduler=self._asha() if on.asha else None,
+                # A limit keeps the order, which ASHA needs, and no process for the next network.
+                max_concurrent_trials=on.workers if on.address or on.asha else None,
+                reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name="trials",
