@@ -68,7 +68,7 @@ def convert(
 
     Raises:
         CheckpointError: It is no such file, or has keys that nothing explains.
-        ConfigError: The input size is not known, or a setting does not fit.
+        ConfigError: The input size is not known or not the network's, or a setting does not fit.
         OutputError: `out` exists without `force`, or cannot be written.
     """
     from degmix_training import checkpoint as checkpoints
@@ -80,6 +80,11 @@ def convert(
     classes = getattr(data_sets.find(data).DataSet, "classes", None) if data else None
     found = import_checkpoint(Path(checkpoint), classes, config.override({}, overrides))
     name = data or found.data
+    if size and found.size and found.fixed_size and size != found.size:
+        raise ConfigError(
+            f"{checkpoint}: --size {size[0]}x{size[1]}, but this network is built for "
+            f"{found.size[0]}x{found.size[1]}; leave --size out"
+        )
     height, width = size or found.size or SIZES.get(name) or (0, 0)
     if not height:
         raise ConfigError(f"{checkpoint}: trained at a size that is not known; give --size HxW")

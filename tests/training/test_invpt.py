@@ -3,7 +3,7 @@
 import public_invpt
 import pytest
 import torch
-from degmix_training import models
+from degmix_training import checkpoint, models
 from degmix_training.authors import import_checkpoint
 from degmix_training.authors._base import image_size
 from degmix_training.config import TrainConfig, network_config, preset
@@ -11,6 +11,7 @@ from degmix_training.cost import count
 
 from degmix_edge import config, tasks
 from degmix_edge.errors import CheckpointError
+from degmix_edge.workflows.convert import convert
 
 pytestmark = pytest.mark.slow(file_seconds=6)
 
@@ -56,6 +57,18 @@ def test_an_imported_network_is_the_published_one(state, tmp_path):
         assert (exact[name] - logits[task]).abs().max() <= 1e-11 * scale
         difference = exact[f"{name}@initial"] - initial[task]
         assert difference.abs().max() <= 1e-11 * initial[task].abs().max()
+
+
+@torch.inference_mode()
+def test_a_converted_checkpoint_is_the_imported_network(state, tmp_path):
+    path, out = released(tmp_path, state), tmp_path / "ours.safetensors"
+    with pytest.raises(CheckpointError, match=r"pos_embed is \(1, 33, 192\), expected \(1, 26,"):
+        convert(path, out)
+    convert(path, out, size=SIZE, overrides=["plain.table_side=[64,128]"])
+    image = torch.randn(1, 3, *SIZE)
+    want = import_checkpoint(path, settings={"plain": PLAIN}).network(image)
+    got = checkpoint.load(out).network(image)
+    assert all(torch.equal(got[name], logits) for name, logits in want.items())
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@ import public_taskprompter
 import pytest
 import torch
 from conftest import small, task_specs
-from degmix_training import models
+from degmix_training import checkpoint, models
 from degmix_training.authors import import_checkpoint
 from degmix_training.config import TrainConfig, network_config, preset
 from degmix_training.cost import count
 
 from degmix_edge import config, tasks
-from degmix_edge.errors import CheckpointError, ShapeError
+from degmix_edge.errors import CheckpointError, ConfigError, ShapeError
+from degmix_edge.workflows.convert import convert
 
 pytestmark = pytest.mark.slow(file_seconds=6)
 
@@ -53,6 +54,17 @@ def test_an_imported_network_is_the_published_one(windows, state, tmp_path):
             place, number = name[:-1], int(name[-1])
             mean = state[f"{place}{number + 1}.running_mean"].double()
             norm.running_mean.copy_(mean - state[f"{name}.bias"].double())
+
+
+@torch.inference_mode()
+def test_a_converted_checkpoint_is_the_imported_network(state, tmp_path):
+    path, out = released(tmp_path, state), tmp_path / "ours.safetensors"
+    with pytest.raises(ConfigError, match="--size 96x64, but this network is built for 64x64"):
+        convert(path, out, size=(96, 64))
+    assert convert(path, out).size == SIZE
+    image = torch.randn(1, 3, *SIZE)
+    want, got = import_checkpoint(path).network(image), checkpoint.load(out).network(image)
+    assert all(torch.equal(got[name], logits) for name, logits in want.items())
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ class Imported:
         data: The data set of ours that its tasks and classes tell; `folder` for one that none of
             ours reads.
         size: Height and width it was trained at, where the weights tell.
+        fixed_size: Whether the network runs at no other size.
         mean, std: What images were normalised by.
         notes: What a user must know: what is assumed, what was found out and how.
     """
@@ -38,6 +39,7 @@ class Imported:
     fates: list[Fate]
     data: str
     size: tuple[int, int] | None = None
+    fixed_size: bool = False
     mean: tuple[float, float, float] = MEAN
     std: tuple[float, float, float] = STD
     notes: list[str] = field(default_factory=list)

@@ -100,7 +100,7 @@ def read(
         k.removeprefix("backbone."): t for k, t in tensors.items() if k.startswith("backbone.")
     }
     config, size = _describe(path, tensors, stripped, source)
-    config |= settings
+    config |= {**settings, "plain": config["plain"] | settings.get("plain", {})}
     network: Any = models.find("invpt").Model(network_config("invpt", config), specs)
     state, of_backbone = translate(network.backbone, stripped)
     state = {f"backbone.{key}": tensor for key, tensor in state.items()}

@@ -87,7 +87,17 @@ def read(
         f"backbone: {config['backbone']}, by the names and shapes of its weights alone",
         f"assumed: {windows}x{windows} windows (--set windows=...)",
     ]
-    return Imported("taskprompter", network.eval(), config, specs, fates, source, size, notes=notes)
+    return Imported(
+        "taskprompter",
+        network.eval(),
+        config,
+        specs,
+        fates,
+        source,
+        size,
+        fixed_size=True,
+        notes=notes,
+    )
 
 
 def _channels(tensors: Mapping[str, Tensor]) -> dict[str, int]:
