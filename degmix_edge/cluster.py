@@ -13,6 +13,8 @@ from degmix_edge.errors import ConfigError, DegmixError
 
 LOCAL = "local"
 """The address of a cluster that is started in this process and ends with it."""
+CLIENT = "ray://"
+"""How the address of a Ray client's server begins."""
 SECONDS = 10.0
 """How long an address may take to answer."""
 STORE_BYTES = 200 << 20
@@ -31,6 +33,7 @@ def cluster(address: str, num_cpus: int) -> Iterator[Any]:
         ConfigError: Ray is not installed, or nothing answers at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")  # its progress is that of the command
     try:
         import ray
         import ray.data
@@ -39,7 +42,9 @@ def cluster(address: str, num_cpus: int) -> Iterator[Any]:
             "--address needs ray, which is not installed: pip install 'degmix-edge[scale]'; "
             "without --address, processes of this machine do the work"
         ) from None
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    options: dict[str, Any] = {"log_to_driver": False}
+    if not address.startswith(CLIENT):  # whose server takes no level
+        options["logging_level"] = "error"
     if address == LOCAL:
         options |= {"num_cpus": num_cpus, "object_store_memory": STORE_BYTES}
         options |= {"include_dashboard": False, "address": "local"}
@@ -49,14 +54,22 @@ def cluster(address: str, num_cpus: int) -> Iterator[Any]:
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ConfigError(f"--address {address}: no cluster answers: {first}") from None
+        raise ConfigError(f"--address {address}: no cluster answers: {_summary(error)}") from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _summary(error: Exception) -> str:
+    """Return what a refused connection says, with what is behind it most often."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0].rstrip(": ") if len(lines) < 2 else f"{lines[0].rstrip(': ')}: {lines[-1]}"
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        text += "; if the cluster asks for a token, as Ray does since 2.59, set RAY_AUTH_MODE=token"
+    return text
 
 
 def _check_address(address: str) -> None:
