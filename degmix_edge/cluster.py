@@ -15,6 +15,8 @@ from degmix_edge.errors import ConfigError, DegmixError
 
 LOCAL = "local"
 """The address of a cluster that is started in this process and ends with it."""
+CLIENT = "ray://"
+"""How the address of a Ray client's server begins."""
 SECONDS = 10.0
 """How long an address may take to answer."""
 STORE_BYTES = 200 << 20
@@ -35,6 +37,7 @@ def cluster(address: str, num_cpus: int, *, data: bool = True, **settings: Any) 
         ConfigError: Ray is not installed, or nothing answers at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")  # its progress is that of the command
     try:
         import ray
 
@@ -45,8 +48,10 @@ def cluster(address: str, num_cpus: int, *, data: bool = True, **settings: Any) 
             "--address needs ray, which is not installed: pip install 'degmix-edge[scale]'; "
             "without --address, processes of this machine do the work"
         ) from None
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", **settings}
+    options: dict[str, Any] = {"log_to_driver": False, **settings}
     on_terminate = signal.getsignal(signal.SIGTERM)
+    if not address.startswith(CLIENT):  # whose server takes no level
+        options["logging_level"] = "error"
     if address == LOCAL:
         options |= {"num_cpus": num_cpus, "object_store_memory": STORE_BYTES}
         options |= {"include_dashboard": False, "address": "local"}
@@ -56,8 +61,7 @@ def cluster(address: str, num_cpus: int, *, data: bool = True, **settings: Any) 
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ConfigError(f"--address {address}: no cluster answers: {first}") from None
+        raise ConfigError(f"--address {address}: no cluster answers: {_summary(error)}") from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # `ray.init` has put its own in the place
     if data:
@@ -66,6 +70,15 @@ def cluster(address: str, num_cpus: int, *, data: bool = True, **settings: Any) 
         yield ray
     finally:
         ray.shutdown()
+
+
+def _summary(error: Exception) -> str:
+    """Return what a refused connection says, with what is behind it most often."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0].rstrip(": ") if len(lines) < 2 else f"{lines[0].rstrip(': ')}: {lines[-1]}"
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        text += "; if the cluster asks for a token, as Ray does since 2.59, set RAY_AUTH_MODE=token"
+    return text
 
 
 def _check_address(address: str) -> None:

@@ -81,7 +81,7 @@ def mapped(
         actor,
         fn_constructor_args=(argument,),
         batch_size=1,
-        concurrency=min(workers, len(rows)),
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
         num_cpus=cpus,
     ).iter_rows()
 
