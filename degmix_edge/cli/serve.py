@@ -30,7 +30,6 @@ EXAMPLE = example(
 @click.option("--deadline", "deadline_ms", type=float, help="In ms, where a request has none.")
 @click.option("--batch-wait", "batch_wait_ms", type=float, help="In ms. [default: 5]")
 @click.option("--metrics-port", type=int, help="Of Prometheus metrics. [default: a free one]")
-@click.option("--address", metavar="HOST:PORT", help="A Ray cluster; auto finds it.")
 @click.option("--backend", type=BACKEND, metavar="NAME", help="[default: auto]")
 @click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
 @verb
@@ -43,9 +42,7 @@ def command(output: Output, bundle: Path, **options: Any) -> None:
     from degmix_edge.workflows.serve import serve
 
     with serve(bundle, **given(options)) as server:
-        output.say(
-            f"{server.url}: serving {bundle}; metrics: {server.metrics_url or 'the cluster'}"
-        )
+        output.say(f"{server.url}: serving {bundle}; metrics: {server.metrics_url}")
         output.result(vars(server))
         server.wait()
     output.say("the server has stopped")

@@ -5,6 +5,7 @@ Its bundle computes three images at once.
 
 import concurrent.futures
 import io
+import itertools
 import json
 import re
 import signal
@@ -35,7 +36,7 @@ TASKS = ("semseg", "depth", "normals")
 @pytest.fixture(scope="module")
 def server(batch_bundle, tmp_path_factory):
     errors = tmp_path_factory.mktemp("serve") / "errors.txt"
-    options = ("--replicas", "2", "--threads", "1", "--queue", str(QUEUE))
+    options = ("--replicas", "2", "--threads", "1", "--queue", str(QUEUE), "--batch-wait", "100")
     with errors.open("w") as file, running(batch_bundle.path, *options, errors=file) as server:
         yield server
 
@@ -128,14 +129,25 @@ def test_health_and_what_is_served(server):
 
 
 def test_a_full_queue_refuses_and_every_request_has_an_outcome(server, encoded):
+    replicas = server.replicas()
+    assert len(replicas) == 2
     with concurrent.futures.ThreadPoolExecutor(40) as pool:
-        replies = list(pool.map(lambda _: server.ask("/maps?tasks=depth", encoded), range(40)))
+        for replica in replicas:  # nothing is computed until the queue is full
+            replica.suspend()
+        try:
+            futures = [pool.submit(server.ask, "/maps?tasks=depth", encoded) for _ in range(40)]
+            first = itertools.islice(concurrent.futures.as_completed(futures, 30), 10)
+            early = [future.result() for future in first]
+        finally:
+            for replica in replicas:
+                replica.resume()
+        replies = [future.result() for future in futures]
+    assert {reply.status for reply in early} == {503}
+    assert all(map(stamped, early))
+    assert f"{QUEUE} images are waiting already" in early[0].json["error"]["message"]
     causes = Counter(r.json["error"]["cause"] if r.status != 200 else "none" for r in replies)
     assert set(causes) == {"none", "queue"}, causes
     assert causes["none"] >= QUEUE
-    refused = next(reply for reply in replies if reply.status == 503)
-    assert stamped(refused)
-    assert f"{QUEUE} images are waiting already" in refused.json["error"]["message"]
 
 
 def test_a_deadline_that_has_passed_is_refused_and_costs_no_call(server, encoded):

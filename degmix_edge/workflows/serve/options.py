@@ -9,7 +9,6 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from degmix_edge import config
-from degmix_edge.cluster import LOCAL
 from degmix_edge.limits import Side
 from degmix_edge.network import NetworkSpec
 from degmix_edge.runtime.session import MOST_THREADS
@@ -39,8 +38,6 @@ class ServeOptions(config.Settings):
         backend: `auto`, or a backend's name.
         size: Height and width of a bundle that has several sizes; None takes its first.
         metrics_port: The port of Prometheus metrics on this machine; 0 takes a free one.
-        address: A Ray cluster: `auto`, `host:port` or `ray://host:port`; `local` starts one that
-            ends with the server.
     """
 
     host: str = "127.0.0.1"
@@ -54,7 +51,6 @@ class ServeOptions(config.Settings):
     backend: str = "auto"
     size: tuple[Side, Side] | None = None
     metrics_port: Port = 0
-    address: str = LOCAL
 
     @model_validator(mode="after")
     def _order(self) -> ServeOptions:
@@ -81,7 +77,7 @@ class Served:
     """What the processes of a server are given.
 
     Attributes:
-        bundle: The bundle's folder, which every machine must see.
+        bundle: The bundle's folder.
         digest: The digest of the bundle when the server began; a replica refuses any other.
         version: The version of degmix-edge that began it; a replica of another one refuses.
         network: The network.

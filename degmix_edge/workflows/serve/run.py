@@ -51,7 +51,7 @@ class Server:
 
     Attributes:
         url: Where it listens.
-        metrics_url: Where Prometheus reads metrics; empty on a cluster of others.
+        metrics_url: Where Prometheus reads metrics.
         bundle: The digest of the bundle.
         version: The version of degmix-edge.
         replicas: How many replicas it began with.
@@ -87,7 +87,7 @@ def serve(
     ...     server.wait()
 
     Args:
-        bundle: The bundle, or its folder, which every machine of a cluster must see.
+        bundle: The bundle, or its folder.
         options: What is asked for.
         progress: Called with an `Event` for each thing that should be noticed.
         changes: Fields of `ServeOptions`, which replace those of `options`.
@@ -103,17 +103,15 @@ def serve(
     with listening(progress):
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
         served = _served(opened, settings)
-        is_here = settings.address in (LOCAL, "auto")  # else another machine listens
-        port = check_port(settings.host, settings.port) if is_here else settings.port
+        port = check_port(settings.host, settings.port)
         metrics = {"_metrics_export_port": check_port("", settings.metrics_port, "metrics_port")}
-        more = metrics if settings.address == LOCAL else {}
         _check_ray()
         processors = settings.most_replicas * served.threads
-        with cluster(settings.address, processors, data=False, **more) as ray:
+        with cluster(LOCAL, processors, data=False, **metrics) as ray:
             with _application(served, port):
                 yield Server(
                     url=f"http://{_reachable(settings.host)}:{port}",
-                    metrics_url=_metrics_url(ray) if more else "",
+                    metrics_url=_metrics_url(ray),
                     bundle=served.digest,
                     version=__version__,
                     replicas=settings.replicas,
@@ -129,7 +127,7 @@ def _served(opened: Bundle, settings: ServeOptions) -> Served:
     backend = choose(settings.backend, built=[engine.backend for engine in manifest.engines])
     threads, replicas = settings.threads_each, settings.most_replicas
     cores = len(os.sched_getaffinity(0))
-    if settings.address == LOCAL and not backend.has_lanes and threads * replicas > cores:
+    if not backend.has_lanes and threads * replicas > cores:
         warn(
             f"{replicas} replicas of {threads} threads share {cores} processors, so they slow "
             "each other down",
@@ -198,19 +196,12 @@ def _application(served: Served, port: int) -> Iterator[None]:
     """The deployments on a cluster that this process is connected to.
 
     Raises:
-        ConfigError: Ray Serve runs there already.
         BackendError: The replicas do not start.
     """
     import ray.serve
 
     ray_serve: Any = ray.serve
     settings = served.options
-    status = ray_serve.status()
-    if status.proxies or status.applications:
-        raise ConfigError(
-            f"address {settings.address}: Ray Serve runs on this cluster already; end it with "
-            "`serve shutdown`, or use another cluster"
-        )
     quiet = {"log_level": "WARNING", "enable_access_log": False}
     http = {"host": settings.host, "port": port}
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
