@@ -221,9 +221,10 @@ class Trials:
             param_space={"name": tune.grid_search(list(self.runs))},
             tune_config=tune.TuneConfig(
                 scheduler=self._asha() if on.asha else None,
-                # A limit keeps the order, which ASHA needs, and no process for the next network.
+                # A limit keeps the order, which ASHA needs.
                 max_concurrent_trials=on.workers if on.address or on.asha else None,
-                reuse_actors=True,
+                # With Ray 2.60, the process of a stopped training hangs when it is reused.
+                reuse_actors=not on.asha,
             ),
             run_config=tune.RunConfig(
                 name="trials",
