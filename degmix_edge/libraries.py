@@ -1,4 +1,4 @@
-"""Find our native libraries: in the package, where `make` puts them, or where a variable says."""
+"""Find our native libraries: in the package, where wheels and `make` put them, or by a variable."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The optional library that converts and resizes pictures on the processor, several times faster.
 
-`make cpu-ops` compiles `plugins/pixels` and puts it beside this package. Without it numpy and
+A wheel has it, and `make cpu-ops` compiles `plugins/pixels` in a checkout. Without it numpy and
 Pillow do the same work. The bytes are equal, within one level where a picture is resized.
 """
 

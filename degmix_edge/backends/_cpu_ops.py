@@ -1,6 +1,6 @@
 """The optional library of ONNX Runtime operators: where it is, and what it offers.
 
-`make cpu-ops` compiles `plugins/deform_sample` and puts it beside this package.
+A wheel has it, and `make cpu-ops` compiles `plugins/deform_sample` in a checkout.
 """
 
 from __future__ import annotations

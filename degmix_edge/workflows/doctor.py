@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from degmix_edge import __version__, backends, ort
+from degmix_edge import __version__, backends, ort, pixel_library
 from degmix_edge.backends import _cpu_ops, _kernels, _trt_plugin
 from degmix_edge.errors import BackendError, ConfigError, DegmixError, InputError
 from degmix_edge.nvidia import cuda
@@ -64,6 +64,11 @@ SELF_TEST = b64decode(
 )
 """An ONNX file with one DegmixDeformSample of a 2x2 image at one place: a robot has no package onnx
 to make one."""
+COMPILE = (
+    "install a wheel for this machine; or CMake and a C++ compiler, and then the package from its "
+    "source again, or `make cpu-ops` in a checkout"
+)
+"""How the native part comes to a machine."""
 VNNI = ("avx512_vnni", "avx_vnni", "asimddp", "i8mm")
 LOW_DISK_BYTES = 1_000_000_000
 
@@ -90,6 +95,7 @@ def examine(role: str | None = None, *, root: Path = ROOT) -> list[Check]:
         *map(_backend, backends.AUTO),
         _cpu(),
         _cpu_operators(),
+        _cpu_pictures(),
         _gpu(),
         _plugin(),
         _kernel_library(),
@@ -176,14 +182,28 @@ def _cpu_operators() -> Check:
     except ConfigError as error:
         return Check("cpu operators", "missing", "not usable", str(error))
     if path is None:
-        advice = (
-            "DeMT-like deformable convolutions run 1.5 to 2.3 x as fast with them: make cpu-ops"
-        )
+        advice = f"DeMT-like deformable convolutions run 1.5 to 2.3 x as fast with them: {COMPILE}"
         return Check("cpu operators", "note", "not built", advice)
     if (problem := _self_test(path)) is not None:
         advice = f"make cpu-ops, or set {_cpu_ops.VARIABLE}=none"
         return Check("cpu operators", "missing", f"{found}: {problem}", advice)
     return Check("cpu operators", "ok", f"{found}, self-test passed")
+
+
+def _cpu_pictures() -> Check:
+    """Our library for pictures: whether it is there, loads, and resizes a picture of one colour."""
+    name = "cpu pictures"
+    try:
+        resized = pixel_library.resize(np.full((3, 4, 3), 7, np.uint8), 2, 2)
+    except ConfigError as error:
+        return Check(name, "missing", "not usable", str(error))
+    if resized is None:
+        advice = f"frames are converted and resized several times faster with it: {COMPILE}"
+        return Check(name, "note", "not built; numpy and Pillow do its work", advice)
+    if (resized != 7).any():
+        advice = f"make cpu-ops, or set {pixel_library.VARIABLE}=none"
+        return Check(name, "missing", f"{pixel_library.FILE}: self-test gave other bytes", advice)
+    return Check(name, "ok", f"{pixel_library.FILE}, self-test passed")
 
 
 def _self_test(operators: Path) -> str | None:

@@ -4,9 +4,11 @@ import json
 import os
 from importlib import metadata
 
+import numpy as np
 import pytest
 from jetson_files import write_files
 
+from degmix_edge import pixel_library
 from degmix_edge.backends import _kernels
 from degmix_edge.errors import ConfigError
 from degmix_edge.workflows import doctor, doctor_system
@@ -231,7 +233,8 @@ def test_the_command_line(cli):
     assert code == 0, err
     checks = {check["name"]: check for check in json.loads(out)["checks"]}
     expected = {"python", "role", "board", "memory", "clocks", "cameras", "ros", "cache"}
-    assert expected | {"signatures", "disk", "cuda kernels", "cpu operators"} <= checks.keys()
+    expected |= {"signatures", "disk", "cuda kernels", "cpu operators", "cpu pictures"}
+    assert expected <= checks.keys()
     assert all(set(c) == {"name", "status", "found", "advice"} for c in checks.values())
     assert all("\n" not in check["advice"] for check in checks.values())
     assert all(check["advice"] for check in checks.values() if check["status"] == "missing")
@@ -241,6 +244,22 @@ def test_the_command_line(cli):
 
 
 # Libraries
+
+
+def test_the_library_of_pictures(tmp_path, monkeypatch):
+    monkeypatch.setenv(pixel_library.VARIABLE, "none")
+    check = doctor._cpu_pictures()
+    assert (check.status, check.found) == ("note", "not built; numpy and Pillow do its work")
+    assert "install a wheel for this machine" in check.advice
+    broken = tmp_path / "broken.so"
+    broken.write_text("no library")
+    monkeypatch.setenv(pixel_library.VARIABLE, str(broken))
+    assert doctor._cpu_pictures().status == "missing"
+    monkeypatch.setattr(pixel_library, "resize", lambda *a: np.full((2, 2, 3), 6, np.uint8))
+    check = doctor._cpu_pictures()
+    assert (check.status, "gave other bytes" in check.found) == ("missing", True)
+    monkeypatch.setattr(pixel_library, "resize", lambda *a: np.full((2, 2, 3), 7, np.uint8))
+    assert doctor._cpu_pictures().status == "ok"
 
 
 def test_kernels_that_cannot_be_used(tmp_path, monkeypatch):
