@@ -577,4 +577,4 @@ def test_the_verb_prints_what_it_wrote(cli, tars, serial, tmp_path):
     assert code == 0, err
     values = json.loads(text)
     assert (values["images"], values["bad"], values["resumed"]) == (IMAGES, 0, TARS)
-    assert f"{IMAGES} images in {TARS} shards, 0 set aside" in err
+    assert f"{IMAGES} images, 0 set aside, shards: {TARS}" in err
