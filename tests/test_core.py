@@ -20,7 +20,7 @@ class Outer(config.Settings):
 
 def test_registry_names_are_files_without_underscore():
     assert registry.names("degmix_edge.metrics") == [
-        *("edge_f", "epe", "max_f", "mean_angle", "mean_error", "miou", "ods_f", "rmse")
+        *("ece", "edge_f", "epe", "max_f", "mean_angle", "mean_error", "miou", "ods_f", "rmse")
     ]
 
 
