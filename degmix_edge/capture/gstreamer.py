@@ -25,10 +25,13 @@ EXPECTED = "`gst:PIPELINE`, a pipeline of GStreamer that ends in raw video"
 PIXELS = {"rgb": "RGB", "bgr": "BGR", "nv12": "NV12", "yuyv": "YUY2"}
 PIXELS |= {"grey": "GRAY8", "uyvy": "UYVY"}
 """GStreamer's name of each format that the pipeline's video can be converted to."""
-_PREFIX, _MUX = "gst:", "degmix"
+_PREFIX, _MUX, _QUEUE = "gst:", "degmix", "degmixqueue"
 _APPSINK = re.compile(r"!\s*appsink\b[^!]*$")
-_CAPS = re.compile(rf"GstMultipartMux:{_MUX}\.GstPad:sink_0: caps = video/x-raw, (.*)")
-_LEAKY = "queue leaky=downstream max-size-buffers=1 max-size-bytes=0 max-size-time=0"
+# The size of the video is printed at both ends of our part. GStreamer sometimes prints nothing of
+# what is behind a queue: two threads then tell of their first caps at the same moment.
+_PADS = rf"(?:{_QUEUE}\.GstPad:sink|{_MUX}\.GstPad:sink_0)"
+_CAPS = re.compile(rf":{_PADS}: caps = video/x-raw, (.*)")
+_LEAKY = f"queue name={_QUEUE} leaky=downstream max-size-buffers=1 max-size-bytes=0 max-size-time=0"
 _BYTES = {"rgb": 3, "bgr": 3, "yuyv": 2, "uyvy": 2}
 _CAPS_S = 5.0
 

@@ -9,7 +9,7 @@ from degmix_calibration.sensitivity import restrict
 from test_budget import parts  # noqa: F401
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.slow(file_seconds=20)
+pytestmark = [pytest.mark.ray, pytest.mark.slow(file_seconds=20)]
 
 
 def test_a_search_on_ray_gives_the_recipe_of_a_serial_one(parts):  # noqa: F811

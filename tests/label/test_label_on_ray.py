@@ -16,7 +16,7 @@ from degmix_edge.errors import BackendError, OutputError  # noqa: E402
 from degmix_edge.progress import Event  # noqa: E402
 from degmix_edge.workflows.label import label  # noqa: E402
 
-pytestmark = pytest.mark.slow(file_seconds=30)
+pytestmark = [pytest.mark.ray, pytest.mark.slow(file_seconds=30)]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from degmix_edge.workflows.zoo.train import saved_step, stopped_step
 from degmix_edge.workflows.zoo.trials import Cluster, train_on_ray
 
 pytest.importorskip("ray.tune")
-pytestmark = pytest.mark.slow(file_seconds=40)
+pytestmark = [pytest.mark.ray, pytest.mark.slow(file_seconds=80)]
 CPU = Machine(accelerator="cpu")
 ZOO = {
     "backbone": "test_resnet",
