@@ -15,8 +15,12 @@ from degmix_edge import tasks
 from degmix_edge.errors import CheckpointError
 from degmix_edge.preprocess import MEAN, STD
 from degmix_edge.tasks import TaskSpec
+from degmix_training import data
 from degmix_training.backbone import PLAIN_STRIDE
 from degmix_training.pretrained import COUNTER, Fate
+
+TASKS = {"sal": "saliency"}
+"""Names of tasks in the code of this line, where they are not ours."""
 
 
 @dataclass(frozen=True)
@@ -132,3 +136,22 @@ def task_spec(
     if len(names) != channels:
         names = tuple(f"class {index}" for index in range(channels))
     return task.spec(names)
+
+
+def data_and_specs(
+    path: Path, channels: Mapping[str, int], classes: Mapping[str, tuple[str, ...]] | None
+) -> tuple[str, dict[str, TaskSpec]]:
+    """Return the data set that the tasks tell, and the spec of each task.
+
+    Args:
+        path: The file, for messages.
+        channels: How many there are, by the file's name of each task.
+        classes: Class names by task; None is those of the data set.
+
+    Raises:
+        CheckpointError: A task has another number of channels.
+    """
+    ours = {TASKS.get(name, name): count for name, count in channels.items()}
+    source = "pascal_context" if "human_parts" in ours else "nyud"
+    known = data.find(source).DataSet.classes if classes is None else classes
+    return source, {name: task_spec(path, name, count, known) for name, count in ours.items()}

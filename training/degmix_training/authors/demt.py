@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from degmix_edge.errors import CheckpointError
-from degmix_training import data, models
-from degmix_training.authors._base import Imported, task_spec
+from degmix_training import models
+from degmix_training.authors._base import TASKS, Imported, data_and_specs
 from degmix_training.backbone import PLAIN_STRIDE
 from degmix_training.config import network_config
 from degmix_training.pretrained import (
@@ -28,8 +28,6 @@ from degmix_training.pretrained import (
 )
 
 KEYS = "head.defor_mixers.*, head.task_fusion.* and head.final_logits.*"
-TASKS = {"sal": "saliency"}
-"""Their names where they are not ours."""
 VIT_EPSILON = 1e-5
 """Of the LayerNorms in the public code's ViT, where timm has 1e-6."""
 FUSION = "attention over a sequence of one: query and key have no effect"
@@ -65,10 +63,7 @@ def read(
     """
     model, config = _describe(path, tensors)
     config |= settings
-    channels = {TASKS.get(name, name): count for name, count in _heads(tensors).items()}
-    source = "pascal_context" if "human_parts" in channels else "nyud"
-    known = data.find(source).DataSet.classes if classes is None else classes
-    specs = {name: task_spec(path, name, count, known) for name, count in channels.items()}
+    source, specs = data_and_specs(path, _heads(tensors), classes)
     network: Any = models.find(model).Model(network_config(model, config), specs)
     backbone_keys = {k: t for k, t in tensors.items() if k.startswith("backbone.")}
     stripped = {k.removeprefix("backbone."): t for k, t in backbone_keys.items()}

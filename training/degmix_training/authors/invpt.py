@@ -14,8 +14,15 @@ from typing import Any
 from torch import Tensor
 
 from degmix_edge.errors import CheckpointError
-from degmix_training import data, models
-from degmix_training.authors._base import Imported, image_size, need, place_renamed, task_spec
+from degmix_training import models
+from degmix_training.authors._base import (
+    TASKS,
+    Imported,
+    data_and_specs,
+    image_size,
+    need,
+    place_renamed,
+)
 from degmix_training.config import network_config
 from degmix_training.pretrained import (
     Fate,
@@ -27,8 +34,6 @@ from degmix_training.pretrained import (
 )
 
 KEYS = "multi_task_decoder.invpt.* and multi_task_decoder.intermediate_head.*"
-TASKS = {"sal": "saliency"}
-"""Their names where they are not ours."""
 SIZES = {"nyud": (448, 576), "pascal_context": (512, 512)}
 """Input sizes of the public configs in pixels, by data set."""
 DECODER = "multi_task_decoder."
@@ -92,10 +97,7 @@ def read(
     Raises:
         CheckpointError: A key is unexplained, missing or of another shape.
     """
-    channels = {TASKS.get(name, name): count for name, count in _channels(tensors).items()}
-    source = "pascal_context" if "human_parts" in channels else "nyud"
-    known = data.find(source).DataSet.classes if classes is None else classes
-    specs = {name: task_spec(path, name, count, known) for name, count in channels.items()}
+    source, specs = data_and_specs(path, _channels(tensors), classes)
     stripped = {
         k.removeprefix("backbone."): t for k, t in tensors.items() if k.startswith("backbone.")
     }

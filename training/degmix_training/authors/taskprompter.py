@@ -13,14 +13,19 @@ from typing import Any
 from torch import Tensor
 
 from degmix_edge.errors import CheckpointError
-from degmix_training import data, models
-from degmix_training.authors._base import Imported, image_size, need, place_renamed, task_spec
+from degmix_training import models
+from degmix_training.authors._base import (
+    TASKS,
+    Imported,
+    data_and_specs,
+    image_size,
+    need,
+    place_renamed,
+)
 from degmix_training.config import network_config
 from degmix_training.pretrained import kind_of, load_strictly, refuse_unexplained
 
 KEYS = "backbone.task_prompts and backbone.fea_decode_spa.*"
-TASKS = {"sal": "saliency"}
-"""Their names where they are not ours."""
 SIZES = {"nyud": (448, 576), "pascal_context": (512, 512)}
 """Input sizes of the public configs in pixels, by data set."""
 WINDOWS = {("pascal_context", "vit_large_patch16"): 1}
@@ -66,10 +71,7 @@ def read(
     Raises:
         CheckpointError: A key is unexplained, missing or of another shape.
     """
-    channels = {TASKS.get(name, name): count for name, count in _channels(tensors).items()}
-    source = "pascal_context" if "human_parts" in channels else "nyud"
-    known = data.find(source).DataSet.classes if classes is None else classes
-    specs = {name: task_spec(path, name, count, known) for name, count in channels.items()}
+    source, specs = data_and_specs(path, _channels(tensors), classes)
     config, size = _describe(path, tensors, source)
     config |= settings
     network: Any = models.find("taskprompter").Model(
