@@ -86,7 +86,7 @@ builder-table: .venv/installed
 # Trains the checkpoint that ships with the package, with the command that users have.
 weights: .venv/installed
 	$(BIN)/degmix-edge train degmix_tiny --out runs/degmix_tiny --force
-	$(BIN)/python training/ship.py runs/degmix_tiny degmix_tiny
+	$(BIN)/python training/ship.py runs/degmix_tiny/last.safetensors degmix_tiny
 
 # Builds the bundle that ships with the package, in half a minute.
 bundle: .venv/installed

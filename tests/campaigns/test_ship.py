@@ -1,16 +1,19 @@
-"""A short slice of `ship.py` and `transfer.py`, on a network of one step."""
+"""What `training/ship.py` ships and refuses, and a short slice of `transfer.py`."""
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
-import ship
 import torch
 import transfer
 from degmix_training import checkpoint
 from degmix_training.data import synthetic_varied
 
 from degmix_edge.workflows.training import train
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "training"))
+import ship
 
 pytestmark = pytest.mark.slow(file_seconds=20)
 
@@ -24,15 +27,23 @@ def run(tmp_path_factory):
     return train("degmix_tiny", out, overrides=[*settings, "optim.warmup=0"])
 
 
-def test_what_ships_is_half_as_large_and_says_what_it_scores(run, tmp_path, monkeypatch, capsys):
-    arguments = ["ship.py", str(run.checkpoint), "small", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", arguments)
+def test_what_ships_is_half_as_large_and_says_what_it_scores(tmp_path, monkeypatch, capsys):
+    tiny, source = checkpoint.load(checkpoint.locate("degmix_tiny")), tmp_path / "run.safetensors"
+    config = tiny.card.config
+    config = config.model_copy(update={"data": config.data.model_copy(update={"val": 2})})
+    card = tiny.card.model_copy(update={"config": config})
+    checkpoint.save(source, tiny.network.state_dict(), card)
+    out = tmp_path / "weights"
+    out.mkdir()
+    (out / "small-0.md").write_text("an older one")
+    monkeypatch.setattr(sys, "argv", ["ship.py", str(source), "small", "--out", str(out)])
     ship.main()
-    (file,) = tmp_path.glob("*.safetensors")
-    assert file.stat().st_size < 0.6 * run.checkpoint.stat().st_size
+    (file,) = out.glob("*.safetensors")
+    assert list(out.glob("*.md")) == [file.with_suffix(".md")]
+    assert file.stat().st_size < 0.6 * source.stat().st_size
     shipped = checkpoint.load(file)
     assert file.name == f"small-{shipped.sha256[:8]}.safetensors"
-    before = checkpoint.load(run.checkpoint).network.state_dict()
+    before = tiny.network.state_dict()
     for key, value in shipped.network.state_dict().items():
         assert value.dtype == before[key].dtype
         torch.testing.assert_close(value, before[key], rtol=1e-3, atol=1e-6)
@@ -41,6 +52,14 @@ def test_what_ships_is_half_as_large_and_says_what_it_scores(run, tmp_path, monk
     for task, old in shipped.card.scores.items():
         assert again.scores[task].value == pytest.approx(old.value, rel=1e-6)
         assert f"{old.value:.3f}" in text
+
+
+def test_what_is_no_better_than_a_constant_does_not_ship(run, tmp_path, monkeypatch):
+    arguments = ["ship.py", str(run.checkpoint), "small", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit, match="no better than a constant on "):
+        ship.main()
+    assert not list(tmp_path.glob("small*"))
 
 
 def test_networks_of_more_classes_are_scored_on_the_common_ones(run, tmp_path, monkeypatch, capsys):
