@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import math
@@ -250,9 +251,10 @@ async def _about(base: str) -> dict[str, Any]:
         async with _client(aiohttp) as client, client.get(base) as answer:
             body, headers = await answer.read(), answer.headers
     except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+        refused = getattr(error, "errno", None) == errno.ECONNREFUSED
+        why = "the connection is refused" if refused else str(error) or "no answer in time"
         raise ConfigError(
-            f"url {base}: nothing answers there ({error or 'no answer in time'}); start a server "
-            "with `degmix-edge serve`"
+            f"url {base}: nothing answers there ({why}); start a server with `degmix-edge serve`"
         ) from None
     try:
         about = dict(json.loads(body))
