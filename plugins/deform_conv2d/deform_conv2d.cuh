@@ -50,7 +50,7 @@ __device__ __forceinline__ void multiplyVectors(
 {
     CornerTable<T, TILE> const table(shared + TILE::kTABLE_AT);
     VectorSamples<T, TILE> samples(work, block, table);
-    Weights<T, TILE> const weights(work, block);
+    Weights<T, TILE> const weights(work, block, static_cast<int32_t>(threadIdx.x));
     Stages<TILE> stages{shared};
     using Samples = VectorSamples<T, TILE>;
     constexpr int32_t kEVERY = kSLICES / Samples::kCOUNT; // slices of the product for a pixel's samples
@@ -103,7 +103,7 @@ __device__ __forceinline__ void multiplyElements(
     DeformConv2dWork const& work, BlockPlace const& block, unsigned char* shared, Product<T> const& product, Sums& sum)
 {
     ScalarSamples<T, TILE> const samples(work, block);
-    Weights<T, TILE> const weights(work, block);
+    Weights<T, TILE> const weights(work, block, static_cast<int32_t>(threadIdx.x));
     Stages<TILE> const stages{shared};
     Step step(work, 0);
     for (int32_t left = work.taps * work.chunks; left > 0; --left)

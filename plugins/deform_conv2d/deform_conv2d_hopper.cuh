@@ -1,7 +1,7 @@
 // deform_conv2d on compute capability 9.0: the same tiles, steps and samples, but warps share the work by kind.
-// Eight warps sample and copy weights into stages of shared memory; two groups of four warps multiply 64 pixels
-// each with all output channels of the tile, straight from shared memory. Two barriers a stage say that it is
-// full, and empty. Without sm_90a's own instructions the kernel is empty, and the launcher does not use it.
+// Eight or sixteen warps sample into stages of shared memory; two groups of four warps copy the weights, and multiply
+// 64 pixels each with all output channels of the tile, straight from shared memory. Two barriers a stage say that it is
+// full, and empty; one more says that no warp samples any longer. Without sm_90a's own instructions the kernel is empty, and the launcher does not use it.
 #pragma once
 
 #include "common/hopper.cuh"
@@ -56,7 +56,7 @@ struct HopperTile
 
 template <typename TILE>
 constexpr int32_t kHOPPER_BYTES = TILE::kALIGNMENT + TILE::kTABLE_AT + CornerTable<__half, TILE>::kBYTES
-    + 2 * TILE::kSTAGE_COUNT * static_cast<int32_t>(sizeof(uint64_t));
+    + (2 * TILE::kSTAGE_COUNT + 1) * static_cast<int32_t>(sizeof(uint64_t));
 
 #if defined(DEGMIX_HAS_GROUPS)
 
@@ -88,6 +88,23 @@ struct HopperStage
     }
 };
 
+// Those of the next step into its stage; an empty group of copies behind the last step, so that the count is the same.
+template <typename TILE>
+__device__ __forceinline__ void copyWeights(Weights<__half, TILE> const& weights, DeformConv2dWork const& work,
+    HopperStage<TILE>& stage, Step& step, bool isStep)
+{
+    if (isStep)
+    {
+        weights.copy(stage.weights(), step, true);
+        step.advance(work);
+        stage.advance();
+    }
+    else
+    {
+        commitCopies();
+    }
+}
+
 template <typename TILE>
 __device__ __forceinline__ void sampleStages(
     DeformConv2dWork const& work, BlockPlace const& block, HopperStage<TILE> stage)
@@ -95,13 +112,9 @@ __device__ __forceinline__ void sampleStages(
     using Samples = VectorSamples<__half, TILE>;
     CornerTable<__half, TILE> const table(stage.shared + TILE::kTABLE_AT);
     Samples samples(work, block, table);
-    Weights<__half, TILE> const weights(work, block);
     Share const share = shareOf(work);
-    int32_t left = share.steps;
     Step next(work, share.first);
-    HopperStage<TILE> ahead = stage; // of the weights
-    weights.copy(ahead.weights(), next, left > 0);
-    while (left > 0)
+    for (int32_t left = share.steps; left > 0;)
     {
         int32_t const firstChannel = block.group * work.perGroup + next.chunk * kCHUNK<__half>;
         int32_t const steps = min(next.leftOfTable(work), left);
@@ -115,48 +128,49 @@ __device__ __forceinline__ void sampleStages(
             samples.load(i);
         }
 #pragma unroll 1
-        for (int32_t const end = left - steps; left > end;)
+        for (int32_t const end = left - steps; left > end; --left)
         {
-            next.advance(work);
-            ahead.advance();
-            if (--left > 0)
-            {
-                // The first use of a stage waits for nothing: its barrier's phase before the first is complete.
-                waitFor(ahead.empty + ahead.index, ahead.parity ^ 1U);
-                weights.copy(ahead.weights(), next, true);
-            }
-            else
-            {
-                commitCopies(); // an empty group, so that the last but one is always this step's
-            }
+            // The first use of a stage waits for nothing: its barrier's phase before the first is complete.
+            waitFor(stage.empty + stage.index, stage.parity ^ 1U);
             samples.turnAll(stage.values());
-            waitCopies<1>();
             __syncwarp();
             if (threadIdx.x % 32 == 0)
             {
                 arriveAt(stage.full + stage.index);
             }
             stage.advance();
+            next.advance(work);
         }
     }
-    waitCopies<0>();
 }
 
+// The threads that multiply wait for samples most of the time, so they copy the weights too, two steps ahead.
 template <typename TILE>
-__device__ __forceinline__ void multiplyStages(DeformConv2dWork const& work, HopperStage<TILE> stage, int32_t thread,
-    float (&sum)[TILE::kPRODUCTS][1][TILE::kFRAGMENTS_N][4])
+__device__ __forceinline__ void multiplyStages(DeformConv2dWork const& work, BlockPlace const& block,
+    HopperStage<TILE> stage, int32_t thread, float (&sum)[TILE::kPRODUCTS][1][TILE::kFRAGMENTS_N][4])
 {
+    constexpr int32_t kCOPIES = TILE::kSTAGE_COUNT - 1; // on their way
+    Weights<__half, TILE> const weights(work, block, thread);
     int32_t const group = thread / 128;
-    int32_t last = 0;
-    int32_t const steps = shareOf(work).steps;
+    Share const share = shareOf(work);
+    Step next(work, share.first); // whose weights are copied next
+    HopperStage<TILE> ahead = stage;
+#pragma unroll
+    for (int32_t i = 0; i < kCOPIES; ++i)
+    {
+        copyWeights(weights, work, ahead, next, i < share.steps);
+    }
 #pragma unroll 1
-    for (int32_t step = 0; step < steps; ++step)
+    for (int32_t step = 0; step < share.steps; ++step)
     {
         waitFor(stage.full + stage.index, stage.parity);
+        waitCopies<kCOPIES - 1>();
+        TILE::sync(); // this step's weights are there, and the last step's have been read by both groups
+        copyWeights(weights, work, ahead, next, step + kCOPIES < share.steps);
         // Here and not where samples are written: there the fence would wait for the neighbours under way.
         showToProducts();
         uint64_t const values = operandAt(stage.values() + group * TILE::kWARP_M * kROW_BYTES);
-        uint64_t const weights = operandAt(stage.weights());
+        uint64_t const filters = operandAt(stage.weights());
         beginProducts();
 #pragma unroll
         for (int32_t k = 0; k < 4; ++k)
@@ -164,19 +178,19 @@ __device__ __forceinline__ void multiplyStages(DeformConv2dWork const& work, Hop
 #pragma unroll
             for (int32_t i = 0; i < TILE::kPRODUCTS; ++i)
             {
-                multiplyAddGroup(sum[i], values + 2 * k, weights + i * TILE::kPRODUCT_N * kROW_BYTES / 16 + 2 * k);
+                multiplyAddGroup(sum[i], values + 2 * k, filters + i * TILE::kPRODUCT_N * kROW_BYTES / 16 + 2 * k);
             }
         }
         endProducts();
-        waitProducts<1>();
-        if (step > 0 && thread % 32 == 0)
+        // Not with the next step's: a stage that is empty late stops the samples of the step after it.
+        waitProducts<0>();
+        if (thread % 32 == 0)
         {
-            arriveAt(stage.empty + last);
+            arriveAt(stage.empty + stage.index);
         }
-        last = stage.index;
         stage.advance();
     }
-    waitProducts<0>();
+    waitCopies<0>();
 }
 
 #endif
@@ -192,6 +206,7 @@ __global__ void __launch_bounds__(HopperTile<kN>::kALL, 1)
         = unaligned + (TILE::kALIGNMENT - sharedAddress(unaligned) % TILE::kALIGNMENT) % TILE::kALIGNMENT;
     auto* const full = reinterpret_cast<uint64_t*>(shared + TILE::kTABLE_AT + CornerTable<__half, TILE>::kBYTES);
     uint64_t* const empty = full + TILE::kSTAGE_COUNT;
+    uint64_t* const sampled = empty + TILE::kSTAGE_COUNT;
     BlockPlace const block = blockPlace<TILE>(work, blockIdx.x);
     if (threadIdx.x == 0)
     {
@@ -200,6 +215,7 @@ __global__ void __launch_bounds__(HopperTile<kN>::kALL, 1)
             initBarrier(full + i, TILE::kTHREADS / 32);
             initBarrier(empty + i, TILE::kSTORING / 32);
         }
+        initBarrier(sampled, TILE::kTHREADS);
         showBarriers();
     }
     __syncthreads();
@@ -208,16 +224,19 @@ __global__ void __launch_bounds__(HopperTile<kN>::kALL, 1)
     {
         giveRegisters<TILE::kSAMPLING>();
         sampleStages<TILE>(work, block, stage);
-        syncSome<3, TILE::kALL>();
+        arriveAt(sampled);
     }
     else
     {
         takeRegisters<TILE::kMULTIPLYING>();
         float sum[TILE::kPRODUCTS][1][TILE::kFRAGMENTS_N][4] = {};
         int32_t const thread = static_cast<int32_t>(threadIdx.x) - TILE::kTHREADS;
-        multiplyStages<TILE>(work, stage, thread, sum);
+        multiplyStages<TILE>(work, block, stage, thread, sum);
         Slab<__half, TILE> const slab(shared, work, blockPlace<TILE>(work, blockAgain()), thread);
-        syncSome<3, TILE::kALL>(); // all stages are full, and all products of the block are made
+        // The sums take the place of the stages: nobody may write samples any longer. Every thread that samples
+        // arrives for itself, and not one for its warp as at a full stage, so that NVIDIA's racecheck can follow.
+        waitFor(sampled, 0);
+        TILE::sync();
 #pragma unroll
         for (int32_t i = 0; i < TILE::kPRODUCTS; ++i)
         {

@@ -11,16 +11,17 @@ template <typename T, typename TILE>
 class Weights
 {
 public:
-    __device__ __forceinline__ Weights(DeformConv2dWork const& work, BlockPlace const& block)
+    // `thread` counts those that copy, which are as many as have sums.
+    __device__ __forceinline__ Weights(DeformConv2dWork const& work, BlockPlace const& block, int32_t thread)
         : mWork(work)
     {
-        int32_t const row = static_cast<int32_t>(threadIdx.x) / kPARTS;
-        int32_t const part = static_cast<int32_t>(threadIdx.x) % kPARTS;
+        int32_t const row = thread / kPARTS;
+        int32_t const part = thread % kPARTS;
         int64_t const output = static_cast<int64_t>(block.group) * work.outputs + block.firstOutput + row;
         mRows = work.outputs - block.firstOutput - row;
         mPartChannel = part * Part<T>::kCOUNT;
         mRow = pinned(static_cast<T const*>(work.params.weight) + output * work.taps * work.perGroup + mPartChannel);
-        mToRow = static_cast<int64_t>(TILE::kROWS_AT_ONCE) * work.taps * work.perGroup;
+        mToRow = static_cast<int64_t>(kROWS_AT_ONCE) * work.taps * work.perGroup;
         mTo = partAt(row, part);
     }
 
@@ -30,10 +31,10 @@ public:
         T const* from = rowOf(step);
         bool const inside = step.chunk * kCHUNK<T> + mPartChannel < mWork.perGroup && isStep;
 #pragma unroll
-        for (int32_t i = 0; i < TILE::kN / TILE::kROWS_AT_ONCE; ++i)
+        for (int32_t i = 0; i < TILE::kN / kROWS_AT_ONCE; ++i)
         {
-            copyAsync(weights + mTo + i * TILE::kROWS_AT_ONCE * kROW_BYTES, from + i * mToRow,
-                inside && i * TILE::kROWS_AT_ONCE < mRows);
+            copyAsync(weights + mTo + i * kROWS_AT_ONCE * kROW_BYTES, from + i * mToRow,
+                inside && i * kROWS_AT_ONCE < mRows);
         }
         commitCopies();
     }
@@ -44,7 +45,7 @@ public:
         T const* from = rowOf(step);
         int32_t const left = mWork.perGroup - step.chunk * kCHUNK<T> - mPartChannel;
 #pragma unroll 1
-        for (int32_t row = 0; row < TILE::kN; row += TILE::kROWS_AT_ONCE)
+        for (int32_t row = 0; row < TILE::kN; row += kROWS_AT_ONCE)
         {
             T* to = reinterpret_cast<T*>(weights + mTo + row * kROW_BYTES);
 #pragma unroll 1
@@ -57,6 +58,8 @@ public:
     }
 
 private:
+    static constexpr int32_t kROWS_AT_ONCE = TILE::kSTORING / kPARTS;
+
     __device__ __forceinline__ T const* rowOf(Step const& step) const
     {
         return mRow + ((step.firstTap + step.tap) * mWork.perGroup + step.chunk * kCHUNK<T>);

@@ -497,7 +497,8 @@ def test_heuristics(kernels):
     sizes = lambda plan: (plan.tile_m, plan.tile_n, plan.splits)  # noqa: E731
     assert sizes(tile(256, 256, 112)) == (128, 256, 1)
     # Blocks share the steps of tiles that are few, where there are clusters.
-    assert sizes(tile(256, 256, 64)) == (128, 256, 3)
+    assert sizes(tile(256, 256, 64)) == (128, 128, 2)
+    assert sizes(tile(128, 128, 64)) == (64, 128, 2)
     assert sizes(tile(256, 256, 64, card=native.ORIN)) == (128, 256, 1)
     assert sizes(tile(256, 256, 64, card=native.RTX4090)) == (64, 128, 1)
     assert 64 <= tile(512, 512, 16).blocks <= native.H200.multiprocessors
