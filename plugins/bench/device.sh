@@ -60,28 +60,37 @@ check() {
     build
     lanes || said "lanes: exit $?, see $out/lanes.txt"
     bench --quick --json "$out/quick.json" 2>&1 | tee "$out/quick.txt"
-    property_tests > "$out/tests.txt" 2>&1 || said "property tests: exit $?"
+    property_tests "" > "$out/tests.txt" 2>&1 || said "property tests: exit $?"
     tail -n 3 "$out/tests.txt"
-    # The tools make a launch many times slower, so they run side by side and look at our kernels alone.
-    for tool in memcheck racecheck synccheck initcheck; do
-        sanitize "$tool" &
+    # The tools make a launch many times slower, so they run side by side and look at our kernels alone. racecheck
+    # is the slowest, and has the tests in parts.
+    for tool in memcheck synccheck initcheck; do
+        sanitize "$tool" all "" &
     done
+    sanitize racecheck groups "groups_of_warps" &
+    sanitize racecheck clusters "blocks_of_a_cluster" &
+    sanitize racecheck tiles "every_tile or torchvision or int8_is_exact" &
+    sanitize racecheck others "not (groups_of_warps or blocks_of_a_cluster or every_tile or torchvision or int8_is_exact)" &
     wait
 }
 
-# The tests that the emulated kernels pass, on this card; also under the command that is given.
+# The tests that the emulated kernels pass, on this card: those that an expression selects, or all, and under the
+# command that is given.
 property_tests() {
+    which=$1
+    shift
     DEGMIX_KERNELS="$out/build/libdegmix_kernels.so" PYTHONPATH="$PWD:$PWD/tests/plugins" \
-        "$@" "$python" -m pytest --noconftest -o addopts= -q -p on_card -p no:cacheprovider \
+        "$@" "$python" -m pytest --noconftest -o addopts= -q -p on_card -p no:cacheprovider -k "$which" \
         tests/plugins/test_kernels.py tests/plugins/test_fit_image.py
 }
 
-# Every tensor has an allocation of its own, so that the end of an array is known to the tool.
+# A tool, a name, and which tests. Every tensor has an allocation of its own, so that the tool knows where an array
+# ends.
 sanitize() {
     found=0
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 property_tests timeout 200 compute-sanitizer --tool "$1" \
-        --kernel-name kns=degmix --error-exitcode 9 > "$out/$1.txt" 2>&1 || found=$?
-    said "$1: exit $found; $(grep ' SUMMARY:' "$out/$1.txt" || echo no summary)"
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 property_tests "$3" timeout 200 compute-sanitizer --tool "$1" \
+        --kernel-name kns=degmix --error-exitcode 9 > "$out/$1_$2.txt" 2>&1 || found=$?
+    said "$1, $2: exit $found; $(grep ' SUMMARY:' "$out/$1_$2.txt" || echo no summary)"
 }
 
 table() {

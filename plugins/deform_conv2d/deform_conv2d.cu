@@ -155,24 +155,26 @@ int64_t rowsOf(TileChoice const& tile)
     return 5 * tile.m + tile.n + tile.m * ceilDiv(tile.n, atOnceN) + tile.n * ceilDiv(tile.m, atOnceM);
 }
 
-// Cycles of the busiest multiprocessor; the numbers are fitted to every tile and split of seven shapes on an H100.
-// INT8 takes longer to blend, and float32 to multiply, than to move. A step takes at least as long as memory to answer.
+// Cycles of the busiest multiprocessor. The numbers are fitted to every tile and split of eleven shapes on an H100
+// (plugins/bench/h100.json). INT8 takes longer to blend, and float32 to multiply, than to move.
 int64_t costOf(DeformConv2dParams const& params, TileChoice const& tile, int32_t splits, DeviceLimits const& limits)
 {
-    constexpr int64_t kONCE = 7800; // for the table of corners, and to begin and to end
-    int64_t const latency = tile.variant == kGROUPS ? 1400 : 600;
+    constexpr int64_t kONCE = 6300; // for the table of corners, and to begin and to end
+    constexpr int64_t kSUMS = 6900; // of 64 x 128, through shared memory to the output
+    constexpr int64_t kLATENCY = 1600;
     int64_t const blending = params.valueType == Type::kINT8 ? 20 * tile.m : 0;
     int64_t const product = params.valueType == Type::kFLOAT ? tile.m * tile.n / 4 : 0;
     int64_t const step = rowsOf(tile) + blending + product;
     int64_t const taps = static_cast<int64_t>(params.kernelHeight) * params.kernelWidth;
     int64_t const chunk = kROW_BYTES / sizeOf(params.valueType);
     int64_t const steps = ceilDiv(taps * ceilDiv(params.c / params.groups, chunk), splits);
-    // The sums leave through shared memory, and within a cluster through that of all its blocks.
-    int64_t const once = kONCE + tile.m * tile.n * (splits > 1 ? 5900 : 5000) / (64 * 128);
+    int64_t const once = kONCE + kSUMS * tile.m * tile.n / (64 * 128);
     int64_t const rounds = ceilDiv(blocksOf(params, tile) * splits, roomOf(limits, splits));
     bool const isLarge = tile.variant == kGROUPS || tile.m * tile.n >= 128 * 128;
     int64_t const together = isLarge ? 1 : std::min<int64_t>(rounds, 2);
-    int64_t const cycles = std::max(latency, together * step * 11 / 8);
+    // Where all warps sample and multiply, they wait at their barriers. Where each kind has its own, a step takes
+    // at least as long as memory to answer.
+    int64_t const cycles = tile.variant == kGROUPS ? std::max(kLATENCY, step) : together * step * 23 / 16;
     return ceilDiv(rounds, together) * (steps * cycles + once);
 }
 

@@ -33,8 +33,8 @@ public:
 #pragma unroll
         for (int32_t i = 0; i < TILE::kN / kROWS_AT_ONCE; ++i)
         {
-            copyAsync(weights + mTo + i * kROWS_AT_ONCE * kROW_BYTES, from + i * mToRow,
-                inside && i * kROWS_AT_ONCE < mRows);
+            copyAsync(
+                weights + mTo + i * kROWS_AT_ONCE * kROW_BYTES, from + i * mToRow, inside && i * kROWS_AT_ONCE < mRows);
         }
         commitCopies();
     }

@@ -5,6 +5,10 @@ reverse, and must give the same bits: a missing barrier would not. `plugins/benc
 runs the same tests on a card, see on_card.py.
 """
 
+import json
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +23,7 @@ from degmix_edge.ops import deform_conv2d, deform_offsets, deform_sample
 
 pytestmark = pytest.mark.slow
 
+MEASURED = Path(__file__).parents[2] / "plugins" / "bench" / "h100.json"
 FEW = {"max_examples": 25, "deadline": None, "derandomize": True}
 WILD = [np.nan, np.inf, -np.inf, 1e30, -1e30, 3e9, -1.0, -0.9999999, 0.5]
 
@@ -455,6 +460,40 @@ def test_corners_alone(kernels):
         offset = np.array([y[i], x[i]], np.float64).reshape(1, 2, 1, 1)
         want = deform_sample.reference(value, offset)[0, 0, 0, 0]
         assert plane[index[i]] @ weight[i] == pytest.approx(want, abs=1e-5)
+
+
+def measured_tiles():
+    """Shapes whose every tile and split was timed on an H100, and the times."""
+    rows = json.loads(MEASURED.read_text())["rows"]
+    for row in rows:
+        name = re.fullmatch(
+            r"dcnv2 3x3 (\d+)x(\d+)x(\d+)x(\d+), G (\d+), stride (\d+)", row["case"]
+        )
+        times = {
+            tuple(map(int, found.groups())): time
+            for contestant, time in row["cold_us"].items()
+            if (found := re.search(r"(\d+) x (\d+), (\d+) splits, variant (\d)", contestant))
+        }
+        if name and times:
+            yield pytest.param(*map(int, name.groups()), times, id=row["case"])
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "height", "width", "offset_groups", "stride", "times"), measured_tiles()
+)
+def test_the_heuristic_takes_one_of_the_fastest_tiles(
+    kernels, n, c, height, width, offset_groups, stride, times
+):
+    """An H200 has an H100's multiprocessors."""
+    params = native.DeformConv2dParams(
+        n=n, c=c, height=height, width=width, out_channels=c, out_height=(height - 1) // stride + 1,
+        out_width=(width - 1) // stride + 1, kernel_height=3, kernel_width=3, groups=1,
+        offset_groups=offset_groups, value_type=native.HALF, value_layout=native.CHANNELS_LAST,
+        value_pitch=c,
+    )  # fmt: skip
+    plan = kernels.plan("deform_conv2d", params, native.H200)
+    taken = times[plan.tile_m, plan.tile_n, plan.splits, plan.variant]
+    assert taken <= 1.05 * min(times.values())
 
 
 def test_heuristics(kernels):
