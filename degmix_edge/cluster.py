@@ -60,6 +60,8 @@ def cluster(address: str, num_cpus: int, *, data: bool = True, **settings: Any) 
         options["address"] = address
     try:
         ray.init(**options)
+    except ImportError as error:  # Ray's client is an extra of Ray
+        raise ConfigError(f"--address {address}: {error}; pip install 'ray[client]'") from None
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"--address {address}: no cluster answers: {_summary(error)}") from None
     if threading.current_thread() is threading.main_thread():

@@ -1,9 +1,15 @@
 """`label` on a Ray cluster of this machine, with a worker that is killed."""
 
+import json
 import os
+import secrets
+import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -49,6 +55,57 @@ def test_a_cluster_writes_the_same_bytes_although_a_worker_is_killed(tars, tmp_p
     killer.join(10)
     assert killed
     assert (found.shards, found.images, found.bad) == (TARS, TARS * EACH, 0)
+    same_bytes(tmp_path / "serial", out)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def server_for_clients():
+    """A cluster in processes of its own; gives the address of its server for Ray's client."""
+    ports = []
+    for _ in range(2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ports.append(free.getsockname()[1])
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command += [f"--port={ports[0]}", f"--ray-client-server-port={ports[1]}", "--num-cpus=2"]
+    command += ["--object-store-memory=100000000", "--include-dashboard=false"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    head = subprocess.Popen([*command, "--disable-usage-stats"], start_new_session=True, **quiet)
+    try:
+        deadline = time.monotonic() + 120
+        while not answers(ports[1]):
+            assert head.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield f"ray://127.0.0.1:{ports[1]}"
+    finally:
+        own = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+        os.killpg(head.pid, signal.SIGTERM)
+        for process in psutil.wait_procs(own, timeout=10)[1]:
+            with suppress(psutil.Error):
+                process.kill()
+        head.wait()
+
+
+def test_rays_client_writes_the_same_bytes(tars, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    here(tars, tmp_path / "serial")
+    out = tmp_path / "out"
+    verb = [sys.executable, "-m", "degmix_edge", "label", tars, "--bundle", BUNDLE, "--out", out]
+    with server_for_clients() as address:
+        child = subprocess.run(
+            [*verb, "--workers", "2", "--tasks", "semseg,depth", "--json", "--address", address],
+            capture_output=True,
+            text=True,
+        )
+    assert child.returncode == 0, child.stderr
+    assert json.loads(child.stdout)["images"] == TARS * EACH
     same_bytes(tmp_path / "serial", out)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from degmix_edge import errors
-from degmix_edge.cluster import cluster, own_error, public_kind
+from degmix_edge.cluster import CLIENT, cluster, own_error, public_kind
 from degmix_edge.errors import BackendError, DegmixError
 from degmix_edge.progress import table
 from degmix_edge.workflows.label.job import MANIFEST, Job, packages_here, versions_here
@@ -47,7 +47,8 @@ def label_on_ray(
         check_machines(ray, job)
         rows = [{"number": n, "piece": piece.to_json()} for n, piece in pieces.items()]
         try:
-            for row in mapped(ray, _Worker, job.to_json(), rows, workers=workers, cpus=job.threads):
+            give = _from_afar if address.startswith(CLIENT) else mapped
+            for row in give(ray, _Worker, job.to_json(), rows, workers=workers, cpus=job.threads):
                 if row["error"]:
                     raise getattr(errors, row["error"])(row["text"])
                 yield Receipt(**json.loads(row["text"]))
@@ -84,6 +85,28 @@ def mapped(
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
         num_cpus=cpus,
     ).iter_rows()
+
+
+class _Driver:
+    """An actor that gives the rows of `mapped` one after the other."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        import ray
+        import ray.data
+
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        self.rows = mapped(ray, *arguments, **settings)
+
+    def next(self) -> dict[str, Any] | None:
+        """Return the next row as soon as it is there, or None behind the last."""
+        return next(self.rows, None)
+
+
+def _from_afar(ray: Any, *arguments: Any, **settings: Any) -> Iterator[dict[str, Any]]:
+    """Give what `mapped` does, run on the cluster: Ray Data does not work through Ray's client."""
+    driver = ray.remote(num_cpus=0)(_Driver).remote(*arguments, **settings)
+    while (row := ray.get(driver.next.remote())) is not None:
+        yield row
 
 
 class _Worker:
