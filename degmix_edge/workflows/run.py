@@ -10,10 +10,10 @@ from typing import Any
 from degmix_edge import capture, registry, sinks
 from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.capture._base import Replay
-from degmix_edge.errors import ConfigError, OutputError
+from degmix_edge.errors import ConfigError, InputError, OutputError
 from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.preprocess import list_images
-from degmix_edge.progress import Progress, counting, listening
+from degmix_edge.progress import Progress, counting, listening, warn
 from degmix_edge.registry import unknown
 from degmix_edge.runtime import load
 from degmix_edge.runtime.frames import Frame, endings_of
@@ -45,18 +45,38 @@ class ImageRun:
 
 
 @dataclass(frozen=True)
+class BadImage:
+    """An image that could not be read, and why."""
+
+    image: Path
+    reason: str
+
+
+@dataclass(frozen=True)
 class Run:
-    """Images that ran, the tasks whose maps were written, and the folders where they are."""
+    """Images that ran, and those that could not be read.
+
+    Attributes:
+        tasks: Whose maps were written.
+        images: What ran.
+        written: The folders with the maps.
+        bad: What was set aside.
+    """
 
     tasks: tuple[str, ...]
     images: list[ImageRun]
     written: tuple[Path, ...] = ()
-    exit_code = 0
+    bad: tuple[BadImage, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """That of an image that cannot be read, if there is one."""
+        return InputError.exit_code if self.bad else 0
 
     @property
     def values(self) -> dict[str, Any]:
         """What programs read."""
-        return {"tasks": self.tasks, "images": self.images}
+        return {"tasks": self.tasks, "images": self.images, "bad": self.bad}
 
     def table(self, bundle: str) -> tuple[str, list[str], list[list[str]]]:
         """Return title, columns and rows for people."""
@@ -80,7 +100,7 @@ def run_images(
     """Run a bundle over image files and folders.
 
     For every image, `OUT/NAME.npz` gets the arrays of all tasks, and `OUT/NAME.TASK.png` colours to
-    look at.
+    look at. Among several images, one that cannot be read is set aside with a warning.
 
     Args:
         bundle: The bundle, or its folder.
@@ -98,7 +118,7 @@ def run_images(
     Raises:
         BundleError, BackendError: The bundle cannot be opened or run.
         ConfigError: The bundle has no such task or size.
-        InputError: An image cannot be read.
+        InputError: There is one image, and it cannot be read.
         OutputError: `out` cannot be written or has maps of an earlier run, or two images would
             write the same files.
     """
@@ -107,21 +127,28 @@ def run_images(
     found = [f for image in map(Path, images) for f in _frames_of(image, opened.manifest.network)]
     if out:
         _check_names(Path(out), [path for path, _ in found], force=force)
-    results = []
+    results, bad = list[ImageRun](), list[BadImage]()
     with listening(progress), load(opened, size=size, backend=backend, threads=threads) as session:
         for name in wanted:
             session.spec.task(name)
         names = wanted or session.spec.task_names
         with counting("run", len(found)) as advance:
             for path, frame in found:
-                maps = session(frame)
+                advance(1)
+                try:
+                    maps = session(frame)
+                except InputError as error:
+                    if len(found) == 1:
+                        raise
+                    bad.append(BadImage(path, str(error)))
+                    warn(f"set aside: {error}")
+                    continue
                 latency = maps.latency
                 assert latency is not None  # a call came back
                 chosen = {n: maps[n] for n in names}
                 written = write_pictures(Path(out), path.stem, chosen, native=native) if out else []
                 results.append(ImageRun(path, latency.total_ms, latency.net_ms, written))
-                advance(1)
-    return Run(names, results, (Path(out),) if out else ())
+    return Run(names, results, (Path(out),) if out else (), tuple(bad))
 
 
 def run_sources(

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import onnx
 import pytest
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 import degmix_edge
 from degmix_edge import config, tasks
 from degmix_edge.bundle.contents import open_bundle
-from degmix_edge.errors import BundleError, ConfigError, GraphError, OutputError
+from degmix_edge.errors import BundleError, ConfigError, GraphError, InputError, OutputError
 from degmix_edge.graph.model import read_model
 from degmix_edge.graph.spec import network_spec
 from degmix_edge.network import NetworkSpec, Source
@@ -90,6 +91,22 @@ def test_two_images_of_one_name(bundles, pictures, tmp_path):
         run_images(bundles["fp32"], paths, tmp_path / "maps")
     assert not (tmp_path / "maps").exists()
     assert len(run_images(bundles["fp32"], paths).images) == 2  # nothing is written: no clash
+
+
+def test_an_image_that_cannot_be_read_is_set_aside(cli, bundles, pictures, tmp_path):
+    for name in ("a", "c"):
+        Image.fromarray(pictures[0]).save(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:100])
+    out, bundle = tmp_path / "maps", bundles["fp32"].path
+    code, printed, said = cli("run", bundle, tmp_path, "--out", out, "--json")
+    assert code == InputError.exit_code
+    found = json.loads(printed)
+    assert [Path(image["image"]).name for image in found["images"]] == ["a.png", "c.png"]
+    assert [Path(image["image"]).name for image in found["bad"]] == ["b.png"]
+    assert found["bad"][0]["reason"].split(":")[0] in said
+    assert {path.stem for path in out.glob("*.npz")} == {"a", "c"}
+    with pytest.raises(InputError, match=r"b\.png"):
+        run_images(bundle, [tmp_path / "b.png"])
 
 
 @pytest.mark.parametrize(
