@@ -36,7 +36,7 @@ Plugin::Plugin(char const* name, char const* nameSpace, Attributes const& attrib
     : mAttributes(attributes)
     , mName(name)
     , mNamespace(nameSpace)
-    , mTimingCacheId(std::string(name) + " kernels " + kKERNELS + mAttributes.json())
+    , mTimingCacheId(std::string(name) + " " DEGMIX_KERNELS_DIGEST + mAttributes.json())
     , mMetadata(std::string("{\"op\": \"") + name + "\", \"attributes\": " + mAttributes.json() + "}")
 {
 }

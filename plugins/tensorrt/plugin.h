@@ -19,9 +19,6 @@ namespace trt
 
 constexpr char const* kVERSION = "1";
 
-// Of the kernels: times that a cache has of other ones do not count. Raise it with every change of a kernel.
-constexpr char const* kKERNELS = "3";
-
 Type typeOf(nvinfer1::DataType type);
 
 inline bool isFloating(nvinfer1::DataType type) noexcept

@@ -1,6 +1,7 @@
 """NVIDIA's own parser and builder take every model in every precision, without a GPU."""
 
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -215,6 +216,21 @@ def test_a_card_that_it_does_not_know():
         )
         > 0
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "expected one libtensorrt_rtx.so.*, found none; pip install"),
+        (("1.6.0", "1.7.1"), "found libtensorrt_rtx.so.1.6.0, libtensorrt_rtx.so.1.7.1; pip"),
+    ],
+)
+def test_libraries_that_are_missing_or_of_two_versions(monkeypatch, tmp_path, names, message):
+    for name in names:
+        (tmp_path / f"libtensorrt_rtx.so.{name}").write_bytes(b"")
+    monkeypatch.setattr(trt_load, "_rtx_folder", lambda: tmp_path)
+    with pytest.raises(BackendError, match=re.escape(message)):
+        build_in_child("tensorrt-rtx", b"", trt_build.BuilderOptions())
 
 
 @pytest.mark.parametrize(

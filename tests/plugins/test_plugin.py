@@ -174,6 +174,28 @@ def test_what_is_left_out_is_said(tmp_path):
     assert "TensorRT 10 headers in" in said
 
 
+def test_kept_times_are_those_of_the_kernels_that_were_measured(tmp_path):
+    """A builder's timing cache knows our kernels by a digest of their sources."""
+    plugins = tmp_path / "plugins"
+    shutil.copytree(ROOT / "plugins", plugins)
+
+    def digest() -> str:
+        options = ("-DDEGMIX_CUDA=OFF", "-DDEGMIX_CPU_OPS=OFF", "-DDEGMIX_EMULATION=ON")
+        where = f"-DTENSORRT_ROOT={INTERFACE}"
+        command = ["cmake", "-S", plugins, "-B", tmp_path / "build", *options, where]
+        command.append("-DCMAKE_EXPORT_COMPILE_COMMANDS=ON")
+        subprocess.run(command, check=True, capture_output=True)
+        commands = (tmp_path / "build" / "compile_commands.json").read_text()
+        (found,) = set(re.findall(r"DEGMIX_KERNELS_DIGEST=\W*(\w{16})", commands))
+        return found
+
+    first = digest()
+    assert digest() == first
+    with (plugins / "deform_sample" / "deform_sample.cuh").open("a") as file:
+        file.write("// another kernel\n")
+    assert digest() != first
+
+
 def test_an_old_tensorrt_is_refused(tmp_path):
     old = tmp_path / "old"
     old.mkdir()

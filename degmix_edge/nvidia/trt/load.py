@@ -90,8 +90,18 @@ def link_rtx(folder: Path) -> None:
 
     It opens `libtensorrt_rtx.so`, and the wheel has that under its full version only. The folder
     must be on LD_LIBRARY_PATH from the start of the process that parses.
+
+    Raises:
+        BackendError: The wheel's folder has no such library, or several.
     """
-    (library,) = _rtx_folder().glob("libtensorrt_rtx.so.*")
+    found = sorted(_rtx_folder().glob("libtensorrt_rtx.so.*"))
+    if len(found) != 1:
+        have = ", ".join(path.name for path in found) or "none"
+        raise BackendError(
+            f"{_rtx_folder()}: expected one libtensorrt_rtx.so.*, found {have}; "
+            "pip install --force-reinstall 'degmix-edge[tensorrt-rtx]'"
+        )
+    (library,) = found
     for name in ("libtensorrt_rtx.so", "libtensorrt_rtx.so.1"):
         (folder / name).symlink_to(library)
 
