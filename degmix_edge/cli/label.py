@@ -29,6 +29,14 @@ EXAMPLE = example(
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of each.")
 @click.option("--address", metavar="HOST:PORT", help="A Ray cluster; auto finds it, local is new.")
 @click.option("--per-shard", type=click.IntRange(1), default=512, help="Images. [default: 512]")
+@click.option(
+    "--image-timeout",
+    "image_timeout_s",
+    type=click.FloatRange(0),
+    default=300.0,
+    metavar="SECONDS",
+    help="For an image. [default: 300]",
+)
 @click.option("--topic", help="The topic with the images, of a recording with several.")
 @click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True)
 @click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")

@@ -15,7 +15,7 @@ from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.preprocess import list_images
 from degmix_edge.progress import Progress, counting, listening, warn
 from degmix_edge.registry import unknown
-from degmix_edge.runtime import load
+from degmix_edge.runtime import Maps, load
 from degmix_edge.runtime.frames import Frame, endings_of
 from degmix_edge.sinks import SinkOptions
 from degmix_edge.sinks.folder import write_pictures
@@ -142,12 +142,8 @@ def run_images(
                         raise
                     bad.append(BadImage(path, str(error)))
                     warn(f"set aside: {error}")
-                    continue
-                latency = maps.latency
-                assert latency is not None  # a call came back
-                chosen = {n: maps[n] for n in names}
-                written = write_pictures(Path(out), path.stem, chosen, native=native) if out else []
-                results.append(ImageRun(path, latency.total_ms, latency.net_ms, written))
+                else:
+                    results.append(_written(path, maps, names, out, native=native))
     return Run(names, results, (Path(out),) if out else (), tuple(bad))
 
 
@@ -243,6 +239,17 @@ def run_stream(
         replay=replays[fast],
         **recording,
     )
+
+
+def _written(
+    path: Path, maps: Maps, names: Iterable[str], out: str | Path | None, *, native: bool
+) -> ImageRun:
+    """What a call cost, with its maps written."""
+    latency = maps.latency
+    assert latency is not None  # a call came back
+    chosen = {name: maps[name] for name in names}
+    files = write_pictures(Path(out), path.stem, chosen, native=native) if out else []
+    return ImageRun(path, latency.total_ms, latency.net_ms, files)
 
 
 def _check_names(out: Path, paths: Sequence[Path], *, force: bool) -> None:

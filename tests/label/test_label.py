@@ -439,6 +439,26 @@ def test_an_image_that_crashes_the_decoder_is_set_aside(tmp_path, monkeypatch):
     assert any("a worker died" in event.detail for event in events)
 
 
+HANG = CRASH.replace("os.kill(os.getpid(), {signal})", "__import__('time').sleep(1000)")
+
+
+def test_an_image_on_which_the_decoder_hangs_is_set_aside(cli, tmp_path, monkeypatch):
+    source = tmp_path / "in"
+    source.mkdir()
+    for number in range(1, 4):
+        (source / f"{number}.png").write_bytes(png(number))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(HANG.format(bad=str(source / "2.png")))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), *sys.path]))
+    options = ("--tasks", "semseg", "--workers", 1, "--image-timeout", 4, "--json")
+    code, text, _ = cli("label", source, "--bundle", BUNDLE, "--out", tmp_path / "out", *options)
+    assert code == 0
+    found = json.loads(text)
+    assert (found["images"], found["bad"]) == (2, 1)
+    (row,) = rows(tmp_path / "out", "bad")
+    assert (row["name"], row["reason"]) == ("2.png", "it took longer than 4 s")
+
+
 # What is wrong with a run
 
 

@@ -25,6 +25,8 @@ LABELS, BAD, LATENCY, MAPS, RECEIPTS, ATTEMPTS = (
     *("labels", "bad", "latency", "maps", "receipts", "attempts"),
 )
 """Folders of an output. The latencies are apart, because no two runs measure the same."""
+IMAGE_TIMEOUT_S = 300.0
+"""How long an image may take, if nobody says: far longer than any that is not stuck."""
 LIBRARIES = ("numpy", "pillow", "pyarrow")
 """Packages whose versions decide the bytes of the output, beside the backend's."""
 
@@ -48,6 +50,7 @@ class Job:
         per_shard: Images of a shard.
         plan: A digest of the pieces.
         versions: The software, by name.
+        image_timeout_s: Seconds after which an image is set aside; 0 waits for ever.
     """
 
     source: str
@@ -64,12 +67,14 @@ class Job:
     per_shard: int
     plan: str
     versions: dict[str, str]
+    image_timeout_s: float = IMAGE_TIMEOUT_S
 
     @property
     def decides(self) -> dict[str, Any]:
         """What decides the bytes of the output, as plain values."""
         values = asdict(self)
-        for name in ("bundle", "out"):  # the same files may be elsewhere now
+        # The same files may be elsewhere now, and the rest of a run may get more patience.
+        for name in ("bundle", "out", "image_timeout_s"):
             values.pop(name)
         plain: dict[str, Any] = json.loads(json.dumps(values))
         return plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from degmix_edge.progress import Event, Progress, emit, listening, note, warn
 from degmix_edge.workflows.label.job import (
     BAD,
     FORMATS,
+    IMAGE_TIMEOUT_S,
     STAGE,
     Format,
     Job,
@@ -69,13 +71,13 @@ def label(
     native: bool = False,
     topic: str | None = None,
     per_shard: int = PER_SHARD,
+    image_timeout_s: float = IMAGE_TIMEOUT_S,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Labels:
     """Run a bundle over every image of a source, and keep the maps in shards.
 
-    The same call resumes what was stopped. The bytes are those of an uninterrupted run on one
-    worker.
+    The same call resumes what was stopped, and gives the bytes of an uninterrupted run.
 
     Args:
         source: What `pieces.find_pieces` takes: a folder, a pattern, a file, or a URL of fsspec.
@@ -92,6 +94,7 @@ def label(
         native: Maps at each image's own size instead of the network's.
         topic: The topic with the images, of a recording with several.
         per_shard: Images of a shard, of files of images and of Parquet.
+        image_timeout_s: Seconds after which an image is set aside; 0 waits for ever.
         force: Replace the output of another run.
         progress: Called with an `Event` after each shard.
 
@@ -107,7 +110,8 @@ def label(
         pieces = find_pieces(str(source), per_shard)
         options: dict[str, Any] = {"tasks": task_names(tasks), "backend": backend, "size": size}
         options |= {"threads": threads, "format": format, "native": native, "topic": topic}
-        options |= {"per_shard": per_shard, "plan": digest_of(pieces)}
+        options |= {"per_shard": per_shard, "image_timeout_s": image_timeout_s}
+        options["plan"] = digest_of(pieces)
         job = make_job(str(source), Path(bundle), Path(out), options)
         if begin(job, force=force):
             note(f"{job.out}: has a part of this run", STAGE)
@@ -167,6 +171,8 @@ def make_job(source: str, bundle: Path, out: Path, options: Mapping[str, Any]) -
         ConfigError: One of them is none that the bundle has.
         BundleError, BackendError: The bundle or its backend cannot be used.
     """
+    if not 0 <= options.get("image_timeout_s", IMAGE_TIMEOUT_S) < math.inf:
+        raise ConfigError(f"image_timeout_s: got {options['image_timeout_s']}, expected 0 or more")
     if options["format"] not in FORMATS:
         raise ConfigError(f"format: got {options['format']!r}, expected {' or '.join(FORMATS)}")
     opened = open_bundle(bundle)

@@ -11,6 +11,7 @@ import multiprocessing
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 
@@ -52,8 +53,11 @@ def label_piece(job: Job, number: int, piece: Piece, labeller: Labeller) -> Rece
 
 def _labelled(job: Job, piece: Piece, labeller: Labeller) -> Iterator[Labelled]:
     items = read_piece(piece, job.topic)
-    while some := [item for _, item in zip(range(labeller.spec.batch), items, strict=False)]:
-        yield from labeller.label(some)
+    with _impatient(job):
+        while some := [item for _, item in zip(range(labeller.spec.batch), items, strict=False)]:
+            for row in labeller.label(some):
+                yield row
+                _wait_anew(job)
 
 
 def _guarded(job: Job, piece: Piece) -> Iterator[Labelled]:
@@ -80,6 +84,8 @@ def _guarded(job: Job, piece: Piece) -> Iterator[Labelled]:
         if code == -signal.SIGKILL and deaths[place] == 1:
             continue
         reason = f"the process that ran it died ({_signal(code)})"
+        if code == -signal.SIGALRM:
+            reason = f"it took longer than {job.image_timeout_s:g} s"
         name = f"{piece.name_of(piece.files[0])}#{piece.first + place}"
         bad = item or Item(name, piece.files[0], piece.first + place, None)
         is_stuck = piece.kind in DECODED and last == place - 1 and item is None
@@ -124,8 +130,9 @@ def _rows_of_child(
 
 def _child(sender: Connection, job: Job, piece: Piece, leave: frozenset[int]) -> None:
     try:
-        with Labeller(job) as labeller:
+        with Labeller(job) as labeller, _impatient(job):
             for place, item in enumerate(read_piece(piece, job.topic)):
+                _wait_anew(job)
                 if place not in leave:
                     sender.send((place, replace(item, image=None)))
                     for row in labeller.label([item]):
@@ -136,6 +143,23 @@ def _child(sender: Connection, job: Job, piece: Piece, leave: frozenset[int]) ->
         sender.send(
             (0, BackendError(f"label: a guarded run failed: {type(error).__name__}: {error}"))
         )
+
+
+@contextmanager
+def _impatient(job: Job) -> Iterator[None]:
+    """End this process with SIGALRM unless `_wait_anew` is called again and again.
+
+    A decoder that hangs does not come back to Python, and no handler of Python's would run.
+    """
+    _wait_anew(job)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _wait_anew(job: Job) -> None:
+    signal.setitimer(signal.ITIMER_REAL, job.image_timeout_s)
 
 
 def _signal(code: int) -> str:
