@@ -104,8 +104,7 @@ def run_images(
 
     Args:
         bundle: The bundle, or its folder.
-        images: Files, and folders that are searched for images; of a network that takes more than
-            an image, folders of frames (`frame_folders.frame_paths`).
+        images: Files and folders; of a network that takes more than an image, folders of frames.
         out: Where maps are written; None writes nothing.
         tasks: Tasks to write; none is all.
         native: Write maps at each image's own size instead of the network's.
