@@ -1,4 +1,8 @@
-"""One small network for all tests: random weights, but real statistics and no symmetries."""
+"""One small network for all tests: random weights, but real statistics and no symmetries.
+
+PyTorch and what imports it are imported inside functions: pytest-xdist's own process reads this
+file before it starts the workers, which would wait for that.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +12,20 @@ import gc
 import hashlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import onnx
 import pytest
-import torch
-from degmix_training import checkpoint, export, models
-from degmix_training.config import TrainConfig, network_config
-from degmix_training.data import synthetic
-from degmix_training.export import export_checkpoint
 from filelock import FileLock
 from native_build import emulated, kernels  # noqa: F401
 from stand_in_card import binding  # noqa: F401
 
-from degmix_edge import tasks
-from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.files import whole_file
-from degmix_edge.network import IMAGE
-from degmix_edge.preprocess import Fit, fit_image
-from degmix_edge.workflows.build import build
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    import torch
+    from degmix_training import checkpoint
 
 HEIGHT, WIDTH = 64, 96
 NETWORK = {"backbone": "mobilenetv4_conv_small_050", "dim": 16, "depth": 1, "patch_size": 2}
@@ -58,6 +57,8 @@ SMALL = {
 
 def small(model: str) -> dict:
     """Settings of `model` for tests."""
+    from degmix_training import models
+
     if model in SMALL:
         return SMALL[model]
     known = models.find(model).Config.model_fields
@@ -99,11 +100,17 @@ def _cache(tmp_path_factory: pytest.TempPathFactory):
 
 
 def task_specs(names=("semseg", "human_parts", "saliency", "normals", "edge", "depth")):
+    from degmix_training.data import synthetic
+
+    from degmix_edge import tasks
+
     return {name: tasks.find(name).spec(synthetic.CLASSES[name]) for name in names}
 
 
 def lively(network: torch.nn.Module, size=(HEIGHT, WIDTH), seed: int = 0) -> torch.nn.Module:
     """Move every parameter off its initial value and give batch norms real statistics."""
+    import torch
+
     torch.manual_seed(seed)
     network.begin(())
     with torch.no_grad():
@@ -118,6 +125,9 @@ def lively(network: torch.nn.Module, size=(HEIGHT, WIDTH), seed: int = 0) -> tor
 
 def saved(path: Path, model: str, network: torch.nn.Module, config: dict, specs: dict) -> Path:
     """A checkpoint of `network`, at the small size."""
+    from degmix_training import checkpoint
+    from degmix_training.config import TrainConfig
+
     settings = TrainConfig(
         model=model, network=config, tasks=tuple(specs), height=HEIGHT, width=WIDTH
     )
@@ -153,6 +163,9 @@ def lively_checkpoint(model: str, **settings):
 
 @functools.cache
 def _lively_checkpoint(model: str, settings: tuple):
+    import torch
+    from degmix_training import models
+    from degmix_training.config import network_config
     from degmix_training.untrained import untrained
 
     values = small(model) | {k: dict(v) if isinstance(v, tuple) else v for k, v in settings}
@@ -168,6 +181,9 @@ def shared_export(loaded, folds=None, tasks=(), *, batch=1, split=False) -> onnx
 
     The name of the shared file holds everything that decides the result.
     """
+    import onnx
+    from degmix_training import export
+
     folds = tuple(loaded.network.folds if folds is None else folds)
     tasks = export.network_spec(loaded, tasks).task_names
     card = loaded.card.model_dump_json()
@@ -177,23 +193,55 @@ def shared_export(loaded, folds=None, tasks=(), *, batch=1, split=False) -> onnx
         digest.update(key.encode() + value.detach().numpy().tobytes())
 
     def write(path: Path) -> None:
-        onnx.save(export_checkpoint(loaded, folds, tasks, batch=batch, split=split), path)
+        onnx.save(by_pytorch()(loaded, folds, tasks, batch=batch, split=split), path)
 
     return onnx.load(shared_file(f"{digest.hexdigest()}.onnx", write))
+
+
+@functools.cache
+def by_pytorch():
+    """The product's own `export_checkpoint`: asked for before `_shared_exports` replaces it."""
+    from degmix_training.export import export_checkpoint
+
+    return export_checkpoint
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _shared_exports(_cache):
     """Verbs and workflows export each network once a test run; `real_exports` undoes this."""
+    from degmix_training import export
+
+    by_pytorch()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "export_checkpoint", shared_export)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_a_session():
+    """ONNX Runtime takes one thread where nothing asks for more, as PyTorch does in `make test`.
+
+    Two workers share two processors, and threads of ONNX Runtime spin while they wait for work:
+    sixteen calls of degmix_tiny took 0.41 s of processor time with two threads, and take 0.19 s.
+    """
+    import onnxruntime
+
+    class OneThread(onnxruntime.SessionOptions):
+        def __init__(self):
+            super().__init__()
+            self.intra_op_num_threads = 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxruntime, "SessionOptions", OneThread)
         yield
 
 
 @pytest.fixture
 def real_exports(monkeypatch):
     """Every export of this test is one by PyTorch."""
-    monkeypatch.setattr(export, "export_checkpoint", export_checkpoint)
+    from degmix_training import export
+
+    monkeypatch.setattr(export, "export_checkpoint", by_pytorch())
 
 
 def shared_file(name: str, write) -> Path:
@@ -222,6 +270,9 @@ SHARED: list[Path] = []
 @pytest.fixture(scope="session")
 def checkpoint_path() -> Path:
     """Shared: two processes need not come to the same last bits, and bundles know their source."""
+    import torch
+    from degmix_training import models
+    from degmix_training.config import network_config
 
     def write(path: Path) -> None:
         specs = task_specs()
@@ -234,12 +285,16 @@ def checkpoint_path() -> Path:
 
 @pytest.fixture(scope="session")
 def loaded(checkpoint_path: Path) -> checkpoint.Checkpoint:
+    from degmix_training import checkpoint
+
     return checkpoint.load(checkpoint_path)
 
 
 @pytest.fixture(scope="session")
 def exported(loaded):
     """Float ONNX and its spec."""
+    from degmix_training import export
+
     return shared_export(loaded), export.network_spec(loaded)
 
 
@@ -254,6 +309,9 @@ def onnx_path(exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pictures() -> list[np.ndarray]:
     """Photographs and scenes at the small network's size."""
     import skimage.data
+    from degmix_training.data import synthetic
+
+    from degmix_edge.preprocess import Fit, fit_image
 
     fit = Fit(height=HEIGHT, width=WIDTH)
     photos = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea()]
@@ -266,6 +324,8 @@ def calibrate(pictures):
     """A build's calibration over the pictures."""
     from degmix_calibration.collect import collect
 
+    from degmix_edge.network import IMAGE
+
     named = [(f"picture {i}", {IMAGE: picture[None]}) for i, picture in enumerate(pictures)]
     return lambda model, tensors: collect(model, tensors, named, "min_max")
 
@@ -273,6 +333,9 @@ def calibrate(pictures):
 @pytest.fixture(scope="session")
 def bundles(exported, pictures):
     """One bundle a precision, by precision."""
+    from degmix_edge.bundle.contents import open_bundle
+    from degmix_edge.workflows.build import build
+
     values = {"calibration": pictures, "observer": "min_max"}
 
     def bundle(precision: str):
@@ -287,6 +350,8 @@ def bundles(exported, pictures):
 @pytest.fixture(scope="session")
 def batch_bundle(loaded):
     """A bundle that computes three images at once."""
+    from degmix_edge.bundle.contents import open_bundle
+    from degmix_edge.workflows.build import build
 
     def make(path: Path) -> None:
         build(loaded, path, precision="fp32", batch=3)
@@ -300,6 +365,8 @@ SIZES = ((HEIGHT, WIDTH), (96, 160))
 @pytest.fixture(scope="session")
 def sizes_bundle(loaded, pictures):
     """An INT8 bundle of the small network for `SIZES`."""
+    from degmix_edge.bundle.contents import open_bundle
+    from degmix_edge.workflows.build import build
 
     def make(path: Path) -> None:
         build(loaded, path, size=SIZES, calibration=pictures, observer="min_max")
@@ -310,6 +377,8 @@ def sizes_bundle(loaded, pictures):
 @pytest.fixture(scope="session")
 def second_size(loaded, pictures):
     """A bundle of the same network for the second of `SIZES` alone."""
+    from degmix_edge.bundle.contents import open_bundle
+    from degmix_edge.workflows.build import build
 
     def make(path: Path) -> None:
         build(loaded, path, size=SIZES[1], calibration=pictures, observer="min_max")

@@ -120,7 +120,7 @@ def _everything(
             half = len(chunk) // 2
             chunks[:0] = [chunk[:half], chunk[half:]]
             continue
-        saved.finish(chunk, observed_images)
+        saved.finish(chunk, observed_images, is_last=not chunks)
     return observed_images
 
 

