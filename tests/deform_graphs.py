@@ -42,9 +42,9 @@ def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray], name: str = "y") -
     return session.run([name], feeds)[0]
 
 
-def quantized(rng, amax: float) -> tuple[gs.Graph, dict[str, np.ndarray]]:
+def quantized(rng, amax: float, **options) -> tuple[gs.Graph, dict[str, np.ndarray]]:
     """The same with `x` and the weights behind Q/DQ."""
-    graph, feeds = deform_graph(rng, group=1, groups=4, size=(6, 7))
+    graph, feeds = deform_graph(rng, **{"group": 1, "groups": 4, "size": (6, 7)} | options)
     node = graph.nodes[0]
     scale, zero = constant("s", amax / 127), constant("z", 0, np.int8)
     q = append(graph, "QuantizeLinear", [node.inputs[0], scale, zero], "x/q", np.int8)

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import onnx
 
 from degmix_edge.errors import GraphError
-from degmix_edge.ops import DOMAIN, INT8_DOMAIN
+from degmix_edge.ops import DOMAINS as OUR_DOMAINS
 
-DOMAINS = {"", "ai.onnx", DOMAIN, INT8_DOMAIN}
+DOMAINS = {"", "ai.onnx", *OUR_DOMAINS}
 DYNAMIC = {
     "Loop": "unroll it: the number of iterations is known for one size",
     "If": "export with the branch that inference takes",
@@ -67,6 +67,6 @@ def _problem(node: onnx.NodeProto) -> str:
         )
     if node.op_type in DYNAMIC:
         return f"{node.op_type} at {where}: {DYNAMIC[node.op_type]}"
-    if node.domain not in (DOMAIN, INT8_DOMAIN) and not onnx.defs.has(node.op_type):
+    if node.domain not in OUR_DOMAINS and not onnx.defs.has(node.op_type):
         return f"{node.op_type} at {where}: no operator of ONNX {onnx.__version__}"
     return ""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 DOMAIN = "degmix"
 INT8_DOMAIN = "degmix.int8"
 """Domain of a node that samples INT8: the plugin is the same, only the function body differs."""
+INT8_OUT_DOMAIN = "degmix.int8.out"
+"""Domain of a convolution that samples INT8 and stores INT8 too; again only the body differs."""
+DOMAINS = (DOMAIN, INT8_DOMAIN, INT8_OUT_DOMAIN)
 
 
 def attach(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -43,7 +46,7 @@ def attach(model: onnx.ModelProto) -> onnx.ModelProto:
 def _items(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """One node for each item of a node of ours, or the node itself."""
     items = next((a.i for a in node.attribute if a.name == "items"), 1)
-    if node.domain not in (DOMAIN, INT8_DOMAIN) or items == 1:
+    if node.domain not in DOMAINS or items == 1:
         return [node]
     per_item = len(node.input) // items
     nodes = []
@@ -69,7 +72,7 @@ def node_names(model: bytes) -> list[str]:
     import onnx
 
     nodes = onnx.load_from_string(model).graph.node
-    return [node.name for node in nodes if node.domain in (DOMAIN, INT8_DOMAIN)]
+    return [node.name for node in nodes if node.domain in DOMAINS]
 
 
 def functions() -> Iterable[onnx.FunctionProto]:

@@ -63,18 +63,27 @@ def functions() -> list[onnx.FunctionProto]:
 
     With channels last, a step of the plugin's product is a run of memory. Offsets and mask are
     float32 whatever the values are. The INT8 form takes int8 values of `value_scale` and int8
-    weights with a scale for each output; it gives the bias's type.
+    weights with a scale for each output; it gives the bias's type. A third form stores int8 of
+    `output_scale` behind an `activation` that is `none` or `relu`.
     """
     from onnx.parser import parse_function
 
+    from degmix_edge.ops import DOMAIN, INT8_DOMAIN, INT8_OUT_DOMAIN
+
     names = ", ".join(ATTRIBUTES)
-    return [parse_function(x.format(names=names, pairs=_PAIRS)) for x in (_BODY, _INT8_BODY)]
+    bodies = (_BODY, _INT8_BODY + _AS_THE_BIAS, _INT8_BODY + _INT8_OUT)
+    domains = (DOMAIN, INT8_DOMAIN, INT8_OUT_DOMAIN)
+    more = ("", "", "activation, output_scale, ")
+    return [
+        parse_function(body.format(domain=domain, names=names, more=extra, pairs=_PAIRS))
+        for body, domain, extra in zip(bodies, domains, more, strict=True)
+    ]
 
 
 _PAIRS = ", ".join(
     f"{name} : {'int' if 'group' in name else 'ints'} = @{name}" for name in ATTRIBUTES
 )
-_BODY = """<domain: "degmix", opset_import: ["" : 20]>
+_BODY = """<domain: "{domain}", opset_import: ["" : 20]>
 DegmixDeformConv2d <{names}, mask, plugin_version, plugin_namespace>
 (value, weight, offset, bias, modulation) => (out)
 {{
@@ -85,8 +94,8 @@ DegmixDeformConv2d <{names}, mask, plugin_version, plugin_namespace>
     sum = DeformConv <{pairs}> (floats, weights, offset, biases, modulation)
     out = CastLike (sum, value)
 }}"""
-_INT8_BODY = """<domain: "degmix.int8", opset_import: ["" : 20]>
-DegmixDeformConv2d <{names}, mask, value_scale, plugin_version, plugin_namespace>
+_INT8_BODY = """<domain: "{domain}", opset_import: ["" : 20]>
+DegmixDeformConv2d <{names}, mask, value_scale, {more}plugin_version, plugin_namespace>
 (value, weight, offset, bias, weight_scale, modulation) => (out)
 {{
     standard = Transpose <perm = [0, 3, 1, 2]> (weight)
@@ -99,5 +108,21 @@ DegmixDeformConv2d <{names}, mask, value_scale, plugin_version, plugin_namespace
     weights = Mul (weight_steps, scales)
     biases = Cast <to = 1> (bias)
     sum = DeformConv <{pairs}> (floats, weights, offset, biases, modulation)
+    """
+_AS_THE_BIAS = """
     out = CastLike (sum, bias)
+}}"""
+_INT8_OUT = """
+    name = Constant <value_string : string = @activation> ()
+    relu = Constant <value_string = "relu"> ()
+    is_relu = Equal (name, relu)
+    positive = Relu (sum)
+    active = Where (is_relu, positive, sum)
+    out_scale = Constant <value_float : float = @output_scale> ()
+    out_steps = Div (active, out_scale)
+    whole = Round (out_steps)
+    largest = Constant <value_float = 127.0> ()
+    smallest = Neg (largest)
+    inside = Clip (whole, smallest, largest)
+    out = Cast <to = 3> (inside)
 }}"""

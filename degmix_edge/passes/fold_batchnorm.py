@@ -1,4 +1,7 @@
-"""Fold a batch norm into the convolution before it: Q/DQ between them would stop the fold."""
+"""Fold a batch norm into the convolution before it: Q/DQ between them would stop the fold.
+
+A deformable convolution is linear in its weights too, whatever its offsets and modulation are.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,24 @@ import onnx_graphsurgeon as gs
 
 from degmix_edge.passes._base import Pass
 
+BIAS_AT = {"Conv": 2, "DeformConv": 3}
+"""Which input is the bias, by operator."""
+
 
 class FoldBatchnorm(Pass):
-    """`Conv -> BatchNormalization` becomes `Conv`, where nothing else reads the convolution."""
+    """`Conv -> BatchNormalization` becomes `Conv`, where nothing else reads the convolution.
+
+    The same holds for `DeformConv`.
+    """
 
     def run(self, graph: gs.Graph) -> int:
         rewrites = 0
         for norm in [n for n in graph.nodes if is_static_norm(n)]:
             source = norm.inputs[0]
             conv = source.inputs[0] if source.inputs else None
-            if conv is None or conv.op != "Conv" or len(source.outputs) != 1:
+            if conv is None or conv.op not in BIAS_AT or len(source.outputs) != 1:
                 continue
-            if source in graph.outputs or not _is_constant(conv.inputs[1:]):
+            if source in graph.outputs or not _is_constant(_weights(conv)):
                 continue
             self._fold(conv, norm)
             rewrites += 1
@@ -26,18 +35,27 @@ class FoldBatchnorm(Pass):
 
     @staticmethod
     def _fold(conv: gs.Node, norm: gs.Node) -> None:
-        weight = conv.inputs[1].values
+        weight, *biases = (tensor.values for tensor in _weights(conv))
         factor, shift = norm_line(norm)
-        bias = conv.inputs[2].values if len(conv.inputs) > 2 else 0
+        bias = biases[0] if biases else 0
         shape = (-1,) + (1,) * (weight.ndim - 1)
         values = (weight * factor.reshape(shape), bias * factor + shift)
         # New constants: another node may share the old ones.
-        conv.inputs = [conv.inputs[0]] + [
+        folded = [
             gs.Constant(f"{conv.name}.{name}", value.astype(weight.dtype))
             for name, value in zip(("weight", "bias"), values, strict=True)
         ]
+        at = BIAS_AT[conv.op]
+        first, rest = conv.inputs[2:at], conv.inputs[at + 1 :]
+        conv.inputs = [conv.inputs[0], folded[0], *first, folded[1], *rest]
         conv.outputs = [norm.outputs[0]]
         norm.outputs.clear()
+
+
+def _weights(conv: gs.Node) -> list[gs.Tensor]:
+    """The weight of a convolution and its bias, if it has one."""
+    bias = conv.inputs[BIAS_AT[conv.op] : BIAS_AT[conv.op] + 1]
+    return [conv.inputs[1], *(tensor for tensor in bias if not tensor.is_empty())]
 
 
 def is_static_norm(node: gs.Node) -> bool:

@@ -1,8 +1,8 @@
-"""Sample the maps of all tasks in one launch: equal, independent operators become one node.
+"""Put the maps of all tasks in one launch: equal, independent operators become one node.
 
-The samplings of one depth of a network are small, and a launch of each alone leaves most of a card
-idle. Our plugin takes up to eight in one node, whose inputs are those of its items one after
-another. It runs behind `insert_fp16`, which knows inputs by their place.
+The samplings and deformable convolutions of one depth of a network are small, and a launch of each
+alone leaves most of a card idle. Our plugin takes up to eight in one node, whose inputs are those
+of its items one after another. It runs behind `insert_fp16`, which knows inputs by their place.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from degmix_edge.ops.deform_conv2d import OP as CONV
 from degmix_edge.ops.deform_offsets import OP as OFFSETS
 from degmix_edge.ops.deform_sample import AT_OP
 from degmix_edge.ops.deform_sample import OP as SAMPLE
 from degmix_edge.passes._base import Pass
 
-GROUPED = (SAMPLE, AT_OP, OFFSETS)
+GROUPED = (SAMPLE, AT_OP, OFFSETS, CONV)
 MOST_ITEMS = 8
 
 

@@ -46,9 +46,9 @@ def _to_plugin(graph: gs.Graph, node: gs.Node) -> None:
     scales: list[gs.Tensor] = []
     int8 = _int8(value, weight)
     if int8 is not None:
-        value, stored, value_scale, scales = *int8[:3], [int8[3]]
+        value, stored, scales = *int8[:2], [int8[2]]
         weight = _channels_last(graph, node, stored)
-        node.attrs["value_scale"] = value_scale
+        node.attrs["value_scale"] = 1.0
     elif weight.inputs and weight.inputs[0].op == "DequantizeLinear":
         dq = weight.inputs[0]
         dq.inputs[0] = _channels_last(graph, node, dq.inputs[0])
@@ -66,10 +66,11 @@ def _to_plugin(graph: gs.Graph, node: gs.Node) -> None:
 
 def _int8(
     value: gs.Tensor, weight: gs.Tensor
-) -> tuple[gs.Variable, gs.Constant, float, gs.Constant] | None:
-    """Quantized values and weights, the values' scale, and the weights' scale of each output.
+) -> tuple[gs.Variable, gs.Constant, gs.Constant] | None:
+    """Quantized values and weights, and the scale of their product for each output.
 
-    None where one of the two is float.
+    None where one of the two is float. With the values' scale among those of the outputs, nodes of
+    several tasks have equal attributes and go in one launch.
     """
     if not (_is_symmetric(value) and _is_symmetric(weight)):
         return None
@@ -77,9 +78,9 @@ def _int8(
     constants = all(isinstance(t, gs.Constant) for t in (scale, weights, scales))
     if not constants or isinstance(stored, gs.Constant) or scale.values.size != 1:
         return None
-    outputs = np.broadcast_to(scales.values.astype(np.float32), weights.shape[:1])
-    per_output = constant(f"{weights.name}/scales", outputs)
-    return stored, weights, float(scale.values.reshape(-1)[0]), per_output
+    products = scale.values.reshape(-1).astype(np.float32) * scales.values.astype(np.float32)
+    per_output = np.broadcast_to(products, weights.shape[:1])
+    return stored, weights, constant(f"{weights.name}/scales", per_output)
 
 
 def _is_symmetric(tensor: gs.Tensor) -> bool:

@@ -14,6 +14,7 @@ from degmix_edge.passes.fold_batchnorm import FoldBatchnorm
 from degmix_edge.passes.fold_constants import FoldConstants
 from degmix_edge.passes.fold_conv_mixture import FoldConvMixture
 from degmix_edge.passes.fold_padding import FoldPadding
+from degmix_edge.passes.fuse_deform_output import FuseDeformOutput
 from degmix_edge.passes.fuse_integer_matmul import FuseIntegerMatmul
 from degmix_edge.passes.group_deform_items import GroupDeformItems
 from degmix_edge.passes.guard_concat_scale import GuardConcatScale
@@ -149,7 +150,9 @@ def deformable(dcn: Dcn, recipe: Recipe) -> list[Pass]:
     if recipe.precision == "fp32":
         return [*floats, LowerDeformToPlugin()]
     last = [LowerDeformOffsets()] if dcn == "offsets" else []
-    return [*floats, LowerDeformToPlugin(), SplitDeformPositions(), *last]
+    # Before FP16, whose casts would part a convolution from its Q.
+    fused = [FuseDeformOutput()] if recipe.precision == "int8" else []
+    return [*floats, LowerDeformToPlugin(), *fused, SplitDeformPositions(), *last]
 
 
 def half_floats(dcn: Dcn, recipe: Recipe) -> list[Pass]:

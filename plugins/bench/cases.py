@@ -249,8 +249,9 @@ def classic(
     batch: int = 1,
     stride: int = 1,
     masked: bool = True,
+    tasks: int = 1,
 ) -> None:
-    """A 3x3 deformable convolution from C to C channels at `shape` (C, H, W).
+    """A 3x3 deformable convolution from C to C channels at `shape` (C, H, W), for each task.
 
     Args:
         bench: Launches and measures.
@@ -260,6 +261,7 @@ def classic(
         batch: Number of images.
         stride: Stride on both axes.
         masked: With modulation, which is DCNv2.
+        tasks: Convolutions of one launch.
     """
     c, height, width = shape
     out = (height - 1) // stride + 1, (width - 1) // stride + 1
@@ -267,14 +269,16 @@ def classic(
 
     def make() -> list[Tensors]:
         value, offset = (batch, c, height, width), (batch, 18 * groups, *out)
-        return [classic_inputs(bench, value, offset, spread=spread, masked=masked)]
+        options = {"spread": spread, "masked": masked}
+        return [classic_inputs(bench, value, offset, **options) for _ in range(tasks)]
 
     geometry = {"stride": stride, "groups": groups}
-    (one,) = make()
-    bench.convolution(one, geometry)
+    sets = make()
+    bench.convolution(sets, geometry)
     name = f"dcn{'v2' if masked else 'v1'} 3x3 {batch}x{c}x{height}x{width}"
+    several = f", {tasks} tasks" if tasks > 1 else ""
     row = bench.row(
-        f"{name}, G {groups}, stride {stride}",
+        f"{name}, G {groups}, stride {stride}{several}",
         kind,
         [
             (
@@ -282,30 +286,40 @@ def classic(
                 classic_by_torchvision(one, torch.float64, stride),
                 classic_by_torchvision(one, torch.float16, stride),
             )
+            for one in sets
         ],
     )
-    row.flops = 2 * batch * out[0] * out[1] * c * c * 9
-    row.bytes = 2 * batch * c * (height * width + out[0] * out[1]) + one["offset"].nbytes
-    bench.time(row, make, classic_contestants(bench, geometry))
+    row.flops = tasks * 2 * batch * out[0] * out[1] * c * c * 9
+    moved = 2 * batch * c * (height * width + out[0] * out[1]) + sets[0]["offset"].nbytes
+    row.bytes = tasks * moved
+    bench.time(row, make, classic_contestants(bench, geometry, tasks))
 
 
 def classic_contestants(
-    bench: Bench, geometry: dict[str, int]
+    bench: Bench, geometry: dict[str, int], tasks: int
 ) -> dict[str, Callable[[list[Tensors]], object]]:
     """What is timed, by its name in the table; also the tiles that the bench was asked for."""
     stride = geometry["stride"]
+    single = {
+        "deform_conv2d, a launch a task": lambda sets: [
+            bench.convolution([one], geometry) for one in sets
+        ]
+    }
     return {
-        "deform_conv2d": lambda sets: bench.convolution(sets[0], geometry),
+        "deform_conv2d": lambda sets: bench.convolution(sets, geometry),
+        **(single if tasks > 1 else {}),
         **{
             f"deform_conv2d {m} x {n}, {splits} splits, variant {variant}": partial(
                 by_tile, bench, geometry, (m, n, splits, variant)
             )
             for m, n, splits, variant in bench.tiles
         },
-        "torchvision fp16": lambda sets: classic_by_torchvision(sets[0], torch.float16, stride),
-        "dense 3x3 (cuDNN, channels last)": lambda sets: F.conv2d(
-            sets[0]["value_cl"], sets[0]["weight_cl"], sets[0]["bias"], stride, 1
-        ),
+        "torchvision fp16": lambda sets: [
+            classic_by_torchvision(one, torch.float16, stride) for one in sets
+        ],
+        "dense 3x3 (cuDNN, channels last)": lambda sets: [
+            F.conv2d(one["value_cl"], one["weight_cl"], one["bias"], stride, 1) for one in sets
+        ],
     }
 
 
@@ -313,7 +327,7 @@ def by_tile(
     bench: Bench, geometry: dict[str, int], tile: tuple[int, int, int, int], sets: list[Tensors]
 ) -> None:
     """Launch the convolution with a tile of one's own."""
-    bench.convolution(sets[0], geometry, tile)
+    bench.convolution(sets, geometry, tile)
 
 
 def classic_inputs(

@@ -52,6 +52,7 @@ def small_cases(bench: Bench) -> None:
     mixer(bench, (64, 9, 19), 2)
     mixer(bench, (32, 9, 16), 2)
     classic(bench, "gauss 2 px", (32, 9, 11), groups=2, batch=2, stride=2)
+    classic(bench, "gauss 2 px", (32, 9, 11), tasks=2)
     for kind in KERNEL_FORMATS:
         camera_frame(bench, kind, (54, 96), (32, 48))
 
@@ -71,6 +72,7 @@ def all_cases(bench: Bench) -> None:
     classic(bench, "zero", (256, 64, 64), masked=False)
     classic(bench, "gauss 2 px", (256, 64, 64), groups=4, batch=8)
     classic(bench, "gauss 2 px", (256, 64, 64), stride=2)
+    classic(bench, "gauss 2 px", (256, 28, 36), tasks=4)
     for kind in KERNEL_FORMATS:
         camera_frame(bench, kind, (1080, 1920), (448, 576))
     camera_frame(bench, "nv12", (2160, 3840), (448, 576))

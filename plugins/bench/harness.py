@@ -84,23 +84,29 @@ class Bench:
         self.kernels.launch("deform_offsets", params, self.stream())
 
     def convolution(
-        self, one: Tensors, geometry: dict[str, int], tile: tuple[int, int, int, int] = (0,) * 4
+        self,
+        sets: list[Tensors],
+        geometry: dict[str, int],
+        tile: tuple[int, int, int, int] = (0,) * 4,
     ) -> None:
-        """Launch deform_conv2d with channels last; `geometry` has `stride` and offset `groups`.
+        """Launch deform_conv2d once, with channels last, for several maps of one shape.
+
+        `geometry` has `stride` and offset `groups`.
 
         `tile` has pixels, output channels, splits and variant; zeros leave them to the
         heuristic.
         """
+        one = sets[0]
         value, offset, weight = one["last"], one["offset"], one["ohwi"]
         n, height, width, c = value.shape
-        mask = one.get("mask")
         params = native.DeformConv2dParams(
-            value=value.data_ptr(),
-            weight=weight.data_ptr(),
-            offset=offset.data_ptr(),
-            mask=None if mask is None else mask.data_ptr(),
-            bias=one["bias"].data_ptr(),
-            output=one["convolved"].data_ptr(),
+            value=pointers([s["last"] for s in sets]),
+            weight=pointers([s["ohwi"] for s in sets]),
+            offset=pointers([s["offset"] for s in sets]),
+            mask=pointers([s["mask"] for s in sets if "mask" in s]),
+            bias=pointers([s["bias"] for s in sets]),
+            output=pointers([s["convolved"] for s in sets]),
+            items=len(sets),
             n=n,
             c=c,
             height=height,

@@ -144,9 +144,8 @@ __device__ __forceinline__ Corners cornersAt(
     DeformConv2dWork const& work, Offset const& offset, int32_t tap, int32_t y, int32_t x)
 {
     DeformConv2dParams const& params = work.params;
-    float const share = params.mask == nullptr ? 1.F
-        : params.sigmoidMask != 0              ? __fdividef(1.F, 1.F + __expf(-offset.share))
-                                               : offset.share;
+    // Without a mask the share is 1, and the launcher asks for no sigmoid.
+    float const share = params.sigmoidMask != 0 ? __fdividef(1.F, 1.F + __expf(-offset.share)) : offset.share;
     int32_t const row = params.kernelWidth == 1
         ? tap
         : static_cast<int32_t>((static_cast<uint64_t>(tap) * work.perKernelWidth) >> 32U);

@@ -133,8 +133,8 @@ int64_t blocksOf(DeformConv2dParams const& params, TileChoice const& tile)
 {
     constexpr int32_t kSIDE = Tile<64, 64>::kY;
     int64_t const outputs = params.outChannels / params.groups;
-    return params.n * params.groups * ceilDiv(outputs, tile.n) * ceilDiv(params.outHeight, kSIDE)
-        * ceilDiv(params.outWidth, tile.m / kSIDE);
+    return int64_t{params.items} * params.n * params.groups * ceilDiv(outputs, tile.n)
+        * ceilDiv(params.outHeight, kSIDE) * ceilDiv(params.outWidth, tile.m / kSIDE);
 }
 
 // Blocks that a card runs at once if each has a multiprocessor. A cluster lies in one part of the card: pairs
@@ -178,9 +178,12 @@ int64_t costOf(DeformConv2dParams const& params, TileChoice const& tile, int32_t
     return ceilDiv(rounds, together) * (steps * cycles + once);
 }
 
-bool isOn16Bytes(void const* pointer)
+// Whether all items' pointers are.
+template <typename Pointer>
+bool areOn16Bytes(DeformConv2dParams const& params, Pointer const (&pointers)[DeformConv2dParams::kMAX_ITEMS])
 {
-    return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+    return std::all_of(pointers, pointers + params.items,
+        [](void const* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; });
 }
 
 // Whether 16 bytes of channels lie together, share one offset pair, and are aligned.
@@ -194,14 +197,27 @@ bool canVectorise(DeformConv2dParams const& params)
     return params.valueLayout != Layout::kPLANAR
         && (!isInBlocks || params.groups == 1 || params.c / params.groups % kBLOCK_CHANNELS == 0)
         && params.c / params.groups % count == 0 && params.c / params.offsetGroups % count == 0
-        && params.valuePitch % count == 0 && isOn16Bytes(params.value) && isOn16Bytes(params.weight)
+        && params.valuePitch % count == 0 && areOn16Bytes(params, params.value) && areOn16Bytes(params, params.weight)
         && image / 16 <= 4294967295;
 }
 
 bool canStoreVectors(DeformConv2dParams const& params)
 {
     return params.outputLayout != Layout::kPLANAR && params.outputPitch % kSLAB_VECTOR == 0
-        && (params.groups == 1 || params.outChannels / params.groups % kSLAB_VECTOR == 0) && isOn16Bytes(params.output);
+        && (params.groups == 1 || params.outChannels / params.groups % kSLAB_VECTOR == 0)
+        && areOn16Bytes(params, params.output);
+}
+
+template <typename Pointer>
+bool hasNull(DeformConv2dParams const& params, Pointer const (&pointers)[DeformConv2dParams::kMAX_ITEMS])
+{
+    return std::any_of(pointers, pointers + params.items, [](void const* pointer) { return pointer == nullptr; });
+}
+
+template <typename Pointer>
+bool hasOnlyNulls(DeformConv2dParams const& params, Pointer const (&pointers)[DeformConv2dParams::kMAX_ITEMS])
+{
+    return std::all_of(pointers, pointers + params.items, [](void const* pointer) { return pointer == nullptr; });
 }
 
 // How the steps along K share tables of corners.
@@ -217,6 +233,7 @@ DeformConv2dWork workOf(DeformConv2dParams const& params, bool isVector, int32_t
     uint32_t const perKernelWidth = static_cast<uint32_t>(ceilDiv(int64_t{1} << 32, params.kernelWidth));
     DeformConv2dWork work{params, perGroup, params.outChannels / params.groups, perOffsetGroup, taps, perKernelWidth,
         static_cast<int32_t>(ceilDiv(perGroup, chunk)), taps, 1, 1, 65536, splits, 0, 1.F, 0, 0};
+    work.params.sigmoidMask = params.mask[0] != nullptr ? params.sigmoidMask : 0;
     work.isVectorOutput = canStoreVectors(params) ? 1 : 0;
     if (params.outputType == Type::kINT8)
     {
@@ -253,6 +270,10 @@ DeformConv2dWork workOf(DeformConv2dParams const& params, bool isVector, int32_t
 char const* checkDeformConv2d(DeformConv2dParams const& params) noexcept
 {
     constexpr int64_t kMOST = 2147483647;
+    if (params.items < 1 || params.items > DeformConv2dParams::kMAX_ITEMS)
+    {
+        return "items: expected 1 to 8";
+    }
     if (params.n < 0 || params.c < 0 || params.height < 0 || params.width < 0 || params.outChannels < 0
         || params.outHeight < 0 || params.outWidth < 0)
     {
@@ -271,11 +292,13 @@ char const* checkDeformConv2d(DeformConv2dParams const& params) noexcept
     {
         return "offsetGroups: expected a divisor of the input channels";
     }
-    if (params.valueType == Type::kINT8 ? params.weightScale == nullptr || !(params.valueScale > 0.F)
-                                        : params.outputType != params.valueType)
+    if (params.valueType != Type::kINT8 && params.outputType != params.valueType)
     {
-        return params.valueType == Type::kINT8 ? "int8 values: expected a scale, and one an output channel for weights"
-                                               : "outputType: expected the values' type";
+        return "outputType: expected the values' type";
+    }
+    if (params.valueType == Type::kINT8 && (hasNull(params, params.weightScale) || !(params.valueScale > 0.F)))
+    {
+        return "int8 values: expected a scale, and one an output channel for weights";
     }
     if (params.outputType == Type::kINT8 && !(params.outputScale > 0.F))
     {
@@ -322,11 +345,16 @@ char const* checkDeformConv2d(DeformConv2dParams const& params) noexcept
     {
         return "variant: expected 1 or 2, or 0 for the heuristic's";
     }
+    if (params.mask[0] != nullptr ? hasNull(params, params.mask) : !hasOnlyNulls(params, params.mask))
+    {
+        return "mask: expected one of every item, or none";
+    }
     bool const empty = params.n == 0 || params.outChannels == 0 || params.outHeight == 0 || params.outWidth == 0;
     bool const sums = params.c > 0 && params.height > 0 && params.width > 0;
     if (!empty
-        && (params.output == nullptr || (params.c > 0 && (params.weight == nullptr || params.offset == nullptr))
-            || (sums && params.value == nullptr)))
+        && (hasNull(params, params.output)
+            || (params.c > 0 && (hasNull(params, params.weight) || hasNull(params, params.offset)))
+            || (sums && hasNull(params, params.value))))
     {
         return "a pointer is null";
     }

@@ -9,15 +9,20 @@
 namespace degmix
 {
 
+// Several convolutions of one shape, each with its own operands, go in one launch, so that all tasks of a network fill
+// the card together.
 struct DeformConv2dParams
 {
-    void const* value;        // (n, c, height, width), (n, height, width, valuePitch), or blocks of channels
-    void const* weight;       // (outChannels, kernelHeight, kernelWidth, c / groups), of the values' type
-    void const* offset;       // (n, 2 offsetGroups taps, outHeight, outWidth): dy, dx of each tap, pixels
-    void const* mask;         // (n, offsetGroups taps, outHeight, outWidth), or null
-    void const* bias;         // (outChannels) of biasType, or null
-    float const* weightScale; // (outChannels) for int8 values, else null
-    void* output;             // (n, outChannels, outHeight, outWidth) or channels last with outputPitch
+    static constexpr int32_t kMAX_ITEMS = 8;
+
+    void const* value[kMAX_ITEMS];  // (n, c, height, width), (n, height, width, valuePitch), or blocks of channels
+    void const* weight[kMAX_ITEMS]; // (outChannels, kernelHeight, kernelWidth, c / groups), of the values' type
+    void const* offset[kMAX_ITEMS]; // (n, 2 offsetGroups taps, outHeight, outWidth): dy, dx of each tap, pixels
+    void const* mask[kMAX_ITEMS];   // (n, offsetGroups taps, outHeight, outWidth), or all null
+    void const* bias[kMAX_ITEMS];   // (outChannels) of biasType, or null
+    float const* weightScale[kMAX_ITEMS]; // (outChannels) for int8 values, else null
+    void* output[kMAX_ITEMS];             // (n, outChannels, outHeight, outWidth) or channels last with outputPitch
+    int32_t items;
     int32_t n;
     int32_t c;
     int32_t height;

@@ -7,20 +7,21 @@
 namespace degmix
 {
 
-// The planes of offsets and modulation of an image, at one pixel of the output.
+// The planes of offsets and modulation of a block's image, at one pixel of the output.
 template <typename TOffset>
 class OffsetPlanes
 {
 public:
-    __device__ __forceinline__ OffsetPlanes(DeformConv2dWork const& work, int32_t image, int32_t y, int32_t x)
+    __device__ __forceinline__ OffsetPlanes(DeformConv2dWork const& work, BlockPlace const& block, int32_t y, int32_t x)
     {
         DeformConv2dParams const& params = work.params;
         int32_t const width = onlyHere(params.outWidth);
         int32_t const pixel = y * width + x;
         mPixels = params.outHeight * width;
-        int64_t const first = static_cast<int64_t>(image) * (params.offsetGroups * work.taps) * mPixels;
-        mOffset = static_cast<TOffset const*>(params.offset) + 2 * first + pixel;
-        mMask = params.mask == nullptr ? nullptr : static_cast<TOffset const*>(params.mask) + first + pixel;
+        int64_t const first = static_cast<int64_t>(block.image) * (params.offsetGroups * work.taps) * mPixels;
+        mOffset = static_cast<TOffset const*>(params.offset[block.item]) + 2 * first + pixel;
+        auto const* const mask = static_cast<TOffset const*>(params.mask[block.item]);
+        mMask = mask == nullptr ? nullptr : mask + first + pixel;
     }
 
     // Of one offset group and tap, in this order.
@@ -81,7 +82,7 @@ struct CornerTable
         Offset offsets[kTURNS]{};
         if (params.offsetType == Type::kFLOAT)
         {
-            OffsetPlanes<float> const planes(work, block.image, y, x);
+            OffsetPlanes<float> const planes(work, block, y, x);
 #pragma unroll
             for (int32_t i = 0; i < kTURNS; ++i)
             {
@@ -94,7 +95,7 @@ struct CornerTable
         }
         else
         {
-            OffsetPlanes<__half> const planes(work, block.image, y, x);
+            OffsetPlanes<__half> const planes(work, block, y, x);
 #pragma unroll
             for (int32_t i = 0; i < kTURNS; ++i)
             {
@@ -147,7 +148,7 @@ public:
     {
         DeformConv2dParams const& params = work.params;
         int64_t const pixels = static_cast<int64_t>(params.height) * params.width;
-        mValue = static_cast<T const*>(params.value)
+        mValue = static_cast<T const*>(params.value[block.item])
             + elementAt(params.valueLayout, block.image, mGroupChannel, 0, params.c, pixels, params.valuePitch);
     }
 
@@ -336,13 +337,13 @@ private:
 
     __device__ __forceinline__ Offset offsetAt(int32_t plane, int32_t y, int32_t x) const
     {
-        return mParams.offsetType == Type::kFLOAT ? OffsetPlanes<float>(mWork, mBlock.image, y, x).load(plane)
-                                                  : OffsetPlanes<__half>(mWork, mBlock.image, y, x).load(plane);
+        return mParams.offsetType == Type::kFLOAT ? OffsetPlanes<float>(mWork, mBlock, y, x).load(plane)
+                                                  : OffsetPlanes<__half>(mWork, mBlock, y, x).load(plane);
     }
 
     __device__ __forceinline__ T valueAt(int32_t pixel, int32_t channel) const
     {
-        T const* data = static_cast<T const*>(mParams.value);
+        T const* data = static_cast<T const*>(mParams.value[mBlock.item]);
         int64_t const pixels = static_cast<int64_t>(mParams.height) * mParams.width;
         return data[elementAt(
             mParams.valueLayout, mBlock.image, channel, pixel, mParams.c, pixels, mParams.valuePitch)];

@@ -89,13 +89,14 @@ public:
         for (int32_t e = 0; e < kSLAB_VECTOR; ++e)
         {
             mBias[e] = 0.F;
-            mScale[e] = sizeof(T) == 1 ? mParams.valueScale * __ldg(mParams.weightScale + outputOf(e)) : 1.F;
+            mScale[e]
+                = sizeof(T) == 1 ? mParams.valueScale * __ldg(mParams.weightScale[block.item] + outputOf(e)) : 1.F;
         }
-        if (mParams.bias != nullptr && mParams.biasType == Type::kFLOAT)
+        if (mParams.bias[block.item] != nullptr && mParams.biasType == Type::kFLOAT)
         {
             loadBias<float>();
         }
-        else if (mParams.bias != nullptr)
+        else if (mParams.bias[block.item] != nullptr)
         {
             loadBias<__half>();
         }
@@ -173,7 +174,7 @@ private:
 #pragma unroll
         for (int32_t e = 0; e < kSLAB_VECTOR; ++e)
         {
-            mBias[e] = toFloat(__ldg(static_cast<TBias const*>(mParams.bias) + outputOf(e)));
+            mBias[e] = toFloat(__ldg(static_cast<TBias const*>(mParams.bias[mBlock.item]) + outputOf(e)));
         }
     }
 
@@ -221,9 +222,10 @@ private:
         int32_t const output = mBlock.group * mOutputs + inGroup;
         if constexpr (sizeof(T) == 1)
         {
-            sum *= mParams.valueScale * mParams.weightScale[output];
+            sum *= mParams.valueScale * mParams.weightScale[mBlock.item][output];
         }
-        sum += mParams.bias != nullptr ? loadAs(mParams.bias, output, mParams.biasType) : 0.F;
+        void const* const bias = mParams.bias[mBlock.item];
+        sum += bias != nullptr ? loadAs(bias, output, mParams.biasType) : 0.F;
         return activate(sum, mParams.activation);
     }
 
@@ -271,17 +273,18 @@ private:
     template <typename Value>
     __device__ __forceinline__ void storeAsOutput(int64_t index, Value const& value) const
     {
+        void* const output = mParams.output[mBlock.item];
         if constexpr (sizeof(T) > 1)
         {
-            Output<T>::store(mParams.output, index, value, mWork.perOutputScale);
+            Output<T>::store(output, index, value, mWork.perOutputScale);
         }
         else
         {
             switch (mParams.outputType)
             {
-            case Type::kFLOAT: Output<float>::store(mParams.output, index, value, mWork.perOutputScale); break;
-            case Type::kHALF: Output<__half>::store(mParams.output, index, value, mWork.perOutputScale); break;
-            case Type::kINT8: Output<int8_t>::store(mParams.output, index, value, mWork.perOutputScale); break;
+            case Type::kFLOAT: Output<float>::store(output, index, value, mWork.perOutputScale); break;
+            case Type::kHALF: Output<__half>::store(output, index, value, mWork.perOutputScale); break;
+            case Type::kINT8: Output<int8_t>::store(output, index, value, mWork.perOutputScale); break;
             }
         }
     }

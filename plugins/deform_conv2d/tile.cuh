@@ -160,6 +160,7 @@ __device__ __forceinline__ Share shareOf(DeformConv2dWork const& work)
 // What a block works on.
 struct BlockPlace
 {
+    int32_t item;
     int32_t image;
     int32_t group;
     int32_t firstOutput; // of the group's
@@ -183,7 +184,9 @@ __device__ __forceinline__ BlockPlace blockPlace(DeformConv2dWork const& work, u
     place.firstOutput = static_cast<int32_t>(rest % tilesN) * TILE::kN;
     rest /= tilesN;
     place.group = static_cast<int32_t>(rest % static_cast<uint32_t>(params.groups));
-    place.image = static_cast<int32_t>(rest / static_cast<uint32_t>(params.groups));
+    rest /= static_cast<uint32_t>(params.groups);
+    place.image = static_cast<int32_t>(rest % static_cast<uint32_t>(params.n));
+    place.item = static_cast<int32_t>(rest / static_cast<uint32_t>(params.n));
     return place;
 }
 

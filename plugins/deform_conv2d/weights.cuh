@@ -20,7 +20,8 @@ public:
         int64_t const output = static_cast<int64_t>(block.group) * work.outputs + block.firstOutput + row;
         mRows = work.outputs - block.firstOutput - row;
         mPartChannel = part * Part<T>::kCOUNT;
-        mRow = pinned(static_cast<T const*>(work.params.weight) + output * work.taps * work.perGroup + mPartChannel);
+        mRow = pinned(
+            static_cast<T const*>(work.params.weight[block.item]) + output * work.taps * work.perGroup + mPartChannel);
         mToRow = static_cast<int64_t>(kROWS_AT_ONCE) * work.taps * work.perGroup;
         mTo = partAt(row, part);
     }

@@ -67,8 +67,8 @@ class DeformConv2dParams(ctypes.Structure):
     """The struct of that name in deform_conv2d/deform_conv2d.h: one launch's tensors and sizes."""
 
     _fields_ = [
-        *_fields(c_void_p, "value weight offset mask bias weight_scale output"),
-        *_fields(c_int32, "n c height width out_channels out_height out_width"),
+        *_fields(Pointers, "value weight offset mask bias weight_scale output"),
+        *_fields(c_int32, "items n c height width out_channels out_height out_width"),
         *_fields(c_int32, "kernel_height kernel_width stride_height stride_width"),
         *_fields(c_int32, "pad_top pad_left dilation_height dilation_width groups offset_groups"),
         *_fields(c_int32, "value_type offset_type bias_type output_type"),

@@ -13,7 +13,8 @@ namespace trt
 {
 
 constexpr char const* kNAMESPACE = "degmix";
-constexpr char const* kINT8_NAMESPACE = "degmix.int8"; // the domain of nodes that sample INT8
+constexpr char const* kINT8_NAMESPACE = "degmix.int8";         // the domain of nodes that sample INT8
+constexpr char const* kINT8_OUT_NAMESPACE = "degmix.int8.out"; // of convolutions that store INT8 too
 
 // A creator of one operator in one namespace.
 class Creator : public nvinfer1::IPluginCreatorV3One

@@ -610,74 +610,111 @@ void convolutionCases(std::vector<IPluginCreatorV3One*> const& creators, cudaStr
     {
         DataType type;
         TensorFormat format;
+        DataType outType;
+        TensorFormat outFormat;
         double tolerance;
         char const* name;
+        char const* nameSpace;
     };
+    constexpr DataType kFLOAT = DataType::kFLOAT;
+    constexpr DataType kHALF = DataType::kHALF;
+    constexpr DataType kINT8 = DataType::kINT8;
+    constexpr TensorFormat kLINEAR = TensorFormat::kLINEAR;
+    constexpr TensorFormat kHWC = TensorFormat::kHWC;
+    constexpr TensorFormat kHWC8 = TensorFormat::kHWC8;
+    constexpr TensorFormat kHWC16 = TensorFormat::kHWC16;
+    constexpr TensorFormat kCHW32 = TensorFormat::kCHW32;
     // An int8 sample is rounded by 0.29 in the mean; masks and weights leave 14 of a deviation of 40.
-    for (Kind const& kind : {Kind{DataType::kFLOAT, TensorFormat::kLINEAR, 1e-6, "float32"},
-             Kind{DataType::kHALF, TensorFormat::kLINEAR, 5e-4, "float16 linear"},
-             Kind{DataType::kHALF, TensorFormat::kHWC8, 5e-4, "float16 HWC8"},
-             Kind{DataType::kFLOAT, TensorFormat::kHWC, 1e-6, "float32 HWC"},
-             Kind{DataType::kINT8, TensorFormat::kLINEAR, 2.5e-2, "int8"},
-             Kind{DataType::kINT8, TensorFormat::kHWC16, 2.5e-2, "int8 HWC16"},
-             Kind{DataType::kINT8, TensorFormat::kCHW32, 2.5e-2, "int8 CHW32"}})
+    for (Kind const& kind : {Kind{kFLOAT, kLINEAR, kFLOAT, kLINEAR, 1e-6, "float32", "degmix"},
+             Kind{kHALF, kLINEAR, kHALF, kLINEAR, 5e-4, "float16 linear", "degmix"},
+             Kind{kHALF, kHWC8, kHALF, kHWC8, 5e-4, "float16 HWC8", "degmix"},
+             Kind{kFLOAT, kHWC, kFLOAT, kHWC, 1e-6, "float32 HWC", "degmix"},
+             Kind{kINT8, kLINEAR, kFLOAT, kLINEAR, 2.5e-2, "int8", "degmix.int8"},
+             Kind{kINT8, kHWC16, kFLOAT, kLINEAR, 2.5e-2, "int8 HWC16", "degmix.int8"},
+             Kind{kINT8, kCHW32, kFLOAT, kLINEAR, 2.5e-2, "int8 CHW32", "degmix.int8"},
+             Kind{kINT8, kHWC16, kINT8, kHWC16, 1, "int8 HWC16 to int8", "degmix.int8.out"},
+             Kind{kINT8, kCHW32, kINT8, kCHW32, 1, "int8 CHW32 to int8", "degmix.int8.out"}})
     {
-        bool const isInt8 = kind.type == DataType::kINT8;
+        bool const isInt8 = kind.type == kINT8;
         double const unit = isInt8 ? 40 : 1;
+        double const outScale = kind.outType == kINT8 ? 0.5 : 1;
         constexpr int64_t kC = 64;
         constexpr int64_t kO = 24;
+        constexpr int kITEMS = 2;
         // Strides, pads and dilations differ along the axes, and the pads at their ends.
-        Tensor value({2, kC, 9, 12}, kind.type, kind.format);
-        Tensor weight({kO, 3, 2, kC}, kind.type);
         int64_t const outH = (9 + 1 + 2 - 3) / 2 + 1;
         int64_t const outW = 12 + 2 + 0 - 3 + 1;
-        Tensor offset({2, 2 * 2 * 6, outH, outW}, DataType::kFLOAT);
-        Tensor bias({kO}, DataType::kFLOAT);
-        Tensor mask({2, 2 * 6, outH, outW}, DataType::kFLOAT);
-        Tensor scale({kO}, DataType::kFLOAT);
-        TensorFormat const outFormat = isInt8 ? TensorFormat::kLINEAR : kind.format;
-        Tensor out({2, kO, outH, outW}, isInt8 ? DataType::kFLOAT : kind.type, outFormat);
-        fill(value, unit);
-        fill(weight, 0.2 * unit);
-        fill(offset, 3);
-        fill(bias, 1);
-        fill(mask, 1);
-        for (double& entry : scale.values)
+        struct Item
         {
-            entry = 0.02;
+            Tensor value;
+            Tensor weight;
+            Tensor offset;
+            Tensor bias;
+            Tensor scale;
+            Tensor mask;
+            Tensor out;
+        };
+        std::vector<Item> items;
+        for (int i = 0; i < kITEMS; ++i)
+        {
+            items.push_back(Item{Tensor({2, kC, 9, 12}, kind.type, kind.format), Tensor({kO, 3, 2, kC}, kind.type),
+                Tensor({2, 2 * 2 * 6, outH, outW}, kFLOAT), Tensor({kO}, kFLOAT), Tensor({kO}, kFLOAT),
+                Tensor({2, 2 * 6, outH, outW}, kFLOAT), Tensor({2, kO, outH, outW}, kind.outType, kind.outFormat)});
         }
-        scale.upload();
-        out.upload();
-        auto const reference = [&](size_t, int64_t n, int64_t o, int64_t y, int64_t x)
+        std::vector<Tensor*> inputs;
+        std::vector<Tensor*> outputs;
+        for (Item& item : items)
         {
+            fill(item.value, unit);
+            fill(item.weight, 0.2 * unit);
+            fill(item.offset, 3);
+            fill(item.bias, 1);
+            fill(item.mask, 1);
+            std::fill(item.scale.values.begin(), item.scale.values.end(), 0.02 + 0.01 * (&item - items.data()));
+            item.scale.upload();
+            item.out.upload();
+            inputs.insert(inputs.end(), {&item.value, &item.weight, &item.offset, &item.bias});
+            if (isInt8)
+            {
+                inputs.push_back(&item.scale);
+            }
+            inputs.push_back(&item.mask);
+            outputs.push_back(&item.out);
+        }
+        auto const reference = [&](size_t i, int64_t n, int64_t o, int64_t y, int64_t x)
+        {
+            Item const& item = items[i];
             double sum = 0;
             for (int64_t tap = 0; tap < 6; ++tap)
             {
                 for (int64_t c = 0; c < kC; ++c)
                 {
                     int64_t const plane = c / (kC / 2) * 6 + tap;
-                    double const atY = static_cast<double>(y * 2 - 1 + tap / 2) + offset.at(n, 2 * plane, y, x);
-                    double const atX = static_cast<double>(x - 2 + 2 * (tap % 2)) + offset.at(n, 2 * plane + 1, y, x);
-                    double const share = 1 / (1 + std::exp(-mask.at(n, plane, y, x)));
-                    sum += share * sample(value, n, c, atY, atX)
-                        * weight.values[static_cast<size_t>((o * 6 + tap) * kC + c)];
+                    double const atY = static_cast<double>(y * 2 - 1 + tap / 2) + item.offset.at(n, 2 * plane, y, x);
+                    double const atX
+                        = static_cast<double>(x - 2 + 2 * (tap % 2)) + item.offset.at(n, 2 * plane + 1, y, x);
+                    double const share = 1 / (1 + std::exp(-item.mask.at(n, plane, y, x)));
+                    sum += share * sample(item.value, n, c, atY, atX)
+                        * item.weight.values[static_cast<size_t>((o * 6 + tap) * kC + c)];
                 }
             }
-            double const result = (isInt8 ? sum * 0.05 * 0.02 : sum) + bias.values[static_cast<size_t>(o)];
-            return result > 0 ? result : 0;
+            double const real = isInt8 ? sum * 0.05 * item.scale.values[static_cast<size_t>(o)] : sum;
+            double const result = real + item.bias.values[static_cast<size_t>(o)];
+            return result > 0 ? result / outScale : 0;
         };
         std::vector<Field> fields{ints("kernel_shape", {3, 2}), ints("strides", {2, 1}), ints("pads", {1, 2, 2, 0}),
             ints("dilations", {1, 2}), ints("group", {1}), ints("offset_group", {2}), ints("mask", {1}),
-            text("activation", "relu"), ints("sigmoid_mask", {1})};
-        std::vector<Tensor*> inputs{&value, &weight, &offset, &bias};
+            ints("items", {kITEMS}), text("activation", "relu"), ints("sigmoid_mask", {1})};
         if (isInt8)
         {
             fields.push_back(real("value_scale", 0.05F));
-            inputs.push_back(&scale);
         }
-        inputs.push_back(&mask);
-        run(Case{std::string("DegmixDeformConv2d, ") + kind.name, "DegmixDeformConv2d",
-                isInt8 ? "degmix.int8" : "degmix", fields, inputs, {&out}, reference, kind.tolerance},
+        if (kind.outType == kINT8)
+        {
+            fields.push_back(real("output_scale", static_cast<float>(outScale)));
+        }
+        run(Case{std::string("DegmixDeformConv2d, ") + kind.name, "DegmixDeformConv2d", kind.nameSpace, fields, inputs,
+                outputs, reference, kind.tolerance},
             creators, stream);
     }
 }

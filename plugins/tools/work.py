@@ -125,8 +125,8 @@ def _convolution(c: int, height: int, width: int) -> Case:
     """deform_conv2d 3x3 with a mask, from C to C channels, FP16, channels last."""
 
     def work(kernels: native.Kernels, card: Card) -> Work:
-        params = native.DeformConv2dParams(n=1, c=c, height=height, width=width, out_channels=c)
-        params.out_height, params.out_width = height, width
+        params = native.DeformConv2dParams(items=1, n=1, c=c, height=height, width=width)
+        params.out_channels, params.out_height, params.out_width = c, height, width
         params.kernel_height = params.kernel_width = 3
         params.stride_height = params.stride_width = 1
         params.dilation_height = params.dilation_width = params.groups = params.offset_groups = 1

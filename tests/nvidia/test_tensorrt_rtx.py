@@ -101,6 +101,27 @@ def test_our_plugin_is_in_the_engine(deployed, precision, form, plugin):
     assert not kinds["GRID_SAMPLE"]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_classic_mixers_of_all_tasks_are_one_layer(precision, plugin, pictures, tmp_path):
+    """DeGMix with DCNv2 in its mixers, as the product builds it."""
+    loaded, exported = lively_network("degmix", deform_kernel=3, deform_groups=2)
+    assert len(network_spec(loaded).task_names) == 3
+    build(
+        exported,
+        tmp_path / "x.degmix",
+        precision=precision,
+        backend="tensorrt-rtx",
+        dcn="plugin",
+        calibration=list(pictures[:3]) if precision == "int8" else None,
+        observer="min_max",
+    )
+    found = json.loads((tmp_path / "x.degmix/engines/tensorrt_rtx/layers.json").read_text())
+    (layer,) = [layer for layer in found["layers"] if layer["kind"] == "PLUGIN_V3"]
+    assert len(layer["types"]) == 3
+    assert layer["name"].count("DeformConv") == 3
+    assert not any(layer["kind"] == "GRID_SAMPLE" for layer in found["layers"])
+
+
 def sampler_model(channels: int) -> bytes:
     """A graph of one DegmixDeformSample, which says a number of channels."""
     shapes = {"value": [1, 4, 8, 8], "offset": [1, 8, 8, 8], "out": [1, 4, 8, 8]}

@@ -1,5 +1,7 @@
 """Slow references against ONNX Runtime; function bodies; graphs of plugins that run anywhere."""
 
+from collections import Counter
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -7,9 +9,10 @@ import pytest
 from deform_graphs import deform_graph, quantized, run
 
 from degmix_edge import ops
-from degmix_edge.graph.model import to_graph, to_model
+from degmix_edge.graph.model import append, constant, to_graph, to_model
 from degmix_edge.ops import deform_conv2d, deform_sample
 from degmix_edge.passes._base import apply
+from degmix_edge.passes.fuse_deform_output import FuseDeformOutput
 from degmix_edge.passes.lower_deform_sample import LowerDeformSample
 from degmix_edge.passes.lower_deform_to_plugin import LowerDeformToPlugin
 
@@ -85,6 +88,62 @@ def test_int8_values_are_sampled_on_their_own_grid():
     step = 0.5 * 3.0 / 127 * np.abs(weight).sum(axis=(1, 2, 3)).max()
     assert np.abs(got - want).max() <= step + 1e-5
     assert np.abs(got - want).max() > 0
+
+
+STEP = 0.05  # of the output of an INT8 convolution, whose largest value is 5.1
+
+
+def quantized_output(activation: str, low: type = np.int8):
+    """An INT8 DCNv2 (-> activation) -> Q -> DQ -> y."""
+    rng = np.random.default_rng(6)
+    graph, feeds = quantized(rng, 3.0, kernel=(3, 3), pads=[1] * 4, groups=2, mask=True)
+    (node,) = [n for n in graph.nodes if n.op == "DeformConv"]
+    out = node.outputs[0]
+    out.name = "sum"
+    graph.outputs.clear()
+    if activation:
+        out = append(graph, activation, [out], "active", np.float32)
+    scale, zero = constant("os", STEP), constant("oz", 0, low)
+    q = append(graph, "QuantizeLinear", [out, scale, zero], "q", low)
+    y = append(graph, "DequantizeLinear", [q, scale, zero], "y", np.float32)
+    y.shape = node.outputs[0].shape
+    graph.outputs.append(y)
+    return to_graph(to_model(graph, {})), feeds
+
+
+@pytest.mark.parametrize("activation", ["", "Relu"])
+def test_an_int8_convolution_stores_int8(activation):
+    graph, feeds = quantized_output(activation)
+    want = run(to_model(graph.copy(), {}), feeds)
+    step = FuseDeformOutput()
+    assert [o.rewrites for o in apply(graph, [LowerDeformToPlugin(), step, step])] == [1, 1, 0]
+    assert Counter(n.op for n in graph.nodes)["QuantizeLinear"] == 1  # that of the values
+    (node,) = [n for n in graph.nodes if n.op == deform_conv2d.OP]
+    assert node.attrs["activation"] == (activation.lower() or "none")
+    model = ops.attach(to_model(graph, {}))
+    onnx.checker.check_model(model)
+    got = run(model, feeds)
+    steps = np.abs(got - want) / STEP
+    assert steps.max() <= 1 + 1e-6  # a sum in another order may lie on the other side of a half
+    assert (steps > 0.5).mean() < 0.01
+    assert (want < 0).any() == (not activation)
+    assert np.unique(want).size > 20
+
+
+@pytest.mark.parametrize("case", ["uint8", "Sigmoid", "two readers", "an output", "float weights"])
+def test_an_output_that_cannot_be_int8_is_left_alone(case):
+    graph, _ = quantized_output(
+        "Sigmoid" if case == "Sigmoid" else "", np.uint8 if case == "uint8" else np.int8
+    )
+    (node,) = [n for n in graph.nodes if n.op == "DeformConv"]
+    if case == "two readers":
+        graph.outputs.append(append(graph, "Neg", [node.outputs[0]], "again", np.float32))
+    if case == "an output":
+        graph.outputs.append(node.outputs[0])
+    if case == "float weights":
+        node.inputs[1] = constant("floats", np.ones(node.inputs[1].shape))
+    outcomes = apply(graph, [LowerDeformToPlugin(), FuseDeformOutput()])
+    assert [o.rewrites for o in outcomes] == [1, 0]
 
 
 def test_what_is_no_per_channel_sampling_is_left_alone():

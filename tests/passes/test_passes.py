@@ -7,6 +7,8 @@ import onnxruntime
 import pytest
 import torch
 from conftest import HEIGHT, WIDTH
+from deform_graphs import deform_graph
+from deform_graphs import run as run_deform
 
 from degmix_edge import tasks
 from degmix_edge.errors import GraphError
@@ -85,6 +87,28 @@ def test_fold_batchnorm(bias):
     assert [o.rewrites for o in apply(graph, [FoldBatchnorm(), FoldBatchnorm()])] == [1, 0]
     assert [node.op for node in graph.nodes] == ["Conv"]
     np.testing.assert_allclose(run(to_model(graph, {}), X, "x")["norm"], before, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("mask", [True, False])
+def test_fold_batchnorm_into_a_deformable_convolution(bias, mask):
+    rng = np.random.default_rng(1)
+    graph, feeds = deform_graph(rng, n=2, kernel=(3, 3), pads=[1] * 4, mask=mask)
+    node = graph.nodes[0]
+    if not bias:
+        node.inputs[3] = gs.Variable.empty()
+        node.inputs = node.inputs if mask else node.inputs[:3]
+    values = [rng.uniform(0.5, 2, 6), *rng.normal(size=(2, 6)), rng.uniform(0.5, 2, 6)]
+    stats = [constant(f"n{i}", v) for i, v in enumerate(values)]
+    folded = gs.Variable("norm", np.float32, node.outputs[0].shape)
+    inputs = [node.outputs[0], *stats]
+    graph.nodes.append(gs.Node("BatchNormalization", "norm", {"epsilon": 1e-3}, inputs, [folded]))
+    graph.outputs = [folded]
+    before = run_deform(to_model(graph.copy(), {}), feeds, "norm")
+    assert [o.rewrites for o in apply(graph, [FoldBatchnorm(), FoldBatchnorm()])] == [1, 0]
+    assert [node.op for node in graph.nodes] == ["DeformConv"]
+    after = run_deform(to_model(graph, {}), feeds, "norm")
+    np.testing.assert_allclose(after, before, atol=1e-4)
 
 
 def padded_graph(

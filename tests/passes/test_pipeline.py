@@ -112,7 +112,9 @@ def test_what_stands_in_each_form(deployed, products):
             assert nodes["offsets", precision]["DegmixDeformSampleAt"] == 2
             assert nodes["offsets", precision]["DegmixDeformOffsets"] == 2
         else:
-            assert plugin["DegmixDeformConv2d"] == ours["DegmixDeformConv2d"] > 0
+            assert plugin["DegmixDeformConv2d"] == ours["DegmixDeformConv2d"] == 2
+            assert nodes["plugin", precision]["DegmixDeformConv2d"] == 1
+            assert nodes["offsets", precision]["DegmixDeformConv2d"] == 1
 
 
 def test_a_parser_gets_no_functions_that_it_could_take_in_place_of_the_plugin(products):
@@ -136,7 +138,7 @@ def test_types_of_the_plugins_inputs(products):
                 taps = convolution.inputs[0].inputs[0]
                 assert (taps.op, taps.inputs[1].dtype) == ("Conv", np.float16)
             if node.op == "DegmixDeformConv2d":
-                assert types == ["half", "half", "float32", "half", "float32"]
+                assert types == ["half", "half", "float32", "half", "float32"] * 2
 
 
 def test_types_of_the_plugins_inputs_in_an_int8_engine(products):

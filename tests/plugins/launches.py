@@ -121,17 +121,36 @@ def convolution(
     bias: np.ndarray | None = None,
     mask: np.ndarray | None = None,
     *,
+    scales: tuple[float, np.ndarray, float] | None = None,
+    **options: Any,
+) -> np.ndarray:
+    """`deform_conv2d` of one item; `scales` are of values, of weights by output, of the output."""
+    item = (value, weight, offset, bias, mask, None if scales is None else scales[1])
+    whole = {} if scales is None else {"value_scale": scales[0], "output_scale": scales[2]}
+    return convolutions(kernels, [item], **whole, **options)[0]
+
+
+def convolutions(
+    kernels: native.Kernels,
+    items: list[tuple[np.ndarray | None, ...]],
+    *,
     last: bool = False,
     tile: tuple[int, int] = (0, 0),
     splits: int = 0,
     variant: int = 0,
     sigmoid: bool = False,
     activation: str = "none",
-    scales: tuple[float, np.ndarray, float] | None = None,
+    value_scale: float = 0.0,
+    output_scale: float = 0.0,
     out_type: Any = None,
     **attrs: Any,
-) -> np.ndarray:
-    """`deform_conv2d`; weight `(O, C / group, kH, kW)`, ONNX's attributes, tile (M, N)."""
+) -> list[np.ndarray]:
+    """`deform_conv2d` of (value, weight, offset, bias, mask, weight scales) of one shape.
+
+    All items go in one launch. Weights are `(O, C / group, kH, kW)`, `attrs` are ONNX's
+    attributes, and `tile` is (M, N).
+    """
+    value, weight, offset, bias = items[0][:4]
     n, c, height, width = value.shape
     outputs, _, k_h, k_w = weight.shape
     out_h, out_w = offset.shape[2:]
@@ -139,21 +158,10 @@ def convolution(
     pitch, out_pitch = -(-c // vector) * vector, -(-outputs // 8) * 8
     stride, pads = attrs.get("strides", [1, 1]), attrs.get("pads", [0] * 4)
     dilation = attrs.get("dilations", [1, 1])
-    out_dtype = np.dtype(out_type or (np.float32 if scales else value.dtype))
+    out_dtype = np.dtype(out_type or (np.float32 if value_scale else value.dtype))
     shape = (n, out_h, out_w, out_pitch) if last else (n, outputs, out_h, out_w)
-    arrays = {
-        "value": channels_last(value, pitch) if last else value,
-        "weight": weight.transpose(0, 2, 3, 1),
-        "offset": offset,
-        "mask": mask,
-        "bias": bias,
-        "weight_scale": None if scales is None else scales[1].astype(np.float32),
-        "output": np.full(shape, 77, out_dtype),
-    }
-    copy = memory(kernels)
-    guards = {name: copy(array) for name, array in arrays.items() if array is not None}
     params = native.DeformConv2dParams(
-        **{name: guard.address for name, guard in guards.items()},
+        items=len(items),
         n=n,
         c=c,
         height=height,
@@ -181,17 +189,36 @@ def convolution(
         output_pitch=out_pitch,
         activation=native.ACTIVATIONS[activation],
         sigmoid_mask=int(sigmoid),
-        value_scale=scales[0] if scales else 0.0,
-        output_scale=scales[2] if scales else 0.0,
+        value_scale=value_scale,
+        output_scale=output_scale,
         tile_m=tile[0],
         tile_n=tile[1],
         splits=splits,
         variant=variant,
     )
+    kept, copy = [], memory(kernels)
+    for i, item in enumerate(items):
+        values, weights, offset_, bias_, mask, weight_scale = (*item, None)[:6]
+        arrays = {
+            "value": channels_last(values, pitch) if last else values,
+            "weight": weights.transpose(0, 2, 3, 1),
+            "offset": offset_,
+            "mask": mask,
+            "bias": bias_,
+            "weight_scale": None if weight_scale is None else weight_scale.astype(np.float32),
+            "output": np.full(shape, 77, out_dtype),
+        }
+        guards = {name: copy(array) for name, array in arrays.items() if array is not None}
+        kept.append(guards)
+        for name, guard in guards.items():
+            getattr(params, name)[i] = guard.address
     kernels.launch("deform_conv2d", params)
-    out = guards["output"].array()
-    assert not last or not out[..., outputs:].any(), "channels that fill a vector must be zero"
-    return out[..., :outputs].transpose(0, 3, 1, 2) if last else out
+    results = []
+    for guards in kept:
+        out = guards["output"].array()
+        assert not last or not out[..., outputs:].any(), "channels that fill a vector must be zero"
+        results.append(out[..., :outputs].transpose(0, 3, 1, 2) if last else out)
+    return results
 
 
 def offsets(

@@ -7,6 +7,7 @@ runs the same tests on a card, see on_card.py.
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from launches import convolution, native, sample
+from launches import convolution, convolutions, native, sample
 from launches import offsets as convolved
 from onnx.backend.test.case.node import deformconv
 from torchvision.ops import deform_conv2d as by_torchvision
@@ -277,6 +278,78 @@ def test_blocks_of_a_cluster_share_the_steps_of_a_tile(kernels, splits, kind, c,
         assert relative(got, whole) < 1e-6
 
 
+@cache
+def several(kind):
+    """Inputs of three convolutions of one shape, and what each gives."""
+    rng = np.random.default_rng(10)
+    is_int8 = kind is np.int8
+    items, wants = [], []
+    for _ in range(3):
+        value, weight = (
+            ((30 if is_int8 else 1) * rng.standard_normal(shape)).clip(-127, 127).astype(kind)
+            for shape in ((2, 32, 5, 9), (24, 32, 3, 3))
+        )
+        offset, bias = offsets(rng, (2, 36, 5, 9), 2), rng.standard_normal(24).astype(np.float16)
+        mask = rng.random((2, 18, 5, 9)).astype(np.float32)
+        scale = rng.random(24).astype(np.float32) / 50 if is_int8 else None
+        items.append((value, weight, offset, bias, mask, scale))
+        attrs = {"pads": [1] * 4, "offset_group": 2}
+        want = deform_conv2d.reference(value, weight, offset, None, mask, **attrs)
+        want = want * 0.02 * scale[:, None, None] if is_int8 else want
+        wants.append(want + bias.astype(np.float64)[:, None, None])
+    return items, wants
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8])
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize(("last", "variant"), [(False, 0), (True, native.WARPS), (True, 2)])
+def test_several_convolutions_go_in_one_launch(kernels, kind, splits, last, variant):
+    """Each has its own weights, bias, mask and scales, and the same bits as alone."""
+    items, wants = several(kind)
+    options = {"last": last, "variant": variant, "splits": splits, "tile": (0, 128)}
+    options |= {"pads": [1] * 4, "offset_group": 2}
+    options |= {"value_scale": 0.02} if kind is np.int8 else {}
+    got = twice(kernels, lambda: convolutions(kernels, items, **options))
+    for item, out, want in zip(items, got, wants, strict=True):
+        assert relative(out, want) < {np.float32: 1e-6, np.float16: 6e-4, np.int8: 2e-2}[kind]
+        assert out.tobytes() == convolutions(kernels, [item], **options)[0].tobytes()
+
+
+def test_one_item_that_is_not_aligned_or_lacks_a_pointer(kernels):
+    """All items take the way that the worst one needs; a pointer that is missing is refused."""
+    rng = np.random.default_rng(9)
+    weight = rng.standard_normal((8, 8, 1, 1)).astype(np.float32)
+    value = rng.standard_normal((1, 4, 4, 8)).astype(np.float32)  # channels last
+    offset = np.zeros((1, 2, 4, 4), np.float32)
+    storage = np.zeros(value.size + 4, np.float32)
+    first = -(storage.ctypes.data // 4) % 4  # on 16 bytes
+    shifted = storage[first + 1 : first + 1 + value.size]
+    shifted[:] = value.reshape(-1)
+    outs = [np.full((1, 4, 4, 8), 77, np.float32) for _ in range(2)]
+    params = native.DeformConv2dParams(
+        items=2, n=1, c=8, height=4, width=4, out_channels=8, out_height=4, out_width=4,
+        kernel_height=1, kernel_width=1, stride_height=1, stride_width=1, dilation_height=1,
+        dilation_width=1, groups=1, offset_groups=1, value_layout=1, output_layout=1,
+        value_pitch=8, output_pitch=8,
+    )  # fmt: skip
+    by_output = np.ascontiguousarray(weight[:, :, 0, 0])
+    for i, values in enumerate((np.ascontiguousarray(value), shifted)):
+        params.value[i], params.output[i] = values.ctypes.data, outs[i].ctypes.data
+        params.weight[i], params.offset[i] = by_output.ctypes.data, offset.ctypes.data
+    assert kernels.plan("deform_conv2d", params, native.H200).is_vector == 0
+    if hasattr(kernels.library, "degmix_emulation_set_order"):  # these arrays are the processor's
+        kernels.launch("deform_conv2d", params)
+        want = np.einsum("nhwc,oc->nhwo", value, weight[:, :, 0, 0])
+        for out in outs:
+            np.testing.assert_allclose(out, want, rtol=1e-5, atol=1e-5)
+    params.weight[1] = None
+    with pytest.raises(ValueError, match="a pointer is null"):
+        kernels.launch("deform_conv2d", params)
+    params.weight[1], params.mask[1] = params.weight[0], params.offset[0]
+    with pytest.raises(ValueError, match="mask: expected one of every item, or none"):
+        kernels.launch("deform_conv2d", params)
+
+
 def test_int8_is_exact_on_its_own_grid(kernels):
     """Samples rounded once, integer sums, one scale an output channel; and a quantized output."""
     rng = np.random.default_rng(3)
@@ -296,6 +369,12 @@ def test_int8_is_exact_on_its_own_grid(kernels):
     ].all()
     eight = convolution(kernels, value, weight, offset, last=True, scales=scales, out_type=np.int8)
     assert np.abs(eight - np.clip(real / 4.0, -127, 127)).max() <= 0.5 + 1e-3 + near.any() * 100
+    # Engines have all scales in those of the outputs, so that tasks with other ones share a launch.
+    item = (value, weight, offset, None, None, np.float32(0.05) * np.float32(scales[1]) / 4)
+    options = {"value_scale": 1.0, "output_scale": 1.0, "out_type": np.int8, "last": True}
+    for folded in convolutions(kernels, [item, item], **options):
+        assert np.abs(folded.astype(int) - eight).max() <= 1
+        assert (folded != eight).mean() < 1e-3
 
 
 def test_sigmoid_and_activations(kernels):
@@ -315,6 +394,9 @@ def test_sigmoid_and_activations(kernels):
     for activation, expected in bent.items():
         got = convolution(kernels, value, weight, offset, activation=activation, **options)
         assert relative(got, expected) < 1e-5
+    # Without a mask there is nothing to apply a sigmoid to.
+    whole = [convolution(kernels, value, weight, offset, sigmoid=s) for s in (False, True)]
+    assert whole[0].tobytes() == whole[1].tobytes()
 
 
 def test_half_is_as_good_as_its_inputs_allow(kernels):
@@ -486,10 +568,10 @@ def test_the_heuristic_takes_one_of_the_fastest_tiles(
 ):
     """An H200 has an H100's multiprocessors."""
     params = native.DeformConv2dParams(
-        n=n, c=c, height=height, width=width, out_channels=c, out_height=(height - 1) // stride + 1,
-        out_width=(width - 1) // stride + 1, kernel_height=3, kernel_width=3, groups=1,
-        offset_groups=offset_groups, value_type=native.HALF, value_layout=native.CHANNELS_LAST,
-        value_pitch=c,
+        items=1, n=n, c=c, height=height, width=width, out_channels=c,
+        out_height=(height - 1) // stride + 1, out_width=(width - 1) // stride + 1,
+        kernel_height=3, kernel_width=3, groups=1, offset_groups=offset_groups,
+        value_type=native.HALF, value_layout=native.CHANNELS_LAST, value_pitch=c,
     )  # fmt: skip
     plan = kernels.plan("deform_conv2d", params, native.H200)
     taken = times[plan.tile_m, plan.tile_n, plan.splits, plan.variant]
@@ -525,10 +607,11 @@ def test_heuristics(kernels):
     forced.variant = native.SHARED
     assert ask(forced, native.H200).variant == native.DIRECT  # does not fit
 
-    def conv(c, out, side, kind=native.HALF, n=1):
+    def conv(c, out, side, kind=native.HALF, n=1, items=1):
         return native.DeformConv2dParams(
-            n=n, c=c, height=side, width=side, out_channels=out, out_height=side, out_width=side,
-            kernel_height=3, kernel_width=3, groups=1, offset_groups=1, value_type=kind,
+            items=items, n=n, c=c, height=side, width=side,
+            out_channels=out, out_height=side, out_width=side, kernel_height=3, kernel_width=3,
+            groups=1, offset_groups=1, value_type=kind,
             value_layout=native.CHANNELS_LAST, value_pitch=c,
         )  # fmt: skip
 
@@ -542,6 +625,14 @@ def test_heuristics(kernels):
     assert sizes(tile(256, 256, 64, card=native.RTX4090)) == (64, 128, 1)
     assert 64 <= tile(512, 512, 16).blocks <= native.H200.multiprocessors
     assert tile(512, 512, 16).splits >= 4
+    # Items fill the card as images of a batch do.
+    assert tile(256, 256, 28, items=4).splits < tile(256, 256, 28).splits
+    for card in (native.H200, native.ORIN):
+        by_items, by_images = (
+            tile(256, 256, 28, items=4, card=card),
+            tile(256, 256, 28, n=4, card=card),
+        )
+        assert (*sizes(by_items), by_items.blocks) == (*sizes(by_images), by_images.blocks)
     assert sizes(tile(64, 64, 128)) == (128, 64, 1)
     assert sizes(tile(256, 256, 112, kind=native.FLOAT))[1] == 128
     for kind in (native.HALF, native.FLOAT, native.INT8):
@@ -614,6 +705,8 @@ def test_offsets_refuse(kernels, change, reason):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
+        ({"items": 0}, "items: expected 1 to 8"),
+        ({"items": 9}, "items: expected 1 to 8"),
         ({"groups": 3}, "groups: expected a divisor"),
         ({"offset_groups": 5}, "offsetGroups: expected a divisor"),
         ({"kernel_height": 0}, "kernel, stride and dilation"),
@@ -628,7 +721,8 @@ def test_offsets_refuse(kernels, change, reason):
     ],
 )
 def test_convolution_refuses(kernels, change, reason):
-    right = {"n": 1, "c": 8, "height": 4, "width": 4, "out_channels": 8, "out_height": 4}
+    right = {"items": 1, "n": 1, "c": 8, "height": 4, "width": 4}
+    right |= {"out_channels": 8, "out_height": 4}
     right |= {"out_width": 4, "kernel_height": 1, "kernel_width": 1, "stride_height": 1}
     right |= {"stride_width": 1, "dilation_height": 1, "dilation_width": 1}
     right |= {"groups": 1, "offset_groups": 1}

@@ -28,6 +28,7 @@ CREATORS = {
     (deform_offsets.OP, ops.DOMAIN),
     (deform_conv2d.OP, ops.DOMAIN),
     (deform_conv2d.OP, ops.INT8_DOMAIN),
+    (deform_conv2d.OP, ops.INT8_OUT_DOMAIN),
 }
 LISTED = """
 import json, sys
@@ -53,8 +54,8 @@ def test_the_mini_host_drives_every_operator(emulated):
     command = [emulated / "degmix_mini_host_emulated", emulated / "libdegmix_trt_emulated.so"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "7 creators, 0 failures" in done.stdout
-    assert done.stdout.count("tactic 0: error") == 14
+    assert "8 creators, 0 failures" in done.stdout
+    assert done.stdout.count("tactic 0: error") == 16
     assert not done.stderr
 
 
@@ -323,6 +324,6 @@ def test_the_gpu_benchmark_checks_its_cases(emulated, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert len(rows) == 12
+    assert len(rows) == 13
     assert all(row["ok"] and row["error"] < 5e-4 for row in rows)
     assert {row["offsets"] for row in rows} >= {"zero", "net-init", "gauss 30 px", "trained"}
