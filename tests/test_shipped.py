@@ -10,8 +10,12 @@ import pytest
 from degmix_training import checkpoint
 
 from degmix_edge import metrics
+from degmix_edge.bundle import ready
 from degmix_edge.bundle.contents import open_bundle, recipe_and_ranges
 from degmix_edge.cli import invoke
+from degmix_edge.workflows.build import build
+from degmix_edge.workflows.comparison import ROUNDING_FACTOR
+from degmix_edge.workflows.demo_report import CHECKPOINT
 
 pytestmark = pytest.mark.slow(file_seconds=80)
 NAMES = ("degmix_lite0", "degmix_tiny")
@@ -70,8 +74,8 @@ def test_the_card_is_what_the_network_scores(shipped):
 def test_the_demo_writes_its_report(demo):
     names = sorted(path.name for path in demo.iterdir())
     assert names == [
-        "degmix_tiny.fp32.degmix",
-        "degmix_tiny.int8.degmix",
+        f"{CHECKPOINT}.fp32.degmix",
+        f"{CHECKPOINT}.int8.degmix",
         "report.html",
         "results.json",
         "sheet.png",
@@ -87,44 +91,55 @@ def test_int8_and_fp32_against_pytorch(results, capsys):
     assert len(fp32["tensors"]) == 2 * len(fp32["tasks"]) == 12
     for tensor in fp32["tensors"]:
         assert tensor["equal"] is None or tensor["equal"] >= 0.999
-        assert tensor["relative"] <= 1e-4 or not tensor["name"].endswith("_logits"), tensor
+        if tensor["name"].endswith("_logits"):
+            # PyTorch itself is 9e-5 from float64 of human parts, which amplify rounding.
+            rounding = tensor.get("rounding", 0.0)
+            assert rounding <= 2e-4, tensor
+            assert tensor["relative"] <= max(1e-4, ROUNDING_FACTOR * rounding), tensor
+        assert tensor["mean"] <= 1e-5, tensor
     assert int8["images"] == 64
     assert int8["passed"], int8["verdict"]
     assert all(task["drop"] <= 0.02 for task in int8["tasks"])
     with capsys.disabled():
         drops = ", ".join(f"{t['task']} {100 * t['drop']:+.2f} %" for t in int8["tasks"])
         ratio = results["speedup_net"]["int8"]
-        print(f"\ndegmix_tiny int8, worse by: {drops}; engine call {ratio:.1f} x PyTorch eager")
+        print(f"\n{CHECKPOINT} int8, worse by: {drops}; engine call {ratio:.1f} x PyTorch eager")
 
 
 def test_the_int8_bundle_is_a_third_of_the_fp32_one(demo):
-    sizes = {p: open_bundle(demo / f"degmix_tiny.{p}.degmix").size_bytes for p in ("fp32", "int8")}
+    sizes = {p: open_bundle(demo / f"{CHECKPOINT}.{p}.degmix").size_bytes for p in ("fp32", "int8")}
     assert sizes["int8"] / sizes["fp32"] <= 0.35
 
 
 def test_another_demo_takes_the_bundles_of_the_first(demo, tmp_path, capfd):
     shutil.copytree(demo, tmp_path / "demo")
-    again = ["demo", "--out", str(tmp_path / "demo"), "--scenes", "1", "--calls", "1"]
+    again = ["demo", "--out", str(tmp_path / "demo"), "--calls", "1"]
     assert invoke(again) == 0
     assert capfd.readouterr().err.count("from an earlier demo") == 2
 
 
-def test_the_ready_bundle_is_what_build_makes(demo):
-    """Ranges are sums over pixels, which another processor adds in another order."""
-    from degmix_edge.bundle.ready import FOLDER
+@pytest.fixture(params=ready.names())
+def shipped_and_built(request, demo, tmp_path):
+    """A bundle that ships, and the same built now; the demo has built one of them."""
+    name = request.param
+    if name == CHECKPOINT:
+        built = open_bundle(demo / f"{name}.int8.degmix")
+    else:
+        built = build(name, tmp_path / "a.degmix", calibration="synthetic:64")
+    return open_bundle(ready.FOLDER / f"{name}.degmix"), built
 
-    ready, built = (
-        open_bundle(path)
-        for path in (FOLDER / "degmix_tiny.degmix", demo / "degmix_tiny.int8.degmix")
-    )
-    assert ready.manifest.network.source.sha256 == built.manifest.network.source.sha256
+
+def test_a_ready_bundle_is_what_build_makes(shipped_and_built):
+    """Ranges are sums over pixels, which another processor adds in another order."""
+    shipped, built = shipped_and_built
+    assert shipped.manifest.network.source.sha256 == built.manifest.network.source.sha256
     for name in ("network", "fit", "inputs", "outputs", "precision"):
-        assert getattr(ready.manifest, name) == getattr(built.manifest, name), name
-    assert ready.read("recipe.yaml") == built.read("recipe.yaml")
-    ours, theirs = (recipe_and_ranges(bundle)[1].tensors for bundle in (ready, built))
+        assert getattr(shipped.manifest, name) == getattr(built.manifest, name), name
+    assert shipped.read("recipe.yaml") == built.read("recipe.yaml")
+    ours, theirs = (recipe_and_ranges(bundle)[1].tensors for bundle in shipped_and_built)
     assert ours.keys() == theirs.keys()
     for name, own in ours.items():
         assert own.amax == pytest.approx(theirs[name].amax, rel=0.02), name
-    graphs = [onnx.load_from_string(bundle.onnx()).graph for bundle in (ready, built)]
+    graphs = [onnx.load_from_string(bundle.onnx()).graph for bundle in shipped_and_built]
     nodes = [[(node.op_type, *node.input, *node.output) for node in g.node] for g in graphs]
     assert nodes[0] == nodes[1]

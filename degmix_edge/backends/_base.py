@@ -135,6 +135,10 @@ class Backend(ABC):
         """Run the network on raw frames of its images, and on other inputs that are checked."""
         raise BackendError(f"{self.name}: takes images of the network's size, and no raw frames")
 
+    def in_double(self) -> Backend | None:
+        """Return the same network computed in float64, or None where it cannot be."""
+        return None
+
     def cancel(self) -> None:  # noqa: B027  # a backend that cannot end a call lets it finish
         """Ask calls that run in other threads to end with a BackendError, where that can be."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -38,6 +39,12 @@ class Backend(Base):
     ) -> None:
         super().__init__(spec)
         self.network, self.raw_logits = network, raw_logits
+        self._is_double = False
+
+    def in_double(self) -> Backend:
+        exact = Backend(self.spec, copy.deepcopy(self.network).double(), raw_logits=self.raw_logits)
+        exact._is_double = True
+        return exact
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -53,8 +60,8 @@ class Backend(Base):
 
         with torch.inference_mode():
             named = {one.tensor or one.name: one for one in self.spec.inputs}
-            others = {name: _taken(feed[one.name], one) for name, one in named.items()}
-            first = _taken(feed[IMAGE], self.spec.image)
+            others = {name: self._taken(feed[one.name], one) for name, one in named.items()}
+            first = self._taken(feed[IMAGE], self.spec.image)
             outputs = named_outputs(self.network(first, **others))
             logits = {
                 task.name: _at_size(_selected(outputs, task), task, self.spec)
@@ -65,6 +72,10 @@ class Backend(Base):
                 scored = [task.name for task in self.spec.tasks if task.has_logits]
                 maps |= {logits_name(name): logits[name].numpy() for name in scored}
         return maps
+
+    def _taken(self, array: np.ndarray, one: InputSpec) -> torch.Tensor:
+        found = _taken(array, one)
+        return found.double() if self._is_double and found.is_floating_point() else found
 
     def _deactivate(self) -> None:
         pass

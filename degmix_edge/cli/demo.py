@@ -25,7 +25,7 @@ EXAMPLE = example("demo --out demo")
 def command(output: Output, out: Path, scenes: int, calls: int, fresh: bool) -> None:
     """Go the whole way on this machine: build, run, time, compare, show.
 
-    Builds FP32 and INT8 bundles of degmix_tiny, runs them on scikit-image's photographs and on
+    Builds FP32 and INT8 bundles of degmix_lite0, runs them on scikit-image's photographs and on
     held-out synthetic scenes, and writes OUT/report.html, OUT/sheet.png and OUT/results.json.
     """
     from degmix_edge.workflows.bench import latency_table

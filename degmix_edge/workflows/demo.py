@@ -22,6 +22,8 @@ from degmix_edge.workflows.comparison import Comparison, compare_sessions, tenso
 from degmix_edge.workflows.demo_report import (
     CALIBRATION,
     CHECKPOINT,
+    DATA,
+    KEEP_FLOAT,
     Demo,
     write_report,
 )
@@ -49,7 +51,7 @@ def demo(
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> Demo:
-    """Build FP32 and INT8 bundles of `degmix_tiny`, run, time and compare them, write a report.
+    """Build FP32 and INT8 bundles of `degmix_lite0`, run, time and compare them, write a report.
 
     Args:
         out: The folder for bundles, report.html, sheet.png and results.json.
@@ -70,7 +72,7 @@ def demo(
         reference = stack.enter_context(reference_session(bundles["int8"], None))
         fit = bundles["int8"].manifest.fit
         specs = {task.name: task for task in bundles["int8"].manifest.network.tasks}
-        held_out, photos = images(f"synthetic:{scenes}", fit, specs=specs), photographs()
+        held_out, photos = images(f"{DATA}:{scenes}", fit, specs=specs), photographs()
         sessions = {p: stack.enter_context(load(b)) for p, b in bundles.items()}
         comparisons = {
             p: _compare(bundles[p], sessions[p], reference, held_out[: SCENES[p]]) for p in bundles
@@ -117,7 +119,10 @@ def _bundle(
         except BundleError as error:
             progress.warn(f"{error}; building it again")
     progress.note(f"building {target}")
-    return build(network(), target, precision=precision, calibration=CALIBRATION, force=True)
+    options: dict[str, Any] = {"calibration": CALIBRATION, "force": True}
+    if precision == "int8":
+        options["keep_float"] = KEEP_FLOAT
+    return build(network(), target, precision=precision, **options)
 
 
 def _export() -> onnx.ModelProto:

@@ -14,7 +14,13 @@ from degmix_edge.network import IMAGE
 from degmix_edge.preprocess import Fit
 from degmix_edge.runtime import Session, load
 from degmix_edge.workflows.bench import bench_sessions, machine
-from degmix_edge.workflows.comparison import compare_sessions, tensor_differences
+from degmix_edge.workflows.build import build
+from degmix_edge.workflows.comparison import (
+    LOGITS_TOLERANCE,
+    ROUNDING_FACTOR,
+    compare_sessions,
+    tensor_differences,
+)
 from degmix_edge.workflows.doctor import examine
 from degmix_edge.workflows.sources import as_images, images
 
@@ -124,6 +130,60 @@ def test_fp32_logits_out_of_tolerance_fail_even_where_maps_agree(bundles, refere
         found = compare_sessions(session, reference, scenes, loud)
     assert not found.passed
     assert "semseg_logits: relative difference 2.0e-03" in found.verdict
+
+
+class Steep(torch.nn.Module):
+    """A network whose depth is a small difference of two large numbers, so that float32 shows.
+
+    Args:
+        shift: Added to the depth: a fault of the engine's.
+    """
+
+    def __init__(self, network, shift=0.0):
+        super().__init__()
+        self.network, self.shift = network, shift
+
+    def forward(self, image):
+        logits = self.network(image)
+        large = 700 * logits["depth"].sigmoid()
+        depth = (large + 400) - large - 400 + logits["depth"] + self.shift
+        return {**logits, "depth": depth}
+
+
+@pytest.fixture(scope="module")
+def steep(loaded, tmp_path_factory):
+    """FP32 bundles of such a network and of a faulty one, and the network in PyTorch."""
+    folder = tmp_path_factory.mktemp("steep")
+    made = {}
+    for name, shift in (("good", 0.0), ("faulty", 0.01)):
+        module = Steep(loaded.network, shift).eval()
+        options = {"precision": "fp32", "size": (64, 96), "mean": loaded.card.config.mean}
+        options |= {"std": loaded.card.config.std, "color": "rgb"}
+        made[name] = build(module, folder / f"{name}.degmix", **options)
+    return made, Steep(loaded.network).eval()
+
+
+def test_fp32_logits_may_differ_by_what_float32_costs_pytorch_itself(steep, scenes):
+    made, module = steep
+    feeds = [{IMAGE: image[None]} for image, _ in scenes]
+    found = {}
+    for name, bundle in made.items():
+        with Backend(bundle.manifest.network, module, raw_logits=True) as reference:
+            tensors = tensor_differences(bundle, reference, feeds)
+            session = Session(reference, bundle.manifest.fit)
+            with load(bundle) as engine:
+                compared = compare_sessions(engine, session, [(i, {}) for i, _ in scenes], tensors)
+        found[name] = compared, {t.name: t for t in tensors}["depth_logits"]
+    compared, depth = found["good"]
+    assert LOGITS_TOLERANCE < depth.relative <= ROUNDING_FACTOR * depth.rounding, depth
+    assert compared.passed, compared.verdict
+    assert all(
+        "rounding" not in t or t["name"] == "depth_logits" for t in compared.values()["tensors"]
+    )
+    compared, depth = found["faulty"]
+    assert depth.relative > ROUNDING_FACTOR * depth.rounding
+    assert not compared.passed
+    assert "depth_logits: relative difference" in compared.verdict
 
 
 def test_bench_counts_every_call_and_orders_percentiles(bundles, reference, pictures):
