@@ -9,7 +9,7 @@ in each round, and one lives at a time: a pool of spinning threads would take th
 A time is the median of all rounds' calls, bytes in and maps out. Peak memory is that of a process
 of its own. What is measured is kept in OUT/NETWORK.json, from which a second run resumes.
 
-On two quiet cores degmix_tiny takes about a quarter of an hour, and nyud_demtg two to three hours.
+On two quiet cores degmix_tiny takes eight minutes, and nyud_demtg two to three hours.
 """
 
 from __future__ import annotations
