@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 WIDTHS = (390, 1400)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 OUTER = """<!doctype html><meta charset="utf-8"><body style="margin:0">{frames}
 <pre id="result"></pre><script>
 const frames = [...document.querySelectorAll("iframe")];

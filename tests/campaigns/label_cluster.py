@@ -133,7 +133,7 @@ def render(folder: Path, count: int, size: tuple[int, int], per_tar: int) -> Pat
 
 
 @contextmanager
-def ray_cluster(num_cpus: int) -> Iterator[tuple[str, float]]:
+def ray_cluster(num_cpus: int, *options: str) -> Iterator[tuple[str, float]]:
     """Start a cluster in processes of its own; gives its address and the seconds of its start."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -141,7 +141,7 @@ def ray_cluster(num_cpus: int) -> Iterator[tuple[str, float]]:
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     command = [*ray, "start", "--head", "--block", f"--port={port}", f"--num-cpus={num_cpus}"]
     command += ["--object-store-memory=300000000"]
-    command += ["--include-dashboard=false", "--disable-usage-stats"]
+    command += ["--include-dashboard=false", "--disable-usage-stats", *options]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     # Ray 2.59 and later ask for a token. The cluster has one of its own, which drivers inherit.
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}

@@ -2,14 +2,11 @@
 
 import json
 import os
-import secrets
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -17,6 +14,9 @@ import pytest
 from test_label import BUNDLE, EACH, TARS, here, same_bytes, small_disk, write_tar
 
 pytest.importorskip("ray")
+sys.path.insert(0, str(Path(__file__).parents[1] / "campaigns"))
+
+from label_cluster import ray_cluster  # noqa: E402
 
 from degmix_edge.errors import BackendError, OutputError  # noqa: E402
 from degmix_edge.progress import Event  # noqa: E402
@@ -63,47 +63,23 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@contextmanager
-def server_for_clients():
-    """A cluster in processes of its own; gives the address of its server for Ray's client."""
-    ports = []
-    for _ in range(2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            ports.append(free.getsockname()[1])
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-    command += [f"--port={ports[0]}", f"--ray-client-server-port={ports[1]}", "--num-cpus=2"]
-    command += ["--object-store-memory=100000000", "--include-dashboard=false"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    head = subprocess.Popen([*command, "--disable-usage-stats"], start_new_session=True, **quiet)
-    try:
-        deadline = time.monotonic() + 120
-        while not answers(ports[1]):
-            assert head.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        yield f"ray://127.0.0.1:{ports[1]}"
-    finally:
-        own = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
-        os.killpg(head.pid, signal.SIGTERM)
-        for process in psutil.wait_procs(own, timeout=10)[1]:
-            with suppress(psutil.Error):
-                process.kill()
-        head.wait()
-
-
 def test_rays_client_writes_the_same_bytes(tars, tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):  # the cluster's, until the test ends
+        monkeypatch.setenv(name, "token")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     here(tars, tmp_path / "serial")
     out = tmp_path / "out"
     verb = [sys.executable, "-m", "degmix_edge", "label", tars, "--bundle", BUNDLE, "--out", out]
-    with server_for_clients() as address:
-        child = subprocess.run(
-            [*verb, "--workers", "2", "--tasks", "semseg,depth", "--json", "--address", address],
-            capture_output=True,
-            text=True,
-        )
+    verb += ["--workers", "2", "--tasks", "semseg,depth", "--json"]
+    with ray_cluster(2, f"--ray-client-server-port={port}"):
+        deadline = time.monotonic() + 60
+        while not answers(port):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        verb += ["--address", f"ray://127.0.0.1:{port}"]
+        child = subprocess.run(verb, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
     assert json.loads(child.stdout)["images"] == TARS * EACH
     same_bytes(tmp_path / "serial", out)
