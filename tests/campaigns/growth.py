@@ -1,7 +1,8 @@
 """How cost grows on this machine's CPU: with tasks, pixels, images a call, and threads.
 
     python tests/campaigns/growth.py degmix_tiny --out build/growth
-    python tests/campaigns/growth.py nyud_demtg --out build/growth
+    python tests/campaigns/growth.py nyud_demtg --out build/growth --rounds 2
+    python tests/campaigns/growth.py nyud_demtg --out build/growth --only-build
 
 The network is a preset with random weights. From all six tasks at the preset's size and one image a
 call, one of the three grows at a time, in every form that the CPU backends have. Forms take turns
@@ -9,13 +10,15 @@ in each round, and one lives at a time: a pool of spinning threads would take th
 A time is the median of all rounds' calls, bytes in and maps out. Peak memory is that of a process
 of its own. What is measured is kept in OUT/NETWORK.json, from which a second run resumes.
 
-On two quiet cores degmix_tiny takes eight minutes, and nyud_demtg two to three hours.
+Engines lie in OUT/NETWORK.engines until they are measured. `--only-build` makes all of them and
+measures their memory, which other programs do not disturb; times want a machine of their own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -74,26 +77,75 @@ def of_axis(axis: str, shape: Shape) -> float:
     return {"tasks": shape.tasks, "pixels": shape.side**2, "batch": shape.batch}[axis]
 
 
-def engines(name: str, shape: Shape) -> tuple[dict[str, bytes], NetworkSpec, dict[str, np.ndarray]]:
-    """Return every form of a preset with random weights, its spec, and the input of one call."""
+@dataclass(frozen=True)
+class Built:
+    """Every form of one network, in a folder.
+
+    Attributes:
+        folder: It holds the engines, by backend and precision.
+        spec: The network.
+        peaks: Peak memory in MiB, by threads and form.
+    """
+
+    folder: Path
+    spec: NetworkSpec
+    peaks: Mapping[str, Mapping[str, float]]
+
+    @property
+    def forms(self) -> list[str]:
+        """Backend and precision of each form."""
+        return list(self.peaks[str(THREADS[0])])
+
+    @property
+    def feed(self) -> dict[str, np.ndarray]:
+        """One call's input: noise, which takes as long as anything else."""
+        size = (self.spec.batch, self.spec.height, self.spec.width, 3)
+        return {IMAGE: np.random.default_rng(0).integers(0, 256, size, np.uint8)}
+
+    def engine(self, form: str) -> bytes:
+        """Read an engine."""
+        return (self.folder / form).read_bytes()
+
+
+def built(name: str, shape: Shape, folder: Path) -> Built:
+    """Return what is in the folder, or build it and measure its memory."""
+    about = folder / "about.json"
+    if not about.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        spec = build(name, shape, folder)
+        forms = sorted(path.name for path in folder.iterdir() if path.suffix != ".json")
+        fresh = Built(folder, spec, {str(THREADS[0]): dict.fromkeys(forms, 0.0)})
+        peaks: dict[str, dict[str, float]] = {}
+        for threads in THREADS:
+            peaks[str(threads)] = {}
+            for form in forms:
+                parts = (spec, form.split()[0], fresh.engine(form), fresh.feed, threads)
+                peaks[str(threads)][form] = round(peak_mib(*parts), 1)
+        text = json.dumps({"spec": spec.model_dump(mode="json"), "peaks": peaks})
+        write_file(about, text.encode(), force=True)
+    read = json.loads(about.read_bytes())
+    return Built(folder, NetworkSpec.model_validate_json(json.dumps(read["spec"])), read["peaks"])
+
+
+def build(name: str, shape: Shape, folder: Path) -> NetworkSpec:
+    """Write every form of a preset with random weights, and return its spec."""
     settings = config.load(TrainConfig, preset(name), {})
     data, every = specs((), "synthetic")
     chosen = specs([*every][: shape.tasks], data)[1]
     # Whole multiples of 8 pixels, as the smallest of the usual steps of backbones.
     size = tuple(8 * round(shape.side * n / 8) for n in (settings.height, settings.width))
     loaded = untrained(settings.model, settings.network, chosen, size)
-    noise = np.random.default_rng(0).integers(0, 256, (shape.batch, *size, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
     options = Options(precision="auto", batch=shape.batch)
-    found = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegmixWarning)  # ranges of noise do for times
-        base = Build(loaded, options, None, calibration=list(noise[:2])).run(until="images")
+        base = Build(loaded, options, None, calibration=list(noise)).run(until="images")
         for backend in map(backends.choose, backends.CPU):
             for precision in backend.precisions():
                 product = base._fork(precision=precision).run(until="quantize").product
                 files = backend.build(product.model, product.recipe, product.ranges)
-                found[f"{backend.name} {precision}"] = files[backend.engine_file]
-    return found, base.spec, {IMAGE: noise}
+                (folder / f"{backend.name} {precision}").write_bytes(files[backend.engine_file])
+    return base.spec
 
 
 def calls(running: Any, feed: Mapping[str, np.ndarray], seconds: float) -> list[float]:
@@ -106,18 +158,14 @@ def calls(running: Any, feed: Mapping[str, np.ndarray], seconds: float) -> list[
     return taken
 
 
-def measured(
-    found: Mapping[str, bytes],
-    spec: NetworkSpec,
-    feed: Mapping[str, np.ndarray],
-    threads: int,
-    rounds: int,
-) -> dict[str, dict[str, float]]:
+def measured(made: Built, threads: int, rounds: int) -> dict[str, dict[str, float]]:
     """Return the median milliseconds, the spread of the rounds and the peak memory of each form."""
-    taken: dict[str, list[list[float]]] = {form: [] for form in found}
+    taken: dict[str, list[list[float]]] = {form: [] for form in made.forms}
+    feed = made.feed
     for _ in range(rounds):
-        for form, engine in found.items():
-            with backends.find(form.split()[0])(spec, engine, threads=threads) as running:
+        for form in made.forms:
+            backend = backends.find(form.split()[0])
+            with backend(made.spec, made.engine(form), threads=threads) as running:
                 calls(running, feed, WARM_S)
                 taken[form].append(calls(running, feed, TIMED_S))
     result = {}
@@ -126,14 +174,14 @@ def measured(
         result[form] = {
             "ms": round(float(np.median(np.concatenate(parts))), 3),
             "spread": round(max(medians) / min(medians) - 1, 3),
-            "peak_mib": round(peak_mib(spec, form.split()[0], found[form], feed, threads), 1),
-            "size_mb": round(len(found[form]) / 1e6, 2),
+            "peak_mib": made.peaks[str(threads)][form],
+            "size_mb": round(len(made.engine(form)) / 1e6, 2),
         }
     return result
 
 
 def fill(name: str, axes: list[str], rounds: int, path: Path) -> dict[str, Any]:
-    """Measure what is not in the file yet, and write it after each cell."""
+    """Measure what is not in the file yet, and write it after each cell; no rounds only build."""
     results = json.loads(path.read_text()) if path.exists() else {"network": name, "cells": {}}
     results["machine"] = machine()
     for shape in dict.fromkeys(shape for axis in axes for shape in AXES[axis]):
@@ -141,13 +189,17 @@ def fill(name: str, axes: list[str], rounds: int, path: Path) -> dict[str, Any]:
         missing = [threads for threads, key in keys.items() if key not in results["cells"]]
         if not missing:
             continue
-        built = engines(name, shape)
+        made = built(name, shape, path.with_suffix(".engines") / shape.key)
+        if not rounds:
+            print(f"built: {shape.key}", flush=True)
+            continue
         for threads in missing:
-            forms = measured(*built, threads, rounds)
+            forms = measured(made, threads, rounds)
             results["cells"][keys[threads]] = {**asdict(shape), "threads": threads, "forms": forms}
             write_file(path, json.dumps(results, indent=1).encode(), force=True)
             told = ", ".join(f"{form} {row['ms']:.1f} ms" for form, row in forms.items())
             print(f"{keys[threads]}: {told}", flush=True)
+        shutil.rmtree(made.folder)
     return results
 
 
@@ -217,10 +269,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/growth"))
     parser.add_argument("--axes", default=",".join(AXES))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only-build", action="store_true", help="measure memory, but no times")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     stem = asked.out / asked.network
-    results = fill(asked.network, asked.axes.split(","), asked.rounds, stem.with_suffix(".json"))
+    rounds = 0 if asked.only_build else asked.rounds
+    results = fill(asked.network, asked.axes.split(","), rounds, stem.with_suffix(".json"))
+    if asked.only_build:
+        return
     text = table(results)
     write_file(stem.with_suffix(".md"), text.encode(), force=True)
     plot(results, stem.with_suffix(".svg"))

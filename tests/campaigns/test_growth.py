@@ -33,7 +33,7 @@ def test_finished_cells_are_kept_and_drawn(tmp_path, monkeypatch):
             cells[f"{shape.key}, threads {threads}"] = {"forms": {"onnxruntime fp32": row}}
     path = tmp_path / "net.json"
     path.write_text(json.dumps({"network": "net", "cells": cells}))
-    monkeypatch.setattr(growth, "engines", lambda *a: pytest.fail("a finished cell is built again"))
+    monkeypatch.setattr(growth, "built", lambda *a: pytest.fail("a finished cell is built again"))
     results = growth.fill("net", [*growth.AXES], 1, path)
     assert results["cells"] == cells
     text = growth.table(results)
