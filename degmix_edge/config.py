@@ -142,7 +142,9 @@ def override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]
         *parents, key = path.split(".")
         place = values
         for parent in parents:
-            place = place.setdefault(parent, {})
+            if place.get(parent) is None:  # a group that was left out, or switched off
+                place[parent] = {}
+            place = place[parent]
             if not isinstance(place, dict):
                 raise ConfigError(f"--set {item!r}: {parent!r} is a value, not a group of settings")
         try:

@@ -48,6 +48,8 @@ def test_overrides_are_typed_and_do_not_touch_the_original(tmp_path):
         "name": "c",
     }
     assert values == {"inner": {"rate": 1}}
+    switched_off = {"inner": None}
+    assert config.override(switched_off, ["inner.rate=2"]) == {"inner": {"rate": 2}}
     path = tmp_path / "a.yaml"
     path.write_text("version: 1\n")
     assert config.load(Outer, path, ["inner.rate=3e-2"]).inner.rate == 0.03
