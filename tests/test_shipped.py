@@ -15,6 +15,8 @@ from degmix_edge.bundle.contents import open_bundle, recipe_and_ranges
 from degmix_edge.cli import invoke
 from degmix_edge.workflows.build import build
 from degmix_edge.workflows.comparison import ROUNDING_FACTOR
+from degmix_edge.workflows.demo import SCENES_SHOWN
+from degmix_edge.workflows.demo import demo as run_demo
 from degmix_edge.workflows.demo_report import CHECKPOINT
 
 pytestmark = pytest.mark.slow(file_seconds=80)
@@ -111,11 +113,11 @@ def test_the_int8_bundle_is_a_third_of_the_fp32_one(demo):
     assert sizes["int8"] / sizes["fp32"] <= 0.35
 
 
-def test_another_demo_takes_the_bundles_of_the_first(demo, tmp_path, capfd):
+def test_another_demo_takes_the_bundles_of_the_first(demo, tmp_path):
     shutil.copytree(demo, tmp_path / "demo")
-    again = ["demo", "--out", str(tmp_path / "demo"), "--calls", "1"]
-    assert invoke(again) == 0
-    assert capfd.readouterr().err.count("from an earlier demo") == 2
+    events = []
+    run_demo(tmp_path / "demo", scenes=SCENES_SHOWN, calls=1, progress=events.append)
+    assert sum("from an earlier demo" in event.detail for event in events) == 2
 
 
 @pytest.fixture(params=ready.names())

@@ -214,9 +214,9 @@ def test_a_training_that_fails_says_why(folder, tmp_path, capfd):
 
 
 def test_processes_of_torchrun_train_one_network_after_the_other(tmp_path):
-    one = {"model": "mlore", "network": dict(SMALL["mlore"])}
-    one["network"] |= {"backbone": ZOO["backbone"], "ranks": [2, 4], "top_k": 1}
-    values = json.loads(json.dumps(ZOO)) | {"entries": {"mlore": one}}
+    one = {"model": "padnet", "network": dict(SMALL["padnet"])}
+    one["network"] |= {"backbone": ZOO["backbone"]}
+    values = json.loads(json.dumps(ZOO)) | {"entries": {"padnet": one}}
     values["train"] |= {"steps": 2, "val_every": 2}
     (tmp_path / "zoo.yaml").write_text(yaml.safe_dump(values))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -225,7 +225,7 @@ def test_processes_of_torchrun_train_one_network_after_the_other(tmp_path):
     command = [*launch, "zoo", "zoo.yaml", *options]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("mlore: trained in") == 1  # one process talks
+    assert done.stderr.count("padnet: trained in") == 1  # one process talks
     (network,) = json.loads(done.stdout)["networks"]
     assert network["step"] == 2
 

@@ -31,7 +31,7 @@ def test_it_counts_what_pytorch_counts(model):
 @pytest.mark.parametrize("model", FOLDED)
 def test_it_counts_what_pytorch_counts_without_folds(model):
     values = small(model) | {"backbone": "test_resnet"}  # which has no folds, and few layers
-    loaded = untrained(model, values, task_specs(TASKS), SIZE)
+    loaded = untrained(model, values, task_specs(TASKS[:2]), SIZE)
     counted_alike(loaded.network, export_checkpoint(loaded, ()))
 
 
