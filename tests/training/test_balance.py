@@ -137,7 +137,7 @@ def test_what_does_not_fit_is_refused(loaded, checkpoint_path, tmp_path):
         fit(settings(loaded, balance="gradnorm", freeze_backbone=True), tmp_path / "b")
     specs = {"mask": SPECS["semseg"].model_copy(update={"name": "mask"})}
     with pytest.raises(ConfigError, match="has no task 'mask'; it has semseg"):
-        Teacher.of(checkpoint_path, specs, 2.0, torch.device("cpu"))
+        Teacher.load(checkpoint_path, specs, 2.0, torch.device("cpu"))
     specs = {"semseg": SPECS["semseg"].model_copy(update={"classes": ("a", "b")})}
     with pytest.raises(ConfigError, match="semseg has other classes"):
-        Teacher.of(checkpoint_path, specs, 2.0, torch.device("cpu"))
+        Teacher.load(checkpoint_path, specs, 2.0, torch.device("cpu"))

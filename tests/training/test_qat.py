@@ -8,7 +8,9 @@ import pytest
 import torch
 from conftest import lively_network
 from degmix_training import checkpoint
+from degmix_training.distillation import Teacher
 from degmix_training.fake_quant import Quantizer, on_grid, scale_of
+from degmix_training.objective import Objective
 from degmix_training.qat import fake_quantized, widen
 from degmix_training.sites import Sites
 
@@ -147,6 +149,29 @@ def test_weights_lie_on_the_grid_of_the_graph(run, pictures):
         weight = module.weight.T if path == "interact.0" else module.left
         rows = scale if path == "interact.0" else scale[:, None]
         np.testing.assert_allclose(weight.numpy(), stored * rows, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [0, 2])
+def test_it_imitates_the_float_network(recipe, loaded, tmp_path, monkeypatch, weight):
+    seen, found = [], Objective.without_labels
+
+    def without_labels(self, image, outputs):
+        losses = found(self, image, outputs)
+        seen.append((image, losses))
+        return losses
+
+    monkeypatch.setattr(Objective, "without_labels", without_labels)
+    changes = [*FEW, "steps=1", "val_every=1", f"qat.imitate={weight}"]
+    train_quantized(recipe, loaded, tmp_path / "run", overrides=changes)
+    ((image, losses),) = seen
+    assert set(losses) == {f"imitate/{task}" for task in loaded.tasks if weight}
+    if weight:
+        config = loaded.card.config
+        teacher = Teacher.of(loaded.network, config.mean, config.std, image.device)
+        own = loaded.network(torch.from_numpy(normalise(image.numpy(), config.mean, config.std)))
+        exact = teacher.losses(image, own, loaded.tasks)
+        for task in loaded.tasks:  # of INT8, and more than that of the network itself
+            assert losses[f"imitate/{task}"] > weight * exact[task] + 1e-6, task
 
 
 def test_other_recipes_and_starts_are_refused(run, recipe, loaded, tmp_path):

@@ -78,6 +78,8 @@ class Qat(Settings):
         range_decay: What an average of `ema` keeps at each step.
         freeze_ranges: The share of the steps after which ranges stay as they are.
         freeze_norms: The share of the steps after which batch norms use their running statistics.
+        imitate: Factor on the distance from the maps of the float network that it starts from,
+            beside `loss_weights`; 0 trains with labels alone.
     """
 
     start: str
@@ -88,6 +90,7 @@ class Qat(Settings):
     range_decay: float = Field(0.99, gt=0, lt=1)
     freeze_ranges: float = Field(0.8, ge=0, le=1)
     freeze_norms: float = Field(0.0, ge=0, le=1)
+    imitate: NotNegative = 8.0
 
 
 class Distill(Settings):

@@ -7,7 +7,7 @@ regressions it learns the teacher's values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,19 @@ class Teacher:
 
     @classmethod
     def of(
+        cls,
+        network: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        temperature: float = 2.0,
+    ) -> Teacher:
+        """Return `network`, which wants images with this normalisation, as a teacher."""
+        levels = (torch.tensor(v, device=device).view(1, 3, 1, 1) * 255 for v in (mean, std))
+        return cls(network.to(device).eval(), *levels, temperature)
+
+    @classmethod
+    def load(
         cls, path: Path, specs: Mapping[str, TaskSpec], temperature: float, device: torch.device
     ) -> Teacher:
         """Load the checkpoint `path` as a teacher of `specs`.
@@ -64,11 +77,7 @@ class Teacher:
                     f"channels) than this data set ({spec.num_channels}); both need the same"
                 )
         config = loaded.card.config
-        levels = (
-            torch.tensor(values, device=device).view(1, 3, 1, 1) * 255
-            for values in (config.mean, config.std)
-        )
-        return cls(loaded.network.to(device), *levels, temperature)
+        return cls.of(loaded.network, config.mean, config.std, device, temperature)
 
     def losses(
         self, image: Tensor, outputs: Mapping[str, Tensor], specs: Mapping[str, TaskSpec]

@@ -69,7 +69,7 @@ class Fit(lightning.LightningModule):
 
     def on_fit_start(self) -> None:
         """Load a teacher, and let the network make its decisions on the first batches."""
-        self.objective.prepare(self.device)
+        self.objective.prepare(self.device, self.start.original if self.start else None)
         batches = functools.cache(lambda: self.trainer.datamodule.first(BEGIN_BATCHES))
 
         def loss(index: int) -> Tensor:
@@ -136,6 +136,9 @@ class Fit(lightning.LightningModule):
         options = {"lr": optim.lr, "weight_decay": optim.weight_decay}
         if optim.name == "sgd":
             options["momentum"] = 0.9
+        # One loop over all parameters in place of several operators for each: 6 % of the step of
+        # a small network on a CPU. On a GPU it would unscale gradients before they are clipped.
+        options["fused"] = self.device.type == "cpu"
         optimizer: torch.optim.Optimizer = OPTIMIZERS[optim.name](self._groups(), **options)
 
         def factor(step: int) -> float:

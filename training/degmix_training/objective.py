@@ -36,18 +36,26 @@ class Objective(nn.Module):
         super().__init__()
         self.config, self.specs = config, specs
         self.balance = make_balance(config.balance, specs, network, epoch_steps)
-        self._teacher: list[Teacher] = []  # in a list: its weights are no part of the run's state
+        # By the name of their losses. Not modules: their weights are no part of the run's state.
+        self._teachers: dict[str, tuple[float, Teacher]] = {}
 
-    def prepare(self, device: torch.device) -> None:
-        """Load the teacher.
+    def prepare(self, device: torch.device, original: nn.Module | None) -> None:
+        """Load the teachers.
+
+        Args:
+            device: Where they run.
+            original: The float network that a training for INT8 starts from; None in any other.
 
         Raises:
-            CheckpointError, ConfigError: It cannot be read, or has other tasks.
+            CheckpointError, ConfigError: One cannot be read, or has other tasks.
         """
-        distill = self.config.distill
+        config, distill, qat = self.config, self.config.distill, self.config.qat
         if distill is not None:
-            found = Teacher.of(distill.teacher, self.specs, distill.temperature, device)
-            self._teacher = [found]
+            found = Teacher.load(distill.teacher, self.specs, distill.temperature, device)
+            self._teachers["distill"] = distill.weight, found
+        if qat is not None and qat.imitate and original is not None:
+            found = Teacher.of(original, config.mean, config.std, device)
+            self._teachers["imitate"] = qat.imitate, found
 
     def forward(self, outputs: Losses, labels: Mapping[str, Tensor]) -> Losses:
         """Return the losses by the names of the training outputs, which `models._network` lists."""
@@ -70,12 +78,10 @@ class Objective(nn.Module):
             outputs: Logits `(N, C, H, W)` by task.
         """
         losses: Losses = {}
-        distill, agree = self.config.distill, self.config.consistency
-        if distill is not None:
-            for teacher in self._teacher:
-                for task, loss in teacher.losses(image, outputs, self.specs).items():
-                    weight = distill.weight * self.config.loss_weights[task]
-                    losses[f"distill/{task}"] = weight * loss
+        agree, weights = self.config.consistency, self.config.loss_weights
+        for name, (factor, teacher) in self._teachers.items():
+            for task, loss in teacher.losses(image, outputs, self.specs).items():
+                losses[f"{name}/{task}"] = factor * weights[task] * loss
         if agree.normals:
             normals, depth = outputs["normals"].float(), outputs["depth"].float()
             focal = agree.focal * image.shape[2]

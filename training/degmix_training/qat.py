@@ -37,11 +37,13 @@ class Start:
         network: The float network with the folds of its engine, and all weights trainable.
         sites: Where it is quantized.
         amax: The first range of each tensor of `sites`.
+        original: The float network, in eval mode, whose maps the trained one imitates.
     """
 
     network: nn.Module
     sites: Sites
     amax: Mapping[str, float]
+    original: nn.Module
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,14 @@ class Deployed:
         folds: The names of these.
         model: The deployed float graph: bytes in, maps out.
         spec: What the graph promises.
+        original: The checkpoint's own network.
     """
 
     network: Any
     folds: tuple[str, ...]
     model: onnx.ModelProto
     spec: Any
+    original: nn.Module
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Deployed:
@@ -72,7 +76,7 @@ class Deployed:
         spec = export.network_spec(checkpoint)
         model = export.export_checkpoint(checkpoint, folds)
         model, spec, _ = deploy_model(model, spec, precision="int8")
-        return cls(network.fold_for_inference(folds), folds, model, spec)
+        return cls(network.fold_for_inference(folds), folds, model, spec, network)
 
 
 def widen(recipe: Recipe) -> Recipe:
@@ -173,7 +177,8 @@ def begin(
     _prove(deployed, sites, amax, image)
     # Lightning keeps the mode of each module, and a folded network comes in eval mode.
     network = deployed.network.requires_grad_(True).train()
-    return Start(network, sites, {tensor: amax[tensor] for tensor in sites.tensors})
+    ranges = {tensor: amax[tensor] for tensor in sites.tensors}
+    return Start(network, sites, ranges, deployed.original)
 
 
 class _Recorder(Quantizer):
