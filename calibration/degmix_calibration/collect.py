@@ -1,8 +1,8 @@
 """Run the float graph over images with ONNX Runtime and histogram the tensors that need ranges.
 
 Memory does not grow with the number of images or tensors. Images are processed one at a time, and
-tensors in chunks whose values fit `memory_bytes`. Each chunk runs only the part of the graph that
-it needs.
+tensors in chunks whose values fit into memory. Each chunk runs only the part of the graph that it
+needs, and runs it on all images: the fewer chunks, the sooner a calibration is done.
 """
 
 from __future__ import annotations
@@ -21,13 +21,11 @@ from degmix_calibration.collect_state import Changed, State
 from degmix_calibration.convergence import Trace
 from degmix_calibration.histogram import Histogram
 from degmix_calibration.image_set import digest
+from degmix_calibration.memory import values_bytes
 from degmix_edge.errors import BuildError, InputError, ShapeError
 from degmix_edge.network import IMAGE
 from degmix_edge.ort import cpu_session, filled
 from degmix_edge.quant.ranges import CalibrationImage, Range, Ranges
-
-MEMORY_BYTES = 512 << 20
-"""Limit for the values that one run returns, in bytes."""
 
 
 def collect(
@@ -37,7 +35,7 @@ def collect(
     observer: str,
     *,
     advance: Callable[[float], None] = lambda n: None,
-    memory_bytes: int = MEMORY_BYTES,
+    memory_bytes: int | None = None,
     state: Path | None = None,
 ) -> Ranges:
     """Return the ranges of `tensors` over `images`.
@@ -50,7 +48,7 @@ def collect(
         observer: Entry of `degmix_calibration.observers`.
         advance: Called after each image of a chunk with 1 / number of chunks.
         memory_bytes: Limit for the values that one run returns; tensors are split into chunks that
-            fit.
+            fit. None is a quarter of the memory that is free, and at least 512 MiB.
         state: File that an interrupted collection leaves, and from which the next one resumes.
 
     Raises:
@@ -62,6 +60,7 @@ def collect(
     choose = observers.find(observer)
     names = list(dict.fromkeys(tensors))
     sizes = _bytes(model, names)
+    memory_bytes = values_bytes() if memory_bytes is None else memory_bytes
     saved = State(state, _key(model, names))
     try:
         observed_images = _everything(
@@ -103,7 +102,10 @@ def _everything(
     memory_bytes: int,
 ) -> list[CalibrationImage]:
     """Histogram every tensor chunk by chunk, and halve a chunk that does not fit into memory."""
-    chunks = _chunks([n for n in names if n not in saved.finished], sizes, memory_bytes)
+    # What an interrupted run had begun goes on first, though another limit would split otherwise.
+    begun = saved.begun
+    rest = [n for n in names if n not in saved.finished and n not in begun]
+    chunks = [begun] * bool(begun) + _chunks(rest, sizes, memory_bytes)
     observed_images = saved.images
     total = max(len(chunks), 1)
     while chunks:
@@ -131,7 +133,7 @@ def histograms(
     names = list(dict.fromkeys(tensors))
     saved = State(None, "")
     named = [(str(index), feed) for index, feed in enumerate(feeds)]
-    for chunk in _chunks(names, _bytes(model, names), MEMORY_BYTES):
+    for chunk in _chunks(names, _bytes(model, names), values_bytes()):
         saved.finish(chunk, _observe(model, chunk, named, saved, lambda: None))
     return saved.histograms
 

@@ -49,6 +49,11 @@ class State:
         if path is not None and path.is_file():
             self._read(path)
 
+    @property
+    def begun(self) -> list[str]:
+        """The tensors of the current chunk, which were observed on some images."""
+        return list(self._chunk)
+
     def has(self, chunk: Sequence[str], seen: Sequence[CalibrationImage]) -> bool:
         """Return whether `chunk` was already observed on the images `seen`.
 

@@ -7,6 +7,7 @@ from conftest import lively_network
 from degmix_calibration import observers
 from degmix_calibration.collect import collect, graph_hash
 from degmix_calibration.histogram import BINS, Histogram
+from degmix_calibration.memory import LEAST, values_bytes
 
 from degmix_edge.errors import BuildError, ConfigError, InputError
 from degmix_edge.network import IMAGE
@@ -234,6 +235,48 @@ def test_an_interrupted_calibration_goes_on(
     assert not path.exists()
     assert len(runs) - before <= calls - before + 1
     assert resumed == fresh
+
+
+def test_it_goes_on_in_another_amount_of_memory(
+    observed, uninterrupted, pictures, tmp_path, monkeypatch
+):
+    """A chunk that was begun is not a part of a larger one, whose tensors would count twice."""
+    from degmix_calibration import collect as module
+    from degmix_calibration import collect_state as states
+
+    model, tensors = observed
+    fresh, _, memory_bytes = uninterrupted
+    path, runs, real = tmp_path / "x.partial", [], module._run
+    monkeypatch.setattr(states, "SECONDS", 0.0)
+
+    def stopped(session, names, image):
+        runs.append(1)
+        if len(runs) == 3:
+            raise StopNowError
+        return real(session, names, image)
+
+    monkeypatch.setattr(module, "_run", stopped)
+    with pytest.raises(StopNowError):
+        collect(model, tensors, named(pictures), "mse", state=path, memory_bytes=memory_bytes)
+    resumed = collect(model, tensors, named(pictures), "mse", state=path)
+    assert resumed == fresh
+    assert len(runs) == 3 + 2 * len(pictures) - 2  # the rest of the first chunk, and all others
+
+
+def test_it_takes_a_quarter_of_the_memory_that_is_free(tmp_path):
+    assert values_bytes(tmp_path) == LEAST
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 33554432 kB\nMemAvailable: 16777216 kB\n")
+    assert values_bytes(tmp_path) == 4 << 30
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("max\n")
+    (group / "memory.current").write_text(f"{2 << 30}\n")
+    assert values_bytes(tmp_path) == 4 << 30
+    (group / "memory.max").write_text(f"{10 << 30}\n")
+    assert values_bytes(tmp_path) == 2 << 30
+    (group / "memory.max").write_text(f"{3 << 30}\n")
+    assert values_bytes(tmp_path) == LEAST
 
 
 def test_a_calibration_without_rest_writes_no_state(
