@@ -6,10 +6,10 @@
 
 A machine that others share disturbs wall time, and CPU time of one thread hardly. Each row is one
 backend and precision with our passes, or without those for heads and grids and without our
-operators (`make cpu-ops`). A call takes bytes and
-gives maps; a frame is a whole call of a session on a photograph of 640x480: resizing, the network,
-and maps at the photograph's size. Peak memory is that of a process of its own. The last columns are
-each task's difference from the FP32 maps of ONNX Runtime over photographs.
+libraries (`make cpu-ops`). A call takes bytes and gives maps. A frame is a whole call of a session
+on a photograph of 640x480: resizing, the network, and maps at the photograph's size. Peak memory is
+that of a process of its own. The last columns are each task's difference from the FP32 maps of ONNX
+Runtime over photographs.
 
 With `--peers`, the same network is also run as its users would without this project: PyTorch's
 export in ONNX Runtime and in OpenVINO, and NNCF's INT8 of that export and of our FP32 graph. These
@@ -21,13 +21,13 @@ differences say nothing of a trained network.
 from __future__ import annotations
 
 import argparse
-import os
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from degmix_training.checkpoint import Checkpoint
 from degmix_training.config import TrainConfig, preset
 from degmix_training.export import export_checkpoint
@@ -36,7 +36,7 @@ from peak_memory import peak_mib
 from peers import peer_calls
 from PIL import Image
 
-from degmix_edge import backends, config
+from degmix_edge import backends, config, pixel_library
 from degmix_edge.backends import _cpu_ops
 from degmix_edge.bundle.golden import worst_differences
 from degmix_edge.passes import lower_deform_to_gridsample, resize_to_matmul
@@ -78,7 +78,7 @@ def engines(
             name, parts = f"{backend.name} {precision}", product(made)
             built[name] = backend.build(*parts)[backend.engine_file]
             if without:
-                with plain_passes():
+                with plain():
                     built[f"{name}, without"] = backend.build(*parts)[backend.engine_file]
             if precision == "int8" and "bf16" in backend.precisions() and budget is None:
                 mixed = base._fork(precision=precision, backend=backend.name).run(until="calibrate")
@@ -94,24 +94,16 @@ def product(made: Build) -> tuple:
     return found.model, found.recipe, found.ranges
 
 
-class plain_passes:  # noqa: N801  # used as a function
-    """Leave the passes of heads and grids out, and our operators for ONNX Runtime."""
-
-    def __enter__(self) -> None:
-        """Switch them off."""
-        lowering = lower_deform_to_gridsample._Lowering
-        self.saved = resize_to_matmul.MOST, lowering._fold, os.environ.get(_cpu_ops.VARIABLE)
-        resize_to_matmul.MOST = 0
-        os.environ[_cpu_ops.VARIABLE] = "none"
-        lowering._fold = lambda self, steps: False
-
-    def __exit__(self, *error: object) -> None:
-        """Switch them on."""
-        lowering = lower_deform_to_gridsample._Lowering
-        resize_to_matmul.MOST, lowering._fold, library = self.saved
-        os.environ.pop(_cpu_ops.VARIABLE)
-        if library is not None:
-            os.environ[_cpu_ops.VARIABLE] = library
+@contextmanager
+def plain() -> Iterator[None]:
+    """Leave out the passes of heads and grids, and our libraries for operators and for pixels."""
+    lowering = lower_deform_to_gridsample._Lowering
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resize_to_matmul, "MOST", 0)
+        patch.setattr(lowering, "_fold", lambda self, steps: False)
+        for variable in (_cpu_ops.VARIABLE, pixel_library.VARIABLE):
+            patch.setenv(variable, "none")
+        yield
 
 
 def photograph() -> np.ndarray:
@@ -150,12 +142,12 @@ def main() -> None:
     built, made, feeds = engines(loaded, asked.budget, asked.calibration, without=without)
     spec, fit, peers = made.spec, made._fit, {}
     if asked.peers:
-        plain = export_checkpoint(loaded, folds=()).SerializeToString()
+        export = export_checkpoint(loaded, folds=()).SerializeToString()
         recipe = made.product.recipe
-        with plain_passes():
-            lowered, _ = lower_for_openvino(plain, recipe)
+        with plain():
+            lowered, _ = lower_for_openvino(export, recipe)
         ours, _ = lower_for_openvino(made.product.model, recipe)
-        peers = peer_calls(plain, lowered, ours, spec, feeds)
+        peers = peer_calls(export, lowered, ours, spec, feeds)
     taken: dict[str, list[float]] = {name: [] for name in (*built, *peers)}
     frames: dict[str, list[float]] = {name: [] for name in built}
     photo, maps = photograph(), {}
@@ -170,7 +162,8 @@ def main() -> None:
             for name, session in running.items():
                 infer = session.backend.infer
                 taken[name] += timed(lambda i, f=infer: f(feeds[i % len(feeds)]), asked.calls)
-                frames[name] += timed(lambda _, session=session: session(photo), asked.calls)
+                with plain() if name.endswith("without") else nullcontext():
+                    frames[name] += timed(lambda _, session=session: session(photo), asked.calls)
             for name, call in peers.items():
                 taken[name] += timed(lambda i, f=call: f(feeds[i % len(feeds)]), asked.calls)
     exact = maps["onnxruntime fp32"]
