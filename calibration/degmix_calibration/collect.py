@@ -59,18 +59,13 @@ def collect(
     """
     choose = observers.find(observer)
     names = list(dict.fromkeys(tensors))
-    sizes = _bytes(model, names)
-    memory_bytes = values_bytes() if memory_bytes is None else memory_bytes
+    most = values_bytes() if memory_bytes is None else memory_bytes
     saved = State(state, _key(model, names))
     try:
-        observed_images = _everything(
-            model, names, images, saved, sizes=sizes, advance=advance, memory_bytes=memory_bytes
-        )
+        observed_images = _everything(model, names, images, saved, advance=advance, most=most)
     except Changed:
         saved.clear()
-        observed_images = _everything(
-            model, names, images, saved, sizes=sizes, advance=advance, memory_bytes=memory_bytes
-        )
+        observed_images = _everything(model, names, images, saved, advance=advance, most=most)
     by_tensor, trace = saved.histograms, Trace()
     if not observed_images:
         raise InputError("calibration: no images; give a folder with at least 8 that are typical")
@@ -97,15 +92,15 @@ def _everything(
     images: Iterable[tuple[str, Mapping[str, np.ndarray]]],
     saved: State,
     *,
-    sizes: dict[str, int],
     advance: Callable[[float], None],
-    memory_bytes: int,
+    most: int,
 ) -> list[CalibrationImage]:
-    """Histogram every tensor chunk by chunk, and halve a chunk that does not fit into memory."""
+    """Histogram every tensor in chunks of `most` bytes, and halve one that memory does not hold."""
+    sizes = _bytes(model, names)
     # What an interrupted run had begun goes on first, though another limit would split otherwise.
     begun = saved.begun
     rest = [n for n in names if n not in saved.finished and n not in begun]
-    chunks = [begun] * bool(begun) + _chunks(rest, sizes, memory_bytes)
+    chunks = [begun] * bool(begun) + _chunks(rest, sizes, most)
     observed_images = saved.images
     total = max(len(chunks), 1)
     while chunks:

@@ -176,3 +176,11 @@ def test_a_network_in_one_part_costs_the_same_whatever_runs():
     costs = CostModel(None)
     costs.learn(("depth",), 20.0)
     assert costs(("depth", "semseg")) == 20.0
+
+
+def test_a_task_that_seems_to_cost_less_than_nothing_is_not_free():
+    """Whoever ran alone beside another program was slow, and a second task would not be faster."""
+    schedule = Schedule(dict.fromkeys("ab", None), budget_ms=5)
+    noisy = {1: 50.0, 2: 30.0}
+    assert len(schedule.choose(0.0, lambda tasks: noisy[len(tasks)])) == 1
+    assert len(schedule.choose(0.1, lambda tasks: 30.0)) == 2  # a network in one part

@@ -36,9 +36,11 @@ LIGHT = {
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "50",
 }
-"""Ray Serve's own switches for less work a request, by its performance guide. They suit code that
-never blocks the event loop, as ours does not. Maps of a large image exceed gRPC's own limit."""
+"""Ray Serve's own switches. Three mean less work a request, by its performance guide: they suit
+code that never blocks the event loop, as ours does not. Maps of large images exceed gRPC's limit.
+A busy machine takes longer to start the HTTP server than the 5 s after which it would be killed."""
 ROUTER = {"initial_backoff_s": 0.002, "backoff_multiplier": 2.0, "max_backoff_s": 0.016}
 """How soon a waiting image looks for a free replica again; Ray's defaults leave replicas idle."""
 AT_FRONT = 4000
@@ -96,7 +98,7 @@ def serve(
         ConfigError: Ray Serve is not installed, the port is taken, a number is out of range, the
             bundle has no such size, or its network takes more than a picture.
         BundleError: The bundle cannot be read, or is not trusted.
-        BackendError: The backend cannot run it, or the replicas do not start.
+        BackendError: The backend cannot run it, or the HTTP server or the replicas do not start.
     """
     values = {} if options is None else options.model_dump(exclude_unset=True)
     settings = config.parse(ServeOptions, values | changes, STAGE)
@@ -196,9 +198,10 @@ def _application(served: Served, port: int) -> Iterator[None]:
     """The deployments on a cluster that this process is connected to.
 
     Raises:
-        BackendError: The replicas do not start.
+        BackendError: The HTTP server or the replicas do not start.
     """
     import ray.serve
+    from ray.exceptions import RayError
 
     ray_serve: Any = ray.serve
     settings = served.options
@@ -206,7 +209,11 @@ def _application(served: Served, port: int) -> Iterator[None]:
     http = {"host": settings.host, "port": port}
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
-        ray_serve.start("HeadOnly", http, logging_config=quiet)
+        try:
+            ray_serve.start("HeadOnly", http, logging_config=quiet)
+        except (RayError, TimeoutError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise BackendError(f"the HTTP server does not start: {reason}") from None
         try:
             ray_serve.run(_graph(served, quiet), name="degmix", route_prefix="/")
         except RuntimeError as error:
