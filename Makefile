@@ -2,16 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CPP_FILES := find plugins -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' | xargs
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo campaign corpus test lint format fast coverage docs lock weights bundle cpu-ops plugin zoo-smoke builder-table ros-test
 
 demo: .venv/installed
 	$(BIN)/degmix-edge demo --out demo
 
-# What continuous integration runs. Some tests wait for processes, so there is a worker more than cores.
+# What continuous integration runs.
 test: lint
-	$(PYTEST) -n 3 --durations=10
+	$(PYTEST) --durations=10
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -27,7 +27,7 @@ format: .venv/installed
 
 # The tests that need no training, no process of their own and no native build.
 fast: .venv/installed
-	$(PYTEST) -n 2 -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # Bad input, faults and races by the thousand: a table, in about fifteen minutes.
 campaign: .venv/installed
@@ -40,7 +40,7 @@ corpus: .venv/corpus
 
 # The fast tests again, with the share of lines that they run: 61 % when the floor was set.
 coverage: .venv/installed
-	$(PYTEST) -n 2 -m "not slow" --cov=degmix_edge --cov=degmix_calibration --cov=degmix_training \
+	$(PYTEST) -m "not slow" --cov=degmix_edge --cov=degmix_calibration --cov=degmix_training \
 	  --cov-report=term:skip-covered --cov-fail-under=58
 
 # The documentation as a site in build/docs, built without the network; every warning is an error.
@@ -70,7 +70,7 @@ plugin:
 
 # The ROS 2 node with the real rclpy: wheels of Kilted from PyPI, in an environment of their own.
 ros-test: .venv/installed .venv-ros/installed
-	DEGMIX_TEST_RCLPY=$(CURDIR)/.venv-ros/bin/python $(PYTEST) -n 2 tests/ros
+	DEGMIX_TEST_RCLPY=$(CURDIR)/.venv-ros/bin/python $(PYTEST) tests/ros
 
 .venv-ros/installed:
 	$(PYTHON) -m venv .venv-ros
