@@ -145,6 +145,9 @@ def ray_cluster(num_cpus: int, *options: str) -> Iterator[tuple[str, float]]:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     # Ray 2.59 and later ask for a token. The cluster has one of its own, which drivers inherit.
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    # Ray's client server starts a process for each client. gRPC's handlers of forks can abort it:
+    # "Check failed: next_worker->state == KICKED" in ray_client_server.err.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     begun = time.monotonic()
     head = subprocess.Popen(command, start_new_session=True, **quiet)
     try:

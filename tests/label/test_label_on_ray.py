@@ -64,7 +64,8 @@ def answers(port: int) -> bool:
 
 
 def test_rays_client_writes_the_same_bytes(tars, tmp_path, monkeypatch):
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):  # the cluster's, until the test ends
+    # The cluster's, until the test ends.
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "GRPC_ENABLE_FORK_SUPPORT"):
         monkeypatch.setenv(name, "token")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
