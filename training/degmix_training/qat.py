@@ -62,7 +62,7 @@ class Deployed:
     folds: tuple[str, ...]
     model: onnx.ModelProto
     spec: Any
-    original: nn.Module
+    original: Any
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Deployed:
@@ -178,7 +178,8 @@ def begin(
     # Lightning keeps the mode of each module, and a folded network comes in eval mode.
     network = deployed.network.requires_grad_(True).train()
     ranges = {tensor: amax[tensor] for tensor in sites.tensors}
-    return Start(network, sites, ranges, deployed.original)
+    # A copy: the training moves it to its device, and the checkpoint is the caller's.
+    return Start(network, sites, ranges, deployed.original.fold_for_inference(()))
 
 
 class _Recorder(Quantizer):
