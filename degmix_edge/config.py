@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -156,7 +156,23 @@ def override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]
 
 
 def _problems(model: type[BaseModel], error: ValidationError) -> list[dict[str, Any]]:
-    return [{**problem, "fields": list(model.model_fields)} for problem in error.errors()]
+    return [{**p, "fields": _fields(model, p["loc"][:-1])} for p in error.errors()]
+
+
+def _fields(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Return the settings of the group at `path`, with the path before each."""
+    for part in path:
+        field = model.model_fields.get(str(part))  # None: a key or an index of the group before
+        model = model if field is None else next(_groups(field.annotation), model)
+    return [".".join(map(str, (*path, name))) for name in model.model_fields]
+
+
+def _groups(kind: Any) -> Iterator[type[BaseModel]]:
+    """Yield the groups of settings that a value of this kind may be, or may hold."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield kind
+    for part in get_args(kind):
+        yield from _groups(part)
 
 
 def _one(problem: dict[str, Any]) -> str:

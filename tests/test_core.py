@@ -59,6 +59,11 @@ def test_overrides_are_typed_and_do_not_touch_the_original(tmp_path):
     ("text", "overrides", "match"),
     [
         ("name: a\nnam: b\n", [], "no setting 'nam'.*Did you mean 'name'"),
+        (
+            "name: a\n",
+            ["inner.rat=1"],
+            "no setting 'inner.rat'. Have: inner.rate. Did you mean 'inner.rate'",
+        ),
         ("inner: {rate: -1}\n", [], r"inner.rate: .*greater than 0.*got -1"),
         ("version: 99\n", [], "version 99"),
         ("- 1\n", [], "expected a mapping"),
