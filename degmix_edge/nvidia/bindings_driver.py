@@ -46,7 +46,7 @@ class Driver(base.Driver):
         major, minor = value("COMPUTE_CAPABILITY_MAJOR"), value("COMPUTE_CAPABILITY_MINOR")
         return base.DeviceInfo(
             index,
-            self.call("cuDeviceGetName", 256, card).rstrip(b"\0").decode(),
+            self.call("cuDeviceGetName", 256, card).partition(b"\0")[0].decode(),
             10 * major + minor,
             int(self.call("cuDeviceTotalMem", card)),
             bool(value("INTEGRATED")),

@@ -72,7 +72,14 @@ def all_cases(bench: Bench) -> None:
     classic(bench, "zero", (256, 64, 64), masked=False)
     classic(bench, "gauss 2 px", (256, 64, 64), groups=4, batch=8)
     classic(bench, "gauss 2 px", (256, 64, 64), stride=2)
-    classic(bench, "gauss 2 px", (256, 28, 36), tasks=4)
+    for shape, tasks in (
+        ((256, 28, 36), 4),
+        ((256, 28, 36), 8),
+        ((128, 56, 72), 4),
+        ((64, 56, 72), 6),
+        ((256, 56, 72), 3),
+    ):
+        classic(bench, "gauss 2 px", shape, tasks=tasks)
     for kind in KERNEL_FORMATS:
         camera_frame(bench, kind, (1080, 1920), (448, 576))
     camera_frame(bench, "nv12", (2160, 3840), (448, 576))

@@ -549,7 +549,8 @@ def measured_tiles():
     rows = json.loads(MEASURED.read_text())["rows"]
     for row in rows:
         name = re.fullmatch(
-            r"dcnv2 3x3 (\d+)x(\d+)x(\d+)x(\d+), G (\d+), stride (\d+)", row["case"]
+            r"dcnv2 3x3 (\d+)x(\d+)x(\d+)x(\d+), G (\d+), stride (\d+)(?:, (\d+) tasks)?",
+            row["case"],
         )
         times = {
             tuple(map(int, found.groups())): time
@@ -557,18 +558,18 @@ def measured_tiles():
             if (found := re.search(r"(\d+) x (\d+), (\d+) splits, variant (\d)", contestant))
         }
         if name and times:
-            yield pytest.param(*map(int, name.groups()), times, id=row["case"])
+            yield pytest.param(*map(int, name.groups("1")), times, id=row["case"])
 
 
 @pytest.mark.parametrize(
-    ("n", "c", "height", "width", "offset_groups", "stride", "times"), measured_tiles()
+    ("n", "c", "height", "width", "offset_groups", "stride", "items", "times"), measured_tiles()
 )
 def test_the_heuristic_takes_one_of_the_fastest_tiles(
-    kernels, n, c, height, width, offset_groups, stride, times
+    kernels, n, c, height, width, offset_groups, stride, items, times
 ):
     """An H200 has an H100's multiprocessors."""
     params = native.DeformConv2dParams(
-        items=1, n=n, c=c, height=height, width=width, out_channels=c,
+        items=items, n=n, c=c, height=height, width=width, out_channels=c,
         out_height=(height - 1) // stride + 1, out_width=(width - 1) // stride + 1,
         kernel_height=3, kernel_width=3, groups=1, offset_groups=offset_groups,
         value_type=native.HALF, value_layout=native.CHANNELS_LAST, value_pitch=c,

@@ -60,7 +60,12 @@ EXPORT cuDeviceGet(int* device, int index)
     *device = index;
     return index < stand_in_devices ? SUCCESS : INVALID_DEVICE;
 }
-EXPORT cuDeviceGetName(char* name, int length, int device) { strncpy(name, "Stand-in", length); return SUCCESS; }
+EXPORT cuDeviceGetName(char* name, int length, int device)
+{
+    memset(name, ' ', length); /* a real driver leaves something behind the end too */
+    strncpy(name, "Stand-in", sizeof "Stand-in");
+    return SUCCESS;
+}
 EXPORT cuDeviceTotalMem_v2(size_t* bytes, int device) { *bytes = stand_in_memory; return SUCCESS; }
 EXPORT cuDeviceGetAttribute(int* value, int attribute, int device)
 {
