@@ -1,4 +1,4 @@
-"""The optional library of ONNX Runtime operators: where it is, and what it offers.
+"""The optional library of operators for CPU backends: where it is, and what it offers.
 
 A wheel has it, and `make cpu-ops` compiles `plugins/deform_sample` in a checkout.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from degmix_edge import libraries
 from degmix_edge.errors import ConfigError
@@ -26,9 +27,28 @@ def library() -> Path | None:
     return libraries.find("libdegmix_cpu.so", VARIABLE, "make cpu-ops")
 
 
-@lru_cache
+class SampleParams(ctypes.Structure):
+    """The struct `DeformSampleParams` of plugins/deform_sample/deform_sample_cpu.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("value", "offset", "position", "output")),
+        *((name, ctypes.c_int64) for name in ("channels", "height", "width")),
+        *((name, ctypes.c_int64) for name in ("out_height", "out_width")),
+    )
+
+
 def instruction_set(path: Path) -> str:
     """What samples here: `avx2` or `plain`.
+
+    Raises:
+        ConfigError: The file is no such library, or of another machine.
+    """
+    return str(opened(path).degmixCpuIsa().decode())
+
+
+@lru_cache
+def opened(path: Path) -> Any:
+    """The library's C interface.
 
     Raises:
         ConfigError: The file is no such library, or of another machine.
@@ -36,6 +56,7 @@ def instruction_set(path: Path) -> str:
     try:
         handle = ctypes.CDLL(str(path))
         handle.degmixCpuIsa.restype = ctypes.c_char_p
-        return str(handle.degmixCpuIsa().decode())
+        handle.degmixCpuSample.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32)
     except (OSError, AttributeError) as error:
         raise ConfigError(f"{path}: no library of operators for this machine: {error}") from None
+    return handle

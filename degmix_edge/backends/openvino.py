@@ -21,6 +21,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from degmix_edge.backends import _cpu_ops, _openvino_ops
 from degmix_edge.backends._base import PLAIN, EngineBackend, EngineOptions, Progress
 from degmix_edge.errors import BackendError
 from degmix_edge.quant.ranges import Ranges
@@ -70,8 +71,9 @@ class Backend(EngineBackend):
 
     @classmethod
     def device(cls) -> str:
-        """The instruction set: what an engine depends on."""
-        return "+".join((f"cpu-{platform.machine()}", *instruction_sets()))
+        """The instruction sets, and our operators: what an engine depends on."""
+        ours = () if _cpu_ops.library() is None else (_cpu_ops.VERSION,)
+        return "+".join((f"cpu-{platform.machine()}", *instruction_sets(), *ours))
 
     @classmethod
     def precisions(cls) -> tuple[Precision, ...]:
@@ -103,7 +105,8 @@ class Backend(EngineBackend):
         from degmix_edge.passes.forms import lower_for_openvino
 
         is_half = bool(recipe.nodes("bf16"))
-        lowered, kept = lower_for_openvino(model, recipe)
+        operators = _cpu_ops.library() is not None
+        lowered, kept = lower_for_openvino(model, recipe, operators=operators)
         with _errors():
             graph = _marked(_read(lowered), kept)
             compiled = _core().compile_model(graph, DEVICE, _settings(is_half))
@@ -115,8 +118,7 @@ class Backend(EngineBackend):
         self._busy: set[Any] = set()
         self._idle: list[Any] = []
         with _errors():
-            settings = _settings(is_half, self.threads)
-            self._compiled = _core().import_model(io.BytesIO(blob), DEVICE, settings)
+            self._compiled = _loaded(blob, _settings(is_half, self.threads))
         named = {t.name for t in (*self.spec.map_specs, *self.spec.logits_specs)}
         self._inputs = [port.get_any_name() for port in self._compiled.inputs]
         self._outputs = [_name(port, named) for port in self._compiled.outputs]
@@ -179,8 +181,7 @@ def node_ms(
     is_half, blob = _split(engine)
     taken: dict[str, list[float]] = {}
     with _errors():
-        settings = {**_settings(is_half, threads), "PERF_COUNT": True}
-        compiled = _core().import_model(io.BytesIO(blob), DEVICE, settings)
+        compiled = _loaded(blob, {**_settings(is_half, threads), "PERF_COUNT": True})
         request = compiled.create_infer_request()
         for _ in range(PROFILED):
             request.infer(dict(feed))
@@ -191,11 +192,26 @@ def node_ms(
     return {name: float(np.median(times)) for name, times in taken.items()}
 
 
-@cache
 def _core() -> Any:
+    return _core_with(_cpu_ops.library())
+
+
+@cache
+def _core_with(operators: Path | None) -> Any:
     import openvino
 
-    return openvino.Core()
+    core = openvino.Core()
+    for extension in () if operators is None else _openvino_ops.extensions(operators):
+        core.add_extension(extension)
+    return core
+
+
+def _loaded(blob: bytes, settings: Mapping[str, Any]) -> Any:
+    """A compiled network, whose operators of ours know its number of threads."""
+    with _openvino_ops.loading() as workers:
+        compiled = _core().import_model(io.BytesIO(blob), DEVICE, dict(settings))
+        workers.count = int(compiled.get_property("INFERENCE_NUM_THREADS"))
+    return compiled
 
 
 @cache

@@ -5,7 +5,7 @@ Each function runs one list of `pipeline` and returns a new model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -19,7 +19,8 @@ from degmix_edge.passes import pipeline
 from degmix_edge.passes._base import apply
 from degmix_edge.passes.pipeline import Dcn
 from degmix_edge.quant.ranges import Ranges
-from degmix_edge.quant.recipe import CALIBRATED, Precision, Recipe
+from degmix_edge.quant.recipe import CALIBRATED, Placed, Precision, Recipe
+from degmix_edge.quant.rules import WEIGHTED
 
 
 def simplify_model(model: onnx.ModelProto, tasks: Sequence[str]) -> onnx.ModelProto:
@@ -109,34 +110,52 @@ def lower_for_onnxruntime(
     return lowered
 
 
-def lower_for_openvino(model: bytes, recipe: Recipe) -> tuple[bytes, frozenset[str]]:
+def lower_for_openvino(
+    model: bytes, recipe: Recipe, *, operators: bool = False
+) -> tuple[bytes, frozenset[str]]:
     """ONNX bytes in the form that OpenVINO's CPU kernels run fastest.
 
     Args:
         model: ONNX bytes with the recipe's precision inside.
         recipe: What runs in which precision.
+        operators: Whether our own CPU operators are there.
 
     Returns:
         The graph, and the names of its nodes that stay FP32 where others run in bfloat16. These
-        are the recipe's own ones, and others that read results of these alone.
+        are the recipe's own ones, others that read results of these alone, and what adds positions
+        to offsets. Convolutions that make offsets without positions are not among them.
     """
     graph = to_graph(onnx.load_from_string(model))
-    apply(graph, pipeline.for_openvino(recipe))
+    apply(graph, pipeline.sampled(recipe, operators=operators))
+    narrow = _with_narrow_maps(graph, recipe, "bf16")
+    apply(graph, pipeline.for_openvino(recipe, operators=operators))
     lowered: bytes = to_model(graph, {}).SerializeToString()
-    return lowered, _kept_in_fp32(graph, recipe) if recipe.nodes("bf16") else frozenset()
+    return lowered, _kept_in_fp32(graph, narrow) if recipe.nodes("bf16") else frozenset()
 
 
 def _kept_in_fp32(graph: gs.Graph, recipe: Recipe) -> frozenset[str]:
     floats = recipe.nodes("fp32")
     lower = {place.node for place in recipe.placements} - floats
-    kept: set[str] = set()
+    kept = set(_makers_of_grids(graph))
     for node in graph.toposort().nodes:
         makers = [maker.name for tensor in node.inputs for maker in tensor.inputs]
         follows = bool(makers) and node.name not in lower and kept.issuperset(makers)
         # What replaced a node is called after it.
-        if follows or floats.intersection((node.name, node.name.rpartition("/")[0])):
+        parts = node.name.split("/")
+        names = {"/".join(parts[:count]) for count in range(1, len(parts) + 1)}
+        if follows or not floats.isdisjoint(names):
             kept.add(node.name)
     return frozenset(kept)
+
+
+def _makers_of_grids(graph: gs.Graph) -> Iterator[str]:
+    """The nodes between a convolution of offsets and the sampling that reads them."""
+    frontier = [node.inputs[1] for node in graph.nodes if node.op == "GridSample"]
+    while frontier:
+        for node in frontier.pop().inputs:
+            if node.op not in WEIGHTED:
+                yield node.name
+                frontier += [tensor for tensor in node.inputs if isinstance(tensor, gs.Variable)]
 
 
 def _tasks_of(model: onnx.ModelProto) -> tuple[str, ...]:
@@ -158,15 +177,15 @@ def lower_for_tensorrt(model: bytes, recipe: Recipe, dcn: Dcn = "gridsample") ->
     """
     graph = to_graph(onnx.load_from_string(model))
     apply(graph, pipeline.deformable(dcn, recipe))
-    recipe = _with_half_maps(graph, recipe)
+    recipe = _with_narrow_maps(graph, recipe, "fp16")
     graph = to_graph(to_model(graph, {}))  # with shapes of what is new
     apply(graph, pipeline.half_floats(dcn, recipe))
     lowered: bytes = to_model(graph, {}).SerializeToString()
     return lowered
 
 
-def _with_half_maps(graph: gs.Graph, recipe: Recipe) -> Recipe:
-    """Let convolutions that make maps and offsets without positions run in FP16."""
+def _with_narrow_maps(graph: gs.Graph, recipe: Recipe, precision: Placed) -> Recipe:
+    """Let convolutions that make maps and offsets without positions run in 16 bits."""
     makers: set[str] = set()
     for node in graph.nodes:
         if node.op == AT_OP:  # its offsets are made of maps, which another convolution makes
@@ -174,7 +193,7 @@ def _with_half_maps(graph: gs.Graph, recipe: Recipe) -> Recipe:
             makers |= {maker.name for maker in offsets}
             makers |= {maker.name for conv in offsets for maker in conv.inputs[0].inputs}
     placements = tuple(
-        place.model_copy(update={"precision": "fp16", "reason": "makes maps without positions"})
+        place.model_copy(update={"precision": precision, "reason": "makes maps without positions"})
         if place.node in makers
         else place
         for place in recipe.placements

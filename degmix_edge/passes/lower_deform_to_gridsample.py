@@ -1,5 +1,7 @@
 """Rewrite deformable convolutions as GridSample and Conv, for builders without a kernel for them.
 
+A sampling that `lower_deform_sample` has split off becomes a GridSample alone.
+
 Dai et al. 2017, eq. 2 and 3, exactly: each tap of the kernel samples the input at its position plus
 its offset, bilinear, zeros outside; the taps become channels of a 1x1 convolution. A tap of every
 channel with its own offset group is the 1x1 case of DeMT. Coordinates are FP32. Where a convolution
@@ -13,34 +15,56 @@ import onnx_graphsurgeon as gs
 
 from degmix_edge.errors import GraphError
 from degmix_edge.graph.model import append, constant
+from degmix_edge.ops.deform_sample import AT_OP, OP, position_offsets
 from degmix_edge.passes._base import Pass
+from degmix_edge.passes.split_deform_positions import samples_of
 
 
 class LowerDeformToGridsample(Pass):
-    """`DeformConv` becomes GridSample and a Conv that has its name and its output."""
+    """`DeformConv` becomes GridSample and a Conv that has its name and its output.
+
+    Args:
+        least: The builder has our sampler, which stays where it takes so many samples or more.
+    """
+
+    def __init__(self, least: int | None = None) -> None:
+        self.least = least
 
     def run(self, graph: gs.Graph) -> int:
         deformable = [node for node in graph.nodes if node.op == "DeformConv"]
         for node in deformable:
             _Lowering(graph, node).run()
-        return len(deformable)
+        samplers = [node for node in graph.nodes if node.op in (OP, AT_OP)]
+        if self.least is not None:
+            samplers = [node for node in samplers if samples_of(node) < self.least]
+        for node in samplers:
+            _Sampler(graph, node).run()
+        return len(deformable) + len(samplers)
 
 
 class _Lowering:
     """One node: sizes, and nodes called `<name>/...`."""
 
+    offset_index = 2
+
     def __init__(self, graph: gs.Graph, node: gs.Node) -> None:
         self.graph, self.node = graph, node
-        self.value, self.weight, self.offset = node.inputs[:3]
+        self.value, self.offset = node.inputs[0], node.inputs[self.offset_index]
         self.n, self.c, self.h, self.w = _static(node, self.value)
         _, _, self.out_h, self.out_w = _static(node, self.offset)
         attrs = node.attrs
-        self.kernel = [int(side) for side in _weight_shape(node)[2:]]
+        self.kernel = self._kernel()
         self.taps = self.kernel[0] * self.kernel[1]
-        self.groups = int(attrs.get("offset_group", 1))
+        self.groups = self._groups()
         self.stride = attrs.get("strides", [1, 1])
         self.pads = attrs.get("pads", [0] * 4)
         self.dilation = attrs.get("dilations", [1, 1])
+
+    def _kernel(self) -> list[int]:
+        return [int(side) for side in _weight_shape(self.node)[2:]]
+
+    def _groups(self) -> int:
+        return int(self.node.attrs.get("offset_group", 1))
 
     def run(self) -> None:
         """Replace the node."""
@@ -61,7 +85,7 @@ class _Lowering:
         split = [self.n * self.groups, self.taps, 2, self.out_h * self.out_w]
         # A side of one pixel has no scale: `_sample` appends a zero, which outside is anyway.
         steps = 2 / (np.maximum([self.h, self.w], 2) - 1)
-        places = (self._positions() * steps[:, None] - 1).reshape(1, self.taps, 2, -1)
+        places = (self._positions() * steps[:, None] - 1).reshape(-1, self.taps, 2, split[-1])
         is_folded = self._fold(steps)
         moved = self._reshape(self.offset, split, "offset", np.float32)
         if is_folded:
@@ -101,7 +125,7 @@ class _Lowering:
         return True
 
     def _positions(self) -> np.ndarray:
-        """`(taps, 2, h w)` pixels: where each tap lies without an offset, y then x."""
+        """`(..., 2, h w)` pixels: where each tap lies without an offset, y then x."""
         rows, columns = (
             np.arange(count) * stride - pad
             for count, stride, pad in zip(
@@ -141,14 +165,15 @@ class _Lowering:
 
     def _columns_weight(self) -> gs.Variable | gs.Constant:
         """`(O, C taps / groups, 1, 1)`; behind a DQ the stored values are reshaped."""
-        maker = self.weight.inputs[0] if self.weight.inputs else None
+        weight = self.node.inputs[1]
+        maker = weight.inputs[0] if weight.inputs else None
         shape = [_weight_shape(self.node)[0], -1, 1, 1]
         if maker is None:
-            return gs.Constant(f"{self._at}/weight", self.weight.values.reshape(shape))
+            return gs.Constant(f"{self._at}/weight", weight.values.reshape(shape))
         stored = gs.Constant(f"{self._at}/int8", maker.inputs[0].values.reshape(shape))
         name = f"{self._at}/weight"
         inputs = [stored, *maker.inputs[1:]]
-        return append(self.graph, maker.op, inputs, name, self.weight.dtype, **maker.attrs)
+        return append(self.graph, maker.op, inputs, name, weight.dtype, **maker.attrs)
 
     @property
     def _at(self) -> str:
@@ -166,11 +191,44 @@ class _Lowering:
         return reshaped
 
 
+class _Sampler(_Lowering):
+    """A sampling without its product: an offset a channel, and perhaps a table of positions."""
+
+    offset_index = 1
+
+    def _kernel(self) -> list[int]:
+        return [1, 1]
+
+    def _groups(self) -> int:
+        return self.c
+
+    def run(self) -> None:
+        """Replace the node."""
+        shape = [self.n, self.c, self.out_h, self.out_w]
+        samples = self._reshape(self._sample(self._grid()), shape, "columns", np.float32)
+        (output,) = self.node.outputs
+        self.node.outputs.clear()
+        self.graph.nodes.remove(self.node)
+        for reader in list(output.outputs):
+            reader.inputs = [samples if tensor is output else tensor for tensor in reader.inputs]
+        self.graph.outputs = [samples if t is output else t for t in self.graph.outputs]
+
+    def _positions(self) -> np.ndarray:
+        places = super()._positions()
+        if self.node.op == OP:
+            return places
+        table = self.node.inputs[2].values.astype(np.float64)
+        offsets = position_offsets(table, self.out_h, self.out_w)
+        own = np.tile(offsets.reshape(self.c, 2, -1), (self.n, 1, 1))
+        moved: np.ndarray = places + own
+        return moved
+
+
 def _static(node: gs.Node, tensor: gs.Variable) -> list[int]:
     shape = list(tensor.shape or [])
     if len(shape) != 4 or not all(isinstance(side, int) for side in shape):
         raise GraphError(
-            f"{node.name} (DeformConv): shape {shape} of {tensor.name!r} is not static NCHW; "
+            f"{node.name} ({node.op}): shape {shape} of {tensor.name!r} is not static NCHW; "
             f"export with a static height, width and batch"
         )
     return shape

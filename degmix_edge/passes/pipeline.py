@@ -31,6 +31,7 @@ from degmix_edge.passes.lower_moe import LowerMoe
 from degmix_edge.passes.lower_qdq_for_cpu import LowerQdqForCpu
 from degmix_edge.passes.lower_row_sum import LowerRowSum
 from degmix_edge.passes.merge_convs import MergeConvs
+from degmix_edge.passes.move_token_transposes import MoveTokenTransposes
 from degmix_edge.passes.prune_tasks import PruneTasks
 from degmix_edge.passes.remove_bf16 import RemoveBf16
 from degmix_edge.passes.remove_fp16 import RemoveFp16
@@ -50,6 +51,11 @@ offsets made by our plugin too, in engines with FP16 layers; through TensorRT's 
 GridSample, for builders without a kernel."""
 FORMS: tuple[Dcn, ...] = get_args(Dcn)
 NEED_PLUGIN: tuple[Dcn, ...] = ("plugin", "offsets")
+
+SAMPLES_OF_OPERATOR = 1 << 16
+"""A call of our operator from OpenVINO costs as long as it saves on about so many samples."""
+SAMPLES_OF_TABLE = 1 << 20
+"""A constant of 8 MiB."""
 
 
 def check_form(asked: str, have: Sequence[Dcn] = FORMS) -> Dcn:
@@ -124,18 +130,39 @@ def for_onnxruntime(
     ]
 
 
-def for_openvino(recipe: Recipe) -> list[Pass]:
-    """From model.onnx to the form that OpenVINO's CPU kernels run fastest.
+def sampled(recipe: Recipe, *, operators: bool) -> list[Pass]:
+    """From model.onnx to deformable convolutions as samplings, for OpenVINO's CPU kernels.
+
+    Args:
+        recipe: What runs in which precision.
+        operators: Whether our own CPU operators are there.
+    """
+    # A grid has the positions as a constant, which should be small.
+    most = None if operators else SAMPLES_OF_TABLE
+    return [
+        RemoveBf16(),  # before passes that look for neighbours; the engine says what is bfloat16
+        LowerDeformSample(),
+        *([SplitDeformPositions(most)] if recipe.nodes("bf16") else []),
+    ]
+
+
+def for_openvino(recipe: Recipe, *, operators: bool) -> list[Pass]:
+    """What follows `sampled`: the form that OpenVINO's CPU kernels run fastest.
 
     Q/DQ pairs stay as they are: its own passes take them from symmetric INT8 to integer kernels,
     and fail on the form of `LowerQdqForCpu` in products of matrices.
+
+    Args:
+        recipe: What runs in which precision.
+        operators: Whether our own CPU operators are there.
     """
     return [
-        RemoveBf16(),  # before passes that look for neighbours; the engine says what is bfloat16
-        LowerDeformToGridsample(),  # there is no DeformConv in its reader of ONNX
+        # There is no DeformConv in its reader of ONNX. Our sampler wants a large map.
+        LowerDeformToGridsample(SAMPLES_OF_OPERATOR if operators else None),
         # Of what is lowered; the guard then sees every pair.
         *([RequantizeSamples(), GuardConcatScale()] if recipe.precision == "int8" else []),
         ResizeToMatmul(),  # after types are settled: its products are of floats, which stay floats
+        MoveTokenTransposes(),  # its convolutions keep channels last
         ShareConstants(),  # last: heads of one size have the same two matrices
     ]
 

@@ -13,9 +13,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from degmix_edge.graph.model import append
+from degmix_edge.ops.deform_sample import AT_OP, OP
 from degmix_edge.passes._base import Pass
 
-SAMPLERS = ("DegmixDeformSample", "DegmixDeformSampleFused", "GridSample")
+SAMPLERS = (OP, AT_OP, "DegmixDeformSampleFused", "GridSample")
 SAME_SCALE = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Slice", "Mul")
 """What a lowering puts around its sampler; a Mul is by the modulation, at most one."""
 
@@ -37,7 +38,7 @@ class RequantizeSamples(Pass):
             reader, pair = (sampler, None) if sampler is None else _dequantized(sampler)
             if sampler is None or pair is None:
                 continue
-            if self.int8_sampler and sampler.op == "DegmixDeformSample":
+            if self.int8_sampler and sampler.op == OP:
                 self._sample_int8(graph, sampler, pair)
             else:
                 self._move_pair(graph, conv, reader, pair)

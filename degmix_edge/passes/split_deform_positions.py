@@ -8,6 +8,8 @@ the positions is an affine function of y or x (see `ops.deform_offsets`), which
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -18,13 +20,21 @@ from degmix_edge.passes._base import Pass
 
 
 class SplitDeformPositions(Pass):
-    """The sampling gets a table; the convolution keeps its name and weight, and has no bias."""
+    """The sampling gets a table; the convolution keeps its name and weight, and has no bias.
+
+    Args:
+        most: Samplings of more samples keep their positions; None splits all.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self.most = most
 
     def run(self, graph: gs.Graph) -> int:
         rewrites = 0
         for sampler in [n for n in graph.nodes if n.op == OP]:
             conv = convolution_of(sampler)
-            found = None if conv is None else _maps_and_table(conv)
+            is_small = self.most is None or samples_of(sampler) <= self.most
+            found = _maps_and_table(conv) if conv is not None and is_small else None
             if conv is None or found is None:
                 continue
             maps, table = found
@@ -33,6 +43,12 @@ class SplitDeformPositions(Pass):
             sampler.inputs.append(constant(f"{sampler.name}/position", table))
             rewrites += 1
         return rewrites
+
+
+def samples_of(sampler: gs.Node) -> int:
+    """How many samples a sampling takes; 0 where its shape is not known."""
+    shape = sampler.outputs[0].shape or [0]
+    return math.prod(shape) if all(isinstance(side, int) for side in shape) else 0
 
 
 def convolution_of(sampler: gs.Node) -> gs.Node | None:

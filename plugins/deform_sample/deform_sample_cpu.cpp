@@ -29,31 +29,47 @@ struct Ringed
     float width;
 };
 
-// One row of samples: `y` is its own row, `dy` and `dx` its offsets.
-using SampleRow
-    = void (*)(Ringed const& plane, float y, float const* dy, float const* dx, float* out, int64_t begin, int64_t end);
+// Where the pixels of a row are sampled without an offset: at base + slope x, on both axes.
+struct Line
+{
+    float baseY;
+    float slopeY;
+    float baseX;
+    float slopeX;
+};
 
-void sampleRowPlain(
-    Ringed const& plane, float y, float const* dy, float const* dx, float* out, int64_t begin, int64_t end)
+// A row of offsets and of samples.
+struct Row
+{
+    float const* dy;
+    float const* dx;
+    float* out;
+};
+
+// Sample the pixels [begin, end) of a row.
+using SampleRow = void (*)(Ringed const& plane, Line const& line, Row const& row, int64_t begin, int64_t end);
+
+void sampleRowPlain(Ringed const& plane, Line const& line, Row const& row, int64_t begin, int64_t end)
 {
     for (int64_t x = begin; x < end; ++x)
     {
         // Written so that a NaN compares false and becomes -1.
-        float const atY = y + dy[x];
-        float const atX = static_cast<float>(x) + dx[x];
+        float const column = static_cast<float>(x);
+        float const atY = line.baseY + line.slopeY * column + row.dy[x];
+        float const atX = line.baseX + line.slopeX * column + row.dx[x];
         float const clampedY = atY > -1.F ? std::min(atY, plane.height) : -1.F;
         float const clampedX = atX > -1.F ? std::min(atX, plane.width) : -1.F;
         float const floorY = std::floor(clampedY);
         float const floorX = std::floor(clampedX);
         float const fy = clampedY - floorY;
         float const fx = clampedX - floorX;
-        int32_t const row = static_cast<int32_t>(floorY) + static_cast<int32_t>(kBEFORE);
-        int32_t const column = static_cast<int32_t>(floorX) + static_cast<int32_t>(kBEFORE);
-        float const* top = plane.data + static_cast<int64_t>(row) * plane.pitch + column;
+        int32_t const firstY = static_cast<int32_t>(floorY) + static_cast<int32_t>(kBEFORE);
+        int32_t const firstX = static_cast<int32_t>(floorX) + static_cast<int32_t>(kBEFORE);
+        float const* top = plane.data + static_cast<int64_t>(firstY) * plane.pitch + firstX;
         float const* bottom = top + plane.pitch;
         float const upper = top[0] + fx * (top[1] - top[0]);
         float const lower = bottom[0] + fx * (bottom[1] - bottom[0]);
-        out[x] = upper + fy * (lower - upper);
+        row.out[x] = upper + fy * (lower - upper);
     }
 }
 
@@ -77,21 +93,24 @@ __attribute__((target("avx2,fma"))) inline void pairs256(
 }
 
 __attribute__((target("avx2,fma"))) void sampleRowAvx2(
-    Ringed const& plane, float y, float const* dy, float const* dx, float* out, int64_t begin, int64_t end)
+    Ringed const& plane, Line const& line, Row const& row, int64_t begin, int64_t end)
 {
     __m256 const lowest = _mm256_set1_ps(-1.F);
     __m256 const height = _mm256_set1_ps(plane.height);
     __m256 const width = _mm256_set1_ps(plane.width);
-    __m256 const row = _mm256_set1_ps(y);
+    __m256 const baseY = _mm256_set1_ps(line.baseY);
+    __m256 const slopeY = _mm256_set1_ps(line.slopeY);
+    __m256 const baseX = _mm256_set1_ps(line.baseX);
+    __m256 const slopeX = _mm256_set1_ps(line.slopeX);
     __m256 const lanes = _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7);
     __m256i const pitch = _mm256_set1_epi32(plane.pitch);
     __m256i const first = _mm256_set1_epi32(plane.pitch + 1);
     int64_t x = begin;
     for (; x + 8 <= end; x += 8)
     {
-        __m256 atY = _mm256_add_ps(row, _mm256_loadu_ps(dy + x));
         __m256 const column = _mm256_add_ps(_mm256_set1_ps(static_cast<float>(x)), lanes);
-        __m256 atX = _mm256_add_ps(column, _mm256_loadu_ps(dx + x));
+        __m256 atY = _mm256_add_ps(_mm256_fmadd_ps(slopeY, column, baseY), _mm256_loadu_ps(row.dy + x));
+        __m256 atX = _mm256_add_ps(_mm256_fmadd_ps(slopeX, column, baseX), _mm256_loadu_ps(row.dx + x));
         atY = _mm256_min_ps(_mm256_max_ps(atY, lowest), height);
         atX = _mm256_min_ps(_mm256_max_ps(atX, lowest), width);
         __m256 const floorY = _mm256_floor_ps(atY);
@@ -108,12 +127,36 @@ __attribute__((target("avx2,fma"))) void sampleRowAvx2(
         __m256 const upper = _mm256_fmadd_ps(fx, _mm256_sub_ps(right, left), left);
         pairs256(plane.data + plane.pitch, places, left, right);
         __m256 const lower = _mm256_fmadd_ps(fx, _mm256_sub_ps(right, left), left);
-        _mm256_storeu_ps(out + x, _mm256_fmadd_ps(fy, _mm256_sub_ps(lower, upper), upper));
+        _mm256_storeu_ps(row.out + x, _mm256_fmadd_ps(fy, _mm256_sub_ps(lower, upper), upper));
     }
-    sampleRowPlain(plane, y, dy, dx, out, x, end);
+    sampleRowPlain(plane, line, row, x, end);
 }
 
 #endif
+
+// 0 for the first of `count`, 2 for the last, else 1.
+int64_t borderOf(int64_t at, int64_t count) noexcept
+{
+    return at == 0 ? 0 : at == count - 1 ? 2 : 1;
+}
+
+// The line of row `y` in the columns of one border class.
+Line lineOf(DeformSampleParams const& params, int64_t channel, int64_t y, int64_t column) noexcept
+{
+    double const row = static_cast<double>(y);
+    if (params.position == nullptr)
+    {
+        return {static_cast<float>(row), 0.F, 0.F, 1.F};
+    }
+    int64_t const border = 3 * borderOf(y, params.outHeight) + column;
+    float const* at = params.position + 4 * (border * params.channels + channel);
+    double const slopeY = at[0];
+    double const slopeX = at[2];
+    bool const isAlongY = 2 * channel < params.channels;
+    return isAlongY
+        ? Line{static_cast<float>(row + slopeY * row + at[1]), 0.F, static_cast<float>(slopeX * row + at[3]), 1.F}
+        : Line{static_cast<float>(row + at[1]), at[0], at[3], static_cast<float>(1. + slopeX)};
+}
 
 SampleRow rowOf(Isa isa) noexcept
 {
@@ -185,11 +228,19 @@ bool deformSamplePlane(DeformSampleParams const& params, int64_t plane, Isa isa)
     float const* dy = params.offset + 2 * plane * outPlane;
     float const* dx = dy + outPlane;
     float* out = params.output + plane * outPlane;
+    int64_t const channel = plane % params.channels;
+    int64_t const width = params.outWidth;
     SampleRow const sampleRow = rowOf(isa);
     for (int64_t y = 0; y < params.outHeight; ++y)
     {
-        int64_t const at = y * params.outWidth;
-        sampleRow(ringed, static_cast<float>(y), dy + at, dx + at, out + at, 0, params.outWidth);
+        int64_t const at = y * width;
+        Row const row{dy + at, dx + at, out + at};
+        sampleRow(ringed, lineOf(params, channel, y, 1), row, 0, width);
+        if (params.position != nullptr) // the outer columns have lines of their own: once more
+        {
+            sampleRowPlain(ringed, lineOf(params, channel, y, 0), row, 0, 1);
+            sampleRowPlain(ringed, lineOf(params, channel, y, 2), row, std::max<int64_t>(width - 1, 1), width);
+        }
     }
     return true;
 }

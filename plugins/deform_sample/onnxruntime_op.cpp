@@ -103,6 +103,7 @@ OrtStatus* compute(void* opaque, OrtKernelContext* context)
         return status;
     }
     work.params.output = static_cast<float*>(raw);
+    work.params.channels = value[1];
     work.params.height = value[2];
     work.params.width = value[3];
     work.params.outHeight = offset[2];
@@ -186,11 +187,5 @@ extern "C"
             return status;
         }
         return ort.addCustomOpDomain(options, domain); // the domain lives as long as the process
-    }
-
-    // For `doctor`: the instruction set that samples here.
-    DEGMIX_EXPORT char const* degmixCpuIsa()
-    {
-        return degmix::isaName(degmix::chooseIsa());
     }
 }

@@ -1,13 +1,15 @@
 """Both graphs on the same input, over shapes, groups, strides, pads and offsets beyond borders."""
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 from deform_graphs import deform_graph, quantized, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from degmix_edge.errors import GraphError
-from degmix_edge.graph.model import to_graph, to_model
+from degmix_edge.graph.model import constant, to_graph, to_model
+from degmix_edge.ops.deform_sample import AT_OP, OP, position_offsets, reference
 from degmix_edge.passes._base import apply
 from degmix_edge.passes.lower_deform_to_gridsample import LowerDeformToGridsample
 from degmix_edge.passes.requantize_samples import RequantizeSamples
@@ -38,6 +40,39 @@ def test_it_is_the_deformable_convolution(seed, strides, dilations, **options):
     assert np.abs(got - want).max() <= 2e-5 * max(np.abs(want).max(), 1)
     conv = next(node for node in graph.nodes if node.op == "Conv")
     assert conv.name == "block/DeformConv"
+
+
+@pytest.mark.parametrize("has_table", [False, True])
+@pytest.mark.parametrize("size", [(4, 6), (3, 3), (1, 5)])
+def test_a_sampling_alone(has_table, size):
+    """What `lower_deform_sample` and `split_deform_positions` leave."""
+    rng = np.random.default_rng(0)
+    value = gs.Variable("value", np.float32, [2, 4, *size])
+    offset = gs.Variable("offset", np.float32, [2, 8, *size])
+    table = rng.normal(size=(9, 4, 4)).astype(np.float32)
+    inputs = [value, offset, *([constant("table", table)] if has_table else [])]
+    op, y = AT_OP if has_table else OP, gs.Variable("y", np.float32, [2, 4, *size])
+    node = gs.Node(op, "block/sample", {"channels": 4}, inputs, [y], domain="degmix")
+    last = gs.Variable("z", np.float32, [2, 4, *size])
+    graph = gs.Graph([node, gs.Node("Relu", "r", {}, [y], [last])], [value, offset], [last])
+    graph.opset = 20
+    step = LowerDeformToGridsample()
+    assert [o.rewrites for o in apply(graph, [step, step])] == [1, 0]
+    feeds = {t.name: rng.normal(size=t.shape).astype(np.float32) for t in (value, offset)}
+    own = position_offsets(table, *size) if has_table else 0
+    want = np.maximum(reference(feeds["value"], feeds["offset"] + own), 0)
+    got = run(to_model(graph, {}), feeds, "z")
+    np.testing.assert_allclose(got, want, atol=2e-5)
+
+
+def test_a_large_sampling_stays_for_a_builder_that_has_it():
+    shape = [1, 2, 4, 4]
+    value, offset = (gs.Variable(n, np.float32, [1, s, 4, 4]) for n, s in (("v", 2), ("o", 4)))
+    for least, rewrites in ((32, 0), (33, 1), (None, 1)):
+        y = gs.Variable("y", np.float32, shape)
+        node = gs.Node(OP, "block/sample", {}, [value, offset], [y], domain="degmix")
+        graph = gs.Graph([node], [value, offset], [y], opset=20)
+        assert apply(graph, [LowerDeformToGridsample(least)])[0].rewrites == rewrites
 
 
 @pytest.mark.parametrize("size", [(1, 5), (6, 1), (1, 1)])

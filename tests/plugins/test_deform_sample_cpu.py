@@ -1,7 +1,7 @@
 """The CPU operator, compiled here, against its slow reference and ONNX Runtime's DeformConv."""
 
+import ctypes
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from cpu_library import COMPILER, cpu_library
 from deform_graphs import deform_graph, quantized
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,13 +21,11 @@ from degmix_edge.backends import _cpu_ops
 from degmix_edge.backends.onnxruntime import _session
 from degmix_edge.errors import BackendError, ConfigError
 from degmix_edge.graph.model import to_graph, to_model
-from degmix_edge.ops.deform_sample import reference
+from degmix_edge.ops.deform_sample import position_offsets, reference
 from degmix_edge.passes._base import apply
 from degmix_edge.passes.lower_deform_sample import LowerDeformSample
 from degmix_edge.workflows.build import build
 
-SOURCE = Path(__file__).parents[2] / "plugins" / "deform_sample"
-COMPILER = shutil.which("g++") or shutil.which("c++")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(COMPILER is None, reason="no C++ compiler"),
@@ -34,12 +33,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    path = tmp_path_factory.mktemp("cpu_ops") / "libdegmix_cpu.so"
-    flags = ["-std=c++17", "-O3", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
-    sources = [str(SOURCE / name) for name in ("deform_sample_cpu.cpp", "onnxruntime_op.cpp")]
-    subprocess.run([COMPILER, *flags, *sources, "-o", str(path)], check=True)
-    return path
+def library():
+    return cpu_library()
 
 
 @pytest.fixture
@@ -114,6 +109,49 @@ def test_threads_change_nothing(library):
     feeds = {k: v.astype(np.float32) for k, v in feeds.items()}
     one, two = (session(library, threads).run(None, feeds)[0] for threads in (1, 2))
     np.testing.assert_array_equal(one, two)
+
+
+def by_c_interface(library, value, offset, position=None, threads=1):
+    """What a runtime gets that lends an operator no threads."""
+    n, c, *size = value.shape
+    out = np.full((n, c, *offset.shape[2:]), np.nan, np.float32)
+    arrays = (value, offset, position, out)
+    addresses = (None if array is None else array.ctypes.data for array in arrays)
+    params = _cpu_ops.SampleParams(*addresses, c, *size, *offset.shape[2:])
+    sample = _cpu_ops.opened(library).degmixCpuSample
+    assert sample(ctypes.byref(params), n * c, threads) == 0
+    return out
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 2),
+    c=st.integers(1, 5),
+    size=st.tuples(st.integers(1, 6), st.integers(1, 20)),
+    is_along=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_a_table_of_positions_is_added(library, n, c, size, is_along, seed):
+    rng = np.random.default_rng(seed)
+    value = rng.normal(size=(n, c, *size)).astype(np.float32)
+    offset = (2 * rng.normal(size=(n, 2 * c, *size))).astype(np.float32)
+    table = rng.normal(size=(9, c, 4)).astype(np.float32) if is_along else None
+    own = 0 if table is None else position_offsets(table, *size)
+    got = by_c_interface(library, value, offset, table)
+    # Of a pixel 40 px away; values are up to 8 apart.
+    np.testing.assert_allclose(got, reference(value, offset + own), atol=1e-4)
+
+
+def test_threads_of_its_own_change_nothing(library):
+    rng = np.random.default_rng(3)
+    value = rng.normal(size=(2, 16, 64, 65)).astype(np.float32)
+    offset = rng.normal(size=(2, 32, 64, 65)).astype(np.float32)
+    one, three, many = (by_c_interface(library, value, offset, None, n) for n in (1, 3, 999))
+    np.testing.assert_array_equal(one, three)
+    np.testing.assert_array_equal(one, many)
+    np.testing.assert_allclose(
+        one, session(library).run(None, {"value": value, "offset": offset})[0]
+    )
 
 
 @pytest.mark.parametrize("isa", ["plain", "avx2"])
