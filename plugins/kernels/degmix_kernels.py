@@ -16,7 +16,7 @@ from degmix_edge.nvidia.frames import FitImageParams
 FLOAT, HALF, INT8 = 0, 1, 2
 PLANAR, CHANNELS_LAST = 0, 1
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
-AUTO, SHARED, DIRECT = 0, 1, 2
+AUTO, SHARED, DIRECT, COMPACT = 0, 1, 2, 3
 WARPS, GROUPS = 1, 2
 FORMATS = {"rgb": 0, "bgr": 1, "nv12": 2, "yuyv": 3}
 ITEMS = 8

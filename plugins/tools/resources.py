@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from sass import plain
+
 PLUGINS = Path(__file__).resolve().parents[1]
 README = PLUGINS / "README.md"
 BEGIN, END = "<!-- resources -->\n", "<!-- end of resources -->\n"
@@ -19,7 +21,6 @@ KERNEL = re.compile(
     r"stores, (\d+) bytes spill loads.*?Used (\d+) registers",
     re.DOTALL,
 )
-TYPES = {"__half": "fp16", "float": "fp32", "signed char": "int8"}
 
 
 def compiled(source: Path, architectures: list[str]) -> str:
@@ -29,16 +30,6 @@ def compiled(source: Path, architectures: list[str]) -> str:
         command = ["nvcc", "-std=c++17", "-O3", f"-I{PLUGINS}", "-Xptxas=-v", *targets, "-c"]
         command += [str(source), "-o", f"{folder}/x.o"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stderr
-
-
-def plain(symbol: str) -> str:
-    """`deformConv2dKernel fp16, 256, vector` of a mangled name."""
-    text = subprocess.run(["c++filt", symbol], capture_output=True, text=True).stdout
-    found = re.search(r"(\w+)<([^>]*)>", text)
-    assert found is not None, text
-    arguments = [a.strip() for a in found[2].split(",")]
-    words = [TYPES.get(a, re.sub(r"^\(\w+\)", "", a)) for a in arguments]
-    return f"{found[1]}<{', '.join(words)}>"
 
 
 def table(architectures: list[str]) -> str:

@@ -231,20 +231,25 @@ def test_nvcc_compiles_without_warnings_or_spills(compiled):
     folder, output = compiled
     assert not re.search(r"\bwarning\b", output), output
     kernels = re.findall(r"Compiling entry function '(\w+)' for 'sm_(\d+)'", output)
-    assert len(kernels) == 40
+    assert len(kernels) == 48
     assert set(re.findall(r"(\d+) bytes spill", output)) == {"0"}
     assert "libnvinfer" not in " ".join(symbols(folder / "libdegmix_trt10.so"))
 
 
 MOST = {
-    "deformSampleKernel<fp16, fp16, true, 2>": 43,
-    "deformSampleKernel<fp16, fp32, true, 2>": 41,
-    "deformSampleKernel<fp32, fp16, true, 2>": 40,
-    "deformSampleKernel<fp32, fp32, true, 2>": 39,
-    "deformSampleKernel<int8, fp16, true, 2>": 43,
-    "deformSampleKernel<int8, fp32, true, 2>": 41,
-    "deformSampleKernel<fp16, fp32, true, 1>": 52,
-    "deformSampleKernel<fp16, fp16, false, 1>": 98,
+    "deformSampleKernel<fp16, fp16, shared, 2>": 43,
+    "deformSampleKernel<fp16, fp32, shared, 2>": 41,
+    "deformSampleKernel<fp32, fp16, shared, 2>": 40,
+    "deformSampleKernel<fp32, fp32, shared, 2>": 39,
+    "deformSampleKernel<int8, fp16, shared, 2>": 43,
+    "deformSampleKernel<int8, fp32, shared, 2>": 41,
+    "deformSampleKernel<fp16, fp32, shared, 1>": 52,
+    "deformSampleKernel<fp16, fp16, direct, 1>": 98,
+    "deformSampleKernel<fp16, fp16, compact, 2>": 45,
+    "deformSampleKernel<fp16, fp32, compact, 2>": 43,
+    "deformSampleKernel<int8, fp16, compact, 2>": 45,
+    "deformSampleKernel<int8, fp32, compact, 2>": 44,
+    "deformSampleKernel<fp16, fp32, compact, 1>": 52,
 }
 """Instructions a value that a kernel stores, at most, on Orin."""
 
@@ -267,7 +272,7 @@ VECTORS = {"LDG.128", "LDGSTS.128", "LDS.32", "LDS.64", "LDS.128", "LDSM.128", "
 def test_machine_code_stays_within_its_bounds(compiled):
     """Counted by NVIDIA's disassembler: instructions, divisions, local memory, vectors."""
     found = {kernel.name: kernel for kernel in sass.kernels(compiled[0] / "libdegmix_kernels.so")}
-    assert len(found) == 40
+    assert len(found) == 48
     for name, most in MOST.items():
         kernel = found[name]
         assert kernel.samples == 4, name
@@ -277,12 +282,16 @@ def test_machine_code_stays_within_its_bounds(compiled):
         kernel = found[f"fitImageKernel<{format_of_frames}>"]
         assert not sum(loop.divisions for loop in kernel.loops)
         assert any("STG.128" in loop.widths for loop in kernel.loops)
-    shared = found["deformSampleKernel<fp16, fp16, true, 2>"]
+    shared = found["deformSampleKernel<fp16, fp16, shared, 2>"]
     assert shared.registers <= 80  # two blocks of 384 threads on a multiprocessor
     (copy,) = [
         loop for loop in shared.loops if "STS.128" in loop.widths and "LDG.128" in loop.widths
     ]
     assert copy.instructions <= 6 * 8  # eight words a turn
+    compact = found["deformSampleKernel<fp16, fp16, compact, 2>"]
+    assert compact.registers <= 80
+    (compact_copy,) = [loop for loop in compact.loops if {"STS.128", "LDG.128"} <= set(loop.widths)]
+    assert compact_copy.instructions < copy.instructions
     offsets = found["deformOffsetsKernel<8>"]
     assert offsets.instructions <= 1000  # most of them before the loop over channels
     assert offsets.registers <= 80  # three blocks of 256 threads
