@@ -503,14 +503,16 @@ __device__ __forceinline__ void sampleShare(SampledPlane<T, kVARIANT> const& pla
 }
 
 // Blocks whose registers a multiprocessor has to hold: of DeMT's planes, 227 KB of shared memory hold three and
-// Orin's 163 KB two. INT8 needs more registers to copy a plane.
+// Orin's 163 KB two. INT8 needs more registers to copy a plane, and on Turing to do without.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
 constexpr int32_t kPLANES = 3;
 #else
 constexpr int32_t kPLANES = 2;
 #endif
 template <typename T, DeformSampleVariant kVARIANT>
-constexpr int32_t kBLOCKS = kVARIANT != DeformSampleVariant::kDIRECT && sizeof(T) > 1 ? kPLANES : 2;
+constexpr int32_t kBLOCKS = kVARIANT != DeformSampleVariant::kDIRECT ? (sizeof(T) > 1 ? kPLANES : 2)
+    : kIS_TURING && sizeof(T) == 1                                   ? 1
+                                                                     : 2;
 
 // What a block works on.
 template <typename T, typename TOffset>

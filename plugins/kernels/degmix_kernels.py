@@ -40,6 +40,7 @@ class DeviceLimits(ctypes.Structure):
 H200 = DeviceLimits(132, 232448, 233472, 90)
 ORIN = DeviceLimits(16, 166912, 167936, 87)
 RTX4090 = DeviceLimits(128, 101376, 102400, 89)
+T4 = DeviceLimits(40, 65536, 65536, 75)
 
 
 class DeformSampleParams(ctypes.Structure):

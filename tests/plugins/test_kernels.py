@@ -554,6 +554,47 @@ def test_what_is_empty(kernels):
     assert (got == 1).all()  # nothing to sample: the bias
 
 
+@pytest.fixture(params=[1, 2], ids=["turing", "hopper with code for turing"])
+def older(kernels, request):
+    """The emulated kernels on another card; a real card is what it is."""
+    set_device = getattr(kernels.library, "degmix_emulation_set_device", None)
+    if set_device is None:
+        pytest.skip("a real card has the code that its library was built with")
+    set_device(request.param)
+    yield kernels
+    set_device(0)
+
+
+def test_turing_samples(older):
+    """Of 64 KB, and without a copy that arrives late."""
+    test_sampling_is_its_reference(older)
+    test_a_large_map_is_sampled_from_shared_memory_where_halves_fit(older)
+    test_offsets_are_their_reference(older, (1, 272, 11, 40))
+    test_offsets_of_positions_make_the_samples_of_the_whole_convolution(older)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8])
+def test_turing_multiplies(older, kind):
+    """Products of half the depth, and of half the rows for int8; tables of corners in 64 KB."""
+    for tile in ((64, 128), (128, 128), (0, 256)):
+        test_every_tile_gives_the_same(older, tile, kind)
+    test_several_convolutions_go_in_one_launch(older, kind, 1, last=True, variant=native.WARPS)
+
+
+def test_turing_convolves(older):
+    test_convolution_is_its_reference(older)
+    test_convolution_is_torchvisions(older)
+    test_int8_is_exact_on_its_own_grid(older)
+    test_half_is_as_good_as_its_inputs_allow(older)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8])
+def test_code_without_clusters_does_whole_tiles(older, kind):
+    """PTX for an older card, on a card with clusters: splits are asked for and not launched."""
+    test_blocks_of_a_cluster_share_the_steps_of_a_tile(older, 3, kind, 160, 1, (1, 2))
+    test_groups_of_warps_give_the_same(older, 128, 4, 160, 1, 1, (3, 3))
+
+
 def test_corners_alone(kernels):
     """Indices lie inside for any coordinate at all, and weights are those of the reference."""
     rng = np.random.default_rng(8)
@@ -784,3 +825,26 @@ def test_convolution_refuses(kernels, change, reason):
     with pytest.raises(ValueError, match="deform_conv2d: ") as refused:
         kernels.launch("deform_conv2d", params)
     assert reason in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [native.FLOAT, native.HALF, native.INT8])
+@pytest.mark.parametrize("tile", [(0, 0), (64, 128), (128, 128), (128, 64), (0, 256)])
+def test_tiles_that_do_not_fit_turing_are_not_planned(kernels, kind, tile):
+    """Each tile is asked for, with one offset group and with more than a table of corners has."""
+    for groups in (1, 8):
+        params = native.DeformConv2dParams(
+            items=1, n=1, c=256, height=64, width=64, out_channels=256, out_height=64,
+            out_width=64, kernel_height=3, kernel_width=3, groups=1, offset_groups=groups,
+            value_type=kind, value_layout=native.CHANNELS_LAST, value_pitch=256,
+            tile_m=tile[0], tile_n=tile[1], splits=2 if tile[0] else 0,
+        )  # fmt: skip
+        plan = kernels.plan("deform_conv2d", params, native.T4)
+        assert (plan.tile_m, plan.tile_n, plan.splits, plan.variant) == (64, 128, 1, native.WARPS)
+        assert plan.is_vector == 1
+        assert plan.shared_bytes <= native.T4.shared_bytes_per_block
+        without = native.DeviceLimits(40, 48 * 1024, 48 * 1024, 75)
+        assert kernels.plan("deform_conv2d", params, without).is_vector == 0
+    halves = native.DeformSampleParams(items=1, n=1, c=1, height=112, width=144, value_type=kind)
+    halves.out_height, halves.out_width = 112, 144
+    plan = kernels.plan("deform_sample", halves, native.T4)
+    assert plan.variant == (native.DIRECT if kind == native.FLOAT else native.COMPACT)

@@ -234,7 +234,50 @@ def test_nvcc_compiles_without_warnings_or_spills(compiled):
     assert len(kernels) == 48
     assert set(re.findall(r"(\d+) bytes spill", output)) == {"0"}
     assert "libnvinfer" not in " ".join(symbols(folder / "libdegmix_trt10.so"))
+    assert (folder / "libdegmix_kernels.so").stat().st_size <= MOST_BYTES
 
+
+@pytest.fixture(scope="module")
+def for_turing(tmp_path_factory):
+    """The kernels by nvcc for Turing alone, and what it printed."""
+    folder = tmp_path_factory.mktemp("turing")
+    configure(folder, "-DDEGMIX_CPU_OPS=OFF", "-DDEGMIX_CUDA_ARCHITECTURES=75-real")
+    command = ["cmake", "--build", str(folder), "--target", "degmix_kernels"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    return folder / "libdegmix_kernels.so", output
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_every_kernel_compiles_for_turing(for_turing):
+    """It has smaller products and no asynchronous copies; nothing is kept in local memory."""
+    library, output = for_turing
+    assert not re.search(r"\bwarning\b", output), output
+    assert set(re.findall(r"(\d+) bytes spill", output)) == {"0"}
+    found = {kernel.name: kernel for kernel in sass.kernels(library)}
+    assert len(found) == 48
+    assert library.stat().st_size <= MOST_BYTES
+    assert {kernel.architecture for kernel in found.values()} == {"sm_75"}
+    assert not [name for name, kernel in found.items() if kernel.stack]
+    for name, depth in (("fp16, 64, 128", 8), ("int8, 64, 128", 16)):
+        kernel = found[f"deformConv2dKernel<{name}, true>"]
+        # A warp has 32 x 32 of a tile, and a step 128 bytes of channels.
+        assert kernel.main.macs == 32 * 32 * (64 if depth == 8 else 128)
+        rows = 16 if depth == 8 else 8
+        assert kernel.main.parts["tensor"] == kernel.main.macs // (rows * 8 * depth)
+        assert "LDGSTS.128" not in kernel.main.widths
+    for name, most in MOST.items():
+        kernel = found[name]
+        assert kernel.main.instructions / kernel.samples <= MOST_ON_TURING * most, name
+
+
+MOST_ON_TURING = 1.05
+"""Turing may take so many times the instructions of Orin for a sample."""
+
+MOST_BYTES = 1_370_000
+"""Of the library for one architecture, where CUDA's runtime has 1.08 MB: so 4 MB for all ten."""
 
 MOST = {
     "deformSampleKernel<fp16, fp16, shared, 2>": 43,
