@@ -68,7 +68,7 @@ DeformSampleVariant variantOf(DeformSampleParams const& params, DeviceLimits con
     case DeformSampleVariant::kDIRECT: return DeformSampleVariant::kDIRECT;
     case DeformSampleVariant::kAUTO: break;
     }
-    if (!pays || compact == 0)
+    if (!pays || std::max(words, compact) == 0)
     {
         return DeformSampleVariant::kDIRECT;
     }
