@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +40,7 @@ class Row:
     flops: int = 0
 
 
-def build(folder: Path, capability: int) -> Path:
+def build(folder: Path, capability: int, sources: Sequence[str] = SOURCES) -> Path:
     """Compile the kernels for one compute capability (10 major + minor); the library's path."""
     target = "90a" if capability == 90 else str(capability)  # with instructions of its own
     arch = f"-gencode=arch=compute_{target},code=sm_{target}"
@@ -54,7 +54,7 @@ def build(folder: Path, capability: int) -> Path:
         return str(made)
 
     with ThreadPoolExecutor(4) as pool:
-        objects = list(pool.map(compile_one, SOURCES))
+        objects = list(pool.map(compile_one, sources))
     subprocess.run(["nvcc", "-shared", arch, *objects, "-o", str(library)], check=True)
     return library
 

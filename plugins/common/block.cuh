@@ -31,11 +31,16 @@ __device__ __forceinline__ uint32_t blockAgain()
 }
 
 // Whether blocks may run together, as clusters: from compute capability 9.0.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-constexpr bool kHAS_CLUSTERS = false;
+__device__ __forceinline__ bool hasClusters()
+{
+#if defined(DEGMIX_EMULATED)
+    return emulation::codeCapability() >= 90;
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+    return false;
 #else
-constexpr bool kHAS_CLUSTERS = true;
+    return true;
 #endif
+}
 
 __device__ __forceinline__ void syncCluster()
 {

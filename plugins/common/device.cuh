@@ -14,8 +14,19 @@
 #define DEGMIX_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
+// Code for Turing, compute capability 7.5, which has less of most things. tensor_core.cuh has what it has instead.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define DEGMIX_TURING 1
+#endif
+
 namespace degmix
 {
+
+#if defined(DEGMIX_TURING)
+constexpr bool kIS_TURING = true;
+#else
+constexpr bool kIS_TURING = false;
+#endif
 
 // The same pointer, which the compiler must not take apart again: with a base of its own, the address of
 // an element is one instruction instead of four.

@@ -1,21 +1,11 @@
 #include "common/launch.h"
 
 #include <initializer_list>
-#include <mutex>
 
 namespace degmix
 {
 namespace
 {
-
-constexpr int32_t kDEVICES = 64;
-
-struct Known
-{
-    std::once_flag once;
-    cudaError_t status{cudaSuccess};
-    DeviceLimits limits{};
-};
 
 cudaError_t read(int device, DeviceLimits& limits)
 {
@@ -48,21 +38,8 @@ cudaError_t read(int device, DeviceLimits& limits)
 
 cudaError_t deviceLimits(DeviceLimits& limits) noexcept
 {
-    int device = 0;
-    cudaError_t const status = cudaGetDevice(&device);
-    if (status != cudaSuccess)
-    {
-        return status;
-    }
-    if (device >= kDEVICES)
-    {
-        return read(device, limits);
-    }
-    static Known known[kDEVICES];
-    Known& mine = known[device];
-    std::call_once(mine.once, [&] { mine.status = read(device, mine.limits); });
-    limits = mine.limits;
-    return mine.status;
+    static OnceADevice<DeviceLimits> known;
+    return known.get(limits, read);
 }
 
 } // namespace degmix

@@ -5,10 +5,50 @@
 
 #include <cuda_runtime.h>
 
+#include <mutex>
+
 namespace degmix
 {
 
-// Of the current device; read once a device, since a launch must not ask the driver each time.
+// What is read once a device, since a launch must not ask the driver each time.
+template <typename Value>
+class OnceADevice
+{
+public:
+    // Of the current device, by `read(device, value)`.
+    template <typename Read>
+    cudaError_t get(Value& value, Read const& read) noexcept
+    {
+        int device = 0;
+        cudaError_t const status = cudaGetDevice(&device);
+        if (status != cudaSuccess)
+        {
+            return status;
+        }
+        if (device >= kDEVICES)
+        {
+            return read(device, value);
+        }
+        Entry& mine = mEntries[device];
+        std::call_once(mine.once, [&] { mine.status = read(device, mine.value); });
+        value = mine.value;
+        return mine.status;
+    }
+
+private:
+    static constexpr int32_t kDEVICES = 64;
+
+    struct Entry
+    {
+        std::once_flag once;
+        cudaError_t status{cudaSuccess};
+        Value value{};
+    };
+
+    Entry mEntries[kDEVICES];
+};
+
+// Of the current device.
 cudaError_t deviceLimits(DeviceLimits& limits) noexcept;
 
 // Blocks of a cluster, which compute capability 9.0 and later have, run together.

@@ -24,7 +24,7 @@ struct TileChoice
 
 constexpr int32_t kMOST_SPLITS = 8; // the largest cluster that every card with clusters has
 constexpr int32_t kCLUSTERS_FROM = 90;
-
+constexpr int32_t kWHOLE_TABLES_FROM = 80;
 constexpr int32_t kGROUPS_ON = 90; // sm_90a's instructions, which no other card has
 
 constexpr TileChoice kTILES[] = {{kWARPS, 128, 256}, {kWARPS, 128, 128}, {kWARPS, 64, 128}, {kWARPS, 128, 64},
@@ -42,16 +42,28 @@ struct Kernel
 {
     void (*function)(DeformConv2dWork);
     int32_t threads;
-    int64_t sharedBytes;
+    int64_t operandBytes;
+    int64_t tableRowBytes; // of a table of corners
+
+    int64_t sharedBytes(int32_t tableRows) const
+    {
+        return operandBytes + tableRows * tableRowBytes;
+    }
 };
+
+// Of a table of corners, in code for a compute capability.
+int32_t tableRowsOf(int32_t capability)
+{
+    return capability < kWHOLE_TABLES_FROM ? kTURING_TABLE_ROWS : kTABLE_ROWS;
+}
 
 template <typename T, int32_t kM, int32_t kN, bool kVECTOR = true>
 Kernel kernel()
 {
     using TILE = Tile<kM, kN>;
     static_assert(Slab<T, TILE>::kBYTES <= TILE::kTABLE_AT, "sums take the place of the operands");
-    return Kernel{
-        deformConv2dKernel<T, kM, kN, kVECTOR>, TILE::kTHREADS, kVECTOR ? kSHARED_BYTES<T, TILE> : TILE::kTABLE_AT};
+    return Kernel{deformConv2dKernel<T, kM, kN, kVECTOR>, TILE::kTHREADS, TILE::kTABLE_AT,
+        kVECTOR ? CornerTable<T, TILE>::kBYTES_OF_ROW : 0};
 }
 
 template <int32_t kN>
@@ -59,7 +71,7 @@ Kernel groupsKernel()
 {
     using TILE = HopperTile<kN>;
     static_assert(Slab<__half, TILE>::kBYTES <= TILE::kTABLE_AT, "sums take the place of the operands");
-    return Kernel{deformConv2dHopperKernel<kN>, TILE::kALL, kHOPPER_BYTES<TILE>};
+    return Kernel{deformConv2dHopperKernel<kN>, TILE::kALL, kHOPPER_BYTES<TILE>, 0};
 }
 
 Kernel groupsKernelOf(TileChoice const& tile)
@@ -72,21 +84,25 @@ Kernel groupsKernelOf(TileChoice const& tile)
     return groupsKernel<256>();
 }
 
-// Whether the library has code of the card's own instructions. Without them the kernel is empty.
-bool holdsGroups()
+// The library's code for the current card.
+struct Code
 {
-#if defined(DEGMIX_EMULATED)
-    return true;
-#else
-    static bool const isHeld = []
-    {
-        cudaFuncAttributes attributes{};
-        cudaError_t const status
-            = cudaFuncGetAttributes(&attributes, reinterpret_cast<void const*>(deformConv2dHopperKernel<256>));
-        return status == cudaSuccess && attributes.numRegs > 64;
-    }();
-    return isHeld;
-#endif
+    int32_t capability; // for which it was compiled: below the card's, if it is PTX for older ones
+    bool hasGroups;     // of the card's own instructions; without them those kernels are empty
+};
+
+cudaError_t codeOfCard(Code& code)
+{
+    static OnceADevice<Code> known;
+    return known.get(code,
+        [](int, Code& read)
+        {
+            cudaFuncAttributes attributes{};
+            cudaError_t const status
+                = cudaFuncGetAttributes(&attributes, reinterpret_cast<void const*>(deformConv2dHopperKernel<256>));
+            read = Code{attributes.ptxVersion, attributes.numRegs > 64};
+            return status;
+        });
 }
 
 // Of a tile that the type has.
@@ -221,7 +237,7 @@ bool hasOnlyNulls(DeformConv2dParams const& params, Pointer const (&pointers)[De
 }
 
 // How the steps along K share tables of corners.
-DeformConv2dWork workOf(DeformConv2dParams const& params, bool isVector, int32_t splits)
+DeformConv2dWork workOf(DeformConv2dParams const& params, bool isVector, int32_t splits, int32_t tableRows)
 {
     int32_t const count = static_cast<int32_t>(16 / sizeOf(params.valueType));
     int32_t const chunk = kPARTS * count;
@@ -261,7 +277,7 @@ DeformConv2dWork workOf(DeformConv2dParams const& params, bool isVector, int32_t
         work.tableGroups = std::min((kPARTS - 2) / (perOffsetGroup / count) + 2, kPARTS);
     }
     work.perTableGroups = static_cast<uint32_t>(ceilDiv(65536, work.tableGroups));
-    work.tableTaps = std::min(taps, std::max(kTABLE_ROWS / work.tableGroups, 1));
+    work.tableTaps = std::min(taps, std::max(tableRows / work.tableGroups, 1));
     return work;
 }
 
@@ -364,9 +380,11 @@ char const* checkDeformConv2d(DeformConv2dParams const& params) noexcept
 
 DeformConv2dLaunch planDeformConv2d(DeformConv2dParams const& params, DeviceLimits const& limits) noexcept
 {
-    bool const isVector = canVectorise(params);
-    bool const hasClusters = limits.computeCapability >= kCLUSTERS_FROM && isVector;
-    bool const hasGroups = limits.computeCapability == kGROUPS_ON && isVector && params.valueType == Type::kHALF;
+    bool const canBeVector = canVectorise(params);
+    bool isVector = false; // unless a tile fits
+    int32_t const rows = tableRowsOf(limits.computeCapability);
+    bool const hasClusters = limits.computeCapability >= kCLUSTERS_FROM;
+    bool const hasGroups = limits.computeCapability == kGROUPS_ON && params.valueType == Type::kHALF;
     // Both variants, unless one is asked for. A tile that is asked for gives the same bits on every card.
     bool const isOnlyWarps = params.variant == kWARPS || !hasGroups || (params.variant == 0 && params.tileN != 0);
     bool const isOnlyGroups = params.variant == kGROUPS && hasGroups;
@@ -376,8 +394,8 @@ DeformConv2dLaunch planDeformConv2d(DeformConv2dParams const& params, DeviceLimi
     bool hasAsked = false;
     for (TileChoice const& tile : kTILES)
     {
-        if (!isVector || (tile.variant == kGROUPS ? isOnlyWarps : isOnlyGroups) || !isTileOf(params.valueType, tile)
-            || kernelOf(params.valueType, tile, true).sharedBytes > limits.sharedBytesPerBlock)
+        if (!canBeVector || (tile.variant == kGROUPS ? isOnlyWarps : isOnlyGroups) || !isTileOf(params.valueType, tile)
+            || kernelOf(params.valueType, tile, true).sharedBytes(rows) > limits.sharedBytesPerBlock)
         {
             continue;
         }
@@ -394,6 +412,7 @@ DeformConv2dLaunch planDeformConv2d(DeformConv2dParams const& params, DeviceLimi
                 continue; // parts of a card have even numbers of multiprocessors
             }
             int64_t const cost = costOf(params, tile, splits, limits);
+            isVector = true;
             if (least == 0 || (isAsked && !hasAsked) || (isAsked == hasAsked && cost < least))
             {
                 best = tile;
@@ -405,7 +424,7 @@ DeformConv2dLaunch planDeformConv2d(DeformConv2dParams const& params, DeviceLimi
     }
     Kernel const kernel = kernelOf(params.valueType, best, isVector);
     return DeformConv2dLaunch{best.n, isVector ? 1 : 0, blocksOf(params, best) * bestSplits, kernel.threads,
-        kernel.sharedBytes, best.m, bestSplits, best.variant};
+        kernel.sharedBytes(rows), best.m, bestSplits, best.variant};
 }
 
 cudaError_t deformConv2d(DeformConv2dParams const& params, cudaStream_t stream) noexcept
@@ -420,8 +439,16 @@ cudaError_t deformConv2d(DeformConv2dParams const& params, cudaStream_t stream) 
     {
         return status;
     }
+    Code code{};
+    cudaError_t const codeStatus = codeOfCard(code);
+    if (codeStatus != cudaSuccess)
+    {
+        return codeStatus;
+    }
+    // What a card could do counts only as far as the code does it.
+    limits.computeCapability = std::min(limits.computeCapability, code.capability);
     DeformConv2dLaunch plan = planDeformConv2d(params, limits);
-    if (plan.variant == kGROUPS && !holdsGroups())
+    if (plan.variant == kGROUPS && !code.hasGroups)
     {
         if (params.variant == kGROUPS)
         {
@@ -433,8 +460,9 @@ cudaError_t deformConv2d(DeformConv2dParams const& params, cudaStream_t stream) 
     }
     bool const isVector = plan.isVector != 0;
     Kernel const kernel = kernelOf(params.valueType, TileChoice{plan.variant, plan.tileM, plan.tileN}, isVector);
-    return launch(kernel.function, workOf(params, isVector, plan.splits), plan.blocks, plan.threads, plan.sharedBytes,
-        stream, plan.splits);
+    int32_t const rows = tableRowsOf(limits.computeCapability);
+    return launch(kernel.function, workOf(params, isVector, plan.splits, rows), plan.blocks, plan.threads,
+        plan.sharedBytes, stream, plan.splits);
 }
 
 } // namespace degmix

@@ -12,9 +12,6 @@
 namespace degmix
 {
 
-template <typename T, typename TILE>
-constexpr int32_t kSHARED_BYTES = TILE::kTABLE_AT + CornerTable<T, TILE>::kBYTES;
-
 template <typename TILE>
 struct Stages
 {

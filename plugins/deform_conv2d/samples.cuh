@@ -43,15 +43,15 @@ template <typename T, typename TILE>
 struct CornerTable
 {
     using Weights = typename Blend<T>::Weights;
-    static constexpr int32_t kENTRIES = kTABLE_ROWS * TILE::kM;
-    static constexpr int32_t kBYTES = kENTRIES * static_cast<int32_t>(sizeof(uint4) + sizeof(Weights));
+    static constexpr int32_t kBYTES_OF_ROW = TILE::kM * static_cast<int32_t>(sizeof(uint4) + sizeof(Weights));
+    static constexpr int32_t kBYTES = kTABLE_ROWS * kBYTES_OF_ROW;
 
     uint4* places; // of the four neighbours, in 16 bytes from the plane's first pixel
     Weights* weights;
 
     __device__ __forceinline__ explicit CornerTable(unsigned char* at)
         : places(reinterpret_cast<uint4*>(at))
-        , weights(reinterpret_cast<Weights*>(at + kENTRIES * sizeof(uint4)))
+        , weights(reinterpret_cast<Weights*>(at + tableRows() * TILE::kM * sizeof(uint4)))
     {
     }
 

@@ -105,7 +105,7 @@ public:
     // Of all blocks that have sums of the tile.
     __device__ __forceinline__ void sync() const
     {
-        if (kHAS_CLUSTERS && mWork.splits > 1)
+        if (hasClusters() && mWork.splits > 1)
         {
             syncCluster();
         }
@@ -118,7 +118,7 @@ public:
     // No block ends while another one reads its sums.
     __device__ __forceinline__ void end() const
     {
-        if (kHAS_CLUSTERS && mWork.splits > 1)
+        if (hasClusters() && mWork.splits > 1)
         {
             leaveCluster();
         }
@@ -190,7 +190,7 @@ private:
     __device__ __forceinline__ Floats sumsAt(int32_t row, int32_t column) const
     {
         auto const* const at = reinterpret_cast<Floats const*>(mSums + row * kPITCH + column);
-        if (!kHAS_CLUSTERS || mWork.splits == 1)
+        if (!hasClusters() || mWork.splits == 1)
         {
             return *at;
         }
@@ -210,7 +210,7 @@ private:
 
     __device__ __forceinline__ int32_t firstOfThread() const
     {
-        return mThread + (kHAS_CLUSTERS && mWork.splits > 1 ? clusterRank() * TILE::kSTORING : 0);
+        return mThread + (hasClusters() && mWork.splits > 1 ? clusterRank() * TILE::kSTORING : 0);
     }
 
     __device__ __forceinline__ float finished(float sum, int32_t inGroup) const

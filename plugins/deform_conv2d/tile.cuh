@@ -11,6 +11,7 @@
 #pragma once
 
 #include "common/block.cuh"
+#include "common/tensor_core.cuh"
 #include "deform_conv2d/deform_conv2d.h"
 
 namespace degmix
@@ -20,8 +21,15 @@ constexpr int32_t kROW_BYTES = 128;         // of one pixel, or of one output ch
 constexpr int32_t kPARTS = kROW_BYTES / 16; // in a row
 constexpr int32_t kSTAGES = 2;              // of samples, and of weights
 constexpr int32_t kTABLE_ROWS = 9;          // of a table of corners: pairs of a tap and an offset group
+constexpr int32_t kTURING_TABLE_ROWS = 8;   // with which 64 x 128 of any type fit Turing's 64 KB
 constexpr int32_t kSLAB_PADDING = 8;        // floats at the end of a row of sums, against bank conflicts
 constexpr int32_t kSLAB_VECTOR = 8;         // output channels that a thread stores together
+
+// Of the card that this code is for.
+__device__ __forceinline__ int32_t tableRows()
+{
+    return isTuring() ? kTURING_TABLE_ROWS : kTABLE_ROWS;
+}
 
 // A block's tile. The largest has warps of 64 x 64, which read the fewest operands a product. A multiprocessor has
 // registers for one block of 128 x 128 or more, or two others.
@@ -35,7 +43,8 @@ struct Tile
     static constexpr int32_t kTHREADS = 256;
     static constexpr int32_t kSTORING = kTHREADS; // threads that have sums
     static constexpr int32_t kWARP_M = kM * kN > 128 * 128 ? 64 : 32;
-    static constexpr int32_t kBLOCKS = kM * kN < 128 * 128 ? 2 : 1; // whose registers a multiprocessor has to hold
+    // Blocks whose registers a multiprocessor has to hold; Turing has no shared memory for two.
+    static constexpr int32_t kBLOCKS = kM * kN < 128 * 128 && !kIS_TURING ? 2 : 1;
     static constexpr int32_t kWARPS_M = kM / kWARP_M;
     static constexpr int32_t kWARPS_N = kTHREADS / 32 / kWARPS_M;
     static constexpr int32_t kWARP_N = kN / kWARPS_N;
@@ -148,7 +157,7 @@ struct Share
 __device__ __forceinline__ Share shareOf(DeformConv2dWork const& work)
 {
     int32_t const all = work.taps * work.chunks;
-    if (!kHAS_CLUSTERS || work.splits == 1)
+    if (!hasClusters() || work.splits == 1)
     {
         return Share{0, all};
     }

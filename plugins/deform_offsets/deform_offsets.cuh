@@ -24,11 +24,11 @@ constexpr int32_t kCOLUMNS = kTILE_X / 8; // fragments of eight pixels
 constexpr int32_t kMAP_BYTES = (kHALO_Y * kHALO_X * kPADDED * 2 + 15) / 16 * 16;
 constexpr int32_t kFRAGMENTS = 16; // of weights that lie in shared memory at once
 constexpr int32_t kFRAGMENT_BYTES = kSTEPS * 32 * 16;
-// Blocks whose registers a multiprocessor has to hold; later cards' code would keep some in local memory.
+// Blocks whose registers a multiprocessor has to hold; Turing's and later cards' code would keep some in local memory.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
 constexpr int32_t kBLOCKS = 2;
 #else
-constexpr int32_t kBLOCKS = 3;
+constexpr int32_t kBLOCKS = kIS_TURING ? 2 : 3;
 #endif
 
 // The group's maps of the tile and a ring of one pixel, zeros outside the image, maps last. All are asked for

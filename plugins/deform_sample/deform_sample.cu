@@ -8,23 +8,71 @@ namespace degmix
 namespace
 {
 
-template <typename T>
-constexpr int64_t planeBytes(int64_t height, int64_t width)
+template <typename Plane>
+int64_t planeBytes(DeformSampleParams const& params)
 {
-    using Plane = PlaneWord<T>;
-    int64_t const words = (height + Plane::kROWS) * (width + kRING) + kRING;
+    int64_t const rows = static_cast<int64_t>(params.height) + Plane::kROWS;
+    int64_t const words = rows * Plane::pitchOf(static_cast<int64_t>(params.width)) + Plane::kRING;
     return words * static_cast<int64_t>(sizeof(typename Plane::Word));
 }
 
-int64_t planeBytes(DeformSampleParams const& params)
+// Shared memory of a block.
+int64_t sharedBytes(DeformSampleParams const& params, DeformSampleVariant variant)
 {
+    if (variant == DeformSampleVariant::kDIRECT)
+    {
+        return 0;
+    }
+    bool const isCompact = variant == DeformSampleVariant::kCOMPACT;
     switch (params.valueType)
     {
-    case Type::kFLOAT: return planeBytes<float>(params.height, params.width);
-    case Type::kHALF: return planeBytes<__half>(params.height, params.width);
-    case Type::kINT8: return planeBytes<int8_t>(params.height, params.width);
+    case Type::kFLOAT: return planeBytes<PlaneWord<float>>(params);
+    case Type::kHALF:
+        return isCompact ? planeBytes<CompactPlane<__half>>(params) : planeBytes<PlaneWord<__half>>(params);
+    case Type::kINT8:
+        return isCompact ? planeBytes<CompactPlane<int8_t>>(params) : planeBytes<PlaneWord<int8_t>>(params);
     }
     return 0;
+}
+
+// Blocks that a multiprocessor's shared memory holds: none, one, or two, of which one copies its plane while the
+// other one samples.
+int32_t blocksTogether(int64_t bytes, DeviceLimits const& limits)
+{
+    if (bytes > limits.sharedBytesPerBlock)
+    {
+        return 0;
+    }
+    // A card keeps some for itself, of each block.
+    int64_t const reserved = limits.sharedBytesPerMultiprocessor - limits.sharedBytesPerBlock;
+    return 2 * (bytes + reserved) <= limits.sharedBytesPerMultiprocessor ? 2 : 1;
+}
+
+// The variant that the shapes and the card ask for.
+DeformSampleVariant variantOf(DeformSampleParams const& params, DeviceLimits const& limits)
+{
+    int64_t const pixels = static_cast<int64_t>(params.outHeight) * params.outWidth;
+    // Filling reads the whole plane, so few samples of a large plane are better read one by one.
+    bool const pays = 4 * pixels >= static_cast<int64_t>(params.height) * params.width;
+    // Of a float, the word is the value.
+    bool const hasCompact = params.valueType != Type::kFLOAT;
+    int32_t const words = blocksTogether(sharedBytes(params, DeformSampleVariant::kSHARED), limits);
+    int32_t const compact = blocksTogether(sharedBytes(params, DeformSampleVariant::kCOMPACT), limits);
+    switch (params.variant)
+    {
+    case DeformSampleVariant::kSHARED: return words > 0 ? DeformSampleVariant::kSHARED : DeformSampleVariant::kDIRECT;
+    case DeformSampleVariant::kCOMPACT:
+        return compact == 0 ? DeformSampleVariant::kDIRECT
+            : hasCompact    ? DeformSampleVariant::kCOMPACT
+                            : DeformSampleVariant::kSHARED;
+    case DeformSampleVariant::kDIRECT: return DeformSampleVariant::kDIRECT;
+    case DeformSampleVariant::kAUTO: break;
+    }
+    if (!pays || std::max(words, compact) == 0)
+    {
+        return DeformSampleVariant::kDIRECT;
+    }
+    return compact > words ? DeformSampleVariant::kCOMPACT : DeformSampleVariant::kSHARED;
 }
 
 // Pixels that a thread takes together: two where rows of offsets and of the output allow that.
@@ -42,8 +90,16 @@ int32_t pixelsOf(DeformSampleParams const& params)
 template <typename T, typename TOffset, int32_t kPIXELS>
 cudaError_t launchPixels(DeformSampleParams const& params, DeformSampleLaunch const& plan, cudaStream_t stream)
 {
-    auto const kernel = plan.variant == DeformSampleVariant::kSHARED ? deformSampleKernel<T, TOffset, true, kPIXELS>
-                                                                     : deformSampleKernel<T, TOffset, false, 1>;
+    auto kernel = plan.variant == DeformSampleVariant::kDIRECT
+        ? deformSampleKernel<T, TOffset, DeformSampleVariant::kDIRECT, 1>
+        : deformSampleKernel<T, TOffset, DeformSampleVariant::kSHARED, kPIXELS>;
+    if constexpr (sizeof(T) <= 2)
+    {
+        if (plan.variant == DeformSampleVariant::kCOMPACT)
+        {
+            kernel = deformSampleKernel<T, TOffset, DeformSampleVariant::kCOMPACT, kPIXELS>;
+        }
+    }
     return launch(kernel, params, plan.blocks, plan.threads, plan.sharedBytes, stream);
 }
 
@@ -113,27 +169,14 @@ DeformSampleLaunch planDeformSample(DeformSampleParams const& params, DeviceLimi
 {
     int64_t const pixels = static_cast<int64_t>(params.outHeight) * params.outWidth;
     int64_t const planes = pixels == 0 ? 0 : static_cast<int64_t>(params.items) * params.n * params.c;
-    int64_t const bytes = planeBytes(params);
-    bool const fits = bytes <= limits.sharedBytesPerBlock;
-    // Filling reads the whole plane, so few samples of a large plane are better read one by one.
-    bool const pays = 4 * pixels >= static_cast<int64_t>(params.height) * params.width;
-    DeformSampleVariant variant = params.variant;
-    if (variant == DeformSampleVariant::kAUTO)
-    {
-        variant = fits && pays ? DeformSampleVariant::kSHARED : DeformSampleVariant::kDIRECT;
-    }
-    if (variant == DeformSampleVariant::kSHARED && !fits)
-    {
-        variant = DeformSampleVariant::kDIRECT;
-    }
-    bool const isShared = variant == DeformSampleVariant::kSHARED;
+    DeformSampleVariant const variant = variantOf(params, limits);
     // Whole rows of threads, so that each keeps its column; small planes get small blocks, of which more
     // are resident.
     int64_t const width = ceilDiv(std::max<int32_t>(params.outWidth, 1), pixelsOf(params));
     int64_t const columns = ceilDiv(width, ceilDiv(width, kSAMPLE_THREADS));
     int64_t const rows = std::min<int64_t>(kSAMPLE_THREADS / columns, ceilDiv(params.outHeight, kSAMPLE_UNROLL));
     int64_t const threads = columns * std::max<int64_t>(rows, 1);
-    return DeformSampleLaunch{variant, planes, static_cast<int32_t>(threads), isShared ? bytes : 0};
+    return DeformSampleLaunch{variant, planes, static_cast<int32_t>(threads), sharedBytes(params, variant)};
 }
 
 cudaError_t deformSample(DeformSampleParams const& params, cudaStream_t stream) noexcept

@@ -4,6 +4,8 @@
 #include "common/bilinear.cuh"
 #include "deform_sample/deform_sample.h"
 
+#include <type_traits>
+
 namespace degmix
 {
 
@@ -12,20 +14,30 @@ constexpr int32_t kSAMPLE_THREADS = 384; // at most: three such blocks leave a t
 
 // How planes lie in shared memory. Each word holds what one load should bring: a float alone, a half
 // with its right neighbour, an int8 with its right, lower and lower right ones. Around the plane lies a
-// ring of zeros, wide enough for a place clamped to [-1, size]. A row begins with four words of the ring,
+// ring of zeros, wide enough for a place clamped to [-1, size]. A row begins with 16 bytes of the ring,
 // which the row before has at its right end too, so that rows of vectors are aligned.
-constexpr int32_t kRING = 4;
+template <typename TWord>
+struct PlaneRows
+{
+    using Word = TWord;
+    static constexpr int32_t kRING = 16 / static_cast<int32_t>(sizeof(Word)); // words
+    static constexpr int32_t kROWS = 3; // of the ring: rows -1, height and height + 1
+    static constexpr uint32_t kZERO = 0;
+
+    // Words from row to row.
+    template <typename Size>
+    static constexpr __host__ __device__ Size pitchOf(Size width)
+    {
+        return width + kRING;
+    }
+};
 
 template <typename T>
 struct PlaneWord;
 
 template <>
-struct PlaneWord<float>
+struct PlaneWord<float> : PlaneRows<float>
 {
-    using Word = float;
-    static constexpr int32_t kROWS = 3; // the ring: rows -1, height and height + 1
-    static constexpr uint32_t kZERO = 0;
-
     static __device__ __forceinline__ Word make(float value, float, float, float)
     {
         return value;
@@ -50,12 +62,8 @@ struct PlaneWord<float>
 };
 
 template <>
-struct PlaneWord<__half>
+struct PlaneWord<__half> : PlaneRows<uint32_t>
 {
-    using Word = uint32_t;
-    static constexpr int32_t kROWS = 3;
-    static constexpr uint32_t kZERO = 0;
-
     static __device__ __forceinline__ Word make(__half value, __half right, __half, __half)
     {
         return bits(value) | (bits(right) << 16U);
@@ -91,9 +99,8 @@ struct PlaneWord<__half>
 };
 
 template <>
-struct PlaneWord<int8_t>
+struct PlaneWord<int8_t> : PlaneRows<uint32_t>
 {
-    using Word = uint32_t;
     static constexpr int32_t kROWS = 2;
     static constexpr uint32_t kZERO = 0x80808080U; // stored plus 128
 
@@ -141,16 +148,99 @@ struct PlaneWord<int8_t>
 
     static __device__ __forceinline__ float sample(Word const* at, int32_t, float fy, float fx)
     {
-        // Differences are the same with the bias, and all of it is exact.
-        constexpr float kBIAS = 8388736.F; // 2^23 + 128
         Word const word = at[0];
-        float const left = biased(word, 0);
-        float const leftBelow = biased(word, 2);
-        float const top = (left - kBIAS) + fx * (biased(word, 1) - left);
-        float const bottom = (leftBelow - kBIAS) + fx * (biased(word, 3) - leftBelow);
+        return blendBiased(biased(word, 0), biased(word, 1), biased(word, 2), biased(word, 3), fy, fx);
+    }
+
+    // Differences are the same with the bias, and all of it is exact.
+    static __device__ __forceinline__ float blendBiased(
+        float left, float right, float leftBelow, float rightBelow, float fy, float fx)
+    {
+        constexpr float kBIAS = 8388736.F; // 2^23 + 128
+        float const top = (left - kBIAS) + fx * (right - left);
+        float const bottom = (leftBelow - kBIAS) + fx * (rightBelow - leftBelow);
         return top + fy * (bottom - top);
     }
 };
+
+// The same values, each of them once: a half or a quarter of the shared memory, for four loads a sample. Rows are
+// whole vectors, because so is the ring.
+template <typename TWord>
+struct CompactRows : PlaneRows<TWord>
+{
+    using PlaneRows<TWord>::kRING;
+
+    template <typename Size>
+    static constexpr __host__ __device__ Size pitchOf(Size width)
+    {
+        return (width + kRING - 1) / kRING * kRING + kRING;
+    }
+
+    static __device__ __forceinline__ uint32_t edge(uint32_t, uint32_t)
+    {
+        return 0;
+    }
+};
+
+template <typename T>
+struct CompactPlane;
+
+template <>
+struct CompactPlane<__half> : CompactRows<__half>
+{
+    static __device__ __forceinline__ Word make(__half value, __half, __half, __half)
+    {
+        return value;
+    }
+
+    static __device__ __forceinline__ void put(Word* to, uint4 row, uint32_t, uint4, uint32_t)
+    {
+        *reinterpret_cast<uint4*>(to) = row;
+    }
+
+    static __device__ __forceinline__ float sample(Word const* at, int32_t pitch, float fy, float fx)
+    {
+        Word const* const below = at + pitch;
+        return blend(toFloat(at[0]), toFloat(at[1]), toFloat(below[0]), toFloat(below[1]), fy, fx);
+    }
+};
+
+template <>
+struct CompactPlane<int8_t> : CompactRows<uint8_t>
+{
+    static constexpr uint32_t kZERO = PlaneWord<int8_t>::kZERO;
+
+    static __device__ __forceinline__ Word make(int8_t value, int8_t, int8_t, int8_t)
+    {
+        return static_cast<Word>(static_cast<uint8_t>(value) ^ 0x80U);
+    }
+
+    static __device__ __forceinline__ void put(Word* to, uint4 row, uint32_t, uint4, uint32_t)
+    {
+        *reinterpret_cast<uint4*>(to) = uint4{row.x ^ kZERO, row.y ^ kZERO, row.z ^ kZERO, row.w ^ kZERO};
+    }
+
+    static __device__ __forceinline__ uint32_t edge(uint32_t, uint32_t)
+    {
+        return kZERO;
+    }
+
+    static __device__ __forceinline__ float sample(Word const* at, int32_t pitch, float fy, float fx)
+    {
+        Word const* const below = at + pitch;
+        return PlaneWord<int8_t>::blendBiased(biased(at[0]), biased(at[1]), biased(below[0]), biased(below[1]), fy, fx);
+    }
+
+private:
+    static __device__ __forceinline__ float biased(uint32_t value)
+    {
+        return __int_as_float(static_cast<int32_t>(0x4B000000U | value));
+    }
+};
+
+// What a variant keeps of a plane; of a float the word is the value.
+template <typename T, DeformSampleVariant kVARIANT>
+using PlaneOf = std::conditional_t<kVARIANT == DeformSampleVariant::kCOMPACT, CompactPlane<T>, PlaneWord<T>>;
 
 template <typename T>
 __device__ __forceinline__ T zeroOr(T const* plane, int32_t row, int32_t column, int32_t height, int32_t width)
@@ -182,25 +272,24 @@ __device__ __forceinline__ uint32_t bitsOf(T const* at, bool inside)
 }
 
 // The block's plane into shared memory by vectors: a thread keeps its columns and goes down the rows.
-template <typename T>
-__device__ __forceinline__ void fillVectors(
-    typename PlaneWord<T>::Word* words, T const* plane, int32_t height, int32_t width)
+template <typename Plane, typename T>
+__device__ __forceinline__ void fillVectors(typename Plane::Word* words, T const* plane, int32_t height, int32_t width)
 {
-    using Plane = PlaneWord<T>;
+    constexpr bool kHAS_BELOW = Plane::kROWS == 2; // words hold the row below too
     constexpr int32_t kVALUES = 16 / static_cast<int32_t>(sizeof(T));
     int32_t const vectors = width / kVALUES;
     int32_t const thread = static_cast<int32_t>(threadIdx.x);
     int32_t const threads = static_cast<int32_t>(blockDim.x);
     int32_t const across = vectors < threads ? vectors : threads;
     int32_t const step = threads / across;
-    int32_t const pitch = width + kRING;
+    int32_t const pitch = Plane::pitchOf(width);
     int32_t const firstRow = thread / across;
     for (int32_t vector = thread - firstRow * across; vector < vectors && firstRow < step; vector += across)
     {
         bool const isLast = vector + 1 == vectors;
         int32_t const column = vector * kVALUES;
         T const* from = pinned(plane + (firstRow - 1) * width + column);
-        typename Plane::Word* to = words + firstRow * pitch + kRING + column;
+        typename Plane::Word* to = words + firstRow * pitch + Plane::kRING + column;
         for (int32_t row = firstRow - 1; row < height + Plane::kROWS - 1; row += step)
         {
             bool const inside = static_cast<uint32_t>(row) < static_cast<uint32_t>(height);
@@ -208,7 +297,7 @@ __device__ __forceinline__ void fillVectors(
             uint32_t const next = bitsOf(from + kVALUES, inside && !isLast);
             uint4 below{};
             uint32_t nextBelow = 0;
-            if constexpr (sizeof(T) == 1)
+            if constexpr (kHAS_BELOW)
             {
                 bool const insideBelow = static_cast<uint32_t>(row + 1) < static_cast<uint32_t>(height);
                 below = vectorOf(from + width, insideBelow);
@@ -217,7 +306,7 @@ __device__ __forceinline__ void fillVectors(
             Plane::put(to, values, next, below, nextBelow);
             if (vector == 0)
             {
-                *reinterpret_cast<uint4*>(to - kRING)
+                *reinterpret_cast<uint4*>(to - Plane::kRING)
                     = uint4{Plane::kZERO, Plane::kZERO, Plane::kZERO, Plane::edge(values.x, below.x)};
             }
             from += step * width;
@@ -227,12 +316,12 @@ __device__ __forceinline__ void fillVectors(
 }
 
 // The same one by one, for planes whose rows are no whole vectors.
-template <typename T>
-__device__ __forceinline__ void fillWords(
-    typename PlaneWord<T>::Word* words, T const* plane, int32_t height, int32_t width)
+template <typename Plane, typename T>
+__device__ __forceinline__ void fillWords(typename Plane::Word* words, T const* plane, int32_t height, int32_t width)
 {
-    using Plane = PlaneWord<T>;
-    int32_t const pitch = width + kRING;
+    constexpr bool kHAS_RIGHT = sizeof(typename Plane::Word) > sizeof(T);
+    constexpr bool kHAS_BELOW = Plane::kROWS == 2;
+    int32_t const pitch = Plane::pitchOf(width);
     int32_t const thread = static_cast<int32_t>(threadIdx.x);
     int32_t const threads = static_cast<int32_t>(blockDim.x);
     int32_t const across = pitch < threads ? pitch : threads;
@@ -240,7 +329,7 @@ __device__ __forceinline__ void fillWords(
     int32_t const firstRow = thread / across;
     for (int32_t c = thread - firstRow * across; c < pitch && firstRow < step; c += across)
     {
-        int32_t const column = c - kRING;
+        int32_t const column = c - Plane::kRING;
 #pragma unroll 2
         for (int32_t row = firstRow - 1; row < height + Plane::kROWS - 1; row += step)
         {
@@ -248,11 +337,11 @@ __device__ __forceinline__ void fillWords(
             T right = value;
             T below = value;
             T belowRight = value;
-            if constexpr (sizeof(T) <= 2)
+            if constexpr (kHAS_RIGHT)
             {
                 right = zeroOr(plane, row, column + 1, height, width);
             }
-            if constexpr (sizeof(T) == 1)
+            if constexpr (kHAS_BELOW)
             {
                 below = zeroOr(plane, row + 1, column, height, width);
                 belowRight = zeroOr(plane, row + 1, column + 1, height, width);
@@ -263,26 +352,24 @@ __device__ __forceinline__ void fillWords(
 }
 
 // The block's plane into shared memory.
-template <typename T>
-__device__ __forceinline__ void fillPlane(
-    typename PlaneWord<T>::Word* words, T const* plane, int32_t height, int32_t width)
+template <typename Plane, typename T>
+__device__ __forceinline__ void fillPlane(typename Plane::Word* words, T const* plane, int32_t height, int32_t width)
 {
-    using Plane = PlaneWord<T>;
     bool const isWhole
         = width % (16 / static_cast<int32_t>(sizeof(T))) == 0 && reinterpret_cast<uintptr_t>(plane) % 16 == 0;
     if (isWhole && width > 0)
     {
-        fillVectors<T>(words, plane, height, width);
+        fillVectors<Plane>(words, plane, height, width);
     }
     else
     {
-        fillWords<T>(words, plane, height, width);
+        fillWords<Plane>(words, plane, height, width);
     }
     // The ring right of the last row.
-    int32_t const last = (height + Plane::kROWS) * (width + kRING);
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kRING; i += static_cast<int32_t>(blockDim.x))
+    int32_t const last = (height + Plane::kROWS) * Plane::pitchOf(width);
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < 4; i += static_cast<int32_t>(blockDim.x))
     {
-        reinterpret_cast<uint32_t*>(words)[last + i] = Plane::kZERO;
+        reinterpret_cast<uint32_t*>(words + last)[i] = Plane::kZERO;
     }
 }
 
@@ -320,10 +407,10 @@ __device__ __forceinline__ PositionLine lineOf(
 }
 
 // A plane, sampled anywhere.
-template <typename T, bool kSHARED>
+template <typename T, DeformSampleVariant kVARIANT>
 struct SampledPlane
 {
-    using Plane = PlaneWord<T>;
+    using Plane = PlaneOf<T, kVARIANT>;
     typename Plane::Word const* words; // of its first pixel, in shared memory
     T const* value;                    // the same in global memory
     int32_t pitch;                     // words from row to row
@@ -338,7 +425,7 @@ struct SampledPlane
         float const y = toFloat(dy) + (line.slopeY * row + line.interceptY);
         float const x = toFloat(dx) + (line.slopeX * row + line.interceptX);
         Place const place = placeOf(y, x, lowest, rightmost);
-        if constexpr (kSHARED)
+        if constexpr (kVARIANT != DeformSampleVariant::kDIRECT)
         {
             return betweenValues<T>(Plane::sample(words + place.row * pitch + place.column, pitch, place.fy, place.fx));
         }
@@ -384,9 +471,10 @@ struct Round
 };
 
 // Sample a thread's share of a plane; `lines` has one a column, and `next` what was asked for first.
-template <typename T, typename TOffset, bool kSHARED, int32_t kPIXELS>
-__device__ __forceinline__ void sampleShare(SampledPlane<T, kSHARED> const& plane, PositionLine const (&lines)[kPIXELS],
-    TOffset const* offset, T* output, Share const& share, Round<TOffset, kPIXELS> next)
+template <typename T, typename TOffset, DeformSampleVariant kVARIANT, int32_t kPIXELS>
+__device__ __forceinline__ void sampleShare(SampledPlane<T, kVARIANT> const& plane,
+    PositionLine const (&lines)[kPIXELS], TOffset const* offset, T* output, Share const& share,
+    Round<TOffset, kPIXELS> next)
 {
     using Offsets = Round<TOffset, kPIXELS>;
     float row = share.row;
@@ -415,14 +503,16 @@ __device__ __forceinline__ void sampleShare(SampledPlane<T, kSHARED> const& plan
 }
 
 // Blocks whose registers a multiprocessor has to hold: of DeMT's planes, 227 KB of shared memory hold three and
-// Orin's 163 KB two. INT8 needs more registers to copy a plane.
+// Orin's 163 KB two. INT8 needs more registers to copy a plane, and on Turing to do without.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
 constexpr int32_t kPLANES = 3;
 #else
 constexpr int32_t kPLANES = 2;
 #endif
-template <typename T, bool kSHARED>
-constexpr int32_t kBLOCKS = kSHARED && sizeof(T) > 1 ? kPLANES : 2;
+template <typename T, DeformSampleVariant kVARIANT>
+constexpr int32_t kBLOCKS = kVARIANT != DeformSampleVariant::kDIRECT ? (sizeof(T) > 1 ? kPLANES : 2)
+    : kIS_TURING && sizeof(T) == 1                                   ? 1
+                                                                     : 2;
 
 // What a block works on.
 template <typename T, typename TOffset>
@@ -450,9 +540,9 @@ struct BlockPlane
 
 // The first and the last row, which have lines of their own in a table of positions. What is needed for them is
 // computed here again, so that no register has to keep it meanwhile.
-template <typename T, typename TOffset, bool kSHARED>
+template <typename T, typename TOffset, DeformSampleVariant kVARIANT>
 __device__ __forceinline__ void sampleBorderRows(
-    SampledPlane<T, kSHARED> const& sampled, DeformSampleParams const& params, int32_t block)
+    SampledPlane<T, kVARIANT> const& sampled, DeformSampleParams const& params, int32_t block)
 {
     BlockPlane<T, TOffset> const plane(params, pinned(block));
     if (plane.table == nullptr)
@@ -476,8 +566,9 @@ __device__ __forceinline__ void sampleBorderRows(
     }
 }
 
-template <typename T, typename TOffset, bool kSHARED, int32_t kPIXELS>
-__global__ void __launch_bounds__(kSAMPLE_THREADS, (kBLOCKS<T, kSHARED>) ) deformSampleKernel(DeformSampleParams params)
+template <typename T, typename TOffset, DeformSampleVariant kVARIANT, int32_t kPIXELS>
+__global__ void __launch_bounds__(kSAMPLE_THREADS, (kBLOCKS<T, kVARIANT>) )
+    deformSampleKernel(DeformSampleParams params)
 {
     DEGMIX_SHARED(shared);
     int32_t const block = static_cast<int32_t>(blockIdx.x);
@@ -485,8 +576,9 @@ __global__ void __launch_bounds__(kSAMPLE_THREADS, (kBLOCKS<T, kSHARED>) ) defor
     int32_t const height = params.height;
     int32_t const width = params.width;
     int32_t const outWidth = params.outWidth;
-    auto* words = reinterpret_cast<typename PlaneWord<T>::Word*>(shared);
-    int32_t const pitch = width + kRING;
+    using Plane = PlaneOf<T, kVARIANT>;
+    auto* words = reinterpret_cast<typename Plane::Word*>(shared);
+    int32_t const pitch = Plane::pitchOf(width);
     // A thread keeps its columns and goes down the rows, so that no pixel needs a division. Lanes take
     // neighbouring columns: offsets and outputs are whole lines of memory, and neighbours sample
     // neighbouring banks.
@@ -506,12 +598,12 @@ __global__ void __launch_bounds__(kSAMPLE_THREADS, (kBLOCKS<T, kSHARED>) ) defor
     T* const output = pinned(plane.output);
     Round<TOffset, kPIXELS> first;
     first.ask(offset, share.first, share);
-    if constexpr (kSHARED)
+    if constexpr (kVARIANT != DeformSampleVariant::kDIRECT)
     {
-        fillPlane<T>(words, plane.value, height, width);
+        fillPlane<Plane>(words, plane.value, height, width);
         __syncthreads();
     }
-    SampledPlane<T, kSHARED> const sampled{words + pitch + kRING, plane.value, pinned(pitch), height, width,
+    SampledPlane<T, kVARIANT> const sampled{words + pitch + Plane::kRING, plane.value, pinned(pitch), height, width,
         pinned(static_cast<float>(height)), pinned(static_cast<float>(width))};
     while (share.first < share.end)
     {
@@ -521,7 +613,7 @@ __global__ void __launch_bounds__(kSAMPLE_THREADS, (kBLOCKS<T, kSHARED>) ) defor
         {
             lines[k] = lineOf(plane.table, params, plane.channel, column + k, 1);
         }
-        sampleShare<T, TOffset, kSHARED, kPIXELS>(sampled, lines, offset, output, share, first);
+        sampleShare<T, TOffset, kVARIANT, kPIXELS>(sampled, lines, offset, output, share, first);
         column += columns * kPIXELS;
         share.first += static_cast<uint32_t>(columns * kPIXELS);
         if (column >= outWidth)

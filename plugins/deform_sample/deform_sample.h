@@ -13,8 +13,9 @@ namespace degmix
 enum class DeformSampleVariant : int32_t
 {
     kAUTO = 0,
-    kSHARED = 1, // from shared memory, where the plane lies with a ring of zeros
-    kDIRECT = 2, // from global memory, through the caches
+    kSHARED = 1,  // from shared memory, where the plane lies with a ring of zeros and a load brings all neighbours
+    kDIRECT = 2,  // from global memory, through the caches
+    kCOMPACT = 3, // from shared memory, where each value lies once: less memory, and more loads
 };
 
 // Several maps of one shape go in one launch, so that all tasks of a network fill the card together.

@@ -161,7 +161,8 @@ protected:
 
     std::vector<int32_t> tactics() const override
     {
-        return {static_cast<int32_t>(DeformSampleVariant::kSHARED), static_cast<int32_t>(DeformSampleVariant::kDIRECT)};
+        return {static_cast<int32_t>(DeformSampleVariant::kSHARED), static_cast<int32_t>(DeformSampleVariant::kDIRECT),
+            static_cast<int32_t>(DeformSampleVariant::kCOMPACT)};
     }
 
 private:

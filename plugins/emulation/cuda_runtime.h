@@ -96,26 +96,44 @@ inline char const* cudaGetErrorString(cudaError_t status)
 
 inline cudaError_t cudaGetDevice(int* device)
 {
-    *device = 0;
+    *device = static_cast<int>(degmix::emulation::currentCard - degmix::emulation::kCARDS);
     return cudaSuccess;
 }
 
-// Of a Hopper card: the largest that kernels meet.
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int)
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device)
 {
+    degmix::emulation::Card const& card = degmix::emulation::kCARDS[device];
     switch (attribute)
     {
-    case cudaDevAttrMultiProcessorCount: *value = 132; break;
-    case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
-    case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = 233472; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = degmix::emulation::sharedBytesPerBlock(); break;
+    case cudaDevAttrMultiProcessorCount: *value = card.multiprocessors; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = card.capability / 10; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = card.capability % 10; break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = card.sharedBytesPerMultiprocessor; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = card.sharedBytesPerBlock; break;
     }
+    return cudaSuccess;
+}
+
+struct cudaFuncAttributes
+{
+    int numRegs;
+    int ptxVersion;
+};
+
+// Of a kernel that only code for compute capability 9.0 has.
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void const*)
+{
+    int const capability = degmix::emulation::codeCapability();
+    *attributes = cudaFuncAttributes{capability == 90 ? 255 : 4, capability};
     return cudaSuccess;
 }
 
 inline cudaError_t cudaFuncSetAttribute(void const* function, cudaFuncAttribute, int value)
 {
+    if (value > degmix::emulation::currentCard->sharedBytesPerBlock)
+    {
+        return cudaErrorInvalidValue;
+    }
     degmix::emulation::setSharedLimit(function, value);
     return cudaSuccess;
 }
@@ -128,8 +146,8 @@ cudaError_t cudaLaunchKernelEx(cudaLaunchConfig_t const* config, void (*kernel)(
         return cudaErrorInvalidValue;
     }
     unsigned const cluster = config->numAttrs == 0 ? 1 : config->attrs[0].val.clusterDim.x;
-    constexpr unsigned kPORTABLE = 8;
-    if (cluster == 0 || cluster > kPORTABLE || config->gridDim.x % cluster != 0)
+    unsigned const most = degmix::emulation::currentCard->capability >= 90 ? 8 : 1;
+    if (cluster == 0 || cluster > most || config->gridDim.x % cluster != 0)
     {
         return cudaErrorInvalidValue;
     }

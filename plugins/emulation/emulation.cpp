@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <ucontext.h>
+#include <utility>
 #include <vector>
 
 namespace degmix
@@ -343,28 +344,29 @@ struct Operands
     uint32_t b[2];
 };
 
-// Both products have one shape of fragments, with halves or with pairs of bytes: `kEACH` elements in a
-// word, lane 4 r + q holding row r (and r + 8) and the q-th word of each half of the columns.
-template <unsigned kEACH, typename Sum, typename Element>
-void multiplyAdd(Sum (&d)[4], uint32_t const (&a)[4], uint32_t const (&b)[2], Element element)
+// All products have one shape of fragments, with halves or with pairs of bytes: `kEACH` elements in a
+// word, lane 4 r + q holding row r (and r + 8) and the q-th word of each half of the columns. Those of Turing have
+// one half of the columns, and of bytes one half of the rows.
+template <unsigned kEACH, size_t kSUMS, size_t kSIDES, typename Sum, typename Element>
+void multiplyAdd(Sum (&d)[kSUMS], uint32_t const (&a)[kSUMS / 2 * kSIDES], uint32_t const (&b)[kSIDES], Element element)
 {
-    Operands mine;
-    std::memcpy(mine.a, a, sizeof mine.a);
-    std::memcpy(mine.b, b, sizeof mine.b);
+    Operands mine{};
+    std::memcpy(mine.a, a, sizeof a);
+    std::memcpy(mine.b, b, sizeof b);
     void const* const* all = publish(&mine);
     unsigned const lane = grid->inBlock() % kWARP;
-    for (unsigned i = 0; i < 4; ++i)
+    for (unsigned i = 0; i < kSUMS; ++i)
     {
         unsigned const row = lane / 4 + 8 * (i / 2);
         unsigned const column = 2 * (lane % 4) + i % 2;
         Sum sum = 0;
-        for (unsigned k = 0; k < 8 * kEACH; ++k)
+        for (unsigned k = 0; k < 4 * kSIDES * kEACH; ++k)
         {
             unsigned const side = k / (4 * kEACH);
             unsigned const quarter = (k / kEACH) % 4;
             auto const* left = static_cast<Operands const*>(all[4 * (row % 8) + quarter]);
             auto const* right = static_cast<Operands const*>(all[4 * column + quarter]);
-            sum += element(left->a[2 * side + row / 8], k % kEACH) * element(right->b[side], k % kEACH);
+            sum += element(left->a[kSUMS / 2 * side + row / 8], k % kEACH) * element(right->b[side], k % kEACH);
         }
         d[i] += sum;
     }
@@ -441,6 +443,16 @@ void multiplyAddHalf(float (&d)[4], uint32_t const (&a)[4], uint32_t const (&b)[
 }
 
 void multiplyAddInt8(int32_t (&d)[4], uint32_t const (&a)[4], uint32_t const (&b)[2]) noexcept
+{
+    multiplyAdd<4>(d, a, b, byteAt);
+}
+
+void multiplyAddHalf(float (&d)[4], uint32_t const (&a)[2], uint32_t const (&b)[1]) noexcept
+{
+    multiplyAdd<2>(d, a, b, halfAt);
+}
+
+void multiplyAddInt8(int32_t (&d)[2], uint32_t const (&a)[1], uint32_t const (&b)[1]) noexcept
 {
     multiplyAdd<4>(d, a, b, byteAt);
 }
@@ -675,7 +687,7 @@ namespace
 {
 
 constexpr size_t kWITHOUT_OPT_IN = 48 * 1024;
-std::map<void const*, int> limits;
+std::map<std::pair<Card const*, void const*>, int> limits; // of each card's functions
 std::mutex limitsMutex;
 int32_t limitChanges = 0;
 
@@ -684,7 +696,7 @@ int32_t limitChanges = 0;
 void setSharedLimit(void const* function, int bytes)
 {
     std::lock_guard<std::mutex> const lock(limitsMutex);
-    auto const entry = limits.emplace(function, bytes);
+    auto const entry = limits.emplace(std::make_pair(currentCard, function), bytes);
     if (!entry.second && entry.first->second != bytes)
     {
         ++limitChanges;
@@ -695,7 +707,7 @@ void setSharedLimit(void const* function, int bytes)
 bool fitsShared(void const* function, size_t bytes)
 {
     std::lock_guard<std::mutex> const lock(limitsMutex);
-    auto const entry = limits.find(function);
+    auto const entry = limits.find(std::make_pair(currentCard, function));
     return bytes <= (entry == limits.end() ? kWITHOUT_OPT_IN : static_cast<size_t>(entry->second));
 }
 
@@ -710,4 +722,9 @@ extern "C" int32_t degmix_emulation_limit_changes()
 extern "C" void degmix_emulation_set_order(int32_t order)
 {
     degmix::emulation::order = order;
+}
+
+extern "C" void degmix_emulation_set_device(int32_t device)
+{
+    degmix::emulation::currentCard = degmix::emulation::kCARDS + device;
 }

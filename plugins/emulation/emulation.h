@@ -32,6 +32,9 @@ void const* const* publish(void const* mine) noexcept;
 
 void multiplyAddHalf(float (&d)[4], uint32_t const (&a)[4], uint32_t const (&b)[2]) noexcept;
 void multiplyAddInt8(int32_t (&d)[4], uint32_t const (&a)[4], uint32_t const (&b)[2]) noexcept;
+// Of Turing: 16 x 8 x 8 and 8 x 8 x 16.
+void multiplyAddHalf(float (&d)[4], uint32_t const (&a)[2], uint32_t const (&b)[1]) noexcept;
+void multiplyAddInt8(int32_t (&d)[2], uint32_t const (&a)[1], uint32_t const (&b)[1]) noexcept;
 void loadMatrices(uint32_t (&r)[4], void const* row) noexcept;
 uint32_t fusedHalves(uint32_t a, uint32_t b, uint32_t c) noexcept; // a b + c of both halves of a word
 void copyAsync(void* to, void const* from, bool inside) noexcept;
@@ -53,10 +56,27 @@ void waitProducts(int32_t pending) noexcept;
 void setSharedLimit(void const* function, int bytes);
 bool fitsShared(void const* function, size_t bytes);
 
-// Of a block, on the emulated card, which is like Hopper.
-constexpr int sharedBytesPerBlock()
+// The emulated cards, one a device.
+struct Card
 {
-    return 232448;
+    int multiprocessors;
+    int sharedBytesPerBlock;
+    int sharedBytesPerMultiprocessor;
+    int capability;     // 10 major + minor
+    int codeCapability; // for which the code that it runs was compiled
+};
+
+inline constexpr Card kCARDS[] = {
+    {132, 232448, 233472, 90, 90}, // Hopper: the largest that kernels meet
+    {40, 65536, 65536, 75, 75},    // Turing: the smallest
+    {132, 232448, 233472, 90, 75}, // Hopper with PTX for Turing
+};
+
+inline Card const* currentCard = kCARDS; // set between launches
+
+inline int codeCapability() noexcept
+{
+    return currentCard->codeCapability;
 }
 
 struct Launch
@@ -78,3 +98,6 @@ extern "C" __attribute__((visibility("default"))) void degmix_emulation_set_orde
 
 // How often a function's limit of shared memory was set to another value than before.
 extern "C" __attribute__((visibility("default"))) int32_t degmix_emulation_limit_changes();
+
+// On which of the emulated cards launches run: 0 is Hopper, 1 is Turing, 2 is Hopper with code for Turing.
+extern "C" __attribute__((visibility("default"))) void degmix_emulation_set_device(int32_t device);

@@ -9,7 +9,8 @@ namespace degmix
 namespace
 {
 
-constexpr int64_t kSTAGE_WORDS = 8192; // so that several blocks share a multiprocessor
+constexpr int64_t kSTAGE_WORDS = 8192;     // so that several blocks share a multiprocessor
+constexpr int64_t kMOST_BYTES = 64 * 1024; // of a block: what every card has, and enough for a band of one row
 
 bool isYuv(FitImageParams const& params)
 {
@@ -142,9 +143,11 @@ cudaError_t fitImage(FitImageParams const& params, cudaStream_t stream) noexcept
     int64_t const rows = reachOf(params.windowHeight, params.placedHeight, fit::kTILE_Y);
     int64_t const pitch = std::min<int64_t>(columns, params.windowWidth) | 1;
     launch_.stagePitch = static_cast<int32_t>(pitch);
-    launch_.stageRows = static_cast<int32_t>(std::max<int64_t>(std::min(rows, kSTAGE_WORDS / pitch), 1));
-    int64_t const words = fit::kTILE_X * launch_.planX + fit::kTILE_Y * launch_.planY
-        + launch_.stageRows * (pitch + fit::kMIDDLE_PITCH);
+    int64_t const plans = fit::kTILE_X * launch_.planX + fit::kTILE_Y * launch_.planY;
+    int64_t const most = ((kMOST_BYTES - fit::kTILE_BYTES) / 4 - plans) / (pitch + fit::kMIDDLE_PITCH);
+    launch_.stageRows
+        = static_cast<int32_t>(std::max<int64_t>(std::min(rows, std::min(kSTAGE_WORDS / pitch, most)), 1));
+    int64_t const words = plans + launch_.stageRows * (pitch + fit::kMIDDLE_PITCH);
     int64_t const blocks = ceilDiv(params.outWidth, fit::kTILE_X) * ceilDiv(params.outHeight, fit::kTILE_Y);
     auto const kernel = params.format == FrameFormat::kRGB ? fit::fitImageKernel<FrameFormat::kRGB>
         : params.format == FrameFormat::kBGR               ? fit::fitImageKernel<FrameFormat::kBGR>

@@ -286,8 +286,10 @@ __device__ __forceinline__ void storeTile(unsigned char const* tile, Launch cons
     }
 }
 
+constexpr int32_t kBLOCKS = kIS_TURING ? 4 : 5; // Turing's multiprocessor holds 1024 threads
+
 template <FrameFormat kFORMAT>
-__global__ void __launch_bounds__(kTHREADS, 5) fitImageKernel(Launch launch)
+__global__ void __launch_bounds__(kTHREADS, kBLOCKS) fitImageKernel(Launch launch)
 {
     DEGMIX_SHARED(shared);
     FitImageParams const& image = launch.image;

@@ -16,7 +16,7 @@ from degmix_edge.nvidia.frames import FitImageParams
 FLOAT, HALF, INT8 = 0, 1, 2
 PLANAR, CHANNELS_LAST = 0, 1
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
-AUTO, SHARED, DIRECT = 0, 1, 2
+AUTO, SHARED, DIRECT, COMPACT = 0, 1, 2, 3
 WARPS, GROUPS = 1, 2
 FORMATS = {"rgb": 0, "bgr": 1, "nv12": 2, "yuyv": 3}
 ITEMS = 8
@@ -40,6 +40,7 @@ class DeviceLimits(ctypes.Structure):
 H200 = DeviceLimits(132, 232448, 233472, 90)
 ORIN = DeviceLimits(16, 166912, 167936, 87)
 RTX4090 = DeviceLimits(128, 101376, 102400, 89)
+T4 = DeviceLimits(40, 65536, 65536, 75)
 
 
 class DeformSampleParams(ctypes.Structure):

@@ -36,7 +36,16 @@ PARTS = {
     "branch": ("BRA", "BAR", "BSSY", "BSYNC", "EXIT", "CALL", "RET", "WARPSYNC", "BRX"),
 }
 """Units of a multiprocessor by the beginning of an instruction's name; the rest is `integer`."""
-TYPES = {"__half": "fp16", "float": "fp32", "signed char": "int8"}
+VARIANT = "(degmix::DeformSampleVariant)"
+TYPES = {
+    "__half": "fp16",
+    "float": "fp32",
+    "signed char": "int8",
+    f"{VARIANT}1": "shared",
+    f"{VARIANT}2": "direct",
+    f"{VARIANT}3": "compact",
+}
+"""Words of a table for the template arguments of kernels."""
 SIZES = {"fp16": 2, "fp32": 4, "int8": 1}
 
 
@@ -68,7 +77,7 @@ class Kernel:
     """One kernel of one architecture.
 
     Attributes:
-        name: As in `deformSampleKernel<fp16, fp16, true, 2>`.
+        name: As in `deformSampleKernel<fp16, fp16, shared, 2>`.
         architecture: As in `sm_87`.
         instructions: Of the whole kernel, without padding.
         registers, stack: Of a thread; the stack is local memory in bytes.
@@ -237,9 +246,7 @@ def plain(symbol: str) -> str:
     match = re.search(r"(\w+)<([^>]*)>", text)
     if match is None:
         return re.sub(r"\(.*", "", text).strip()
-    words = [
-        TYPES.get(a.strip(), re.sub(r"^\([\w:]+\)", "", a.strip())) for a in match[2].split(",")
-    ]
+    words = [TYPES.get(a, re.sub(r"^\([\w:]+\)", "", a)) for a in re.split(", *", match[2])]
     return f"{match[1]}<{', '.join(words)}>"
 
 

@@ -18,6 +18,8 @@ OFFSET_DEPTH = 96
 """Products that an offset is summed from, with padding."""
 OFFSET_SHARED = 56 * 1024
 """Bytes of shared memory of its block."""
+VARIANTS = {native.SHARED: "shared", native.DIRECT: "direct", native.COMPACT: "compact"}
+"""The words of `sass.py` for variants of deform_sample."""
 CHANNELS = 256
 """Channels of DeMT's maps."""
 TILE = 64, 128
@@ -82,11 +84,10 @@ def _sample(name: str, contestant: str, shape: tuple[int, int, int], size: int) 
         params.value_type = native.HALF
         params.offset_type = native.HALF if size == 2 else native.FLOAT
         plan = kernels.plan("deform_sample", params, limits(card))
-        is_shared = plan.variant == native.SHARED
+        is_shared = plan.variant != native.DIRECT
         pixels = 2 if is_shared and width % 2 == 0 else 1
-        variant = f"{'true' if is_shared else 'false'}, {pixels}"
         return Work(
-            f"deformSampleKernel<fp16, fp{8 * size}, {variant}>",
+            f"deformSampleKernel<fp16, fp{8 * size}, {VARIANTS[plan.variant]}, {pixels}>",
             values=values,
             macs=0,
             copied=values if is_shared else 0,

@@ -155,6 +155,23 @@ def test_sizes_of_cameras_are_pillows(kernels, kind, size, place, out):
     check(got, frame, kind, window, place, out, is_exact=size[0] != 1024)
 
 
+@pytest.mark.parametrize(
+    ("size", "out"),
+    [((1024, 8), (9, 8)), ((4096, 4096), (32, 32)), ((16384, 64), (128, 32))],
+)
+def test_the_largest_shrinks_fit_the_smallest_card(kernels, size, out):
+    """A block of Turing has 64 KB of shared memory, and of an RTX 40 99 KB."""
+    set_device = getattr(kernels.library, "degmix_emulation_set_device", lambda device: None)
+    frame = frame_of(np.random.default_rng(4), "rgb", *size)
+    window, place = (0, 0, *size), (0, 0, *out)
+    set_device(1)
+    try:
+        got = fit(kernels, frame, "rgb", window, place, out, gap=16)
+    finally:
+        set_device(0)
+    check(got, frame, "rgb", window, place, out, is_exact=False)
+
+
 @pytest.mark.parametrize("mode", ["letterbox", "stretch", "crop"])
 @pytest.mark.parametrize("size", [(90, 160), (31, 50), (48, 64)])
 def test_the_processors_own_function_gives_the_same(kernels, mode, size):

@@ -69,7 +69,7 @@ sizes = st.integers(1, 20)
     out=st.one_of(st.none(), st.tuples(sizes, sizes)),
     kind=st.sampled_from([np.float32, np.float16, np.int8]),
     offset_kind=st.sampled_from([np.float32, np.float16]),
-    variant=st.sampled_from([native.SHARED, native.DIRECT]),
+    variant=st.sampled_from([native.SHARED, native.DIRECT, native.COMPACT]),
 )
 def test_sampling_is_its_reference(kernels, seed, n, c, shape, out, kind, offset_kind, variant):
     rng = np.random.default_rng(seed)
@@ -95,7 +95,7 @@ def test_rows_of_whole_vectors_and_wide_rows(kernels, kind, shape):
     whole = 40 if kind is np.int8 else 1
     value = (whole * rng.standard_normal((1, 2, *shape))).clip(-127, 127).astype(kind)
     offset = offsets(rng, (1, 4, *shape), 4, np.float16)
-    for variant in (native.SHARED, native.DIRECT):
+    for variant in (native.SHARED, native.DIRECT, native.COMPACT):
         (got,) = twice(kernels, lambda v=variant: sample(kernels, [(value, offset)], v))
         want = deform_sample.reference(value.astype(np.float64), offset)
         # A coordinate of 1000 px is rounded to 6e-5 of a pixel.
@@ -424,7 +424,7 @@ def deform_columns(value, offset):
     return np.stack(taps, axis=1).reshape(c * 9, -1)
 
 
-@pytest.mark.parametrize("variant", [native.SHARED, native.DIRECT])
+@pytest.mark.parametrize("variant", [native.SHARED, native.DIRECT, native.COMPACT])
 @pytest.mark.parametrize("value_type", [np.float32, np.float16, np.int8])
 def test_positions_are_added_in_float32(kernels, variant, value_type):
     """Positions of a thousand pixels, where FP16, the type of the offsets, has steps of a half."""
@@ -504,6 +504,39 @@ def test_offsets_of_positions_make_the_samples_of_the_whole_convolution(kernels)
     assert relative(got, deform_sample.reference(value, whole)) < 5e-4
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.int8])
+@pytest.mark.parametrize("shape", [(7, 16), (9, 33), (6, 50), (40, 6), (3, 600), (1, 1), (3, 2)])
+@pytest.mark.parametrize("offset_kind", [np.float32, np.float16])
+def test_both_layouts_of_shared_memory_give_the_same_bits(kernels, kind, shape, offset_kind):
+    """They hold the same values, so that only where they lie may differ; with a table as well."""
+    rng = np.random.default_rng(shape[1])
+    value = (40 * rng.standard_normal((2, 3, *shape))).clip(-127, 127).astype(kind)
+    offset = offsets(rng, (2, 6, 9, 10), 4, offset_kind)
+    position = rng.standard_normal((9, 3, 4)).astype(np.float32)
+    for item in ((value, offset), (value, offset, position)):
+        words, compact = (
+            twice(kernels, lambda v=variant, i=item: sample(kernels, [i, i], v))
+            for variant in (native.SHARED, native.COMPACT)
+        )
+        for one, other in zip(words, compact, strict=True):
+            assert one.tobytes() == other.tobytes()
+
+
+def test_a_large_map_is_sampled_from_shared_memory_where_halves_fit(kernels):
+    """Twice the plane that fits as words; by default it is compact, on any card."""
+    rng = np.random.default_rng(12)
+    value = rng.standard_normal((1, 1, 224, 288)).astype(np.float16)
+    offset = offsets(rng, (1, 2, 224, 288), 30)
+    params = native.DeformSampleParams(
+        items=1, n=1, c=1, height=224, width=288, out_height=224, out_width=288,
+        value_type=native.HALF,
+    )  # fmt: skip
+    plan = kernels.plan("deform_sample", params, native.H200)
+    assert (plan.variant, plan.shared_bytes) == (native.COMPACT, (227 * 296 + 8) * 2)
+    (got,) = sample(kernels, [(value, offset)])
+    assert relative(got, deform_sample.reference(value.astype(np.float64), offset)) < 5e-4
+
+
 def test_what_is_empty(kernels):
     rng = np.random.default_rng(7)
     for n, c, size, out in [(0, 2, (4, 4), (4, 4)), (1, 0, (4, 4), (4, 4)), (1, 2, (4, 4), (0, 4))]:
@@ -519,6 +552,47 @@ def test_what_is_empty(kernels):
     empty = np.zeros((1, 8, 0, 0), "f4")
     got = convolution(kernels, empty, weight, np.zeros((1, 2, 3, 3), "f4"), np.ones(8, "f4"))
     assert (got == 1).all()  # nothing to sample: the bias
+
+
+@pytest.fixture(params=[1, 2], ids=["turing", "hopper with code for turing"])
+def older(kernels, request):
+    """The emulated kernels on another card; a real card is what it is."""
+    set_device = getattr(kernels.library, "degmix_emulation_set_device", None)
+    if set_device is None:
+        pytest.skip("a real card has the code that its library was built with")
+    set_device(request.param)
+    yield kernels
+    set_device(0)
+
+
+def test_turing_samples(older):
+    """Of 64 KB, and without a copy that arrives late."""
+    test_sampling_is_its_reference(older)
+    test_a_large_map_is_sampled_from_shared_memory_where_halves_fit(older)
+    test_offsets_are_their_reference(older, (1, 272, 11, 40))
+    test_offsets_of_positions_make_the_samples_of_the_whole_convolution(older)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8])
+def test_turing_multiplies(older, kind):
+    """Products of half the depth, and of half the rows for int8; tables of corners in 64 KB."""
+    for tile in ((64, 128), (128, 128), (0, 256)):
+        test_every_tile_gives_the_same(older, tile, kind)
+    test_several_convolutions_go_in_one_launch(older, kind, 1, last=True, variant=native.WARPS)
+
+
+def test_turing_convolves(older):
+    test_convolution_is_its_reference(older)
+    test_convolution_is_torchvisions(older)
+    test_int8_is_exact_on_its_own_grid(older)
+    test_half_is_as_good_as_its_inputs_allow(older)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8])
+def test_code_without_clusters_does_whole_tiles(older, kind):
+    """PTX for an older card, on a card with clusters: splits are asked for and not launched."""
+    test_blocks_of_a_cluster_share_the_steps_of_a_tile(older, 3, kind, 160, 1, (1, 2))
+    test_groups_of_warps_give_the_same(older, 128, 4, 160, 1, 1, (3, 3))
 
 
 def test_corners_alone(kernels):
@@ -606,6 +680,29 @@ def test_heuristics(kernels):
     assert ask(plane(native.HALF, 112, 144, (3, 3)), native.H200).variant == native.DIRECT
     forced = plane(native.FLOAT, 300, 300)
     forced.variant = native.SHARED
+    assert ask(forced, native.H200).variant == native.DIRECT  # does not fit
+
+    # Where words leave a multiprocessor one block, and halves two, one fills while one samples.
+    compact = ask(plane(native.HALF, 112, 144), native.RTX4090)
+    assert (compact.variant, compact.blocks, compact.threads) == (native.COMPACT, 256, 5 * 72)
+    assert compact.shared_bytes == (115 * 152 + 8) * 2
+    assert 2 * (compact.shared_bytes + 1024) <= native.RTX4090.shared_bytes_per_multiprocessor
+    assert ask(plane(native.INT8, 112, 144), native.RTX4090).variant == native.COMPACT
+    assert ask(plane(native.HALF, 28, 36), native.RTX4090).variant == native.SHARED
+    assert ask(plane(native.HALF, 200, 200), native.RTX4090).variant == native.COMPACT
+    assert ask(plane(native.HALF, 200, 200), native.H200).variant == native.COMPACT
+    assert ask(plane(native.HALF, 112, 144), native.ORIN).variant == native.SHARED
+    # Of narrow planes, compact rows are the longer ones.
+    assert ask(plane(native.HALF, 8000, 1), native.H200).variant == native.SHARED
+    # Larger planes leave one block either way; floats have no other layout.
+    assert ask(plane(native.HALF, 150, 160), native.RTX4090).variant == native.SHARED
+    assert ask(plane(native.FLOAT, 112, 144), native.RTX4090).variant == native.SHARED
+    for kind, variant in ((native.FLOAT, native.SHARED), (native.HALF, native.COMPACT)):
+        forced = plane(kind, 20, 20)
+        forced.variant = native.COMPACT
+        assert ask(forced, native.ORIN).variant == variant
+    forced = plane(native.HALF, 400, 400)
+    forced.variant = native.COMPACT
     assert ask(forced, native.H200).variant == native.DIRECT  # does not fit
 
     def conv(c, out, side, kind=native.HALF, n=1, items=1):
@@ -731,3 +828,26 @@ def test_convolution_refuses(kernels, change, reason):
     with pytest.raises(ValueError, match="deform_conv2d: ") as refused:
         kernels.launch("deform_conv2d", params)
     assert reason in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [native.FLOAT, native.HALF, native.INT8])
+@pytest.mark.parametrize("tile", [(0, 0), (64, 128), (128, 128), (128, 64), (0, 256)])
+def test_tiles_that_do_not_fit_turing_are_not_planned(kernels, kind, tile):
+    """Each tile is asked for, with one offset group and with more than a table of corners has."""
+    for groups in (1, 8):
+        params = native.DeformConv2dParams(
+            items=1, n=1, c=256, height=64, width=64, out_channels=256, out_height=64,
+            out_width=64, kernel_height=3, kernel_width=3, groups=1, offset_groups=groups,
+            value_type=kind, value_layout=native.CHANNELS_LAST, value_pitch=256,
+            tile_m=tile[0], tile_n=tile[1], splits=2 if tile[0] else 0,
+        )  # fmt: skip
+        plan = kernels.plan("deform_conv2d", params, native.T4)
+        assert (plan.tile_m, plan.tile_n, plan.splits, plan.variant) == (64, 128, 1, native.WARPS)
+        assert plan.is_vector == 1
+        assert plan.shared_bytes <= native.T4.shared_bytes_per_block
+        without = native.DeviceLimits(40, 48 * 1024, 48 * 1024, 75)
+        assert kernels.plan("deform_conv2d", params, without).is_vector == 0
+    halves = native.DeformSampleParams(items=1, n=1, c=1, height=112, width=144, value_type=kind)
+    halves.out_height, halves.out_width = 112, 144
+    plan = kernels.plan("deform_sample", halves, native.T4)
+    assert plan.variant == (native.DIRECT if kind == native.FLOAT else native.COMPACT)

@@ -41,7 +41,7 @@ FILL = sass.Loop(
     widths={"LDG.128": 1, "STS.128": 2},
 )
 SAMPLE = sass.Kernel(
-    "deformSampleKernel<fp16, fp16, true, 2>", "sm_90", 520, 64, 0, 0, (MAIN, FILL)
+    "deformSampleKernel<fp16, fp16, shared, 2>", "sm_90", 520, 64, 0, 0, (MAIN, FILL)
 )
 PRODUCT = sass.Kernel(
     "deformConv2dKernel<fp16, 128, true>",
