@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,12 +44,13 @@ def budget_page(findings: Findings, examples: str) -> str:
         f"uses {100 * choice.use[choice.worst]:.0f} % of its budget and decides"
     )
     limits = findings.search.limits.values()
+    precision = "INT8" if choice.recipe.precision == "int8" else "bfloat16"
     worst_first = sorted(
         findings.layers, key=lambda x: -worst_share(findings.measured[x.name], allowed)
     )
     return render(
         Report(
-            title=f"INT8 within a budget: {spec.model}, {spec.height}x{spec.width}",
+            title=f"{precision} within a budget: {spec.model}, {spec.height}x{spec.width}",
             verdict=verdict,
             passed=bool(choice.kept) and choice.fits,
             facts=(
@@ -64,7 +65,10 @@ def budget_page(findings: Findings, examples: str) -> str:
                 ("Weights", f"{spec.source.name} {spec.source.sha256[:12]}"),
             ),
             gallery=Gallery(_worst_images(trials, choice)),
-            charts=(_saving_chart(findings), _histograms(trials, worst_first[:HISTOGRAMS])),
+            charts=(
+                _saving_chart(findings),
+                *_histograms(trials, worst_first[:HISTOGRAMS]),
+            ),
             tables=(_tasks(findings), _layer_table(findings, worst_first[:ROWS])),
             hint="For each task the image that changed most. The left map is the float network's.",
         )
@@ -183,8 +187,10 @@ def _tasks(findings: Findings) -> Table:
     return Table("Each task", COLUMNS, tuple(task_rows(findings)), note, bad)
 
 
-def _histograms(trials: Trials, layers: Sequence[Layer]) -> Group:
-    """Draw the histogram of each layer's first input over the examples."""
+def _histograms(trials: Trials, layers: Sequence[Layer]) -> Iterator[Group]:
+    """Draw the histogram of each layer's first input over the examples, if INT8 clips it."""
+    if trials.ranges is None:
+        return
     nodes = {node.name: node for node in to_graph(trials.model).nodes}
     inputs = [nodes[layer.nodes[0]].inputs[0].name for layer in layers]
     names = [n for n in dict.fromkeys(inputs) if n in trials.ranges.tensors]
@@ -195,7 +201,7 @@ def _histograms(trials: Trials, layers: Sequence[Layer]) -> Group:
         if name in by_name
     )
     note = "Values to the right of the dashed line are clipped."
-    return Group("Inputs of the most damaging layers", note, charts)
+    yield Group("Inputs of the most damaging layers", note, charts)
 
 
 def _histogram(title: str, histogram: Histogram, clip: float) -> Plot:

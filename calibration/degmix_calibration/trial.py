@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ import onnx
 from degmix_edge import metrics
 from degmix_edge.backends import find
 from degmix_edge.cluster import cluster, own_error
+from degmix_edge.errors import BackendError, DegmixWarning
 from degmix_edge.graph.model import to_graph, to_model
 from degmix_edge.network import IMAGE, METADATA_KEY, NetworkSpec
 from degmix_edge.passes import pipeline
@@ -130,8 +132,11 @@ class Trials:
 
     def maps(self, recipe: Recipe) -> list[Maps]:
         """Return every example's maps under `recipe`, cropped to the picture."""
+        return self._maps(self.engine(recipe))
+
+    def _maps(self, engine: bytes) -> list[Maps]:
         backend: Any = find(self.backend if self.lowered else "onnxruntime")
-        with backend(self.spec, self.engine(recipe), threads=self.threads) as running:
+        with backend(self.spec, engine, threads=self.threads) as running:
             return [self.cut(e, running.infer(e.feed)) for e in self.examples]
 
     def cut(self, example: Example, maps: Maps) -> Maps:
@@ -140,8 +145,23 @@ class Trials:
         return {name: np.array(array) for name, array in cut.items()}
 
     def score(self, recipe: Recipe) -> dict[str, Damage]:
-        """Run `recipe` and return what each task loses."""
-        return self.damage(self.maps(recipe))
+        """Run `recipe` and return what each task loses.
+
+        That is everything where the backend cannot build the engine, as OpenVINO cannot build some
+        products in bfloat16 between FP32 ones; the search then leaves the recipe out.
+        """
+        try:
+            engine = self.engine(recipe)
+        except BackendError as error:
+            lower = sorted(recipe.nodes("bf16") | recipe.nodes("int8"))
+            warnings.warn(
+                f"a recipe of the search cannot be built, and is left out: {error} (with "
+                f"{len(lower)} nodes in bf16 or int8, the first of them {lower[:1]})",
+                DegmixWarning,
+                stacklevel=2,
+            )
+            return dict.fromkeys(self.spec.task_names, Damage(float("inf"), None))
+        return self.damage(self._maps(engine))
 
     def damage(self, maps: Sequence[Maps]) -> dict[str, Damage]:
         """Return what each task lost, given the maps of every example."""

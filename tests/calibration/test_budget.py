@@ -10,12 +10,13 @@ import pytest
 from conftest import HEIGHT, WIDTH, task_specs
 from degmix_calibration import cpu_profile
 from degmix_calibration import limits as budget
-from degmix_calibration.search import order, search
+from degmix_calibration.report import budget_page
+from degmix_calibration.search import BudgetSearch, order, search, worst_share
 from degmix_calibration.sensitivity import layers, measure, restrict
 from degmix_calibration.trial import Damage, Example, Trials, pool
 
 from degmix_edge.backends import openvino
-from degmix_edge.errors import ConfigError
+from degmix_edge.errors import BackendError, ConfigError, DegmixWarning
 from degmix_edge.graph.cost import costs
 from degmix_edge.graph.model import to_graph
 from degmix_edge.network import NetworkSpec, Source
@@ -193,8 +194,6 @@ def test_the_search_finds_a_damaged_layer(parts, calibrate):
 
 
 def test_the_worst_task_decides():
-    from degmix_calibration.search import worst_share
-
     damage = {"depth": Damage(0.02, None), "semseg": Damage(0.1, None)}
     assert worst_share(damage, {"depth": 0.01, "semseg": 1.0}) == pytest.approx(2.0)
     assert worst_share(damage, {"depth": 0.0, "semseg": 1.0}) == float("inf")
@@ -256,6 +255,43 @@ def test_the_search_takes_bfloat16_where_int8_costs_too_much(on_openvino):
     assert choice.fits
     assert choice.bf16
     assert {x.module for x in half} == {x.module for x in (*choice.bf16, *choice.int8)}
+
+
+def test_what_a_backend_cannot_build_is_left_out(on_openvino, monkeypatch):
+    """OpenVINO 2026.4.1 cannot build one product of degmix_tiny alone in bfloat16 on a Zen 5."""
+    trials, recipe, found = on_openvino
+    half = [x for x in found if x.precision == "bf16"][:4]
+    build = openvino.Backend.build.__func__
+
+    def fragile(cls, model, recipe, *rest):
+        if half[1].nodes[0] in recipe.nodes("bf16"):
+            raise BackendError("openvino: object is not initialized")
+        return build(cls, model, recipe, *rest)
+
+    monkeypatch.setattr(openvino.Backend, "build", classmethod(fragile))
+    limits = {t: budget.Limit(t, 1e9, "m", None, True) for t in trials.spec.task_names}
+    with pytest.warns(DegmixWarning, match="cannot be built, and is left out: .*not initialized"):
+        measured = measure(trials, recipe, half)
+    lost = {
+        name: worst_share(damage, dict.fromkeys(damage, 1.0)) for name, damage in measured.items()
+    }
+    assert [name for name, share in lost.items() if share == float("inf")] == [half[1].name]
+    ordered = order(half, measured, dict.fromkeys(trials.spec.task_names, 1.0))
+    with pytest.warns(DegmixWarning, match="left out"):
+        choice = search(trials, recipe, ordered, limits, reasons={})
+    assert {x.name for x in choice.kept} == {half[0].name, half[2].name, half[3].name}
+
+
+def test_a_page_of_a_float_network(on_openvino):
+    """A search for bfloat16 alone has no ranges, and so nothing that is clipped."""
+    trials, recipe, found = on_openvino
+    floats = replace(trials, ranges=None)
+    half = [x for x in found if x.precision == "bf16"][:3]
+    asked = restrict(recipe, half, {}).model_copy(update={"precision": "bf16"})
+    limits = budget.parse("1%", trials.spec)
+    page = budget_page(BudgetSearch(floats, asked, limits, device="cpu").run(), "scenes")
+    assert "bfloat16 within a budget" in page
+    assert "clipped" not in page
 
 
 def test_what_nodes_cost_on_openvino(on_openvino):
