@@ -18,7 +18,7 @@ from degmix_calibration.limits import Limit
 from degmix_calibration.sensitivity import Layer, Sensitivity, layers, measure, restrict
 from degmix_calibration.trial import Damage, Trials
 from degmix_edge.backends import find
-from degmix_edge.errors import AccuracyError
+from degmix_edge.errors import AccuracyError, BackendError
 from degmix_edge.graph import roofline
 from degmix_edge.graph.cost import costs
 from degmix_edge.progress import Progress, counting, listening, note
@@ -132,7 +132,11 @@ def search(
         key = frozenset(layer.name for layer in kept)
         if key not in tried:
             candidate = restrict(recipe, kept, reasons)
-            damage = trials.score(candidate)
+            try:
+                damage = trials.score(candidate)
+            except BackendError as error:  # it does not fit
+                say(f"{len(kept)} layers cannot be built together: {error}")
+                damage = dict.fromkeys(allowed, Damage(float("inf"), None))
             use = _use(damage, allowed)
             choice = Choice(candidate, tuple(kept), damage, use, len(tried) + 1)
             tried[key] = choice

@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,7 +25,7 @@ import onnx
 from degmix_edge import metrics
 from degmix_edge.backends import find
 from degmix_edge.cluster import cluster, own_error
-from degmix_edge.errors import BackendError, DegmixWarning
+from degmix_edge.errors import BackendError
 from degmix_edge.graph.model import to_graph, to_model
 from degmix_edge.network import IMAGE, METADATA_KEY, NetworkSpec
 from degmix_edge.passes import pipeline
@@ -147,20 +146,22 @@ class Trials:
     def score(self, recipe: Recipe) -> dict[str, Damage]:
         """Run `recipe` and return what each task loses.
 
-        That is everything where the backend cannot build the engine, as OpenVINO cannot build some
-        products in bfloat16 between FP32 ones; the search then leaves the recipe out.
+        Raises:
+            BackendError: The backend cannot build the engine.
+        """
+        return self.damage(self.maps(recipe))
+
+    def score_layer(self, recipe: Recipe) -> dict[str, Damage]:
+        """Return what each task loses by a recipe in which one layer alone is lower.
+
+        A backend may be unable to build that, although it builds the layer among others: OpenVINO
+        cannot build some products in bfloat16 between FP32 ones. ONNX Runtime then runs the graph,
+        which rounds the same numbers.
         """
         try:
             engine = self.engine(recipe)
-        except BackendError as error:
-            lower = sorted(recipe.nodes("bf16") | recipe.nodes("int8"))
-            warnings.warn(
-                f"a recipe of the search cannot be built, and is left out: {error} (with "
-                f"{len(lower)} nodes in bf16 or int8, the first of them {lower[:1]})",
-                DegmixWarning,
-                stacklevel=2,
-            )
-            return dict.fromkeys(self.spec.task_names, Damage(float("inf"), None))
+        except BackendError:
+            return replace(self, lowered=False).score(recipe)
         return self.damage(self._maps(engine))
 
     def damage(self, maps: Sequence[Maps]) -> dict[str, Damage]:
@@ -214,7 +215,7 @@ def _finite(value: float) -> float:
 def pool(
     trials: Trials, workers: int, address: str | None = None
 ) -> Iterator[Callable[..., Iterator[Any]]]:
-    """Yield a function `each(recipes)` that scores recipes in `workers` processes.
+    """Yield a function `each(recipes)` that scores recipes of one layer in `workers` processes.
 
     It yields `(index, damage)` as trials finish. A single worker is this process. An interrupt
     leaves no process behind.
@@ -232,7 +233,7 @@ def pool(
             yield partial(_each_on_ray, ray, trials, workers)
         return
     if workers <= 1:
-        yield lambda recipes: ((i, trials.score(r)) for i, r in enumerate(recipes))
+        yield lambda recipes: ((i, trials.score_layer(r)) for i, r in enumerate(recipes))
         return
     descriptor, name = tempfile.mkstemp(suffix=".trials")
     # A file is written once, while a pipe would carry the graph once for each worker.
@@ -276,7 +277,7 @@ class _Actor:
 
     def score(self, index: int, recipe: Recipe) -> tuple[int, dict[str, Damage]]:
         """Return the index, and what each task loses."""
-        return index, self.trials.score(recipe)
+        return index, self.trials.score_layer(recipe)
 
 
 def _packed(trials: Trials) -> bytes:
@@ -300,4 +301,4 @@ def _start(name: str) -> None:
 
 
 def _try(recipe: Recipe) -> dict[str, Damage]:
-    return _TRIALS[0].score(recipe)
+    return _TRIALS[0].score_layer(recipe)
