@@ -11,6 +11,17 @@ target_link_libraries(degmix_kernels_emulated PRIVATE degmix_emulated_objects)
 target_compile_options(degmix_kernels_emulated PRIVATE ${options})
 target_link_options(degmix_kernels_emulated PRIVATE ${DEGMIX_LINK})
 
+# The library of bench/layouts.py, which no other target needs.
+add_library(degmix_kernels_padded_emulated SHARED EXCLUDE_FROM_ALL kernels/degmix_kernels.cpp bench/padded_sample.cu)
+set_source_files_properties(bench/padded_sample.cu PROPERTIES LANGUAGE CXX)
+target_include_directories(degmix_kernels_padded_emulated BEFORE PRIVATE emulation ${CMAKE_CURRENT_SOURCE_DIR})
+target_compile_definitions(degmix_kernels_padded_emulated PRIVATE DEGMIX_EMULATED)
+target_link_libraries(
+  degmix_kernels_padded_emulated
+  PRIVATE "$<FILTER:$<TARGET_OBJECTS:degmix_emulated_objects>,EXCLUDE,deform_sample/deform_sample>")
+target_compile_options(degmix_kernels_padded_emulated PRIVATE ${options} -xc++)
+target_link_options(degmix_kernels_padded_emulated PRIVATE ${DEGMIX_LINK})
+
 if(DEGMIX_TENSORRT_INCLUDE)
   add_library(degmix_trt_emulated SHARED ${DEGMIX_PLUGIN})
   target_include_directories(degmix_trt_emulated SYSTEM PRIVATE ${DEGMIX_TENSORRT_INCLUDE})

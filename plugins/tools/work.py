@@ -83,6 +83,9 @@ def _sample(name: str, contestant: str, shape: tuple[int, int, int], size: int) 
         params.out_height, params.out_width = height, width
         params.value_type = native.HALF
         params.offset_type = native.HALF if size == 2 else native.FLOAT
+        if card.architecture == 90:
+            # The measured kernels of that card kept every plane as words.
+            params.variant = native.SHARED
         plan = kernels.plan("deform_sample", params, limits(card))
         is_shared = plan.variant != native.DIRECT
         pixels = 2 if is_shared and width % 2 == 0 else 1
@@ -122,11 +125,14 @@ def _offsets(name: str, shape: tuple[int, int, int]) -> Case:
     return Case("deform_offsets", name, "deform_offsets", work)
 
 
-def _convolution(c: int, height: int, width: int) -> Case:
-    """deform_conv2d 3x3 with a mask, from C to C channels, FP16, channels last."""
+def _convolution(c: int, height: int, width: int, tasks: int = 1) -> Case:
+    """deform_conv2d 3x3 with a mask, from C to C channels, FP16, channels last.
+
+    Several tasks are items of one launch, each with weights of its own.
+    """
 
     def work(kernels: native.Kernels, card: Card) -> Work:
-        params = native.DeformConv2dParams(items=1, n=1, c=c, height=height, width=width)
+        params = native.DeformConv2dParams(items=tasks, n=1, c=c, height=height, width=width)
         params.out_channels, params.out_height, params.out_width = c, height, width
         params.kernel_height = params.kernel_width = 3
         params.stride_height = params.stride_width = 1
@@ -144,15 +150,16 @@ def _convolution(c: int, height: int, width: int) -> Case:
         return Work(
             f"deformConv2dKernel<fp16, {', '.join(tile)}, true>",
             values=0,
-            macs=pixels * c * c * 9,
+            macs=tasks * pixels * c * c * 9,
             copied=0,
-            moved=2 * pixels * 2 * c + pixels * 27 * 4 + 2 * 9 * c * c,
+            moved=tasks * (2 * pixels * 2 * c + pixels * 27 * 4 + 2 * 9 * c * c),
             blocks=plan.blocks,
             threads=plan.threads,
             shared_bytes=plan.shared_bytes,
         )
 
-    name = f"dcnv2 3x3 1x{c}x{height}x{width}, G 1, stride 1"
+    several = f", {tasks} tasks" if tasks > 1 else ""
+    name = f"dcnv2 3x3 1x{c}x{height}x{width}, G 1, stride 1{several}"
     contestant = f"deform_conv2d {TILE[0]} x {TILE[1]}, 1 splits, variant {native.WARPS}"
     return Case("deform_conv2d", name, contestant, work)
 
@@ -168,6 +175,8 @@ def _cases() -> list[Case]:
         *(_offsets(f"mixer {name}", shape) for name, shape in both),
         *(_convolution(c, h, h) for c, h in ((64, 128), (128, 64), (256, 64), (512, 16))),
         _convolution(256, 112, 144),
+        *(_convolution(256, 28, 36, tasks) for tasks in (4, 8)),
+        *(_convolution(c, 56, 72, tasks) for c, tasks in ((128, 4), (64, 6), (256, 3))),
     ]
 
 

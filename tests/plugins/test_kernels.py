@@ -523,17 +523,17 @@ def test_both_layouts_of_shared_memory_give_the_same_bits(kernels, kind, shape, 
 
 
 def test_a_large_map_is_sampled_from_shared_memory_where_halves_fit(kernels):
-    """Twice the plane that fits as words; by default it is compact, on any card."""
+    """Twice the plane that fits as words, where the compact layout is asked for."""
     rng = np.random.default_rng(12)
     value = rng.standard_normal((1, 1, 224, 288)).astype(np.float16)
     offset = offsets(rng, (1, 2, 224, 288), 30)
     params = native.DeformSampleParams(
         items=1, n=1, c=1, height=224, width=288, out_height=224, out_width=288,
-        value_type=native.HALF,
+        value_type=native.HALF, variant=native.COMPACT,
     )  # fmt: skip
     plan = kernels.plan("deform_sample", params, native.H200)
     assert (plan.variant, plan.shared_bytes) == (native.COMPACT, (227 * 296 + 8) * 2)
-    (got,) = sample(kernels, [(value, offset)])
+    (got,) = sample(kernels, [(value, offset)], native.COMPACT)
     assert relative(got, deform_sample.reference(value.astype(np.float64), offset)) < 5e-4
 
 
@@ -653,6 +653,52 @@ def test_the_heuristic_takes_one_of_the_fastest_tiles(
     assert taken <= 1.05 * min(times.values())
 
 
+LAYOUTS = [  # card, type, height, width, the layout; blocks of words, and of compact planes
+    ("H200", native.HALF, 112, 144, native.COMPACT, 3, 6),
+    ("ORIN", native.HALF, 112, 144, native.COMPACT, 2, 4),
+    ("RTX4090", native.HALF, 112, 144, native.COMPACT, 1, 2),
+    ("RTX4090", native.INT8, 112, 144, native.COMPACT, 1, 5),
+    # Four blocks of words are enough.
+    ("H200", native.HALF, 96, 128, native.SHARED, 4, 8),
+    ("H200", native.HALF, 28, 36, native.SHARED, 38, 58),
+    ("RTX4090", native.HALF, 28, 36, native.SHARED, 17, 25),
+    ("H200", native.HALF, 200, 200, native.COMPACT, 1, 2),
+    # A compact plane that is alone is slower than the caches, and not faster than words.
+    ("H200", native.HALF, 224, 288, native.DIRECT, 0, 1),
+    ("RTX4090", native.HALF, 200, 200, native.DIRECT, 0, 1),
+    ("T4", native.HALF, 112, 144, native.DIRECT, 0, 1),
+    ("T4", native.INT8, 112, 144, native.COMPACT, 0, 3),
+    ("RTX4090", native.HALF, 150, 160, native.SHARED, 1, 1),
+    ("RTX4090", native.HALF, 256, 256, native.DIRECT, 0, 0),
+    # Floats have no other layout, and of narrow planes compact rows are the longer ones.
+    ("RTX4090", native.FLOAT, 112, 144, native.SHARED, 1, 1),
+    ("H200", native.HALF, 8000, 1, native.SHARED, 1, 0),
+    ("H200", native.HALF, 3000, 1, native.SHARED, 3, 2),
+]
+
+
+@pytest.mark.parametrize(("card", "kind", "height", "width", "layout", "words", "compact"), LAYOUTS)
+def test_the_layout_is_that_of_more_blocks(
+    kernels, card, kind, height, width, layout, words, compact
+):
+    limits = getattr(native, card)
+    params = native.DeformSampleParams(
+        items=1, n=1, c=256, height=height, width=width, out_height=height, out_width=width,
+        value_type=kind,
+    )  # fmt: skip
+    assert kernels.plan("deform_sample", params, limits).variant == layout
+    # The blocks of the table are those of the planned sizes, with what a card keeps of each.
+    kept = limits.shared_bytes_per_multiprocessor - limits.shared_bytes_per_block
+    for asked, blocks in ((native.SHARED, words), (native.COMPACT, compact)):
+        params.variant = asked
+        plan = kernels.plan("deform_sample", params, limits)
+        if blocks == 0:
+            assert plan.variant == native.DIRECT
+        else:
+            size = plan.shared_bytes + kept
+            assert limits.shared_bytes_per_multiprocessor // size == blocks
+
+
 def test_heuristics(kernels):
     """Pure functions: any card can be asked about anywhere."""
 
@@ -665,14 +711,10 @@ def test_heuristics(kernels):
 
     ask = lambda params, card: kernels.plan("deform_sample", params, card)  # noqa: E731
     demt = ask(plane(native.HALF, 112, 144), native.H200)
-    # Two pixels a thread, five rows of threads; an H200's multiprocessor holds three blocks.
-    assert (demt.variant, demt.blocks, demt.threads) == (native.SHARED, 256, 5 * 72)
-    assert demt.shared_bytes == (115 * 148 + 4) * 4
-    assert 3 * demt.shared_bytes <= native.H200.shared_bytes_per_multiprocessor
-    for card in (native.H200, native.ORIN, native.RTX4090):
-        assert (
-            2 * demt.shared_bytes <= card.shared_bytes_per_multiprocessor or card is native.RTX4090
-        )
+    # Two pixels a thread, five rows of threads; an H200's multiprocessor holds six blocks.
+    assert (demt.variant, demt.blocks, demt.threads) == (native.COMPACT, 256, 5 * 72)
+    assert demt.shared_bytes == (115 * 152 + 8) * 2
+    assert 6 * (demt.shared_bytes + 1024) <= native.H200.shared_bytes_per_multiprocessor
     assert ask(plane(native.HALF, 28, 36), native.ORIN).threads == 7 * 18
     assert ask(plane(native.HALF, 28, 35), native.ORIN).threads == 7 * 35
     assert ask(plane(native.HALF, 112, 1000), native.H200).threads == 250
@@ -682,21 +724,6 @@ def test_heuristics(kernels):
     forced.variant = native.SHARED
     assert ask(forced, native.H200).variant == native.DIRECT  # does not fit
 
-    # Where words leave a multiprocessor one block, and halves two, one fills while one samples.
-    compact = ask(plane(native.HALF, 112, 144), native.RTX4090)
-    assert (compact.variant, compact.blocks, compact.threads) == (native.COMPACT, 256, 5 * 72)
-    assert compact.shared_bytes == (115 * 152 + 8) * 2
-    assert 2 * (compact.shared_bytes + 1024) <= native.RTX4090.shared_bytes_per_multiprocessor
-    assert ask(plane(native.INT8, 112, 144), native.RTX4090).variant == native.COMPACT
-    assert ask(plane(native.HALF, 28, 36), native.RTX4090).variant == native.SHARED
-    assert ask(plane(native.HALF, 200, 200), native.RTX4090).variant == native.COMPACT
-    assert ask(plane(native.HALF, 200, 200), native.H200).variant == native.COMPACT
-    assert ask(plane(native.HALF, 112, 144), native.ORIN).variant == native.SHARED
-    # Of narrow planes, compact rows are the longer ones.
-    assert ask(plane(native.HALF, 8000, 1), native.H200).variant == native.SHARED
-    # Larger planes leave one block either way; floats have no other layout.
-    assert ask(plane(native.HALF, 150, 160), native.RTX4090).variant == native.SHARED
-    assert ask(plane(native.FLOAT, 112, 144), native.RTX4090).variant == native.SHARED
     for kind, variant in ((native.FLOAT, native.SHARED), (native.HALF, native.COMPACT)):
         forced = plane(kind, 20, 20)
         forced.variant = native.COMPACT
@@ -850,4 +877,5 @@ def test_tiles_that_do_not_fit_turing_are_not_planned(kernels, kind, tile):
     halves = native.DeformSampleParams(items=1, n=1, c=1, height=112, width=144, value_type=kind)
     halves.out_height, halves.out_width = 112, 144
     plan = kernels.plan("deform_sample", halves, native.T4)
-    assert plan.variant == (native.DIRECT if kind == native.FLOAT else native.COMPACT)
+    # Of compact halves one block fits, of int8 three.
+    assert plan.variant == (native.COMPACT if kind == native.INT8 else native.DIRECT)

@@ -368,6 +368,27 @@ def test_the_time_model_reads_what_was_compiled(compiled):
     assert found["Orin AGX 64 GB", 0].limit == "bytes"
 
 
+def test_the_benchmark_of_layouts_checks_its_cases(emulated, tmp_path):
+    """All that it does but timing; blocks that ask for more than they use sample the same."""
+    target = "degmix_kernels_padded_emulated"
+    built = subprocess.run(
+        ["cmake", "--build", str(emulated), "--target", target], capture_output=True, text=True
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert "warning" not in built.stdout + built.stderr, built.stdout
+    command = [sys.executable, str(ROOT / "plugins" / "bench" / "layouts.py")]
+    command += ["--emulated", str(emulated / f"lib{target}.so")]
+    command += ["--json", str(tmp_path / "rows.json")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["case"] for row in rows] == [
+        "layouts 8x10x12, 2 tasks",
+        "layouts 2x224x288, 1 tasks",
+    ]
+    assert all(row["ok"] and row["error"] < 5e-4 for row in rows)
+
+
 def test_the_gpu_benchmark_checks_its_cases(emulated, tmp_path):
     """All that it does but timing: packing, peers, errors, the table."""
     command = [sys.executable, str(ROOT / "plugins" / "bench" / "gpu.py")]
