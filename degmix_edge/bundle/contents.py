@@ -182,14 +182,18 @@ def open_bundle(path: Path) -> Bundle:
     for _ in range(ATTEMPTS):
         with contextlib.suppress(OutputError):  # a reader may not be allowed to write there
             recover(path)
-        status = None
+        replaced = None
         try:
             with open_folder(path) as folder:
-                status = os.fstat(folder)
-                return _verified(folder, path)
+                try:
+                    return _verified(folder, path)
+                except BundleError:
+                    # While it is open, no other folder can get its number.
+                    replaced = _was_replaced(os.fstat(folder), path)
+                    raise
         except BundleError as error:
             failure = error
-            if not (_was_replaced(status, path) if status else is_there(path)):
+            if not (is_there(path) if replaced is None else replaced):
                 raise  # nobody replaces it: it is damaged, or there is none
     raise failure
 

@@ -1,5 +1,6 @@
 """Bundles: whole or refused, written whole or not at all."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from degmix_edge import folders
+from degmix_edge.bundle import contents
 from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.bundle.manifest import digest_line
+from degmix_edge.bundle.reading import open_folder
 from degmix_edge.bundle.writing import claim
 from degmix_edge.bundle.writing import write_bundle as write_claimed
 from degmix_edge.errors import BundleError, OutputError
@@ -270,6 +273,40 @@ def test_writers_and_readers_at_the_same_time(copy, tmp_path, monkeypatch, excha
     assert errors == []
     assert len(set(opened)) == 2
     assert [p.name for p in tmp_path.iterdir()] == [copy.name]
+
+
+def test_a_folder_that_gets_the_number_of_the_one_that_was_read(copy, tmp_path, monkeypatch):
+    """A system gives the number of a folder that is gone to the next one."""
+    spare, gone = tmp_path / "spare", tmp_path / "gone"
+    shutil.copytree(copy, spare)
+    number, reads, verified, opened = copy.stat().st_ino, [], contents._verified, open_folder
+
+    def read(folder, path):
+        reads.append(folder)
+        if len(reads) == 1:  # another process replaces it
+            copy.rename(gone)
+            (gone / "card.md").unlink()
+            shutil.copytree(spare, copy)
+        return verified(folder, path)
+
+    @contextlib.contextmanager
+    def replaced_again(path):
+        try:
+            with opened(path) as folder:
+                yield folder
+        except BundleError:
+            shutil.rmtree(gone)
+            for _ in range(100):
+                shutil.rmtree(copy)
+                shutil.copytree(spare, copy)
+                if copy.stat().st_ino == number:
+                    break
+            raise
+
+    monkeypatch.setattr(contents, "_verified", read)
+    monkeypatch.setattr(contents, "open_folder", replaced_again)
+    assert "card.md" in open_bundle(copy).manifest.files
+    assert len(reads) == 2
 
 
 @pytest.fixture
