@@ -57,6 +57,10 @@ def opened(path: Path) -> Any:
         handle = ctypes.CDLL(str(path))
         handle.degmixCpuIsa.restype = ctypes.c_char_p
         handle.degmixCpuSample.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32)
-    except (OSError, AttributeError) as error:
+    except OSError as error:
         raise ConfigError(f"{path}: no library of operators for this machine: {error}") from None
+    except AttributeError as error:
+        raise ConfigError(
+            f"{path}: another library, or an older one ({error}): `make cpu-ops` builds it again"
+        ) from None
     return handle

@@ -1,5 +1,6 @@
 """The CPU operator, compiled here, against its slow reference and ONNX Runtime's DeformConv."""
 
+import _ctypes
 import ctypes
 import os
 import subprocess
@@ -249,6 +250,8 @@ def test_a_library_that_is_not_there_or_is_none(monkeypatch, tmp_path):
     text.write_text("no library")
     with pytest.raises(ConfigError, match=r"text.so: no library of operators"):
         _cpu_ops.instruction_set(text)
+    with pytest.raises(ConfigError, match=r"older one \(.*degmixCpuIsa.*`make cpu-ops` builds"):
+        _cpu_ops.instruction_set(Path(_ctypes.__file__))
     monkeypatch.setenv(_cpu_ops.VARIABLE, str(text))
     with pytest.raises(BackendError, match=r"text.so: no library of operators.*=none leaves it"):
         _session(b"")
