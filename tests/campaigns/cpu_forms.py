@@ -15,7 +15,8 @@ With `--peers`, the same network is also run as its users would without this pro
 export in ONNX Runtime and in OpenVINO, and NNCF's INT8 of that export and of our FP32 graph. These
 take normalised floats, and the plain exports give logits: they do a little less. NNCF is not in the
 lock file: `pip install nncf`. With `--random`, the network is a preset with random weights, whose
-differences say nothing of a trained network.
+differences say nothing of a trained network. With `--labels synthetic:64`, a second table has what
+each form loses of each task's metric.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from degmix_calibration.trial import Trials
 from degmix_training.checkpoint import Checkpoint
 from degmix_training.config import TrainConfig, preset
 from degmix_training.export import export_checkpoint
@@ -42,6 +44,7 @@ from degmix_edge.bundle.golden import worst_differences
 from degmix_edge.passes import lower_deform_to_gridsample, resize_to_matmul
 from degmix_edge.passes.forms import lower_for_openvino
 from degmix_edge.runtime import Session
+from degmix_edge.workflows.budget import _examples as examples_of
 from degmix_edge.workflows.build import Build
 from degmix_edge.workflows.models import parse_size, specs
 from degmix_edge.workflows.networks import read_checkpoint
@@ -106,6 +109,18 @@ def plain() -> Iterator[None]:
         yield
 
 
+def losses(built: dict[str, bytes], made: Build, labelled: str) -> None:
+    """Print what each form loses of each task's metric, against labels."""
+    trials = Trials(made._deployed, made.spec, None, examples_of(labelled, made.spec), threads=1)
+    tasks = made.spec.tasks
+    print(f"| form | {' | '.join(made.spec.task_names)} |\n|{'---|' * (1 + len(tasks))}")
+    for name, engine in built.items():
+        own = replace(trials, lowered=True, backend=name.split()[0])
+        damage = own.damage(own._maps(engine))
+        cells = [f"{100 * damage[t.name].loss / abs(trials.value(t)):+.2f} %" for t in tasks]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
 def photograph() -> np.ndarray:
     """Return a photograph as a camera of 640x480 gives it."""
     import skimage.data
@@ -132,6 +147,7 @@ def main() -> None:
     parser.add_argument("--size", type=parse_size, help="HEIGHTxWIDTH, with --random")
     parser.add_argument("--peers", action="store_true", help="also run what users have without us")
     parser.add_argument("--no-without", action="store_true", help="leave out forms without passes")
+    parser.add_argument("--labels", help="examples that the budget would be measured on")
     parser.add_argument("--budget")
     parser.add_argument("--calibration", default="synthetic:32")
     parser.add_argument("--rounds", type=int, default=12)
@@ -140,6 +156,8 @@ def main() -> None:
     loaded = network(asked.network, is_random=asked.random, size=asked.size)
     without = not asked.no_without
     built, made, feeds = engines(loaded, asked.budget, asked.calibration, without=without)
+    if asked.labels:
+        losses(built, made, asked.labels)
     spec, fit, peers = made.spec, made._fit, {}
     if asked.peers:
         export = export_checkpoint(loaded, folds=()).SerializeToString()
