@@ -40,7 +40,9 @@ def hint_of(path: Path, names: Iterable[str] = ()) -> str:
         have = {}
     have.update((name, name) for name in names)
     near = difflib.get_close_matches(path.name, sorted(have), n=1, cutoff=0.5)
-    return f" Did you mean {have[near[0]]}?" if near else f" Check the path; {folder} exists."
+    if near:
+        return f" Did you mean {have[near[0]]}?"
+    return f" Check the path; {folder.absolute()} exists."
 
 
 @contextlib.contextmanager

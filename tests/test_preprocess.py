@@ -3,6 +3,7 @@ import subprocess
 import sys
 import timeit
 import tracemalloc
+from pathlib import Path
 from fractions import Fraction
 
 import numpy as np
@@ -160,12 +161,14 @@ def test_first_frame_of_an_animation(tmp_path):
 # ---- refusals: each names the thing and says what to do ----
 
 
-def test_missing_files_name_the_nearest(tmp_path):
+def test_missing_files_name_the_nearest(tmp_path, monkeypatch):
     save(tmp_path / "photo_01.png")
     path = tmp_path / "photo_1.png"
     assert refusal(path) == f"{path}: no such file. Did you mean {tmp_path / 'photo_01.png'}?"
     path = tmp_path / "xyz.bmp"
     assert refusal(path) == f"{path}: no such file. Check the path; {tmp_path} exists."
+    monkeypatch.chdir(tmp_path)
+    assert refusal(Path("xyz.bmp")).endswith(f"Check the path; {tmp_path} exists.")
     path = tmp_path / "no_folder" / "a.png"
     assert refusal(path).startswith(f"{path}: no such file. Its folder {path.parent} does not")
 

@@ -143,6 +143,17 @@ def file_text(path: Path) -> str | None:
         return None
 
 
+def memory_bytes(root: Path) -> dict[str, int]:
+    """Return the machine's memory by the names of `/proc/meminfo`, such as `MemAvailable`.
+
+    Args:
+        root: Of the file system; without its `/proc`, nothing is known.
+    """
+    text = file_text(root / "proc/meminfo") or ""
+    found = re.findall(r"^(\w+):\s+(\d+) kB", text, re.M)
+    return {name: 1024 * int(size) for name, size in found}
+
+
 def file_number(path: Path) -> int | None:
     """Return the whole number in a file; None where there is none."""
     text = file_text(path)

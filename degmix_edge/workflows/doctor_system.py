@@ -19,7 +19,7 @@ from degmix_edge.bundle import signing
 from degmix_edge.config import cache_folder
 from degmix_edge.errors import ConfigError, OutputError
 from degmix_edge.files import check_folder
-from degmix_edge.workflows.board import ROOT, Board, file_text, read_board
+from degmix_edge.workflows.board import ROOT, Board, file_text, memory_bytes, read_board
 
 Status = Literal["ok", "note", "missing"]
 ROS_2 = ("humble", "iron", "jazzy", "kilted", "lyrical", "rolling")
@@ -111,7 +111,7 @@ def clocks_check(board: Board) -> Check:
 
 def memory_check(root: Path = ROOT) -> Check:
     """Say how much memory there is and how much of it is free."""
-    sizes = _meminfo(root)
+    sizes = memory_bytes(root)
     if not {"MemTotal", "MemAvailable"} <= sizes.keys():
         return Check("memory", "ok", "not known")
     total, free = sizes["MemTotal"], sizes["MemAvailable"]
@@ -126,7 +126,7 @@ def memory_check(root: Path = ROOT) -> Check:
 
 def swap_check(root: Path = ROOT) -> Check:
     """Say how much swap there is: TensorRT needs it on small boards to build engines."""
-    sizes = _meminfo(root)
+    sizes = memory_bytes(root)
     swap, total = sizes.get("SwapTotal"), sizes.get("MemTotal")
     if swap is None:
         return Check("swap", "ok", "not known")
@@ -134,12 +134,6 @@ def swap_check(root: Path = ROOT) -> Check:
     if swap == 0 and total is not None and total < SMALL_BOARD_BYTES:
         return Check("swap", "note", "none, which is little for building engines", SWAP)
     return Check("swap", "ok", found)
-
-
-def _meminfo(root: Path) -> dict[str, int]:
-    text = file_text(root / "proc/meminfo") or ""
-    found = re.findall(r"^(\w+):\s+(\d+) kB", text, re.M)
-    return {name: 1024 * int(size) for name, size in found}
 
 
 def camera_check(root: Path = ROOT) -> Check:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from degmix_edge.workflows.board import ROOT, file_number, file_text, read_clocks
+from degmix_edge.workflows.board import ROOT, file_number, file_text, memory_bytes, read_clocks
 
 INTERVAL_S = 1.0
 """Between two samples."""
@@ -208,11 +208,10 @@ def _host_ticks(root: Path) -> tuple[int, int] | None:
 
 
 def _memory_percent(root: Path) -> float | None:
-    lines = (file_text(root / "proc/meminfo") or "").splitlines()
-    sizes = {line.partition(":")[0]: line.split()[1] for line in lines if len(line.split()) > 1}
+    sizes = memory_bytes(root)
     if not {"MemTotal", "MemAvailable"} <= sizes.keys():
         return None
-    return 100 * (1 - int(sizes["MemAvailable"]) / int(sizes["MemTotal"]))
+    return 100 * (1 - sizes["MemAvailable"] / sizes["MemTotal"])
 
 
 def _rss_bytes(root: Path) -> int | None:
