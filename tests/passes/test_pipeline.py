@@ -117,6 +117,18 @@ def test_what_stands_in_each_form(deployed, products):
             assert nodes["offsets", precision]["DegmixDeformConv2d"] == 1
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_casts_of_the_product_hide_nothing(products, form):
+    """The FP16 model of a bundle is lowered to what its float network is."""
+    half, recipe = products["fp16"]
+    graphs = [
+        onnx.load_from_string(lower_for_tensorrt(model, recipe, form)).graph
+        for model in (half, products["fp32"][0])
+    ]
+    got, want = (Counter(node.op_type for node in graph.node) for graph in graphs)
+    assert got == want
+
+
 def test_a_parser_gets_no_functions_that_it_could_take_in_place_of_the_plugin(products):
     for precision, form in itertools.product(products, FORMS):
         assert not lowered(products, precision, form).functions
