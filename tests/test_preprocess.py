@@ -3,8 +3,8 @@ import subprocess
 import sys
 import timeit
 import tracemalloc
-from pathlib import Path
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import PIL.Image

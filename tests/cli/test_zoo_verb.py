@@ -31,7 +31,14 @@ ZOO = {
     "backbone": "test_resnet",  # the smallest of timm with batch norms
     "reference": "baseline",
     "baseline": {"model": "baseline", "network": {"head_channels": 16}},
-    "entries": {"m3vit": {"model": "m3vit", "network": dict(SMALL["m3vit"])}},
+    "entries": {
+        "m3vit": {
+            "model": "m3vit",
+            "network": dict(SMALL["m3vit"]),
+            "loss_weights": {"depth": 2},
+            "balance": "uncertainty",
+        }
+    },
     "train": {
         "tasks": ["depth", "normals"],
         "height": HEIGHT,
@@ -112,6 +119,7 @@ def test_everything_is_written_and_agrees(finished, folder, tmp_path):
     if CHROMIUM:
         assert look(out / "zoo.html", tmp_path).is_well()
     assert "Published figures, nyud" in page
+    assert "depth times 2, balanced by uncertainty" in page
     assert "paper, two tasks, one at a time" in page
     with Image.open(out / "zoo.png") as chart:
         assert chart.width > 800

@@ -107,6 +107,19 @@ def test_zoos_of_the_package_can_be_made(name):
         assert loaded.backbone_of(entry) in (loaded.backbone, made.network["backbone"])
 
 
+def test_an_entry_may_weigh_its_tasks_in_its_own_way():
+    values = config.load(ZooConfig, zoo_file("smoke")).model_dump(mode="json")
+    entries = {
+        "plain": {"model": "degmix"},
+        "own": {"model": "degmix", "loss_weights": {"depth": 4}, "balance": "dwa"},
+    }
+    zoo = config.parse(ZooConfig, values | {"entries": entries}, "a zoo")
+    plain, own = zoo.settings("plain"), zoo.settings("own")
+    assert (plain.loss_weights, plain.balance) == (zoo.train.loss_weights, "fixed")
+    assert (own.loss_weights, own.balance) == (zoo.train.loss_weights | {"depth": 4}, "dwa")
+    assert zoo.references()["single-depth"].loss_weights == zoo.train.loss_weights
+
+
 def test_a_zoo_of_wrong_settings_says_which():
     values = config.load(ZooConfig, zoo_file("smoke")).model_dump(mode="json")
     for change, message in (
@@ -114,6 +127,11 @@ def test_a_zoo_of_wrong_settings_says_which():
         ({"entries": {"x": {"model": "padnet", "network": {"wide": 3}}}}, "unknown.*'wide'|wide"),
         ({"entries": {"single-depth": {"model": "padnet"}}}, "kept for the networks"),
         ({"entries": {}}, "at least 1"),
+        (
+            {"entries": {"x": {"model": "padnet", "loss_weights": {"dept": 1}}}},
+            "loss_weights: no task 'dept'.*Did you mean 'depth'",
+        ),
+        ({"entries": {"x": {"model": "padnet", "balance": "evenly"}}}, "balance"),
     ):
         with pytest.raises(ConfigError, match=message):
             config.parse(ZooConfig, values | change, "a zoo")

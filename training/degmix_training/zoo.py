@@ -12,7 +12,7 @@ from degmix_edge.config import Settings
 from degmix_edge.errors import ConfigError
 from degmix_edge.registry import unknown
 from degmix_training import models
-from degmix_training.config import PRESETS, TrainConfig, network_config
+from degmix_training.config import PRESETS, Balance, NotNegative, TrainConfig, network_config
 
 SINGLE = "single-"
 """The start of the names of the single-task networks that delta_m is measured against."""
@@ -22,13 +22,20 @@ Seed = Annotated[int, Field(ge=0)]
 class Entry(Settings):
     """One network of a zoo.
 
+    A network of one task has nothing to weigh, so networks that differ in the last two settings
+    can be compared with single-task ones all the same.
+
     Attributes:
         model: Entry of `degmix_training.models`.
         network: The model's settings; the zoo's backbone is added where they name none.
+        loss_weights: Weights of the tasks that weigh otherwise than in the zoo's `train`.
+        balance: How the losses are balanced; None is as in the zoo's `train`.
     """
 
     model: str
     network: dict[str, Any] = {}
+    loss_weights: dict[str, NotNegative] = {}
+    balance: Balance | None = None
 
 
 class ZooConfig(Settings):
@@ -132,7 +139,16 @@ class ZooConfig(Settings):
         models.find(entry.model)
         network = {"backbone": self.backbone} | entry.network
         network_config(entry.model, network, (self.train.height, self.train.width))
-        return self.train.model_copy(update={"model": entry.model, "network": network})
+        for task in entry.loss_weights:
+            if task not in self.train.tasks:
+                raise ConfigError("loss_weights: " + unknown("task", task, self.train.tasks))
+        own = {
+            "model": entry.model,
+            "network": network,
+            "loss_weights": self.train.loss_weights | entry.loss_weights,
+            "balance": entry.balance or self.train.balance,
+        }
+        return self.train.model_copy(update=own)
 
 
 def zoos() -> list[str]:

@@ -22,6 +22,8 @@ from degmix_edge.workflows.zoo.tables import (
 )
 
 if TYPE_CHECKING:
+    from degmix_training.zoo import ZooConfig
+
     from degmix_edge.workflows.zoo.result import ZooResult, ZooRow
 
 
@@ -54,6 +56,7 @@ def _page(result: ZooResult, gallery: Gallery) -> Report:
             ("Budget", f"{train.steps} steps of {train.batch_size} images each, one recipe"),
             ("Backbone", f"{zoo.backbone}, except for networks with their own (see the table)"),
             ("delta_m", _meaning(result)),
+            *((f"Losses of {name}", text) for name, text in _weighed(zoo).items()),
             ("Seeds", ", ".join(map(str, zoo.all_seeds))),
             ("Machine", f"{where['cpu']}, {where['cores']} cores, {where['system']}"),
             ("Measured", f"{where['date']}, Python {where['python']}"),
@@ -93,6 +96,18 @@ def _gains(result: ZooResult) -> dict[str, float]:
 def _deviations(result: ZooResult) -> dict[str, float]:
     """The standard deviation of delta_m in INT8; 0 where there is none."""
     return {row.name: row.deviation("int8") or 0.0 for row in result.networks}
+
+
+def _weighed(zoo: ZooConfig) -> dict[str, str]:
+    """How the losses of networks are weighed that do so in another way than the rest."""
+    texts = {
+        name: ", ".join(
+            [f"{task} times {weight:g}" for task, weight in entry.loss_weights.items()]
+            + ([f"balanced by {entry.balance}"] if entry.balance else [])
+        )
+        for name, entry in zoo.entries.items()
+    }
+    return {name: text for name, text in texts.items() if text}
 
 
 def _meaning(result: ZooResult) -> str:
