@@ -37,6 +37,7 @@ ZOO = {
             "network": dict(SMALL["m3vit"]),
             "loss_weights": {"depth": 2},
             "balance": "uncertainty",
+            "steps": 9,
         }
     },
     "train": {
@@ -119,7 +120,7 @@ def test_everything_is_written_and_agrees(finished, folder, tmp_path):
     if CHROMIUM:
         assert look(out / "zoo.html", tmp_path).is_well()
     assert "Published figures, nyud" in page
-    assert "depth times 2, balanced by uncertainty" in page
+    assert "depth times 2, balanced by uncertainty, 9 steps" in page
     assert "paper, two tasks, one at a time" in page
     with Image.open(out / "zoo.png") as chart:
         assert chart.width > 800

@@ -2,14 +2,15 @@
 
 Each model is built by the product, at the tests' size, in each precision and each form of its
 deformable convolutions, with TensorRT-RTX and without a GPU. The forms of our plugin need its
-library: `libdegmix_trt10.so` beside the package, or what DEGMIX_TRT_PLUGIN names; one built for the
-emulation will do, as a builder runs no kernel. The table goes to `build/builder.md`, and its rows
-to `build/builder.json`.
+library: `libdegmix_trt10.so` beside the package, or what DEGMIX_TRT_PLUGIN names. Where there is
+none, one is built for the emulation, as a builder runs no kernel. The table goes to
+`build/builder.md`, and its rows to `build/builder.json`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import conftest
+import native_build
 from degmix_training import models
 from degmix_training.data import synthetic
 
@@ -36,10 +38,15 @@ HEAD = "| model | form | layers | of the plugin | GridSample | plan, MB | build,
 def forms(model: Any) -> tuple[str, ...]:
     """What can be built of a network."""
     deformable = any(node.op_type == "DeformConv" for node in model.graph.node)
-    if not deformable:
-        return ("gridsample",)
-    with_plugin = _trt_plugin.library("10") is not None
-    return ("plugin", "offsets", "gridsample") if with_plugin else ("gridsample",)
+    return ("plugin", "offsets", "gridsample") if deformable else ("gridsample",)
+
+
+def find_plugin(folder: Path) -> None:
+    """Let the product find a library of the plugin, built in `folder` where it has none."""
+    if _trt_plugin.library("10") is None:
+        native_build.build_emulated(folder / "emulated.built")
+        library = folder / "emulated" / "libdegmix_trt_emulated.so"
+        os.environ[_trt_plugin.VARIABLE] = str(library)
 
 
 def row(name: str, precision: str, form: str, folder: Path) -> dict[str, Any]:
@@ -96,6 +103,7 @@ def main(names: list[str]) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         conftest.SHARED[:] = [folder]
+        find_plugin(folder)
         print(*lines, sep="\n", flush=True)
         for model in names or models.names():
             for form in forms(conftest.lively_network(model)[1]):

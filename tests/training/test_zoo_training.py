@@ -103,21 +103,23 @@ def test_zoos_of_the_package_can_be_made(name):
     assert len(loaded.references()) in (1, len(loaded.train.tasks))
     for entry in loaded.entries:
         made = loaded.settings(entry)
-        assert made.steps == loaded.train.steps
+        assert made.steps == (loaded.entries[entry].steps or loaded.train.steps)
         assert loaded.backbone_of(entry) in (loaded.backbone, made.network["backbone"])
 
 
-def test_an_entry_may_weigh_its_tasks_in_its_own_way():
+def test_an_entry_may_have_weights_and_steps_of_its_own():
     values = config.load(ZooConfig, zoo_file("smoke")).model_dump(mode="json")
     entries = {
         "plain": {"model": "degmix"},
-        "own": {"model": "degmix", "loss_weights": {"depth": 4}, "balance": "dwa"},
+        "own": {"model": "degmix", "loss_weights": {"depth": 4}, "balance": "dwa", "steps": 7},
     }
     zoo = config.parse(ZooConfig, values | {"entries": entries}, "a zoo")
     plain, own = zoo.settings("plain"), zoo.settings("own")
     assert (plain.loss_weights, plain.balance) == (zoo.train.loss_weights, "fixed")
     assert (own.loss_weights, own.balance) == (zoo.train.loss_weights | {"depth": 4}, "dwa")
-    assert zoo.references()["single-depth"].loss_weights == zoo.train.loss_weights
+    assert (plain.steps, own.steps) == (zoo.train.steps, 7)
+    single = zoo.references()["single-depth"]
+    assert (single.loss_weights, single.steps) == (zoo.train.loss_weights, zoo.train.steps)
 
 
 def test_a_zoo_of_wrong_settings_says_which():

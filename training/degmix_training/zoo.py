@@ -22,20 +22,24 @@ Seed = Annotated[int, Field(ge=0)]
 class Entry(Settings):
     """One network of a zoo.
 
-    A network of one task has nothing to weigh, so networks that differ in the last two settings
-    can be compared with single-task ones all the same.
+    A network of one task has nothing to weigh, so networks that differ in `loss_weights` and
+    `balance` can be compared with single-task ones all the same.
 
     Attributes:
         model: Entry of `degmix_training.models`.
         network: The model's settings; the zoo's backbone is added where they name none.
         loss_weights: Weights of the tasks that weigh otherwise than in the zoo's `train`.
         balance: How the losses are balanced; None is as in the zoo's `train`.
+        steps: Steps of this network's training; None is as in the zoo's `train`. With more, a
+            network of all tasks is compared at equal cost of training: the single-task networks
+            have theirs for each task.
     """
 
     model: str
     network: dict[str, Any] = {}
     loss_weights: dict[str, NotNegative] = {}
     balance: Balance | None = None
+    steps: Annotated[int, Field(gt=0)] | None = None
 
 
 class ZooConfig(Settings):
@@ -147,6 +151,7 @@ class ZooConfig(Settings):
             "network": network,
             "loss_weights": self.train.loss_weights | entry.loss_weights,
             "balance": entry.balance or self.train.balance,
+            "steps": entry.steps or self.train.steps,
         }
         return self.train.model_copy(update=own)
 

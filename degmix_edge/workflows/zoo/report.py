@@ -56,7 +56,7 @@ def _page(result: ZooResult, gallery: Gallery) -> Report:
             ("Budget", f"{train.steps} steps of {train.batch_size} images each, one recipe"),
             ("Backbone", f"{zoo.backbone}, except for networks with their own (see the table)"),
             ("delta_m", _meaning(result)),
-            *((f"Losses of {name}", text) for name, text in _weighed(zoo).items()),
+            *((f"Training of {name}", text) for name, text in _own_training(zoo).items()),
             ("Seeds", ", ".join(map(str, zoo.all_seeds))),
             ("Machine", f"{where['cpu']}, {where['cores']} cores, {where['system']}"),
             ("Measured", f"{where['date']}, Python {where['python']}"),
@@ -98,12 +98,13 @@ def _deviations(result: ZooResult) -> dict[str, float]:
     return {row.name: row.deviation("int8") or 0.0 for row in result.networks}
 
 
-def _weighed(zoo: ZooConfig) -> dict[str, str]:
-    """How the losses of networks are weighed that do so in another way than the rest."""
+def _own_training(zoo: ZooConfig) -> dict[str, str]:
+    """What is different in the trainings of networks that have settings of their own."""
     texts = {
         name: ", ".join(
             [f"{task} times {weight:g}" for task, weight in entry.loss_weights.items()]
             + ([f"balanced by {entry.balance}"] if entry.balance else [])
+            + ([f"{entry.steps} steps"] if entry.steps else [])
         )
         for name, entry in zoo.entries.items()
     }

@@ -179,9 +179,10 @@ def _rows(
         note(f"{name}: build and score, {index + 1} of {len(todo)}")
         path = given.get(name) or _best(out, name)
         row = score_network(zoo, entry, path, out / name, calibration_count)
-        row.seeds, row.stopped_at = (seed,), stopped_step(out / name, zoo.train.steps)
+        steps = zoo.settings(entry).steps
+        row.seeds, row.stopped_at = (seed,), stopped_step(out / name, steps)
         if row.stopped_at:
-            row.remarks.append(f"ASHA stopped it at step {row.stopped_at} of {zoo.train.steps}")
+            row.remarks.append(f"ASHA stopped it at step {row.stopped_at} of {steps}")
         row.also = score_elsewhere(path, out / name, zoo.also)
         rows.append(row)
     return rows

@@ -124,7 +124,8 @@ def _name(result: ZooResult, row: ZooRow) -> str:
     """The network's name; it says where ASHA ended its training."""
     if not row.stopped_at:
         return row.name
-    return f"{row.name} (stopped at step {row.stopped_at} of {result.zoo.train.steps})"
+    steps = result.zoo.settings(row.name).steps
+    return f"{row.name} (stopped at step {row.stopped_at} of {steps})"
 
 
 def _seeds_note(result: ZooResult) -> str:

@@ -246,13 +246,14 @@ class Trials:
     def _asha(self) -> Any:
         from ray.tune.schedulers import ASHAScheduler
 
-        settings = next(iter(self.runs.values()))
+        steps = [settings.steps for settings in self.runs.values()]
+        val_every = next(iter(self.runs.values())).val_every
         return ASHAScheduler(
             time_attr=ASHA_STEP,
             metric=ASHA_GAIN,
             mode="max",
-            max_t=settings.steps,
-            grace_period=min(settings.val_every, settings.steps),
+            max_t=max(steps),
+            grace_period=min(val_every, *steps),
         )
 
     @property
