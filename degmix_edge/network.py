@@ -41,8 +41,8 @@ class Normalisation(Settings):
 
     Attributes:
         mean, std: By channel of the network, in the scale of `scale`; one number is for all.
-        scale: Of a picture the value of white before the mean is subtracted, 1 or 255. Depth and
-            other numbers are multiplied by it first.
+        scale: A picture's value of white before the mean is subtracted, 1 or 255. Depth and other
+            numbers are multiplied by it first.
         color: Order of the channels, or what else they are.
     """
 
@@ -117,11 +117,11 @@ class InputSpec(Settings):
         channels: First channel of that tensor, and the one behind the last, where it holds several
             inputs; None is all.
         dtype, shape: The network's own, batch first.
-        mean, std: Of an image by channel, as fractions of 255; of a map in its unit, by channel or
-            one number for all.
+        mean, std: An image has them by channel, as fractions of 255. A map has them in its unit, by
+            channel or one number for all.
         color: Order of an image's channels.
         scale: A map's values are multiplied by it before the mean is subtracted.
-        unit: Of a map's values as frames have them.
+        unit: Unit of a map's values, as frames have them.
         pad: A map's value where the image has none.
         output: The raw task whose value is the next state.
     """
@@ -205,7 +205,7 @@ class NetworkSpec(Settings):
             network: of colours in [0, 1], or of a map in its unit.
         color: Order of the network's channels; a bundle's own input is always RGB. With `depth` or
             `other`, the first input is a map of numbers in the place of a picture.
-        scale, unit, pad: Of such a map, as of any other one; see `InputSpec`.
+        scale, unit, pad: What such a map has, as any other one; see `InputSpec`.
         tensor: The network's own name of the image; empty where nothing else can be meant.
         image_channels: Which channels of that tensor are the image; None is all.
         batch: How many images one call computes.

@@ -37,7 +37,7 @@ class Event:
         total: All units; 0 where they cannot be counted.
         detail: In words: what the stage did, or the line.
         seconds: What a finished stage took.
-        rows: Of a table, whose title is in `detail`: the columns' names, then the cells.
+        rows: A table's columns' names, then its cells; its title is in `detail`.
     """
 
     name: str

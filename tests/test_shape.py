@@ -6,6 +6,7 @@ Each test lists every place that breaks its rule.
 import ast
 import importlib
 import inspect
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,9 @@ LINES_A_VERB = 110
 """On average, with the files that the verbs share."""
 FRAGMENTS = ("Of ", "See ", "As ")
 """How a docstring begins that is no sentence about its own object."""
+
+ENTRY = re.compile(r"^ +[*\w][*\w, ]*: (?:Of|See|That) .*", re.MULTILINE)
+"""A parameter, an attribute or an error that is described by half a sentence."""
 
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 PACKAGES = sorted(
@@ -74,6 +78,8 @@ def fragments(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
         text = ast.get_docstring(node) or ""
         if text.startswith(FRAGMENTS):
             yield node, f"{text.splitlines()[0]!r}, expected a sentence"
+        for entry in ENTRY.findall(text):
+            yield node, f"{entry!r}, expected what it is"
 
 
 def undocumented_in_script(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:

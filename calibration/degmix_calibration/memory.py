@@ -15,7 +15,7 @@ def values_bytes(root: Path = Path("/")) -> int:
     """Return how many bytes of values one run may return.
 
     Args:
-        root: Of the file system whose `/proc` and `/sys` say what is free.
+        root: Root of the file system whose `/proc` and `/sys` say what is free.
     """
     free = [n for n in (_of_machine(root), _of_container(root)) if n is not None]
     return max(LEAST, min(free, default=0) // SHARE)

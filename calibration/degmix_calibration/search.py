@@ -38,8 +38,7 @@ class Choice:
         damage: The measured damage of this recipe, by task.
         use: Damage as a share of the allowance, by task; more than 1 is over the budget.
         trials: Number of whole recipes that were tried.
-        closest: Of the recipes with more layers than `kept`, the one that exceeds the budget least;
-            None if there is none.
+        closest: The recipe with more layers than `kept` that exceeds the budget least, or None.
     """
 
     recipe: Recipe

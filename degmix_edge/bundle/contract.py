@@ -132,7 +132,7 @@ def fit_text(fit: Fit, pad: float | None = None) -> str:
 
     Args:
         fit: The rule.
-        pad: Of a map, its value where the image has none; None is a picture.
+        pad: A map's value where the image has none; a picture has None.
     """
     size = f"{fit.width} x {fit.height} pixels (width x height)"
     resize = "Pillow's bilinear filter, which averages where the image shrinks"

@@ -166,8 +166,7 @@ class Manifest(Settings):
         inputs, outputs: Inputs and outputs of model.onnx, which includes the post-processing.
         precision: `recipe.yaml` has the precision of each node.
         engines: Engines in the bundle.
-        split: Of a bundle whose engines run any subset of the tasks; None of one whose engines
-            always run all.
+        split: How engines run any subset of the tasks; None where they always run all.
         forms: What a build that chose the fastest form measured, the chosen form first.
         sizes: The other sizes of a bundle with several; the parts above are of the first.
         versions: Versions of the packages that built the bundle.

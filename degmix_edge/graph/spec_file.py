@@ -33,9 +33,9 @@ class InputEntry(config.Settings):
         color: Order of the channels: `rgb`, `bgr`, or `grey` for a single one. A network that takes
             no picture has `depth`, or `other` for any number of channels.
         mean, std: By channel of the network, in the scale of `scale`.
-        scale: Of a picture the value of white before the mean is subtracted, 1 or 255; depth and
-            other numbers are multiplied by it first.
-        unit: Of depth and other numbers, as frames have them.
+        scale: A picture's value of white before the mean is subtracted, 1 or 255; depth and other
+            numbers are multiplied by it first.
+        unit: Unit of depth and other numbers, as frames have them.
         fit: How images of another aspect ratio are fitted: `letterbox`, `stretch` or `crop`.
         pad: RGB colour of the padding of `letterbox`; of depth and other numbers the value where
             the image has none.
@@ -96,10 +96,10 @@ class OtherEntry(config.Settings):
         kind: `image` is a second picture, `map` is aligned with the image pixel by pixel,
             `intrinsics` the camera matrix, `tensor` is passed on, `state` is an output of the call
             before.
-        color, mean, std: Of an image; missing is as the first image. Of a map, mean and std are
-            numbers in its unit, and missing they are 0 and 1.
-        scale: Of an image the value of white, 1 or 255; a map's values are multiplied by it first.
-        unit: Of a map's values, as frames have them.
+        color, mean, std: Those of an image are the first image's where they are missing. Those of a
+            map are numbers in its unit, and 0 and 1 where they are missing.
+        scale: An image's value of white, 1 or 255; a map's values are multiplied by it first.
+        unit: Unit of a map's values, as frames have them.
         pad: A map's value where the image has none.
         output: The raw task whose value is the next state.
         shape: The tensor's shape, where the file leaves a side open that is no side of an image.

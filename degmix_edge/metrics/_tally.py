@@ -29,7 +29,7 @@ class Tally:
 
     Attributes:
         metric: An empty metric of these settings.
-        states: Of each image; None where it has no label.
+        states: One for each image; None where it has no label.
     """
 
     def __init__(self, metric: Metric) -> None:
@@ -74,7 +74,7 @@ class Tally:
 
         Args:
             count: How many sets.
-            seed: Of the random numbers.
+            seed: Seed of the random numbers.
             rows: The images to draw from, by position; None is all.
 
         Raises:

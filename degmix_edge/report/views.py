@@ -105,7 +105,7 @@ def label_map(label: np.ndarray, spec: TaskSpec, shape: tuple[int, ...]) -> np.n
     """Return a label as a map: of the map's size and type, without the pixels that do not count.
 
     Args:
-        label: Of the picture area, of any size.
+        label: What the picture area shows, at any size.
         spec: The task.
         shape: Height and width of the map, which each take the nearest pixel of the label.
     """

@@ -39,7 +39,7 @@ class Settings:
         camera_info_topic: Their calibration; empty is `camera_info` beside the images.
         image_transport: `raw`, or `compressed` for JPEG or PNG on `<image_topic>/compressed`.
         input_reliability: `auto` takes what the camera offers.
-        output_reliability: Of the maps; `reliable` serves every subscriber.
+        output_reliability: Reliability of the maps; `reliable` serves every subscriber.
         native: Maps at the camera's size instead of the network's.
     """
 

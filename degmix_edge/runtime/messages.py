@@ -72,7 +72,7 @@ class CameraContent:
     """The fields of a `sensor_msgs/CameraInfo` that describe a map. The distortion is unknown.
 
     Attributes:
-        height, width: Of the map, in pixels.
+        height, width: Size of the map in pixels.
         matrix: K, the camera matrix `(3, 3)` in pixels of the map.
     """
 

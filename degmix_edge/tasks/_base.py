@@ -83,7 +83,7 @@ class TaskSpec(BaseModel):
         output: The network's own name of the tensor; empty where it is called after the task.
         channels: First channel of the tensor, and the one behind the last; None takes all.
         channels_last: The tensor is `(N, H, W, C)`.
-        shape, dtype: Of a `raw` output, which is no map.
+        shape, dtype: What a `raw` output has, which is no map.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -77,7 +77,7 @@ def bench_sessions(
     Args:
         sessions: By name.
         images: Cycled through.
-        calls: That count, for each session.
+        calls: How many calls count, for each session.
         warmup: Calls before the first that counts.
         rate: Images a second to offer, as a camera does; None is as fast as possible.
         advance: Called after each block with the calls made.

@@ -76,7 +76,7 @@ class StreamBench:
     Attributes:
         bundle: Where the bundle is.
         backend: What computed.
-        precision: Of the bundle.
+        precision: Precision of the bundle.
         source: What the frames came from.
         rates: Runs a second that were asked for, by task; None is all tasks on every frame.
         seconds: How long the run took, without the warm-up.

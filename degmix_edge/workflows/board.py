@@ -147,7 +147,7 @@ def memory_bytes(root: Path) -> dict[str, int]:
     """Return the machine's memory by the names of `/proc/meminfo`, such as `MemAvailable`.
 
     Args:
-        root: Of the file system; without its `/proc`, nothing is known.
+        root: Root of the file system; without its `/proc`, nothing is known.
     """
     text = file_text(root / "proc/meminfo") or ""
     found = re.findall(r"^(\w+):\s+(\d+) kB", text, re.M)

@@ -120,7 +120,7 @@ def search_budget(
         model: The deployed float graph.
         spec: Its promises.
         recipe: What the rules allow in a lower precision.
-        ranges: Of the graph's tensors; None where nothing may be INT8.
+        ranges: Ranges of the graph's tensors; None where nothing may be INT8.
         asked: The budget, and how to search.
 
     Raises:

@@ -57,7 +57,7 @@ def calibration_images(
             RGB arrays `(H, W, 3)`, `NamedImage`) or of (name, image) pairs, all of which are used.
             A network that takes depth or other numbers has these in their place.
         fit: To the network's size.
-        count: Of a larger folder, take this many that differ most; 0 takes all.
+        count: How many to take of a larger folder, those that differ most; 0 takes all.
         network: What the images are for; see `sources.images`.
 
     Raises:

@@ -117,7 +117,7 @@ class Comparison:
         worst: The task that lost most.
         passed: Whether every task is inside its tolerance.
         verdict: The same in words: what is out of tolerance, or which task is the worst.
-        precision: Of the bundle; empty where there is none.
+        precision: Precision of the bundle; empty where there is none.
         against: What the engine was compared with: `PyTorch`, or `ONNX` for a network's own file.
         slices: By parts of the images, the drop of each task, or its disagreement without labels.
     """

@@ -28,7 +28,7 @@ class BundleContents:
         contract: What its model takes and gives, with layouts, ranges, meanings and classes.
         recipe: The precision of every weighted node.
         sizes: The contract of every size of image, by `448x672`; `contract` is that of the first.
-        size_bytes: Of every file.
+        size_bytes: Size of every file.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class OnnxContents:
         opset: Version of the standard operators.
         inputs, outputs: Shapes by name; a side that is not static is a name.
         operators: How often each operator occurs.
-        size_bytes: Of the file.
+        size_bytes: Size of the file.
         described: Whether the file carries degmix metadata.
     """
 

@@ -85,7 +85,7 @@ class EngineFiles:
     Attributes:
         backend: The backend.
         files: Its files by name; `backend.engine_file` is the engine.
-        split: Of an engine that runs any subset of the tasks.
+        split: How an engine runs any subset of the tasks.
     """
 
     backend: type[EngineBackend]

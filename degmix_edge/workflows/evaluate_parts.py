@@ -61,7 +61,7 @@ def score_part(part: Part, tasks: Sequence[str], start: int, stop: int, threads:
         tasks: The tasks, in order.
         start: Position of the first image, a multiple of `BATCH`.
         stop: Position behind the last one.
-        threads: Of PyTorch; 0 leaves them as they are.
+        threads: How many PyTorch may use; 0 leaves it as it is.
 
     Raises:
         DegmixError: What `evaluate` raises.

@@ -111,11 +111,11 @@ def export_random(
         out: The file to write.
         size: Height and width of the input in pixels.
         tasks: Its tasks; none is all of the data set's.
-        keep: Of these, the tasks to export; none is all.
+        keep: Those of its tasks to export; none is all.
         backbone: Its backbone by timm name.
         data: The data set whose classes it has.
         overrides: Other model settings, as `a=value`.
-        seed: Of the weights.
+        seed: Seed of the weights.
         report: As for `export`.
         force: As for `export`.
 

@@ -36,8 +36,8 @@ class Step:
     Attributes:
         kind: `export`, `fold` (in the model, before export), `pass` (in the graph), or `form`: not
             in the graph that is written, but what a precision or a backend makes of it.
-        rewrites: Of a pass.
-        head_macs: Of everything behind the backbone.
+        rewrites: How often a pass changed the graph.
+        head_macs: Multiply-adds of everything behind the backbone.
         difference: Largest difference of a logit from the plain export's, as a fraction of that
             task's largest logit; the worst task's.
     """

@@ -97,7 +97,7 @@ def random_checkpoint(
         backbone: Its backbone by timm name.
         data: The data set whose classes it has.
         overrides: Other model settings, as `a=value`.
-        seed: Of the weights.
+        seed: Seed of the weights.
 
     Raises:
         ConfigError: No such model, or settings that do not fit it.
@@ -115,7 +115,7 @@ class ModelCost:
     Attributes:
         model: Entry of `degmix_training.models`.
         network: Its settings.
-        height, width: Of its input in pixels.
+        height, width: Size of its input in pixels.
         data: The data set whose classes it has.
         tasks: Channels by task.
         trained: Parameters and multiply-adds of the network as it is trained.

@@ -69,9 +69,9 @@ def read_network(
     """The float ONNX network of whatever the user gave.
 
     Args:
-        network: See `Network`.
-        tasks: Of a checkpoint, only these are exported; none is all. Passes drop the others from an
-            ONNX model.
+        network: What `Network` lists.
+        tasks: The tasks of a checkpoint to export; none is all. Passes drop the others from an ONNX
+            model.
         size: Height and width in pixels of the input of a torch module, of a checkpoint, which has
             its own, or of an ONNX file of another program whose axes are dynamic.
         batch: How many images one call computes; None is what an ONNX file says, and 1 elsewhere.

@@ -33,7 +33,7 @@ class Options(config.Settings):
             form that this machine can run, of each backend and precision, times them in turn, and
             keeps the fastest that the budget allows.
         calibration: Images to calibrate INT8 with: a folder, `nyud:DIR`, `synthetic:64`.
-        calibration_count: Of a larger folder, choose this many that differ most; 0 takes all.
+        calibration_count: How many to take of a larger folder, those that differ most; 0 takes all.
         ranges: A ranges.json to use instead of calibrating.
         observer: How a range is chosen: min_max, percentile, entropy or mse. If it is not given,
             fp8 takes min_max, as its steps grow with the values.

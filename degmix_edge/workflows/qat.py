@@ -72,7 +72,7 @@ def train_quantized(
             already, or a setting does not fit.
         CheckpointError: `start` cannot be read.
         GraphError: A node of the recipe cannot be trained.
-        InputError, OutputError, TrainingError: See `train`.
+        InputError, OutputError, TrainingError: As `train`.
         KeyboardInterrupt: It was interrupted; the last saved state can be resumed.
     """
     from degmix_training.qat import Deployed, fit_recipe

@@ -66,7 +66,7 @@ class Cut:
     Attributes:
         slices: Names out of `SLICES`.
         draws: Bootstrap sets for each interval; 0 gives none.
-        names: Of the images, where there are slices.
+        names: Names of the images, where there are slices.
     """
 
     slices: tuple[str, ...] = ()
@@ -192,7 +192,7 @@ def slices_of(facts: Sequence[Facts], kinds: Sequence[str]) -> dict[str, list[in
     that it has. Where names hold no folder or time, there are no such slices.
 
     Args:
-        facts: Of each image.
+        facts: Facts of each image.
         kinds: Names out of `SLICES`.
     """
     found: dict[str, list[int]] = {}

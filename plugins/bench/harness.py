@@ -152,8 +152,8 @@ class Bench:
         Args:
             case: What was computed.
             kind: Kind of offsets.
-            results: Of each item what the kernel gave, what is right, in float64, and what the same
-                arithmetic gives in half precision.
+            results: For each item what the kernel gave, what is right, in float64, and what the
+                same arithmetic gives in half precision.
         """
         errors = [float((got - want).norm() / want.norm()) for got, want, _ in results]
         plain = max(float((half.double() - w).norm() / w.norm()) for _, w, half in results)

@@ -79,8 +79,8 @@ class Kernel:
     Attributes:
         name: As in `deformSampleKernel<fp16, fp16, shared, 2>`.
         architecture: As in `sm_87`.
-        instructions: Of the whole kernel, without padding.
-        registers, stack: Of a thread; the stack is local memory in bytes.
+        instructions: How many the whole kernel has, without padding.
+        registers, stack: What a thread takes; the stack is local memory in bytes.
         shared: Static shared memory of a block in bytes.
         loops: Its loops, the longest first.
     """

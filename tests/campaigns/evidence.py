@@ -1,7 +1,7 @@
 """DeGMix and DeMTG against single-task networks of one backbone, with seeds and shifted scenes.
 
-    python tests/campaigns/evidence.py --steps 2000 --seeds 3 --out runs/evidence
-    python tests/campaigns/evidence.py --steps 2000 --seeds 3 --out runs/evidence --workers 2
+    python tests/campaigns/evidence.py --out runs/evidence
+    python tests/campaigns/evidence.py --out runs/evidence --workers 2 --seeds 3
 
 It runs the zoo `evidence` and prints the tables for the documentation as Markdown: mean and
 standard deviation over seeds of each task and of delta_m, on the validation split (FP32 and INT8),
@@ -20,6 +20,7 @@ from pathlib import Path
 from degmix_edge.progress import Event
 from degmix_edge.report.page import Table
 from degmix_edge.workflows.zoo import ZooResult, zoo
+from degmix_edge.workflows.zoo.plan import load_zoo
 from degmix_edge.workflows.zoo.tables import accuracy_table, cost_table, elsewhere_tables
 
 SHORT = 20
@@ -52,9 +53,9 @@ class Times:
             self.steps[name] += 1
         self._last = (name, now)
 
-    def of_a_seed(self, steps: int) -> dict[str, float]:
-        """Return the seconds that `steps` steps take, by training, without validations."""
-        return {name: steps * self.seconds[name] / count for name, count in self.steps.items()}
+    def of_a_step(self) -> dict[str, float]:
+        """Return the seconds that a step takes, by training, without validations."""
+        return {name: self.seconds[name] / count for name, count in self.steps.items()}
 
 
 def markdown(table: Table) -> str:
@@ -71,34 +72,45 @@ def tables(result: ZooResult) -> Iterable[Table]:
     yield from elsewhere_tables(result)
 
 
+def print_times(given: argparse.Namespace) -> None:
+    """Train each network for a few steps, and print how long a seed would take."""
+    asked = load_zoo(given.zoo, (), given.changes, None, "1")
+    changes = [f"train.steps={SHORT}", f"train.val_every={SHORT}", "also=[]"]
+    changes += [f"entries.{name}.steps={SHORT}" for name in asked.entries]
+    changes += ["train.data.train=64", "train.data.val=16"]
+    times, out = Times(), given.out / "times"
+    zoo(given.zoo, out, overrides=[*given.changes, *changes], seeds="1", progress=times)
+    total = 0.0
+    for name, settings in asked.trainings().items():
+        minutes = settings.steps * times.of_a_step()[name] / 60
+        total += minutes
+        print(f"{name}: {minutes:.1f} min for {settings.steps} steps")
+    print(f"a seed: {total:.0f} min, and the validations of each network")
+
+
 def main() -> None:
     """Run the zoo and print its tables; see the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--seeds", default="3", help="how many, or which: 0,1,2")
+    parser.add_argument("--seeds", help="how many, or which: 0,1,2; default: those of the zoo")
     parser.add_argument("--out", type=Path, default=Path("runs/evidence"))
     parser.add_argument("--zoo", default="evidence", help="a zoo, or a YAML file of one")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", dest="changes")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time, on Ray")
     parser.add_argument("--only-times", action="store_true")
     given = parser.parse_args()
-    steps, seeds, out, every = given.steps, given.seeds, given.out, max(1, given.steps // 10)
     if given.only_times:
-        steps, seeds, out, every = SHORT, "1", given.out / "times", SHORT
-    changes = [f"train.steps={steps}", f"train.val_every={every}", *given.changes]
-    if given.only_times:
-        changes += ["train.data.train=64", "train.data.val=16", "also=[]"]
-    times, began = Times(), time.perf_counter()
+        print_times(given)
+        return
+    began = time.perf_counter()
     result = zoo(
-        given.zoo, out, overrides=changes, seeds=seeds, workers=given.workers, progress=times
+        given.zoo,
+        given.out,
+        overrides=given.changes,
+        seeds=given.seeds,
+        workers=given.workers,
+        progress=Times(),
     )
     minutes = (time.perf_counter() - began) / 60
-    if given.only_times:
-        whole = times.of_a_seed(given.steps)
-        for name, seconds in whole.items():
-            print(f"{name}: {seconds / 60:.1f} min for {given.steps} steps")
-        print(f"a seed: {sum(whole.values()) / 60:.0f} min, and ten validations of each network")
-        return
     for table in tables(result):
         print(markdown(table))
     print(f"\n{result.verdict}\n\nreport: {result.page}")

@@ -187,7 +187,7 @@ class Driver:
     """Runs the verb to its end, and kills workers and the driver at random moments before that.
 
     Args:
-        arguments: Of the verb.
+        arguments: The verb's arguments.
         out: The output.
         kills: How many workers to kill.
         drivers: How often to kill the driver.

@@ -204,7 +204,7 @@ class Cluster:
     Args:
         figures: What was measured.
         plan: What is assumed.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
     """
 
     def __init__(self, figures: Figures, plan: Plan, seed: int = 0) -> None:

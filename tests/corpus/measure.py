@@ -44,13 +44,13 @@ class Row:
     Attributes:
         network, exporter, opset: The case.
         stage: What is being done, or was when the process ended.
-        nodes_before, nodes_after: Of the simplified graph.
+        nodes_before, nodes_after: Nodes of the graph as it was and simplified.
         macs_before, macs_after: Multiply-adds; None where a shape is not known.
         noise: The difference that ONNX Runtime's own rewrites of the untouched file make.
         rewrites: By pass of `simplify`.
-        difference: Of the simplified graph, relative to each tensor's largest magnitude.
+        difference: The simplified graph's, relative to each tensor's largest magnitude.
         forms: Rewrites and difference by pass of `other_forms`.
-        adopted: Of the graph as a build takes it, relative to each tensor's largest magnitude.
+        adopted: The same difference of the graph as a build takes it.
         others: Nodes, difference, seconds and problem by optimizer.
         int8, tensorrt: `yes` with facts, or the reason why not.
         problems: What went wrong, each with its stage.

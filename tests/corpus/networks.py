@@ -74,7 +74,7 @@ class Segmenter(nn.Module):
 
     Args:
         name: The network's name in timm.
-        **settings: Of `timm.create_model`.
+        **settings: As `timm.create_model` takes them.
     """
 
     def __init__(self, name: str, **settings: Any) -> None:

@@ -79,8 +79,8 @@ class Backbone(nn.Module):
         pretrained: Ask timm for its ImageNet weights (needs the network or timm's cache).
         five: Whether a pyramid also gives a map at stride 2, as its first.
         dilated: Whether the last stage dilates instead of striding, so that it is at stride 16.
-        hrnet_fuse: See `BackboneSettings`.
-        plain: See `BackboneSettings`.
+        hrnet_fuse: As in `BackboneSettings`.
+        plain: As in `BackboneSettings`.
 
     Raises:
         ConfigError: timm has no such model, the model has no feature maps at these strides, a

@@ -47,8 +47,8 @@ def task_costs(network: Any, height: int, width: int) -> Split:
 
     Args:
         network: A network of `models` as it is trained; what export makes of it is counted.
-        height: Of its input in pixels.
-        width: Of its input in pixels.
+        height: Height of its input in pixels.
+        width: Width of its input in pixels.
 
     Raises:
         ConfigError: The tasks of this network cannot run apart.

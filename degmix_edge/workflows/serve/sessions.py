@@ -106,7 +106,7 @@ class Sessions:
         """Tell Ray Serve to replace this process after the backend has failed.
 
         Raises:
-            BackendError: It has.
+            BackendError: The backend has failed.
         """
         if self.failure:
             raise BackendError(self.failure)

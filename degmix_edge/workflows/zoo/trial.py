@@ -50,7 +50,7 @@ def train_one(
         trial: `name` is that of the training.
         out: The zoo's folder.
         machine: What it runs on.
-        threads: Of PyTorch.
+        threads: How many PyTorch may use.
         versions: Those of the machine that started the zoo.
         references: Names of the trainings that ASHA must not end.
     """

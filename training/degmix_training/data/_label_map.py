@@ -50,7 +50,7 @@ class LabelMap:
 
         Args:
             ids: What a label file holds.
-            label: That file.
+            label: The path of that file, for messages.
 
         Raises:
             InputError: Ids that are not listed occur; says which, and how many pixels have them.

@@ -119,10 +119,10 @@ def render(
         seed: Decides the scene and its camera.
         height: In pixels.
         width: In pixels.
-        pose: Of a moved camera, `(4, 4)`, from points in it to points in the scene's own camera, in
-            metres, with x right, y down and z forward. The scene stays the same. None is a scene
-            of the data set, whose people may have other colours.
-        frame: Of a moved camera, the number of its picture, which has noise of its own.
+        pose: Where the camera has moved to: `(4, 4)`, from points in it to points in the scene's
+            own camera, in metres, with x right, y down and z forward. The scene stays the same.
+            None is a scene of the data set, whose people may have other colours.
+        frame: Number of a moved camera's picture, which has noise of its own.
 
     Raises:
         ConfigError: A side is not between 1 and 4096.

@@ -17,9 +17,9 @@ class Face:
     """Where a head's face is, so that eyes and a mouth can be painted.
 
     Attributes:
-        centre: Of the head, metres.
+        centre: Centre of the head in metres.
         ahead, across, up: Unit vectors.
-        radius: Of the head, metres.
+        radius: Radius of the head in metres.
     """
 
     centre: np.ndarray

@@ -26,7 +26,7 @@ class Style:
         roll: Standard deviation of its roll in radians.
         clutter: Factor on the number of things.
         tint: Largest deviation of a lamp's colour from white.
-        chances: Of a room, a table, a portrait and a view outdoors.
+        chances: How likely a room, a table, a portrait and a view outdoors are.
     """
 
     view_deg: tuple[float, float] = (42.0, 70.0)
