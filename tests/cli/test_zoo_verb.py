@@ -89,7 +89,7 @@ def test_an_interrupted_zoo_goes_on(finished, folder):
     assert "interrupted" in rest
     assert step == 3
     assert code == 0, err
-    assert "step 3/6" in err  # of the others
+    assert "m3vit: step 3/9" in err  # its own number of steps
     baseline = [line for line in err.splitlines() if line.strip().startswith("baseline:")]
     assert not any("step 3/6" in line for line in baseline)  # resumed, not started anew
 
@@ -202,11 +202,11 @@ def test_a_zoo_from_python(finished, folder, tmp_path):
     assert result.verdict.startswith("best in INT8: m3vit, delta_m ")
     training = [event for event in events if event.name == "train 1 networks"]
     steps = [(event.done, event.total) for event in training if event.kind == "step"]
-    assert steps == [(done, 6) for done in (0, 0, 1, 2, 3, 4, 5, 6)]
+    assert steps == [(done, 9) for done in (0, *range(10))]
     assert any(event.detail.startswith("m3vit loss ") for event in training)
     notes = [event.detail.split("  ")[:2] for event in training if event.kind == "note"]
-    assert notes[:2] == [["", "m3vit: step 3/6"], ["", "m3vit: step 6/6"]]
-    assert notes[2][0].startswith("m3vit: trained in ")
+    assert notes[:3] == [["", f"m3vit: step {step}/9"] for step in (3, 6, 9)]
+    assert notes[3][0].startswith("m3vit: trained in ")
     assert [event.kind for event in training].count("finished") == 1
     assert ("bench onnxruntime", "finished") in {(event.name, event.kind) for event in events}
 
