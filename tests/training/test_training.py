@@ -143,12 +143,17 @@ def test_checkpoints_that_are_refused(loaded, checkpoint_path, tmp_path):
     refuse(bad, "no model 'degmx'.*Did you mean 'degmix'")
 
 
-def test_short_names():
+def test_short_names(tmp_path):
     assert checkpoint.locate("degmix_tiny").exists()
     with pytest.raises(CheckpointError, match="Did you mean 'degmix_tiny'"):
         checkpoint.locate("degmix_tny")
     with pytest.raises(CheckpointError, match="none.safetensors: no such checkpoint file"):
         checkpoint.locate("none.safetensors")
+    (tmp_path / "best.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"bst.safetensors: .*Did you mean .*/best.safeten"):
+        checkpoint.locate(str(tmp_path / "bst.safetensors"))
+    with pytest.raises(CheckpointError, match="is a folder, expected a checkpoint"):
+        checkpoint.locate(str(tmp_path))
 
 
 def test_presets_and_settings(tmp_path):

@@ -131,7 +131,7 @@ def test_a_zoo_of_wrong_settings_says_which():
         ({"entries": {}}, "at least 1"),
         (
             {"entries": {"x": {"model": "padnet", "loss_weights": {"dept": 1}}}},
-            "loss_weights: no task 'dept'.*Did you mean 'depth'",
+            "entries.x: loss_weights: no task 'dept'.*Did you mean 'depth'",
         ),
         ({"entries": {"x": {"model": "padnet", "balance": "evenly"}}}, "balance"),
     ):

@@ -20,7 +20,7 @@ from torch import nn
 
 from degmix_edge.config import Settings
 from degmix_edge.errors import CheckpointError, DegmixError
-from degmix_edge.files import whole_file
+from degmix_edge.files import hint_of, whole_file
 from degmix_edge.quant.trained import Trained
 from degmix_edge.registry import unknown
 from degmix_edge.tasks import TaskSpec
@@ -143,8 +143,10 @@ def locate(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
+    if path.is_dir():
+        raise CheckpointError(f"{path}: is a folder, expected a checkpoint, a .safetensors file")
     if path.suffix or path.parent != Path("."):
-        raise CheckpointError(f"{path}: no such checkpoint file")
+        raise CheckpointError(f"{path}: no such checkpoint file.{hint_of(path)}")
     raise CheckpointError(
         unknown("checkpoint", name, have) + " The path of a .safetensors file also works."
     )

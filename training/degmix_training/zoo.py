@@ -80,7 +80,10 @@ class ZooConfig(Settings):
                 raise ValueError(
                     f"entry {name!r}: that name is kept for the networks compared with"
                 )
-            self.settings(name)
+            try:
+                self.settings(name)
+            except ConfigError as error:
+                raise ConfigError(f"entries.{name}: {error}") from None
         return self
 
     def choose(self, names: Sequence[str]) -> ZooConfig:
