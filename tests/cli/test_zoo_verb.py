@@ -200,6 +200,7 @@ def test_a_zoo_from_python(finished, folder, tmp_path):
         assert path.stat().st_mtime > (folder / "out" / path.name).stat().st_mtime
     assert json.loads(json_text(result.values())) == json.loads(result.numbers.read_text())
     assert result.verdict.startswith("best in INT8: m3vit, delta_m ")
+    assert result.compared_with == "the multi-task baseline of the same backbone"  # not budget
     training = [event for event in events if event.name == "train 1 networks"]
     steps = [(event.done, event.total) for event in training if event.kind == "step"]
     assert steps == [(done, 9) for done in (0, *range(10))]

@@ -169,9 +169,11 @@ class ZooResult:
     @property
     def compared_with(self) -> str:
         """What delta_m is measured against, in words."""
+        has_own_steps = any(entry.steps for entry in self.zoo.entries.values())
+        same = "backbone" if has_own_steps else "budget and backbone"
         if self.zoo.reference == "single":
-            return "single-task networks of the same budget and backbone"
-        return "the multi-task baseline of the same budget and backbone"
+            return f"single-task networks of the same {same}"
+        return f"the multi-task baseline of the same {same}"
 
     @property
     def verdict(self) -> str:
