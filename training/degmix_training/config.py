@@ -19,7 +19,7 @@ from degmix_training import data, losses, models
 from degmix_training.wheels import WHEELS
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Balance = Literal["fixed", "uncertainty", "gradnorm", "dwa"]
+Balancing = Literal["fixed", "uncertainty", "gradnorm", "dwa"]
 """How the losses of several tasks become one, as `degmix_training.balance` describes."""
 PRESETS = Path(__file__).parent / "configs"
 
@@ -167,7 +167,7 @@ class TrainConfig(Settings):
     val_every: int = Field(500, gt=0)
     pretrained: str = "none"
     qat: Qat | None = None
-    balance: Balance = "fixed"
+    balance: Balancing = "fixed"
     distill: Distill | None = None
     consistency: Consistency = Consistency()
 

@@ -12,7 +12,7 @@ from degmix_edge.config import Settings
 from degmix_edge.errors import ConfigError
 from degmix_edge.registry import unknown
 from degmix_training import models
-from degmix_training.config import PRESETS, Balance, NotNegative, TrainConfig, network_config
+from degmix_training.config import PRESETS, Balancing, NotNegative, TrainConfig, network_config
 
 SINGLE = "single-"
 """The start of the names of the single-task networks that delta_m is measured against."""
@@ -38,7 +38,7 @@ class Entry(Settings):
     model: str
     network: dict[str, Any] = {}
     loss_weights: dict[str, NotNegative] = {}
-    balance: Balance | None = None
+    balance: Balancing | None = None
     steps: Annotated[int, Field(gt=0)] | None = None
 
 
