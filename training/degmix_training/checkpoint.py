@@ -146,7 +146,10 @@ def locate(name: str) -> Path:
     if path.is_dir():
         raise CheckpointError(f"{path}: is a folder, expected a checkpoint, a .safetensors file")
     if path.suffix or path.parent != Path("."):
-        raise CheckpointError(f"{path}: no such checkpoint file.{hint_of(path)}")
+        hint = " A checkpoint is a .safetensors file."
+        if path.suffix == ".safetensors":
+            hint = hint_of(path)
+        raise CheckpointError(f"{path}: no such checkpoint file.{hint}")
     raise CheckpointError(
         unknown("checkpoint", name, have) + " The path of a .safetensors file also works."
     )
