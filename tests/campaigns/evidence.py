@@ -80,11 +80,14 @@ def print_times(given: argparse.Namespace) -> None:
     changes += ["train.data.train=64", "train.data.val=16"]
     times, out = Times(), given.out / "times"
     zoo(given.zoo, out, overrides=[*given.changes, *changes], seeds="1", progress=times)
-    total = 0.0
-    for name, settings in asked.trainings().items():
-        minutes = settings.steps * times.of_a_step()[name] / 60
+    total, trainings = 0.0, asked.trainings()
+    for (
+        name,
+        seconds,
+    ) in times.of_a_step().items():  # finished ones have none
+        minutes = trainings[name].steps * seconds / 60
         total += minutes
-        print(f"{name}: {minutes:.1f} min for {settings.steps} steps")
+        print(f"{name}: {minutes:.1f} min for {trainings[name].steps} steps")
     print(f"a seed: {total:.0f} min, and the validations of each network")
 
 
