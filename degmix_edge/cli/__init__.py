@@ -11,9 +11,9 @@ from importlib import import_module
 import click
 
 from degmix_edge.cli._input_options import joined
-from degmix_edge.cli._output import Output
 from degmix_edge.cli._verbs import GROUPS, Verbs
 from degmix_edge.errors import INTERRUPTED, DegmixError, OutputError
+from degmix_edge.terminal import Output
 
 __all__ = ["GROUPS", "invoke", "main", "verbs"]
 PROGRAM = "degmix-edge"
@@ -31,7 +31,11 @@ Exit codes:
 
 @click.group(
     cls=Verbs,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "show_default": True,
+    },
     epilog=EXIT_CODES,
 )
 @click.version_option(package_name="degmix-edge", prog_name=PROGRAM)

@@ -12,7 +12,7 @@ from degmix_edge.cli._types import DEVICE, OBSERVER, PATH, TASKS
 
 PRECISIONS = ["fp32", "fp16", "bf16", "int8", "fp8", "auto"]
 PRECISION = [
-    click.option("--precision", type=click.Choice(PRECISIONS), default="int8", show_default=True),
+    click.option("--precision", type=click.Choice(PRECISIONS), default="int8"),
     click.option(
         "--calib",
         "calibration",
@@ -24,19 +24,13 @@ PRECISION = [
         "calibration_count",
         type=click.IntRange(0),
         default=64,
-        show_default=True,
         help="Of a larger folder, choose this many that differ most; 0 takes all.",
     ),
     click.option("--ranges", type=PATH, help="Use this ranges.json instead of calibrating."),
     click.option(
-        "--observer",
-        type=OBSERVER,
-        metavar="NAME",
-        default="mse",
-        show_default=True,
-        help="min_max, percentile, entropy or mse.",
+        "--observer", type=OBSERVER, default="mse", help="min_max, percentile, entropy or mse."
     ),
-    click.option("--tasks", type=TASKS, metavar="A,B", help="Keep these tasks only."),
+    click.option("--tasks", type=TASKS, help="Keep these tasks only."),
     click.option("--keep-float", multiple=True, metavar="NODE", help="Keep this node in fp32."),
     click.option("--raw-logits", is_flag=True, help="Keep the logits as outputs too."),
     click.option("--force", is_flag=True, help="Replace --out."),
@@ -51,16 +45,13 @@ BUDGET = [
     click.option(
         "--examples",
         default="synthetic:16",
-        show_default=True,
         help="Images that the budget is measured on: nyud:DIR:64, synthetic:16, or a folder (then "
         "the float network's maps are the labels).",
     ),
     click.option(
         "--device",
         type=DEVICE,
-        metavar="NAME",
         default="cpu",
-        show_default=True,
         help="Target whose savings count: orin-agx, orin-nano, thor, rtx4090, h100, h200, or cpu "
         "(measured here).",
     ),

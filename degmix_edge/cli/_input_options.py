@@ -95,7 +95,6 @@ INPUT = [
         "mode",
         type=click.Choice(["letterbox", "stretch", "crop"]),
         default="letterbox",
-        show_default=True,
         help="How images of another shape are fitted.",
     ),
     click.option(

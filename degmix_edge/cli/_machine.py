@@ -16,33 +16,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 def loaders(name: str) -> Callable[[F], F]:
     """The option about data loading, which is `--workers` where a verb has one training."""
     return click.option(
-        name,
-        "loaders",
-        type=int,
-        default=0,
-        show_default=True,
-        help="Data loading processes of a training.",
+        name, "loaders", type=int, default=0, help="Data loading processes of a training."
     )
 
 
 MACHINE = [
-    click.option(
-        "--devices", type=int, default=1, show_default=True, help="GPUs of a training, here."
-    ),
-    click.option(
-        "--nodes", type=int, default=1, show_default=True, help="Machines (torchrun, SLURM)."
-    ),
-    click.option(
-        "--accelerator",
-        type=click.Choice(["auto", "cpu", "gpu"]),
-        default="auto",
-        show_default=True,
-    ),
+    click.option("--devices", type=int, default=1, help="GPUs of a training, here."),
+    click.option("--nodes", type=int, default=1, help="Machines (torchrun, SLURM)."),
+    click.option("--accelerator", type=click.Choice(["auto", "cpu", "gpu"]), default="auto"),
 ]
 SPREAD = [
-    click.option(
-        "--workers", type=click.IntRange(1), default=1, help="Trainings at a time. [default: 1]"
-    ),
+    click.option("--workers", type=click.IntRange(1), default=1, help="Trainings at a time."),
     click.option("--address", metavar="HOST:PORT", help="A Ray cluster that trains."),
     click.option("--asha", is_flag=True, help="Stop trainings early that are behind others."),
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,19 @@ from click.shell_completion import CompletionItem
 
 
 class Name(click.ParamType[str]):
-    """One name, or several with commas, out of a list that is looked up when it is needed.
+    """One name out of a registry, or several with commas; it is looked up when it is needed.
 
     The workflow checks it, so that a misspelt name gets the same error from Python.
     """
 
-    name = "name"
+    def __init__(self, package: str, *extra: str, metavar: str = "name") -> None:
+        self.package, self.extra, self.name = package, extra, metavar
 
-    def __init__(self, names: Callable[[], Iterable[str]], extra: tuple[str, ...] = ()) -> None:
-        self.names, self.extra = names, extra
+    def names(self) -> Iterable[str]:
+        """All names that the registry has."""
+        from degmix_edge import registry
+
+        return registry.names(self.package)
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
@@ -32,6 +36,16 @@ class Name(click.ParamType[str]):
             names = [*self.extra, *self.names()]
             return [CompletionItem(f"{before}{comma}{n}") for n in names if n.startswith(part)]
         return []
+
+
+class Device(Name):
+    """A device whose rates are known."""
+
+    def names(self) -> Iterable[str]:
+        """All devices of the roofline model."""
+        from degmix_edge.graph import roofline
+
+        return roofline.devices()
 
 
 class File(click.Path):
@@ -63,30 +77,15 @@ class Size(click.ParamType[tuple[int, int]]):
         return value if isinstance(value, tuple) else parse_size(str(value))
 
 
-def _registered(package: str) -> Callable[[], Iterable[str]]:
-    def names() -> Iterable[str]:
-        from degmix_edge import registry
-
-        return registry.names(package)
-
-    return names
-
-
-def _devices() -> Iterable[str]:
-    from degmix_edge.graph import roofline
-
-    return roofline.devices()
-
-
 PATH = File(path_type=Path)
 NAME_OR_FILE = File()
-TASKS = Name(_registered("degmix_edge.tasks"))
-BACKEND = Name(_registered("degmix_edge.backends"), ("auto",))
-OBSERVER = Name(_registered("degmix_calibration.observers"))
-MODEL = Name(_registered("degmix_training.models"))
-DATA_SET = Name(_registered("degmix_training.data"))
-TARGET = Name(_registered("degmix_edge.workflows.emit"))
-DEVICE = Name(_devices, ("cpu",))
+TASKS = Name("degmix_edge.tasks", metavar="A,B")
+BACKEND = Name("degmix_edge.backends", "auto")
+OBSERVER = Name("degmix_calibration.observers")
+MODEL = Name("degmix_training.models")
+DATA_SET = Name("degmix_training.data")
+TARGET = Name("degmix_edge.workflows.emit")
+DEVICE = Device("", "cpu")
 SIZE = Size()
 LABEL_MAP = click.option(
     "--label-map",

@@ -1,8 +1,7 @@
-"""What every verb has: the options about output, and an `Output` that hears its workflow."""
+"""What every verb has: examples, the options about output, and an `Output` that shows it."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -10,10 +9,18 @@ from typing import Any
 
 import click
 
-from degmix_edge.cli._listener import Listener
-from degmix_edge.cli._output import Output
-from degmix_edge.errors import DegmixWarning
-from degmix_edge.progress import listening
+from degmix_edge.terminal import Output, shown
+
+OUTPUT = [
+    click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object to stdout."),
+    click.Option(["--quiet", "-q"], is_flag=True, help="Print warnings and errors only."),
+    click.Option(["--verbose", "-v"], is_flag=True, help="Print more, and tracebacks of errors."),
+    click.Option(
+        ["--log-file", "log"],
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Append all text here.",
+    ),
+]
 
 
 class Group(click.Group):
@@ -30,38 +37,37 @@ def first_sentence(command: click.Command) -> str:
     return (command.help or "").split("\n\n")[0].replace("\n", " ")
 
 
-def verb(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the options about output, and hand it an `Output` as its first argument."""
-
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout.")
-    @click.option("--quiet", "-q", is_flag=True, help="Print warnings and errors only.")
-    @click.option("--verbose", "-v", is_flag=True, help="Print more, and tracebacks of errors.")
-    @click.option(
-        "--log-file", type=click.Path(path_type=Path, dir_okay=False), help="Append all text here."
-    )
-    @wraps(function)
-    def run(
-        *, as_json: bool, quiet: bool, verbose: bool, log_file: Path | None, **options: Any
-    ) -> None:
-        output = Output(as_json, quiet=quiet, verbose=verbose, log=log_file)
-        listener = Listener(output)
-        with warnings.catch_warnings(), listening(listener.hear):
-            warnings.showwarning = lambda message, kind, *rest, **more: _show(output, message, kind)
-            try:
-                function(output, **options)
-            finally:
-                listener.close()
-                output.close()
-
-    return run
-
-
-def _show(output: Output, message: Warning | str, kind: type[Warning]) -> None:
-    # Libraries' own deprecation notes are not for the people who type verbs.
-    if issubclass(kind, DegmixWarning):
-        output.warn(str(message))
-
-
 def example(*commands: str) -> str:
     """The end of a verb's help: commands that people can type."""
     return "\b\nExample:\n" + "\n".join(f"  degmix-edge {command}" for command in commands)
+
+
+def verb(
+    *examples: str, of: click.Group | None = None, **settings: Any
+) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a command of a function that takes an `Output` first, and then its options.
+
+    Args:
+        examples: Command lines without `degmix-edge`, which end the help.
+        of: The group that the command belongs to, such as `build`.
+        settings: What `click.command` takes.
+    """
+
+    def make(function: Callable[..., None]) -> click.Command:
+        @wraps(function)
+        def run(
+            *, as_json: bool, quiet: bool, verbose: bool, log: Path | None, **options: Any
+        ) -> None:
+            output = Output(as_json, quiet=quiet, verbose=verbose, log=log)
+            try:
+                with shown(output):
+                    function(output, **options)
+            finally:
+                output.close()
+
+        factory = of.command if of else click.command
+        command: click.Command = factory(epilog=example(*examples), **settings)(run)
+        command.params.extend(OUTPUT)
+        return command
+
+    return make

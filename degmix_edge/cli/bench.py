@@ -8,30 +8,29 @@ from typing import Any
 import click
 
 from degmix_edge.cli._build_options import given
-from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH, SIZE, TASKS
-from degmix_edge.cli._verb import example, verb
+from degmix_edge.cli._verb import verb
+from degmix_edge.terminal import Output
 
 GROUP = "Judge"
-EXAMPLE = example(
-    "bench robot.degmix --against torch",
-    "bench robot.degmix --rate 30 --source synthetic --seconds 30 --record now.json",
-    "bench --url http://127.0.0.1:8000 --rate 20 --seconds 60",
-)
 OF_STREAMS = ("source", "seconds", "rates", "deadline_ms", "idle_s", "record", "compare", "force")
 OF_SERVERS = ("url", "images", "rate", "seconds", "deadline_ms", "tasks")
 
 
-@click.command(epilog=EXAMPLE)
+@verb(
+    "bench robot.degmix --against torch",
+    "bench robot.degmix --rate 30 --source synthetic --seconds 30 --record now.json",
+    "bench --url http://127.0.0.1:8000 --rate 20 --seconds 60",
+)
 @click.argument("bundle", type=PATH, required=False)
 @click.argument("checkpoint", type=NAME_OR_FILE, required=False)
 @click.option("--url", help="Load a server of `degmix-edge serve` instead of BUNDLE.")
-@click.option("--tasks", type=TASKS, metavar="A,B", help="Ask a server for these tasks only.")
+@click.option("--tasks", type=TASKS, help="Ask a server for these tasks only.")
 @click.option("--data", "images", help="Images to cycle through. [default: photos]")
 @click.option(
     "--against", type=click.Choice(["torch", "onnx"]), help="Time CHECKPOINT in the same run."
 )
-@click.option("--calls", default=100, show_default=True, type=click.IntRange(1))
+@click.option("--calls", default=100, type=click.IntRange(1))
 @click.option("--rate", type=float, help="Offer this many images a second, as a camera does.")
 @click.option("--source", help="Run a stream on this: a camera, a recording, synthetic.")
 @click.option("--seconds", type=float, help="Run a stream for so long. [default: 30]")
@@ -43,8 +42,7 @@ OF_SERVERS = ("url", "images", "rate", "seconds", "deadline_ms", "tasks")
 @click.option("--force", is_flag=True, help="Replace --record.")
 @click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
 @click.option("--threads", type=click.IntRange(1), help="Of each contestant.")
-@click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True)
-@verb
+@click.option("--backend", type=BACKEND, default="auto")
 def command(output: Output, bundle: Path | None, **options: Any) -> None:
     """Time BUNDLE: pre, net, post and total, p50/p90/p99, contestants alternating in one run.
 
@@ -71,16 +69,14 @@ def command(output: Output, bundle: Path | None, **options: Any) -> None:
 
 
 def _calls(output: Output, bundle: Path, typed: dict[str, Any]) -> None:
-    from degmix_edge.workflows.bench import bench, latency_table, machine
+    from degmix_edge.workflows.bench import bench, latency_table, machine, speedup
 
     results = bench(bundle, **typed)
     where = machine()
     output.table(*latency_table(results, f"{bundle} on {where['cpu']}, {where['cores']} cores"))
     values: dict[str, object] = {"bundle": bundle, "results": results, "machine": where}
-    if "against" in typed:
-        engine, other = results.values()
-        ratio = other.median_net_ms / engine.median_net_ms
-        output.say(f"engine call: {ratio:.2f}x faster than {other.name} (medians, one run)")
+    if (ratio := speedup(results)) is not None:
+        output.say(f"engine call: {ratio:.2f}x faster than {[*results][1]} (medians, one run)")
         values["speedup_net"] = ratio
     output.result(values)
 
@@ -91,23 +87,15 @@ def _server(output: Output, bundle: Path | None, typed: dict[str, Any]) -> None:
     wrong = [name for name in typed if name not in OF_SERVERS]
     if bundle is not None or wrong:
         raise click.UsageError(f"{wrong[0] if wrong else 'BUNDLE'} does not go with --url")
-    result = bench_url(**typed)
-    output.table(*result.table())
-    for line in result.lines():
-        output.say(line)
-    output.result({"server": result})
+    found = bench_url(**typed)
+    output.show(found.text())
+    output.result({"server": found})
 
 
 def _stream(output: Output, bundle: Path, typed: dict[str, Any]) -> None:
     from degmix_edge.workflows.bench_record import recorded_run
-    from degmix_edge.workflows.bench_report import change_lines, change_table, figure_table, lines
+    from degmix_edge.workflows.bench_report import stream_text
 
     result, comparison = recorded_run(bundle, **typed)
-    output.table(*figure_table(result))
-    for line in lines(result):
-        output.say(line)
-    if comparison is not None:
-        output.table(*change_table(comparison))
-        for line in change_lines(comparison):
-            output.say(line)
+    output.show(stream_text(result, comparison))
     output.result({"bundle": bundle, "stream": result, "comparison": comparison})

@@ -10,31 +10,25 @@ import click
 from degmix_edge.cli import _build_options
 from degmix_edge.cli._build_options import BUDGET, PRECISION
 from degmix_edge.cli._input_options import INPUT
-from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH
-from degmix_edge.cli._verb import Group, example, verb
+from degmix_edge.cli._verb import Group, verb
+from degmix_edge.terminal import Output
 
 if TYPE_CHECKING:
     from degmix_edge.workflows.options import Options
 
 GROUP = "Build"
-EXAMPLE = example(
-    "build engine degmix_tiny --calib photos/ --out robot.degmix",
-    "build engine -c robot.yaml --dry-run",
-)
 ENGINE = [
     click.option("--share-weights", is_flag=True, help="Write weights of both graphs once."),
     click.option(
         "--backend",
         type=BACKEND,
-        metavar="NAME",
         help="auto builds all, times them and keeps the fastest. [default: the usual one, untimed]",
     ),
     click.option(
         "--dcn",
         type=click.Choice(["auto", "plugin", "offsets", "builtin", "gridsample"]),
         default="auto",
-        show_default=True,
         help="TensorRT: the form of deformable convolutions; auto times each.",
     ),
     click.option(
@@ -53,7 +47,12 @@ def command() -> None:
     """Build an engine bundle: export, passes, calibration, engine and golden check in one go."""
 
 
-@command.command("engine", epilog=EXAMPLE)
+@verb(
+    "build engine degmix_tiny --calib photos/ --out robot.degmix",
+    "build engine -c robot.yaml --dry-run",
+    of=command,
+    name="engine",
+)
 @click.argument(
     "network", type=NAME_OR_FILE, metavar="CHECKPOINT_OR_ONNX_OR_BUNDLE", required=False
 )
@@ -67,7 +66,6 @@ def command() -> None:
 @_build_options.options(PRECISION, INPUT, BUDGET, ENGINE)
 @click.option("--out", type=PATH, help="The bundle's folder. [default: robot.degmix]")
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, and stop.")
-@verb
 def engine(
     output: Output,
     network: str | None,

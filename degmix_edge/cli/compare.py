@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import BACKEND, LABEL_MAP, NAME_OR_FILE, PATH, SIZE
-from degmix_edge.cli._verb import example, verb
-
-if TYPE_CHECKING:
-    from degmix_edge.workflows.comparison import Comparison
+from degmix_edge.cli._verb import verb
+from degmix_edge.terminal import Output
 
 GROUP = "Judge"
-EXAMPLE = example("compare robot.degmix --data nyud:NYUDv2")
 
 
-@click.command(epilog=EXAMPLE)
+@verb("compare robot.degmix --data nyud:NYUDv2")
 @click.argument("bundle", type=PATH)
 @click.argument("checkpoint", type=NAME_OR_FILE, required=False)
 @click.option(
     "--data",
     default="synthetic:64",
-    show_default=True,
     help="Labelled data set (held-out split): nyud:DIR, folder:DIR, synthetic:64; a folder of "
     "images; or photos.",
 )
 @LABEL_MAP
-@click.option("--max-drop", default=2.0, show_default=True, help="With labels: percent.")
-@click.option("--max-disagreement", default=10.0, show_default=True, help="Without: percent.")
+@click.option("--max-drop", default=2.0, help="With labels: percent.")
+@click.option("--max-disagreement", default=10.0, help="Without: percent.")
 @click.option(
     "--backend",
     type=BACKEND,
-    metavar="NAME",
     default="auto",
-    show_default=True,
     help="One, or several in one table: onnxruntime,tensorrt.",
 )
 @click.option("--report", type=PATH, help="Write a page with pictures and charts to this .html.")
@@ -45,11 +38,10 @@ EXAMPLE = example("compare robot.degmix --data nyud:NYUDv2")
 @click.option("--bootstrap", type=int, default=0, metavar="N", help="Draw N sets for intervals.")
 @click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
 @click.option("--threads", type=click.IntRange(1))
-@click.option("--workers", type=click.IntRange(1), default=1, help="Processes. [default: 1]")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Processes.")
 @click.option("--address", metavar="HOST:PORT", help="A Ray cluster that compares.")
 @click.option("--save-results", type=PATH, help="On a robot without PyTorch: only keep the maps.")
 @click.option("--load-results", type=PATH, help="On a desktop: compare those maps.")
-@verb
 def command(
     output: Output,
     bundle: Path,
@@ -67,7 +59,7 @@ def command(
     """
     from degmix_edge.files import check_file
     from degmix_edge.workflows.compare import compare_engines, record
-    from degmix_edge.workflows.comparison import check_all
+    from degmix_edge.workflows.comparison import check_all, comparison_text
 
     target, data, force = options.pop("save_results"), options["data"], options.pop("force")
     results, backend = options.pop("load_results"), options.pop("backend")
@@ -93,7 +85,7 @@ def command(
         max_disagreement=max_disagreement / 100,
         **options,
     )
-    _show(output, compared, data)
+    output.show(comparison_text(compared, data))
     if report is not None:
         output.say(f"report: {report.absolute().as_uri()}")
     values: dict[str, Any] = {name: c.values() for name, c in compared.items()}
@@ -101,15 +93,3 @@ def command(
     more = {"engines": values} if len(values) > 1 else {}
     output.result({"bundle": bundle, "data": data, "comparison": first, **more})
     check_all(compared)
-
-
-def _show(output: Output, compared: dict[str, Comparison], data: str) -> None:
-    from degmix_edge.workflows.comparison import slice_table, task_table, tensor_table
-
-    first = next(iter(compared.values()))
-    output.table(*tensor_table(first))
-    output.table(*task_table(compared, data))
-    for name, comparison in compared.items():
-        if comparison.is_cut:
-            output.table(*slice_table(comparison))
-        output.say(f"{name}: {comparison.verdict}" if len(compared) > 1 else comparison.verdict)

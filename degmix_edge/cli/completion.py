@@ -7,12 +7,14 @@ import click
 from degmix_edge.cli._verb import example
 
 GROUP = "Machine"
-EXAMPLE = example(
-    "completion bash >> ~/.bashrc", "completion fish > ~/.config/fish/completions/degmix-edge.fish"
+
+
+@click.command(
+    epilog=example(
+        "completion bash >> ~/.bashrc",
+        "completion fish > ~/.config/fish/completions/degmix-edge.fish",
+    )
 )
-
-
-@click.command(epilog=EXAMPLE)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
     """Print the script that lets a shell complete verbs, options and names."""

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import click
 
-from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import PATH
-from degmix_edge.cli._verb import Group, example, verb
+from degmix_edge.cli._verb import Group, verb
+from degmix_edge.terminal import Output
 
 GROUP = "Train"
-EXAMPLE = example("data check NYUDv2")
 
 
 @click.group(cls=Group)
@@ -19,9 +18,8 @@ def command() -> None:
     """Check labelled data sets: NYUD-v2, PASCAL-Context, Cityscapes, your own folder."""
 
 
-@command.command(epilog=EXAMPLE)
+@verb("data check NYUDv2", of=command)
 @click.argument("root", metavar="DIR_OR_ARCHIVE", type=PATH)
-@verb
 def check(output: Output, root: Path) -> None:
     """Read every file of a data set, count and check it, and say in words what is wrong.
 
@@ -36,32 +34,9 @@ def check(output: Output, root: Path) -> None:
       DIR/train/TASK/NAME.npy       depth in metres, normals (H, W, 3)
       DIR/val/...
     """
-    from degmix_training.data import _check
+    from degmix_edge.workflows.check_data import check_data
 
-    from degmix_edge.errors import InputError
-    from degmix_edge.progress import counting, working
-
-    if root.is_file():
-        with working(f"read {root.name}"):
-            count = _check.check_archive(root)
-        output.say(f"{root}: whole, {count} files")
-        output.result({"archive": root, "files": count})
-        return
-    source = _check.detect(root)
-    total = sum(len(source.ids(split)) for split in source.splits())
-    with counting("check", total) as advance:
-        report = _check.check(source, advance)
-    layout = getattr(source, "layout", "")
-    output.table(
-        f"{root}: {source.title}" + (f", layout {layout}" if layout else ""),
-        ["split", "what", "expected", "found", "missing", "bad", "values", "invalid"],
-        [row.cells() for row in report.rows],
-    )
-    for note in report.notes:
-        output.warn(note)
-    for finding in report.findings:
-        output.say(finding)
-    output.result({"root": root, "layout": layout, "report": report})
-    if report.findings:
-        raise InputError(f"{root}: {len(report.findings)} findings, see above")
-    output.say("nothing is wrong")
+    found = check_data(root)
+    output.show(found.text())
+    output.result(found.values())
+    found.check()

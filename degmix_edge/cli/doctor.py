@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import click
 
-from degmix_edge.cli._output import Output
-from degmix_edge.cli._verb import example, verb
+from degmix_edge.cli._verb import verb
+from degmix_edge.terminal import Output
 
 GROUP = "Machine"
-EXAMPLE = example("doctor --json")
 
 
-@click.command(epilog=EXAMPLE)
+@verb("doctor --json")
 @click.option("--role", metavar="ROLE", help="robot, build or train. [default: a guess]")
-@verb
 def command(output: Output, role: str | None) -> None:
     """Say what this machine has, what is missing, and the command that mends it."""
     from degmix_edge.workflows.doctor import examine

@@ -7,21 +7,19 @@ from typing import Any
 
 import click
 
-from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import PATH, SIZE, TARGET
-from degmix_edge.cli._verb import example, verb
+from degmix_edge.cli._verb import verb
+from degmix_edge.terminal import Output
 
 GROUP = "Build"
-EXAMPLE = example("emit triton robot.degmix --out repository", "emit cpp robot.degmix --out app")
 
 
-@click.command(epilog=EXAMPLE)
+@verb("emit triton robot.degmix --out repository", "emit cpp robot.degmix --out app")
 @click.argument("target", type=TARGET)
 @click.argument("bundle", type=PATH)
 @click.option("--out", type=PATH, required=True, help="The folder to write.")
 @click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
 @click.option("--force", is_flag=True, help="Replace OUT, if it holds nothing else.")
-@verb
 def command(output: Output, target: str, bundle: Path, out: Path, **options: Any) -> None:
     """Write files with which another program runs a bundle: triton, isaac, deepstream, python, cpp.
 

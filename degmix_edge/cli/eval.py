@@ -7,20 +7,18 @@ from typing import Any
 
 import click
 
-from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import LABEL_MAP, NAME_OR_FILE, PATH
-from degmix_edge.cli._verb import example, verb
+from degmix_edge.cli._verb import verb
+from degmix_edge.terminal import Output
 
 GROUP = "Judge"
-EXAMPLE = example("eval runs/mine/best.safetensors --data nyud:NYUDv2 --ods")
 
 
-@click.command(epilog=EXAMPLE)
+@verb("eval runs/mine/best.safetensors --data nyud:NYUDv2 --ods")
 @click.argument("checkpoint", type=NAME_OR_FILE)
 @click.option(
     "--data",
     default="synthetic:64",
-    show_default=True,
     metavar="NAME:DIR",
     help="Labelled data set and its folder, as in nyud:NYUDv2; synthetic:COUNT needs none.",
 )
@@ -39,11 +37,10 @@ EXAMPLE = example("eval runs/mine/best.safetensors --data nyud:NYUDv2 --ods")
 @click.option("--cache", type=PATH, help="Folder that makes --ods resumable.")
 @click.option("--slices", metavar="A,B", default="", help="folder, time, brightness, class.")
 @click.option("--bootstrap", type=int, default=0, metavar="N", help="Draw N sets for intervals.")
-@click.option("--workers", type=click.IntRange(1), default=1, help="Processes. [default: 1]")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Processes.")
 @click.option("--address", metavar="HOST:PORT", help="A Ray cluster that scores.")
 @click.option("--out", type=PATH, help="Write the table to this .md file.")
 @click.option("--force", is_flag=True, help="Replace OUT.")
-@verb
 def command(output: Output, checkpoint: str, out: Path | None, force: bool, **options: Any) -> None:
     """Score CHECKPOINT (a file, or degmix_tiny) in PyTorch on labelled images.
 
@@ -56,12 +53,7 @@ def command(output: Output, checkpoint: str, out: Path | None, force: bool, **op
     if out:
         check_file(out, force=force)
     found = evaluate(checkpoint, **options)
-    for number, (title, rows) in enumerate(found.tables()):
-        gains = number == 1 and found.delta_m is not None
-        wide = [row[:-1] for row in rows] if gains else rows  # sources are long: a line each
-        output.table(title, wide[0], wide[1:])
-    for gain in found.delta_m.tasks if found.delta_m else ():
-        output.say(f"baseline of {gain.task}: {gain.source}")
+    output.show(found.text())
     if out:
         write_file(out, found.markdown().encode(), force=force)
         output.say(f"table: {out}")

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import DATA_SET, MODEL, NAME_OR_FILE, PATH, SIZE, TASKS
-from degmix_edge.cli._verb import Group, example, verb
+from degmix_edge.cli._verb import Group, verb
+from degmix_edge.terminal import Output
 
 if TYPE_CHECKING:
     from degmix_edge.workflows.export import Exported
 
 GROUP = "Build"
-EXAMPLE = example("export onnx degmix_tiny --report")
 
 
 @click.group(cls=Group)
@@ -23,30 +22,25 @@ def command() -> None:
     """Write a checkpoint as ONNX."""
 
 
-@command.command("onnx", epilog=EXAMPLE)
+@verb("export onnx degmix_tiny --report", of=command, name="onnx")
 @click.argument("checkpoint", type=NAME_OR_FILE, required=False)
-@click.option("--model", type=MODEL, metavar="NAME", help="Export a model with random weights.")
+@click.option("--model", type=MODEL, help="Export a model with random weights.")
 @click.option("--backbone", help="Its backbone, by timm name.")
 @click.option("--size", type=SIZE, help="Its input size, as in 448x672.")
 @click.option(
     "--data",
     type=DATA_SET,
-    metavar="NAME",
     help="Data set whose classes it has; default: nyud, else one that fits.",
 )
 @click.option("--set", "overrides", multiple=True, metavar="A=VALUE", help="Other model settings.")
-@click.option("--seed", default=0, show_default=True, help="Of the random weights.")
+@click.option("--seed", default=0, help="Of the random weights.")
 @click.option(
-    "--tasks",
-    type=TASKS,
-    metavar="A,B",
-    help="Of a checkpoint: keep these only. Of --model: its tasks.",
+    "--tasks", type=TASKS, help="Of a checkpoint: keep these only. Of --model: its tasks."
 )
-@click.option("--keep", type=TASKS, metavar="A,B", help="Of --model: keep these of its tasks only.")
+@click.option("--keep", type=TASKS, help="Of --model: keep these of its tasks only.")
 @click.option("--report", is_flag=True, help="MACs, nodes, bytes and exactness after every step.")
-@click.option("--out", type=PATH, default=Path("model.onnx"), show_default=True)
+@click.option("--out", type=PATH, default=Path("model.onnx"))
 @click.option("--force", is_flag=True, help="Replace --out.")
-@verb
 def onnx_(output: Output, checkpoint: str | None, out: Path, **options: Any) -> None:
     """Export CHECKPOINT (a file, or degmix_tiny) as float ONNX: image in, logits out.
 
@@ -54,17 +48,8 @@ def onnx_(output: Output, checkpoint: str | None, out: Path, **options: Any) -> 
     gives, against the plain export.
     """
     found = _export(checkpoint, out, options)
-    model, values = found.model, {}
-    if found.report:
-        from degmix_edge.workflows.export_report import COLUMNS
-
-        output.table("from the plain export", COLUMNS, found.report.rows())
-        output.say(found.report.summary())
-        output.say("difference: of logits, relative to each task's largest; the worst task's")
-        values = found.report.values()
-    output.say(f"{out}: {len(model.graph.node)} nodes, {model.ByteSize() / 1e6:.1f} MB")
-    output.say(f"outputs: {', '.join(found.outputs)}")
-    output.result({"out": out, "nodes": len(model.graph.node), "outputs": found.outputs, **values})
+    output.show(found.text())
+    output.result(found.values())
 
 
 def _export(checkpoint: str | None, out: Path, options: dict[str, Any]) -> Exported:

@@ -7,41 +7,39 @@ from typing import Any
 
 import click
 
-from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH, SIZE, TASKS
-from degmix_edge.cli._verb import example, verb
+from degmix_edge.cli._verb import verb
+from degmix_edge.terminal import Output
 
 GROUP = "Run"
-EXAMPLE = example(
+
+
+@verb(
     "label night/ --bundle robot.degmix --out labels",
     "label 's3://fleet/night/*.tar' --bundle robot.degmix --out labels --address auto",
 )
-
-
-@click.command(epilog=EXAMPLE)
 @click.argument("source", type=NAME_OR_FILE)
 @click.option("--bundle", type=PATH, required=True, help="The bundle that labels.")
 @click.option("--out", type=PATH, required=True, help="A folder, which all workers see.")
-@click.option("--tasks", type=TASKS, metavar="A,B", default="", help="Keep these maps only.")
+@click.option("--tasks", type=TASKS, default="", help="Keep these maps only.")
 @click.option("--format", type=click.Choice(["parquet", "webdataset"]), default="parquet")
 @click.option("--native", is_flag=True, help="Maps at each image's own size.")
 @click.option("--workers", type=click.IntRange(1), help="Processes. [default: CPUs / threads]")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of each.")
+@click.option("--threads", type=click.IntRange(1), default=1, help="Of each.")
 @click.option("--address", metavar="HOST:PORT", help="A Ray cluster; auto finds it, local is new.")
-@click.option("--per-shard", type=click.IntRange(1), default=512, help="Images. [default: 512]")
+@click.option("--per-shard", type=click.IntRange(1), default=512, help="Images.")
 @click.option(
     "--image-timeout",
     "image_timeout_s",
     type=click.FloatRange(0),
     default=300.0,
     metavar="SECONDS",
-    help="For an image. [default: 300]",
+    help="For an image.",
 )
 @click.option("--topic", help="The topic with the images, of a recording with several.")
-@click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True)
+@click.option("--backend", type=BACKEND, default="auto")
 @click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
 @click.option("--force", is_flag=True, help="Replace the output of another run.")
-@verb
 def command(output: Output, source: str, bundle: Path, out: Path, **options: Any) -> None:
     """Run a bundle over every image of SOURCE, and keep maps and summaries in shards.
 
@@ -51,8 +49,5 @@ def command(output: Output, source: str, bundle: Path, out: Path, **options: Any
     from degmix_edge.workflows.label import label
 
     found = label(source, bundle, out, **options)
-    output.say(
-        f"{found.out}: {found.images} images, {found.bad} set aside, shards: {found.shards}, "
-        f"{found.seconds:.1f} s"
-    )
+    output.show(found.text())
     output.result({"source": source, "bundle": bundle, **vars(found)})

@@ -7,34 +7,29 @@ from typing import Any
 
 import click
 
-from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import NAME_OR_FILE, PATH, TASKS
-from degmix_edge.cli._verb import example, verb
+from degmix_edge.cli._verb import verb
+from degmix_edge.terminal import Output
 
 GROUP = "Judge"
-EXAMPLE = example(
+
+
+@verb(
     "mine labels --by uncertainty --k 500 --out hard",
     "mine labels --by disagreement --against labels-int8 --k 200 --out disputed",
 )
-
-
-@click.command(epilog=EXAMPLE)
 @click.argument("labels", type=PATH)
 @click.option("--out", type=PATH, required=True, help="The folder to write.")
 @click.option(
-    "--by",
-    type=click.Choice(["uncertainty", "disagreement", "novelty"]),
-    default="uncertainty",
-    show_default=True,
+    "--by", type=click.Choice(["uncertainty", "disagreement", "novelty"]), default="uncertainty"
 )
-@click.option("--k", type=click.IntRange(1), default=500, show_default=True, help="Images.")
+@click.option("--k", type=click.IntRange(1), default=500, help="Images.")
 @click.option("--against", type=PATH, help="By disagreement: the labels of another bundle.")
 @click.option(
     "--calib", "calibration", type=NAME_OR_FILE, help="By novelty: images to be far from."
 )
-@click.option("--tasks", type=TASKS, metavar="A,B", default="", help="Only these count.")
+@click.option("--tasks", type=TASKS, default="", help="Only these count.")
 @click.option("--force", is_flag=True, help="Replace what is in OUT.")
-@verb
 def command(output: Output, labels: Path, out: Path, **options: Any) -> None:
     """Choose the images of LABELS that are worth annotating or calibrating with.
 

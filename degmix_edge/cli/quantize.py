@@ -10,19 +10,17 @@ import click
 from degmix_edge.cli import _build_options
 from degmix_edge.cli._build_options import BUDGET, PRECISION
 from degmix_edge.cli._input_options import INPUT
-from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import NAME_OR_FILE, PATH
-from degmix_edge.cli._verb import example, verb
+from degmix_edge.cli._verb import verb
+from degmix_edge.terminal import Output
 
 GROUP = "Build"
-EXAMPLE = example("quantize degmix_tiny --calib photos/ --budget 'semseg=-0.5pt,depth=+1%'")
 
 
-@click.command(epilog=EXAMPLE)
+@verb("quantize degmix_tiny --calib photos/ --budget 'semseg=-0.5pt,depth=+1%'")
 @click.argument("network", type=NAME_OR_FILE, metavar="CHECKPOINT_OR_ONNX")
 @_build_options.options(PRECISION, INPUT, BUDGET)
-@click.option("--out", type=PATH, default=Path("model.int8.onnx"), show_default=True)
-@verb
+@click.option("--out", type=PATH, default=Path("model.int8.onnx"))
 def command(output: Output, network: str, out: Path, force: bool, **options: Any) -> None:
     """Write the quantized ONNX, its recipe and its ranges, without building an engine.
 
@@ -32,11 +30,6 @@ def command(output: Output, network: str, out: Path, force: bool, **options: Any
     from degmix_edge.workflows.quantize import quantize
 
     found = quantize(network, out, force=force, **_build_options.given(options))
-    values = {
-        "out": out,
-        "nodes": found.nodes,
-        "files": list(found.files),
-        "stages": output.stages,
-    }
+    values = {"out": out, "nodes": found.nodes, "files": list(found.files), "stages": output.stages}
     output.say(f"{out}: {len(found.model) / 1e6:.1f} MB")
     output.result(values | ({"budget": found.budget.values()} if found.budget else {}))

@@ -6,15 +6,11 @@ from pathlib import Path
 
 import click
 
-from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import PATH
-from degmix_edge.cli._verb import example, verb
+from degmix_edge.cli._verb import verb
+from degmix_edge.terminal import Output
 
 GROUP = "Run"
-EXAMPLE = example(
-    "ros robot.degmix --ros-args -r image:=/camera/image_raw",
-    "ros robot.degmix --ros-args -p tasks.semseg.rate_hz:=10 -p native:=true",
-)
 
 
 def _print_profile(context: click.Context, parameter: click.Parameter, is_asked: bool) -> None:
@@ -25,7 +21,11 @@ def _print_profile(context: click.Context, parameter: click.Parameter, is_asked:
         context.exit()
 
 
-@click.command(epilog=EXAMPLE, context_settings={"ignore_unknown_options": True})
+@verb(
+    "ros robot.degmix --ros-args -r image:=/camera/image_raw",
+    "ros robot.degmix --ros-args -p tasks.semseg.rate_hz:=10 -p native:=true",
+    context_settings={"ignore_unknown_options": True},
+)
 @click.argument("bundle", type=PATH)
 @click.argument("ros_args", nargs=-1, type=click.UNPROCESSED, metavar="[--ros-args ...]")
 @click.option(
@@ -36,7 +36,6 @@ def _print_profile(context: click.Context, parameter: click.Parameter, is_asked:
     callback=_print_profile,
     help="Print the path of the Fast DDS profile for other nodes, and exit.",
 )
-@verb
 def command(output: Output, bundle: Path, ros_args: tuple[str, ...]) -> None:
     """Run BUNDLE as a ROS 2 node until Ctrl-C.
 

@@ -7,22 +7,21 @@ from typing import Any
 
 import click
 
-from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH, SIZE, TASKS
-from degmix_edge.cli._verb import example, verb
+from degmix_edge.cli._verb import verb
+from degmix_edge.terminal import Output
 
 GROUP = "Run"
-EXAMPLE = example(
+
+
+@verb(
     "run robot.degmix drive.mcap --out maps.mcap --out overlay.mp4",
     "run robot.degmix /dev/video0 --view rerun --rate depth=30 --rate semseg=10",
 )
-
-
-@click.command(epilog=EXAMPLE)
 @click.argument("bundle", type=PATH)
 @click.argument("sources", nargs=-1, required=True, type=NAME_OR_FILE)
 @click.option("--out", "outputs", type=NAME_OR_FILE, multiple=True, help="A folder, .mcap or .mp4.")
-@click.option("--tasks", type=TASKS, metavar="A,B", default="", help="Write these tasks only.")
+@click.option("--tasks", type=TASKS, default="", help="Write these tasks only.")
 @click.option("--native", is_flag=True, help="Files of maps at each image's own size.")
 @click.option("--view", "views", multiple=True, help="Watch a stream: rerun or foxglove, [:PORT].")
 @click.option("--view-rate", type=float, help="Results a second that a view shows. [default: 10]")
@@ -31,11 +30,10 @@ EXAMPLE = example(
 @click.option("--topic", help="The topic with the images, of a recording with several.")
 @click.option("--duration", "duration_s", type=float, metavar="SECONDS", help="End a stream.")
 @click.option("--with-image", is_flag=True, default=None, help="Images into the .mcap, too.")
-@click.option("--backend", type=BACKEND, metavar="NAME", default="auto", show_default=True)
+@click.option("--backend", type=BACKEND, default="auto")
 @click.option("--force", is_flag=True, help="Replace maps of an earlier run.")
 @click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
 @click.option("--threads", type=click.IntRange(1))
-@verb
 def command(output: Output, bundle: Path, sources: tuple[str, ...], **options: Any) -> None:
     """Run BUNDLE on SOURCES: images and folders, or a video, a recording, a camera or a URL.
 
@@ -45,8 +43,6 @@ def command(output: Output, bundle: Path, sources: tuple[str, ...], **options: A
     from degmix_edge.workflows.run import run_sources
 
     found = run_sources(bundle, sources, **options)
-    output.table(*found.table(str(bundle)))
-    if found.written:
-        output.say(f"maps: {', '.join(map(str, found.written))}")
+    output.show(found.text())
     output.result({"bundle": bundle, **found.values})
     click.get_current_context().exit(found.exit_code)

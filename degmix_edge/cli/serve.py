@@ -8,18 +8,17 @@ from typing import Any
 import click
 
 from degmix_edge.cli._build_options import given
-from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import BACKEND, PATH, SIZE
-from degmix_edge.cli._verb import example, verb
+from degmix_edge.cli._verb import verb
+from degmix_edge.terminal import Output
 
 GROUP = "Run"
-EXAMPLE = example(
+
+
+@verb(
     "serve robot.degmix --replicas 2",
     "serve robot.degmix --host 0.0.0.0 --port 8000 --deadline 500 --queue 64",
 )
-
-
-@click.command(epilog=EXAMPLE)
 @click.argument("bundle", type=PATH)
 @click.option("--host", help="The address to listen at. [default: 127.0.0.1]")
 @click.option("--port", type=int, help="0 takes a free one. [default: 8000]")
@@ -30,9 +29,8 @@ EXAMPLE = example(
 @click.option("--deadline", "deadline_ms", type=float, help="In ms, where a request has none.")
 @click.option("--batch-wait", "batch_wait_ms", type=float, help="In ms. [default: 5]")
 @click.option("--metrics-port", type=int, help="Of Prometheus metrics. [default: a free one]")
-@click.option("--backend", type=BACKEND, metavar="NAME", help="[default: auto]")
+@click.option("--backend", type=BACKEND, help="[default: auto]")
 @click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
-@verb
 def command(output: Output, bundle: Path, **options: Any) -> None:
     """Serve BUNDLE over HTTP until Ctrl-C: images in, maps out, on Ray Serve.
 

@@ -6,20 +6,18 @@ from pathlib import Path
 
 import click
 
-from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import PATH
-from degmix_edge.cli._verb import example, verb
+from degmix_edge.cli._verb import verb
+from degmix_edge.terminal import Output
 
 GROUP = "Build"
-EXAMPLE = example("sign --new-key fleet", "sign robot.degmix --key fleet.key.pem")
 
 
-@click.command(epilog=EXAMPLE)
+@verb("sign --new-key fleet", "sign robot.degmix --key fleet.key.pem")
 @click.argument("bundle", type=PATH, required=False)
 @click.option("--key", type=PATH, help="Private key in PEM: Ed25519, or ECDSA on P-256.")
 @click.option("--certificate", type=PATH, help="PEM: the key's certificate, then those between.")
 @click.option("--new-key", type=PATH, metavar="NAME", help="Make NAME.key.pem and NAME.pub.pem.")
-@verb
 def command(
     output: Output,
     bundle: Path | None,

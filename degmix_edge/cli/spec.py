@@ -9,12 +9,11 @@ import click
 
 from degmix_edge.cli import _build_options
 from degmix_edge.cli._input_options import INPUT
-from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import PATH
-from degmix_edge.cli._verb import Group, example, verb
+from degmix_edge.cli._verb import Group, verb
+from degmix_edge.terminal import Output
 
 GROUP = "Build"
-EXAMPLE = example("spec init mine.onnx", "spec check mine.onnx --spec mine.spec.yaml photo.jpg")
 
 
 @click.group(cls=Group)
@@ -22,11 +21,10 @@ def command() -> None:
     """Describe an ONNX file of another program: its input, its tasks, its classes."""
 
 
-@command.command("init", epilog=example("spec init mine.onnx"))
+@verb("spec init mine.onnx", of=command, name="init")
 @click.argument("model", type=PATH)
 @click.option("--out", type=PATH, help="The spec. [default: MODEL.spec.yaml beside MODEL]")
 @click.option("--force", is_flag=True, help="Replace --out.")
-@verb
 def init(output: Output, model: Path, out: Path | None, force: bool) -> None:
     """Write a first draft of MODEL's spec, from the names and shapes of its tensors.
 
@@ -44,13 +42,12 @@ def init(output: Output, model: Path, out: Path | None, force: bool) -> None:
     output.result({"out": out, "guessed": draft.guessed, "missing": draft.missing})
 
 
-@command.command("check", epilog=example("spec check mine.onnx --spec mine.spec.yaml photo.jpg"))
+@verb("spec check mine.onnx --spec mine.spec.yaml photo.jpg", of=command, name="check")
 @click.argument("model", type=PATH)
 @click.argument("image", type=PATH)
 @_build_options.options(INPUT)
-@click.option("--out", type=PATH, default=Path("spec.png"), show_default=True)
+@click.option("--out", type=PATH, default=Path("spec.png"))
 @click.option("--force", is_flag=True, help="Replace --out.")
-@verb
 def check(
     output: Output, model: Path, image: Path, *, out: Path, force: bool, **options: Any
 ) -> None:
@@ -66,21 +63,17 @@ def check(
     picture = io.BytesIO()
     spec_sheet(found.sees, found.maps, found.numbers).save(picture, "PNG")
     write_file(out, picture.getvalue(), force=force)
-    output.say(found.network)
-    output.table("maps", ["task", "values"], [[n, text] for n, text in found.numbers.items()])
-    for doubt in found.doubts:
-        output.warn(doubt)
+    output.show(found.text())
     output.say(f"{out}: what the network sees and says")
     values = {"network": found.network, "maps": found.numbers, "doubts": found.doubts, "out": out}
     output.result(values)
 
 
-@command.command("embed", epilog=example("spec embed mine.onnx mine.spec.yaml --out new.onnx"))
+@verb("spec embed mine.onnx mine.spec.yaml --out new.onnx", of=command, name="embed")
 @click.argument("model", type=PATH)
 @click.argument("spec", type=PATH)
 @click.option("--out", type=PATH, required=True, help="The ONNX file with the spec inside.")
 @click.option("--force", is_flag=True, help="Replace --out.")
-@verb
 def embed(output: Output, model: Path, spec: Path, out: Path, force: bool) -> None:
     """Write MODEL with SPEC inside, so that it describes itself."""
     from degmix_edge.workflows.spec_check import embed_spec

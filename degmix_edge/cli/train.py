@@ -9,22 +9,21 @@ import click
 
 from degmix_edge.cli._build_options import options
 from degmix_edge.cli._machine import MACHINE, loaders, take_machine
-from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import NAME_OR_FILE, PATH
-from degmix_edge.cli._verb import example, verb
+from degmix_edge.cli._verb import verb
+from degmix_edge.terminal import Output
 
 GROUP = "Train"
-EXAMPLE = example(
+
+
+@verb(
     "train --list",
     "train degmix_tiny --task semseg --task depth --out runs/two",
     "train nyud_demtg --data nyud:NYUDv2 --devices 4",
     "train --qat int8.degmix/recipe.yaml --from runs/demtg/best.safetensors --out runs/qat",
 )
-
-
-@click.command(epilog=EXAMPLE)
 @click.argument("preset", type=NAME_OR_FILE, metavar="[PRESET_OR_YAML]", required=False)
-@click.option("--out", type=PATH, default=Path("runs/train"), show_default=True)
+@click.option("--out", type=PATH, default=Path("runs/train"))
 @click.option("--list", "show", is_flag=True, help="Show the presets, and stop.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Change one setting.")
 @click.option("--task", "tasks", multiple=True, help="Train on this task only; may be repeated.")
@@ -41,17 +40,18 @@ EXAMPLE = example(
 @options(MACHINE)
 @loaders("--workers")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the network (torch.compile).")
-@verb
 def command(output: Output, preset: str | None, *, show: bool, **values: Any) -> None:
     """Train PRESET (degmix_tiny) or a YAML config; write checkpoints, losses and scores to OUT.
 
     `train --list` shows the presets. With --qat and --from, there is no PRESET: a trained
     checkpoint is fine-tuned for INT8.
     """
-    from degmix_edge.workflows.training import presets
+    from degmix_edge.workflows.training import preset_table, presets
 
     if show:
-        _list(output)
+        output.show([preset_table()])
+        listed = {p.name: {k: v for k, v in vars(p).items() if k != "name"} for p in presets()}
+        output.result({"presets": listed})
         return
     recipe, start = values.pop("qat"), values.pop("start")
     if (recipe is None) != (start is None):
@@ -71,23 +71,9 @@ def command(output: Output, preset: str | None, *, show: bool, **values: Any) ->
     _train(output, preset=preset, **values)
 
 
-def _list(output: Output) -> None:
-    from degmix_edge.workflows.training import presets
-
-    found = presets()
-    output.table(
-        "presets",
-        ["preset", "model", "size", "data set"],
-        [[p.name, p.model, f"{p.height}x{p.width}", p.data] for p in found],
-    )
-    listed = {p.name: {k: v for k, v in vars(p).items() if k != "name"} for p in found}
-    output.result({"presets": listed})
-
-
 def _train(output: Output, *, compiled: bool, **values: Any) -> None:
     from degmix_training.processes import is_first_process
 
-    from degmix_edge.workflows.describe import score_table
     from degmix_edge.workflows.qat import train_quantized
     from degmix_edge.workflows.training import train
 
@@ -96,11 +82,6 @@ def _train(output: Output, *, compiled: bool, **values: Any) -> None:
         run = train_quantized(values.pop("qat"), machine=machine, **values)
     else:
         run = train(machine=machine, **values)
-    if not is_first_process():
-        return
-    output.table(*score_table(f"{run.checkpoint}, step {run.step}", run.scores))
-    output.say(f"best so far: {run.best}, step {run.best_step}")
-    output.say(f"report: {run.page.absolute().as_uri()}")
-    output.result(
-        {"checkpoint": run.checkpoint, "best": run.best, "scores": run.scores, "step": run.step}
-    )
+    if is_first_process():
+        output.show(run.text())
+        output.result(run.values())

@@ -9,15 +9,14 @@ import click
 
 from degmix_edge.cli._build_options import options
 from degmix_edge.cli._machine import MACHINE, SPREAD, loaders, take_machine
-from degmix_edge.cli._output import Output
 from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH
-from degmix_edge.cli._verb import example, verb
+from degmix_edge.cli._verb import verb
+from degmix_edge.terminal import Output
 
 GROUP = "Train"
-EXAMPLE = example("zoo --list", "zoo smoke --models padnet,mlore --seeds 3 --out runs/zoo")
 
 
-@click.command(epilog=EXAMPLE)
+@verb("zoo --list", "zoo smoke --models padnet,mlore --seeds 3 --out runs/zoo")
 @click.argument("zoo", type=NAME_OR_FILE, metavar="[ZOO_OR_YAML]", default="smoke")
 @click.option("--models", metavar="A,B", help="Entries to compare; default: all of the zoo.")
 @click.option("--list", "show", is_flag=True, help="Show zoos and models, and stop.")
@@ -28,7 +27,7 @@ EXAMPLE = example("zoo --list", "zoo smoke --models padnet,mlore --seeds 3 --out
     metavar="NAME=FILE",
     help="Take this checkpoint for entry NAME instead of training it.",
 )
-@click.option("--out", type=PATH, default=Path("runs/zoo"), show_default=True)
+@click.option("--out", type=PATH, default=Path("runs/zoo"))
 @click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Change one setting.")
 @click.option("--data", metavar="NAME:DIR", help="Data set and its folder, as in nyud:NYUDv2.")
 @click.option("--seeds", metavar="N|A,B", help="Train N times, or with these seeds: 3, or 0,7,8.")
@@ -40,14 +39,12 @@ EXAMPLE = example("zoo --list", "zoo smoke --models padnet,mlore --seeds 3 --out
     "calibration_count",
     type=click.IntRange(1),
     default=32,
-    show_default=True,
     help="Training images to calibrate INT8 with.",
 )
-@click.option("--calls", type=click.IntRange(1), default=30, show_default=True, help="To time.")
+@click.option("--calls", type=click.IntRange(1), default=30, help="To time.")
 @click.option("--force", is_flag=True, help="Start anew in an OUT of other settings.")
 @options(MACHINE, SPREAD)
 @loaders("--loaders")
-@verb
 def command(output: Output, zoo: str, *, show: bool, **values: Any) -> None:
     """Train networks the same way, export, quantize and time them, compare them in one table.
 
@@ -62,16 +59,11 @@ def command(output: Output, zoo: str, *, show: bool, **values: Any) -> None:
 
 
 def _list(output: Output) -> None:
-    from degmix_edge.workflows.zoo.listing import list_models, list_zoos
+    from degmix_edge.workflows.zoo.listing import list_models, list_zoos, zoo_tables
 
-    models, zoos = list_models(), list_zoos()
-    output.table("models", ["model", "what it is"], [[n, text] for n, text in models.items()])
-    output.table(
-        "zoos",
-        ["zoo", "size", "steps", "networks"],
-        [[z.name, f"{z.height}x{z.width}", str(z.steps), ", ".join(z.entries)] for z in zoos],
-    )
-    output.result({"models": models, "zoos": {z.name: list(z.entries) for z in zoos}})
+    output.show(zoo_tables())
+    zoos = {zoo.name: list(zoo.entries) for zoo in list_zoos()}
+    output.result({"models": list_models(), "zoos": zoos})
 
 
 def _run(
@@ -87,7 +79,7 @@ def _run(
 
     from degmix_edge.workflows.zoo import zoo
     from degmix_edge.workflows.zoo.plan import named_files
-    from degmix_edge.workflows.zoo.tables import accuracy_table, cost_table
+    from degmix_edge.workflows.zoo.tables import zoo_text
 
     if not is_first_process():
         output.hush()
@@ -100,16 +92,9 @@ def _run(
         machine=machine,
         **values,
     )
-    if not result.networks:
-        return
-    for table in (cost_table(result), accuracy_table(result)):
-        output.table(table.title.lower(), table.columns, table.rows)
-    for remark in result.remarks:
-        output.warn(remark)
-    output.say(result.verdict)
-    output.say(f"report: {result.page.absolute().as_uri()}")
-    output.say(f"table: {result.table}, chart: {result.chart}, numbers: {result.numbers}")
-    output.result(result.values())
+    if result.networks:
+        output.show(zoo_text(result))
+        output.result(result.values())
 
 
 def _names(text: str | None) -> tuple[str, ...]:

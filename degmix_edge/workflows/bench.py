@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,6 +21,7 @@ from degmix_edge.bundle.manifest import GOLDEN
 from degmix_edge.errors import ConfigError, InputError
 from degmix_edge.network import IMAGE
 from degmix_edge.progress import Progress, counting, listening, warn
+from degmix_edge.report.text import TextTable
 from degmix_edge.runtime import Latency, Session, load
 from degmix_edge.runtime.frames import Frame
 from degmix_edge.workflows.reference import reference_session
@@ -237,15 +238,21 @@ def _warn_of_slow_calls(results: dict[str, Result], rate: float | None) -> None:
             )
 
 
-def latency_table(results: dict[str, Result], title: str) -> tuple[str, list[str], list[list[str]]]:
-    """Title, columns and rows: one row a contestant and part."""
+def latency_table(results: Mapping[str, Result], title: str) -> TextTable:
+    """One row a contestant and part."""
     rows = [
         [name if part == "pre_ms" else "", part.removesuffix("_ms")]
         + [f"{result.percentiles[part][p]:.2f}" for p in ("p50", "p90", "p99", "max")]
         for name, result in results.items()
         for part in result.percentiles
     ]
-    return title, ["", "part", "p50 ms", "p90 ms", "p99 ms", "max ms"], rows
+    return TextTable(title, ["", "part", "p50 ms", "p90 ms", "p99 ms", "max ms"], rows)
+
+
+def speedup(results: Mapping[str, Result]) -> float | None:
+    """How many times faster than the second contestant a call of the first is; None without one."""
+    first, *others = results.values()
+    return others[0].median_net_ms / first.median_net_ms if others else None
 
 
 def machine() -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping
 
+from degmix_edge.report.text import TextTable
 from degmix_edge.workflows.bench_record import Comparison, known
 from degmix_edge.workflows.bench_stream import StreamBench
 from degmix_edge.workflows.telemetry import Range, Usage
@@ -13,8 +14,17 @@ SLOPE_S = 60.0
 """The memory of a shorter run is still settling."""
 
 
-def figure_table(bench: StreamBench) -> tuple[str, list[str], list[list[str]]]:
-    """Title, columns and rows: the times of a run by percentile."""
+def stream_text(bench: StreamBench, comparison: Comparison | None) -> Iterator[str | TextTable]:
+    """Yield a run's figures, and what changed since an older one."""
+    yield figure_table(bench)
+    yield from lines(bench)
+    if comparison is not None:
+        yield change_table(comparison)
+        yield from change_lines(comparison)
+
+
+def figure_table(bench: StreamBench) -> TextTable:
+    """The times of a run by percentile."""
     stages = {name.removesuffix("_ms"): bench.stages_ms[name] for name in bench.stages_ms}
     rows: list[tuple[str, Mapping[str, float] | None]] = [
         ("age", bench.age_ms),
@@ -22,7 +32,7 @@ def figure_table(bench: StreamBench) -> tuple[str, list[str], list[list[str]]]:
         ("call", bench.call_ms),
         *((f"  {name}", times) for name, times in stages.items()),
     ]
-    return (
+    return TextTable(
         f"{bench.bundle}, {bench.precision}, {bench.source}, {bench.seconds:.0f} s",
         ["", "p50 ms", "p95 ms", "p99 ms", "max ms"],
         [[name, *(_cell(times, p) for p in ("p50", "p95", "p99", "max"))] for name, times in rows],
@@ -33,8 +43,8 @@ def _cell(times: Mapping[str, float] | None, name: str) -> str:
     return f"{times[name]:.1f}" if times else "unknown"
 
 
-def change_table(comparison: Comparison) -> tuple[str, list[str], list[list[str]]]:
-    """Title, columns and rows: one row for each figure of two runs."""
+def change_table(comparison: Comparison) -> TextTable:
+    """One row for each figure of two runs."""
     rows = [
         [
             change.name,
@@ -45,7 +55,7 @@ def change_table(comparison: Comparison) -> tuple[str, list[str], list[list[str]
         ]
         for change in comparison.changes
     ]
-    return "against the record", ["figure", "before", "now", "ratio", "verdict"], rows
+    return TextTable("against the record", ["figure", "before", "now", "ratio", "verdict"], rows)
 
 
 def change_lines(comparison: Comparison) -> Iterator[str]:

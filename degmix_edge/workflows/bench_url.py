@@ -8,7 +8,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ import PIL.Image
 from degmix_edge.errors import ConfigError, InputError
 from degmix_edge.preprocess import Fit, list_images
 from degmix_edge.progress import Progress, counting, listening
+from degmix_edge.report.text import Readable, TextTable
 from degmix_edge.workflows.bench_figures import achieved_hz, gaps, percentiles
 from degmix_edge.workflows.networks import task_names
 from degmix_edge.workflows.serve.exchange import (
@@ -42,7 +43,7 @@ LATE_MS = 20.0
 
 
 @dataclass(frozen=True)
-class UrlBench:
+class UrlBench(Readable):
     """How a server answered.
 
     Attributes:
@@ -79,35 +80,30 @@ class UrlBench:
     longest_gap_ms: float | None
     late_ms: float
 
-    def table(self) -> tuple[str, list[str], list[list[str]]]:
-        """Return title, columns and rows for people."""
+    def text(self) -> Iterator[str | TextTable]:
+        """Yield the latencies, and what a person should know besides them."""
         names = ("p50", "p95", "p99", "max")
         rows = [
             [what, *(f"{times[name]:.1f}" if times else "-" for name in names)]
             for what, times in (("latency", self.latency_ms), ("network", self.net_ms))
         ]
         title = f"{self.url}, {self.rate_hz:g} Hz, {self.seconds:g} s"
-        return title, ["", *(f"{name} ms" for name in names)], rows
-
-    def lines(self) -> list[str]:
-        """Return what a person should know besides the table."""
+        yield TextTable(title, ["", *(f"{name} ms" for name in names)], rows)
         refused, failed = (
             f"{sum(counts.values())} {what}" + (f" ({_in_words(counts)})" if counts else "")
             for what, counts in (("refused", self.refused), ("failed", self.failed))
         )
-        answers = f"{self.offered} offered = {self.answered} answered + {refused} + {failed}"
-        texts = [answers]
+        yield f"{self.offered} offered = {self.answered} answered + {refused} + {failed}"
         if self.achieved_hz is not None and self.longest_gap_ms is not None:
-            texts.append(
+            yield (
                 f"{self.achieved_hz:.2f} answers a second; the longest time without one was "
                 f"{self.longest_gap_ms:.0f} ms"
             )
         if self.late_ms > LATE_MS:
-            texts.append(
+            yield (
                 f"this program sent a request {self.late_ms:.0f} ms late, so the figures are also "
                 "those of this machine; use a lower --rate, or another machine"
             )
-        return texts
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from degmix_edge.errors import AccuracyError, ConfigError
 from degmix_edge.graph.self_contained import check_self_contained
 from degmix_edge.metrics import Metric
 from degmix_edge.progress import note
+from degmix_edge.report.text import Readable, TextTable
 from degmix_edge.runtime import Session
 from degmix_edge.runtime.frames import Frame
 from degmix_edge.tasks import logits_name
@@ -107,7 +108,7 @@ class TensorDifference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Readable):
     """Everything that was compared, and whether the worst task is inside the tolerance.
 
     Attributes:
@@ -136,6 +137,10 @@ class Comparison:
     def is_cut(self) -> bool:
         """Whether there are slices or intervals."""
         return bool(self.slices) or any(task.interval for task in self.tasks.values())
+
+    def text(self) -> Iterator[str | TextTable]:
+        """Yield the differences of tensors and of tasks, and the verdict."""
+        return comparison_text({"engine": self})
 
     def values(self) -> dict[str, Any]:
         """The comparison as plain values, tasks as a list."""
@@ -340,20 +345,30 @@ def _is_logits(tensor: TensorDifference) -> bool:
     return tensor.equal is None and tensor.name.endswith(logits_name(""))
 
 
-def tensor_table(comparison: Comparison) -> tuple[str, list[str], list[list[str]]]:
-    """Title, columns and rows: tensors of model.onnx against PyTorch."""
+def comparison_text(
+    compared: Mapping[str, Comparison], data: str = ""
+) -> Iterator[str | TextTable]:
+    """Yield how engines of one bundle compare with the reference, on images of `data`."""
+    yield tensor_table(next(iter(compared.values())))
+    yield task_table(compared, data)
+    for name, comparison in compared.items():
+        if comparison.is_cut:
+            yield slice_table(comparison)
+        yield f"{name}: {comparison.verdict}" if len(compared) > 1 else comparison.verdict
+
+
+def tensor_table(comparison: Comparison) -> TextTable:
+    """Tensors of model.onnx against PyTorch."""
     rows = [
         [t.name, f"{t.relative:.1e}", f"{t.mean:.1e}", _share(t.equal)] for t in comparison.tensors
     ]
     columns = ["tensor", "max, relative", "mean, relative", "equal classes"]
     title = f"model.onnx ({comparison.precision}) against {comparison.against}, tensors"
-    return title, columns, rows
+    return TextTable(title, columns, rows)
 
 
-def task_table(
-    compared: Mapping[str, Comparison], data: str
-) -> tuple[str, list[str], list[list[str]]]:
-    """Title, columns and rows: every engine beside PyTorch, task by task."""
+def task_table(compared: Mapping[str, Comparison], data: str) -> TextTable:
+    """Every engine beside PyTorch, task by task."""
     first = next(iter(compared.values()))
     columns = ["task", "metric", first.against]
     for name in compared:
@@ -366,15 +381,13 @@ def task_table(
             drop = "-" if t.drop is None else f"{100 * t.drop:+.2f} %"
             row += [_number(t.value), drop, _number(t.agreement)]
         rows.append(row)
-    title = (
-        f"engines ({first.precision}) against {first.against} and labels, {first.images} images of "
-        f"{data}"
-    )
-    return title, columns, rows
+    images = f"{first.images} images" + (f" of {data}" if data else "")
+    title = f"engines ({first.precision}) against {first.against} and labels, {images}"
+    return TextTable(title, columns, rows)
 
 
-def slice_table(comparison: Comparison) -> tuple[str, list[str], list[list[str]]]:
-    """Title, columns and rows: how much worse each part is, or all images where there is none."""
+def slice_table(comparison: Comparison) -> TextTable:
+    """How much worse each part is, or all images where there is none."""
     whole = SliceScore(
         "all",
         comparison.images,
@@ -391,7 +404,7 @@ def slice_table(comparison: Comparison) -> tuple[str, list[str], list[list[str]]
                 cells[-1] += f" ({100 * low:+.2f} to {100 * high:+.2f})"
         rows.append(cells)
     title = "worse by, or different by where there are no labels, with 95 % intervals"
-    return title, ["slice", "images", *comparison.tasks], rows
+    return TextTable(title, ["slice", "images", *comparison.tasks], rows)
 
 
 def _number(value: float | None) -> str:

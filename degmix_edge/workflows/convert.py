@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from degmix_edge import config
 from degmix_edge.errors import ConfigError
 from degmix_edge.files import check_file
+from degmix_edge.report.text import Readable, TextTable
 
 if TYPE_CHECKING:
     from degmix_training.authors import Imported
@@ -21,7 +23,7 @@ SIZES = {"nyud": (425, 560), "pascal_context": (512, 512)}
 
 
 @dataclass(frozen=True)
-class Converted:
+class Converted(Readable):
     """A converted checkpoint.
 
     Attributes:
@@ -41,6 +43,26 @@ class Converted:
     size: tuple[int, int]
     notes: Sequence[str]
     fates: Sequence[Fate]
+
+    def text(self) -> Iterator[str]:
+        """Yield what the network is, and what was used, left out and assumed."""
+        used = sum(bool(fate.became) for fate in self.fates)
+        yield f"{self.model} on {self.network['backbone']}, tasks {', '.join(self.tasks)}"
+        yield f"{used} of {len(self.fates)} keys fill weights"
+        for why, count in Counter(fate.why for fate in self.fates if fate.why).items():
+            yield f"  {count} keys: {why}"
+        yield from (f"  {note}" for note in self.notes)
+        yield f"{self.path}: written, {self.size[0]}x{self.size[1]}"
+
+    def key_table(self) -> TextTable:
+        """What became of every key."""
+        rows = [[fate.key, fate.became or "-", fate.why] for fate in self.fates]
+        return TextTable(f"{len(rows)} keys", ["key", "became", "why"], rows)
+
+    def values(self) -> dict[str, Any]:
+        """The conversion as plain values."""
+        names = ("model", "network", "tasks", "size", "notes", "fates")
+        return {"checkpoint": self.path, **{name: getattr(self, name) for name in names}}
 
 
 def convert(

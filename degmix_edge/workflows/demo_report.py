@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from degmix_edge.files import write_file
 from degmix_edge.report.gallery import Gallery
 from degmix_edge.report.page import Report, Table, render
 from degmix_edge.report.sheet import contact_sheet
+from degmix_edge.report.text import Readable, TextTable
 from degmix_edge.report.values import json_text
 from degmix_edge.report.views import Panel
-from degmix_edge.workflows.bench import Result
+from degmix_edge.workflows.bench import Result, latency_table
 from degmix_edge.workflows.compare_report import accuracy_charts, latency_chart
-from degmix_edge.workflows.comparison import Comparison
+from degmix_edge.workflows.comparison import Comparison, comparison_text
 
 CHECKPOINT = "degmix_lite0"
 DATA = "synthetic_varied"
@@ -37,7 +38,7 @@ TRAINED_ON = (
 
 
 @dataclass(frozen=True)
-class Demo:
+class Demo(Readable):
     """What a demo built and measured.
 
     Attributes:
@@ -65,6 +66,15 @@ class Demo:
             f"INT8 is {ratio:.2f} x the size of FP32, its engine call {speedup:.1f} x as fast as "
             f"PyTorch eager; {self.comparisons['int8'].verdict}"
         )
+
+    def text(self) -> Iterator[str | TextTable]:
+        """Yield what was compared and timed, the verdict, and where the files are."""
+        for comparison in self.comparisons.values():
+            yield from comparison_text({"engine": comparison}, "held-out scenes")
+        yield latency_table(self.latencies, f"photographs on {self.values['machine']['cpu']}")
+        yield self.verdict
+        yield f"report: {(self.out / 'report.html').absolute().as_uri()}"
+        yield f"pictures: {self.out / 'sheet.png'}, numbers: {self.out / 'results.json'}"
 
     def check(self) -> None:
         """Fail where a bundle is out of tolerance.

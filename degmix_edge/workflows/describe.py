@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,14 @@ from degmix_edge.bundle.contract import Contract, contract, contract_lines
 from degmix_edge.bundle.manifest import Form, Manifest, size_text
 from degmix_edge.bundle.ready import ENDING, located
 from degmix_edge.quant.recipe import Recipe
+from degmix_edge.report.text import Readable, TextTable
 
 if TYPE_CHECKING:
     from degmix_training.checkpoint import Card, Score
 
 
 @dataclass(frozen=True)
-class BundleContents:
+class BundleContents(Readable):
     """A verified bundle.
 
     Attributes:
@@ -38,9 +39,26 @@ class BundleContents:
     recipe: Recipe
     size_bytes: dict[str, int]
 
+    def text(self) -> Iterator[str | TextTable]:
+        """Yield what the bundle is, and its files."""
+        yield from bundle_lines(self)
+        sizes = [[name, f"{size:,}"] for name, size in self.size_bytes.items()]
+        yield TextTable("files", ["file", "bytes"], sizes)
+
+    def node_table(self) -> TextTable:
+        """The precision of every weighted node, and its reason."""
+        rows = [[p.node, p.op, p.precision, p.reason] for p in self.recipe.placements]
+        return TextTable("recipe", ["node", "operator", "precision", "reason"], rows)
+
+    def values(self) -> dict[str, Any]:
+        """The contents as plain values."""
+        values = {name: getattr(self, name) for name in ("manifest", "contract", "recipe")}
+        values |= {"sizes": self.sizes} if len(self.sizes) > 1 else {}
+        return values | {"size_bytes": self.size_bytes}
+
 
 @dataclass(frozen=True)
-class OnnxContents:
+class OnnxContents(Readable):
     """An ONNX file.
 
     Attributes:
@@ -60,13 +78,40 @@ class OnnxContents:
     size_bytes: int
     described: bool
 
+    def text(self) -> Iterator[str]:
+        """Yield inputs, outputs and operators."""
+        nodes = sum(self.operators.values())
+        yield f"{self.path}: opset {self.opset}, {nodes} nodes, {self.size_bytes:,} bytes"
+        for kind, shapes in (("input", self.inputs), ("output", self.outputs)):
+            yield from (f"{kind}: {name} {shape}" for name, shape in shapes.items())
+        yield "operators: " + ", ".join(f"{op} {n}" for op, n in self.operators.items())
+        if not self.described:
+            yield "no degmix metadata: tasks are known by output names"
+
+    def values(self) -> dict[str, Any]:
+        """The contents as plain values."""
+        names = ("path", "opset", "inputs", "outputs", "operators", "size_bytes")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True)
-class CheckpointContents:
+class CheckpointContents(Readable):
     """A checkpoint: its file and its card."""
 
     path: Path
     card: Card
+
+    def text(self) -> Iterator[str | TextTable]:
+        """Yield what the card says, and the scores."""
+        card = self.card
+        size = f"{card.height}x{card.width}"
+        yield f"{self.path}: {card.model}, {size}, step {card.step}, seed {card.seed}"
+        yield f"commit {card.commit}; " + ", ".join(f"{k} {v}" for k, v in card.versions.items())
+        yield score_table("validation scores", card.scores)
+
+    def values(self) -> dict[str, Any]:
+        """The contents as plain values."""
+        return {"path": self.path, "card": self.card}
 
 
 Contents = BundleContents | OnnxContents | CheckpointContents
@@ -86,13 +131,13 @@ def describe(thing: str | Path) -> Contents:
     return _onnx(path) if path.suffix == ".onnx" else _checkpoint(str(thing))
 
 
-def score_table(title: str, scores: Mapping[str, Score]) -> tuple[str, list[str], list[list[str]]]:
-    """Title, columns and rows: one row a task, beside the best constant prediction."""
+def score_table(title: str, scores: Mapping[str, Score]) -> TextTable:
+    """One row for each task, beside the best constant prediction."""
     rows = [
         [task, f"{s.metric} [{s.unit}]", f"{s.value:.3f}", f"{s.constant:.3f}"]
         for task, s in scores.items()
     ]
-    return title, ["task", "metric", "value", "best constant"], rows
+    return TextTable(title, ["task", "metric", "value", "best constant"], rows)
 
 
 def bundle_lines(found: BundleContents) -> list[str]:
@@ -127,18 +172,6 @@ def _fastest_line(forms: Sequence[Form]) -> str:
 
 def _form_name(form: Form) -> str:
     return f"{form.backend} {form.precision} with {form.threads} thread{'s' * (form.threads > 1)}"
-
-
-def onnx_lines(found: OnnxContents) -> list[str]:
-    """Return what an ONNX file holds as lines of text for people."""
-    nodes = sum(found.operators.values())
-    lines = [f"{found.path}: opset {found.opset}, {nodes} nodes, {found.size_bytes:,} bytes"]
-    for kind, shapes in (("input", found.inputs), ("output", found.outputs)):
-        lines += [f"{kind}: {name} {shape}" for name, shape in shapes.items()]
-    lines.append("operators: " + ", ".join(f"{op} {n}" for op, n in found.operators.items()))
-    if not found.described:
-        lines.append("no degmix metadata: tasks are known by output names")
-    return lines
 
 
 def _bundle(path: Path) -> BundleContents:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from degmix_edge.progress import Progress, counting, listening
+from degmix_edge.report.text import Readable, TextTable
 from degmix_edge.workflows.evaluate_parts import Part, predictor_of, score_parts
 from degmix_edge.workflows.networks import read_checkpoint
 from degmix_edge.workflows.sliced import SliceScore, parse_slices
@@ -56,7 +57,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Readable):
     """What a checkpoint scores.
 
     Attributes:
@@ -112,6 +113,15 @@ class Evaluation:
         if self.slices:
             tables.append(("slices, with 95 % intervals by bootstrap over images", self._sliced()))
         return tables
+
+    def text(self) -> Iterator[str | TextTable]:
+        """Yield the tables; where a baseline comes from is a line of its own."""
+        for number, (title, rows) in enumerate(self.tables()):
+            gains = number == 1 and self.delta_m is not None
+            shown = [row[:-1] for row in rows] if gains else rows
+            yield TextTable(title, shown[0], shown[1:])
+        for gain in self.delta_m.tasks if self.delta_m else ():
+            yield f"baseline of {gain.task}: {gain.source}"
 
     def _sliced(self) -> list[list[str]]:
         rows = [["slice", "images", *self.scores]]

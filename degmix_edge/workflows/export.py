@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from degmix_edge import progress
 from degmix_edge.files import check_file, write_file
 from degmix_edge.progress import Progress, listening, working
+from degmix_edge.report.text import Readable, TextTable
 from degmix_edge.workflows.export_report import ExportReport, report_steps
 from degmix_edge.workflows.models import random_checkpoint
 from degmix_edge.workflows.networks import Network, read_checkpoint, read_network, task_names
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Exported:
+class Exported(Readable):
     """A float ONNX model: normalised image in, logits named by task out.
 
     Attributes:
@@ -36,6 +37,19 @@ class Exported:
     def outputs(self) -> list[str]:
         """Names of the outputs, one a task."""
         return [value.name for value in self.model.graph.output]
+
+    def text(self) -> Iterator[str | TextTable]:
+        """Yield the report, if there is one, and what was written."""
+        if self.report:
+            yield from self.report.text()
+        nodes, size = len(self.model.graph.node), self.model.ByteSize() / 1e6
+        yield f"{self.path or 'the model'}: {nodes} nodes, {size:.1f} MB"
+        yield f"outputs: {', '.join(self.outputs)}"
+
+    def values(self) -> dict[str, Any]:
+        """What was exported as plain values."""
+        values = {"out": self.path, "nodes": len(self.model.graph.node), "outputs": self.outputs}
+        return values | (self.report.values() if self.report else {})
 
 
 def export(

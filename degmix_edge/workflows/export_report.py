@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from degmix_edge.passes._base import Pass, apply
 from degmix_edge.passes.forms import metadata_for
 from degmix_edge.passes.lower_moe import mixtures
 from degmix_edge.progress import counting
+from degmix_edge.report.text import Readable, TextTable
 
 if TYPE_CHECKING:
     from degmix_training.checkpoint import Checkpoint
@@ -53,7 +54,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class ExportReport:
+class ExportReport(Readable):
     """What the exact folds and passes give, against the plain export.
 
     Attributes:
@@ -81,6 +82,12 @@ class ExportReport:
             "macs_of": self.macs_of,
             "steps": self.steps,
         }
+
+    def text(self) -> Iterator[str | TextTable]:
+        """Yield every step and the gain."""
+        yield TextTable("from the plain export", COLUMNS, self.rows())
+        yield self.summary()
+        yield "difference: of logits, relative to each task's largest; the worst task's"
 
     def rows(self) -> list[tuple[str, ...]]:
         """A row of `COLUMNS` for each step and form."""

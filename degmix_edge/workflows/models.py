@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from degmix_edge import config
+from degmix_edge.report.text import Readable, TextTable
 
 if TYPE_CHECKING:
     from degmix_training.checkpoint import Checkpoint
@@ -109,7 +110,7 @@ def random_checkpoint(
 
 
 @dataclass(frozen=True)
-class ModelCost:
+class ModelCost(Readable):
     """What a model costs.
 
     Attributes:
@@ -130,6 +131,25 @@ class ModelCost:
     tasks: dict[str, int]
     trained: Cost
     exported: Cost
+
+    def text(self) -> Iterator[str | TextTable]:
+        """Yield parameters and multiply-adds, trained and exported."""
+        pair = (self.trained, self.exported)
+        rows = [["parameters M", *(f"{c.params / 1e6:.3f}" for c in pair)]]
+        for part in ("total", *self.trained.macs_of):
+            macs = [c.macs_of.get(part, c.macs) for c in pair]
+            rows.append([f"GMAC {part}", *(f"{m / 1e9:.2f}" for m in macs)])
+        size, names = f"{self.height}x{self.width}", ", ".join(self.tasks)
+        title = f"{self.model}, {size}, {names} with the classes of {self.data}"
+        yield TextTable(title, ["", "trained", "exported"], rows)
+        yield "GMAC: billions of multiply-adds an image, attention and deformable ones included"
+
+    def values(self) -> dict[str, Any]:
+        """The cost as plain values."""
+        names = ("model", "network", "height", "width", "data", "tasks")
+        values = {name: getattr(self, name) for name in names}
+        values |= {name: getattr(self.trained, name) for name in ("params", "macs", "macs_of")}
+        return values | {"exported": self.exported}
 
 
 def model_cost(
@@ -174,31 +194,3 @@ def model_cost(
         cost.count(network, *size),
         cost.count(folded, *size),
     )
-
-
-def cost_table(cost: ModelCost) -> tuple[str, list[str], list[list[str]]]:
-    """Title, columns and rows: parameters and multiply-adds, trained and exported."""
-    pair = (cost.trained, cost.exported)
-    rows = [["parameters M", *(f"{c.params / 1e6:.3f}" for c in pair)]]
-    for part in ("total", *cost.trained.macs_of):
-        macs = [c.macs_of.get(part, c.macs) for c in pair]
-        rows.append([f"GMAC {part}", *(f"{m / 1e9:.2f}" for m in macs)])
-    size, names = f"{cost.height}x{cost.width}", ", ".join(cost.tasks)
-    title = f"{cost.model}, {size}, {names} with the classes of {cost.data}"
-    return title, ["", "trained", "exported"], rows
-
-
-def cost_values(cost: ModelCost) -> dict[str, Any]:
-    """The cost as plain values."""
-    return {
-        "model": cost.model,
-        "network": cost.network,
-        "height": cost.height,
-        "width": cost.width,
-        "data": cost.data,
-        "tasks": cost.tasks,
-        "params": cost.trained.params,
-        "macs": cost.trained.macs,
-        "macs_of": cost.trained.macs_of,
-        "exported": cost.exported,
-    }

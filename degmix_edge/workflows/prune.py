@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from degmix_edge import progress
 from degmix_edge.files import check_file
 from degmix_edge.preprocess import Fit, fit_image, normalise
 from degmix_edge.progress import Progress, counting, listening
+from degmix_edge.report.text import Readable, TextTable
 from degmix_edge.workflows.networks import read_checkpoint
 from degmix_edge.workflows.sources import check_images, images
 from degmix_edge.workflows.sources import samples as labelled_samples
@@ -21,7 +23,7 @@ BELOW = 0.02
 
 
 @dataclass(frozen=True)
-class Pruned:
+class Pruned(Readable):
     """A checkpoint with fewer experts.
 
     Attributes:
@@ -30,6 +32,7 @@ class Pruned:
         shares: By mixture, each expert's share of each task's gates, `(tasks, experts)`.
         scores: Each task's metric `before` and `after`, where labelled images were given.
         metrics: Names of the metrics by task.
+        data: The labelled images; None where none were given.
     """
 
     path: Path
@@ -37,11 +40,36 @@ class Pruned:
     shares: dict[str, Any]
     scores: dict[str, dict[str, float]]
     metrics: dict[str, str]
+    data: str | None = None
 
     @property
     def experts(self) -> int:
         """How many experts there were before pruning."""
         return int(sum(share.shape[1] for share in self.shares.values()))
+
+    def text(self) -> Iterator[str | TextTable]:
+        """Yield each expert's largest share, and the metrics before and after."""
+        rows = [
+            [f"block {name}", *(f"{100 * float(x):.1f}" for x in share.amax(0)), str(count)]
+            for (name, share), count in zip(self.shares.items(), self.left, strict=True)
+        ]
+        numbers = map(str, range(len(rows[0]) - 2))
+        yield TextTable("experts", ["largest share of a task [%]", *numbers, "left"], rows)
+        if self.scores:
+            before, after = self.scores["before"], self.scores["after"]
+            cells = [[t, self.metrics[t], f"{before[t]:.3f}", f"{after[t]:.3f}"] for t in before]
+            yield TextTable(f"on {self.data}", ["task", "metric", "before", "after"], cells)
+        yield f"{self.path}: {sum(self.left)} of {self.experts} experts left"
+
+    def values(self) -> dict[str, Any]:
+        """What was dropped as plain values."""
+        return {
+            "checkpoint": self.path,
+            "experts_left": self.left,
+            "experts": self.experts,
+            "shares": {name: share.tolist() for name, share in self.shares.items()},
+            "scores": self.scores,
+        }
 
 
 def prune_experts(
@@ -93,7 +121,8 @@ def prune_experts(
         scores = _scores(loaded, pruned, score)
     checkpoints.save(Path(out), pruned.network.state_dict(), pruned.card)
     names = {task: spec.metric for task, spec in loaded.tasks.items()}
-    return Pruned(Path(out), pruned.network.config.kept_experts, measured, scores, names)
+    left = pruned.network.config.kept_experts
+    return Pruned(Path(out), left, measured, scores, names, score)
 
 
 def _scores(before: Checkpoint, after: Checkpoint, data: str | None) -> dict[str, dict[str, float]]:

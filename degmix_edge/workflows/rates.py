@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.bundle.manifest import TRUNK, Split
 from degmix_edge.errors import ConfigError
 from degmix_edge.registry import unknown
+from degmix_edge.report.text import Readable, TextTable
 from degmix_edge.workflows.models import random_checkpoint
 from degmix_edge.workflows.networks import check_split, read_checkpoint, task_names
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RateCost:
+class RateCost(Readable):
     """What tasks cost at their own rates, in multiply-adds.
 
     Attributes:
@@ -32,6 +33,22 @@ class RateCost:
     split: Split
     rates: dict[str, float]
     cost: float
+
+    def text(self) -> Iterator[str | TextTable]:
+        """Yield the share of the trunk and of each task with its rate, and what a frame costs."""
+        split, rates = self.split, self.rates
+        rows = [[TRUNK, f"{100 * split.shares[TRUNK]:.1f}", "", f"{max(rates.values()):g}"]]
+        for task, mixer in split.mixers.items():
+            numbers = [f"{100 * split.shares[task]:.1f}", f"{100 * mixer:.1f}"]
+            rows.append([task, *numbers, f"{rates.get(task, 0.0):g}"])
+        columns = ["part", "share %", "of it its mixer %", "runs a second"]
+        yield TextTable("task rates", columns, rows)
+        when = f"on one frame in {split.refresh}"
+        when += ", and on frames that run a task with pauses" if split.has_places else ""
+        yield (
+            f"at these rates, a frame costs {100 * self.cost:.0f} % of all tasks on every frame, "
+            f"in multiply-adds; a task that does not run costs its mixer {when}"
+        )
 
 
 def rates_of(text: str) -> dict[str, float]:
@@ -115,24 +132,3 @@ def _check(rates: Mapping[str, float]) -> None:
             raise ConfigError(f"rates: {task} got {rate}, expected runs a second from 0")
     if not any(rates.values()):
         raise ConfigError("rates: no task runs; give one such as depth=30")
-
-
-def rate_table(found: RateCost) -> tuple[str, list[str], list[list[str]]]:
-    """Title, columns and rows: the share of the trunk and of each task, and its rate."""
-    split, rates = found.split, found.rates
-    rows = [[TRUNK, f"{100 * split.shares[TRUNK]:.1f}", "", f"{max(rates.values()):g}"]]
-    for task, mixer in split.mixers.items():
-        numbers = [f"{100 * split.shares[task]:.1f}", f"{100 * mixer:.1f}"]
-        rows.append([task, *numbers, f"{rates.get(task, 0.0):g}"])
-    return "task rates", ["part", "share %", "of it its mixer %", "runs a second"], rows
-
-
-def rate_line(found: RateCost) -> str:
-    """What the rates cost, in sentences."""
-    split = found.split
-    when = f"on one frame in {split.refresh}"
-    when += ", and on frames that run a task with pauses" if split.has_places else ""
-    return (
-        f"at these rates, a frame costs {100 * found.cost:.0f} % of all tasks on every frame, in "
-        f"multiply-adds; a task that does not run costs its mixer {when}"
-    )

@@ -20,6 +20,7 @@ from degmix_edge.capture._base import Replay
 from degmix_edge.errors import ConfigError, OutputError
 from degmix_edge.network import NetworkSpec
 from degmix_edge.progress import Event, Progress, emit, listening, note, warn
+from degmix_edge.report.text import Readable, TextTable
 from degmix_edge.runtime import load
 from degmix_edge.runtime.results import StreamResult, StreamStats
 from degmix_edge.runtime.stream import AnySource, Stream, stream
@@ -35,7 +36,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
-class Recording:
+class Recording(Readable):
     """What became of a stream that was recorded or watched.
 
     Attributes:
@@ -69,8 +70,8 @@ class Recording:
         """What programs read."""
         return vars(self)
 
-    def table(self, bundle: str) -> tuple[str, list[str], list[list[str]]]:
-        """Return title, columns and rows for people."""
+    def text(self) -> Iterator[str | TextTable]:
+        """Yield what became of the frames of each camera, and what was written."""
         rows = []
         for name, camera in self.stats.cameras.items():
             drops = [f"{count} {cause}" for cause, count in camera.dropped.items() if count]
@@ -91,8 +92,10 @@ class Recording:
         ages = [f"{self.stats.age_ms[p]:.0f}" for p in ("p50", "p95", "p99") if self.stats.age_ms]
         rows.append(["age ms: p50, p95, p99", ", ".join(ages) or "unknown"])
         rows += [[f"{task}, runs a second", f"{rate:.1f}"] for task, rate in self.rates_hz.items()]
-        title = f"{bundle} on {self.source}: {self.results} results in {self.seconds:.1f} s"
-        return title, ["", "count"], rows
+        title = f"{self.source}: {self.results} results in {self.seconds:.1f} s"
+        yield TextTable(title, ["", "count"], rows)
+        if self.written:
+            yield f"maps: {', '.join(map(str, self.written))}"
 
 
 def record_stream(

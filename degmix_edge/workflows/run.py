@@ -15,6 +15,7 @@ from degmix_edge.network import IMAGE, NetworkSpec
 from degmix_edge.preprocess import list_images
 from degmix_edge.progress import Progress, counting, listening, warn
 from degmix_edge.registry import unknown
+from degmix_edge.report.text import Readable, TextTable
 from degmix_edge.runtime import Maps, load
 from degmix_edge.runtime.frames import Frame, endings_of
 from degmix_edge.sinks import SinkOptions
@@ -53,7 +54,7 @@ class BadImage:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Readable):
     """Images that ran, and those that could not be read.
 
     Attributes:
@@ -78,10 +79,12 @@ class Run:
         """What programs read."""
         return {"tasks": self.tasks, "images": self.images, "bad": self.bad}
 
-    def table(self, bundle: str) -> tuple[str, list[str], list[list[str]]]:
-        """Return title, columns and rows for people."""
+    def text(self) -> Iterator[str | TextTable]:
+        """Yield the time of each image, and where its maps are."""
         rows = [[str(i.image), f"{i.total_ms:.1f}", f"{i.net_ms:.1f}"] for i in self.images]
-        return f"{bundle}, {', '.join(self.tasks)}", ["image", "total ms", "net ms"], rows
+        yield TextTable(", ".join(self.tasks), ["image", "total ms", "net ms"], rows)
+        if self.written:
+            yield f"maps: {', '.join(map(str, self.written))}"
 
 
 def run_images(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from degmix_edge.graph.spec import network_spec
 from degmix_edge.graph.spec_file import SPEC_KEY, read_spec
 from degmix_edge.network import IMAGE, NetworkSpec, as_network_takes
 from degmix_edge.preprocess import normalise
+from degmix_edge.report.text import Doubt, Readable, TextTable
 from degmix_edge.runtime import Maps, Session
 from degmix_edge.runtime.frames import Frame, fit_frame
 from degmix_edge.tasks import TaskSpec, false_colour, logits_name
@@ -24,7 +26,7 @@ from degmix_edge.workflows.options import Options, make_options
 
 
 @dataclass(frozen=True)
-class Checked:
+class Checked(Readable):
     """What a spec makes of a network on one image.
 
     Attributes:
@@ -41,6 +43,12 @@ class Checked:
     maps: Maps
     numbers: dict[str, str]
     doubts: tuple[str, ...]
+
+    def text(self) -> Iterator[str | TextTable]:
+        """Yield what the network is taken to be, a line for each map, and the doubts."""
+        yield self.network
+        yield TextTable("maps", ["task", "values"], list(self.numbers.items()))
+        yield from map(Doubt, self.doubts)
 
 
 def check_spec(

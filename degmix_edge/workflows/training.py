@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import degmix_training
 import yaml
@@ -16,6 +16,7 @@ from degmix_edge import config
 from degmix_edge.errors import ConfigError, OutputError
 from degmix_edge.files import make_folder
 from degmix_edge.progress import Progress, listening
+from degmix_edge.report.text import Readable, TextTable
 
 if TYPE_CHECKING:
     from degmix_training.checkpoint import Card, Score
@@ -45,7 +46,7 @@ class Preset:
 
 
 @dataclass(frozen=True)
-class TrainResult:
+class TrainResult(Readable):
     """A run that reached its last step.
 
     Scores and steps are read from the files when they are first asked for, because in a job on
@@ -98,6 +99,25 @@ class TrainResult:
         from degmix_training.checkpoint import read_card
 
         return int(read_card(self.best).step)
+
+    def text(self) -> Iterator[str | TextTable]:
+        """Yield the scores of the last step, and where the best weights and the page are."""
+        from degmix_edge.workflows.describe import score_table
+
+        yield score_table(f"{self.checkpoint}, step {self.step}", self.scores)
+        yield f"best so far: {self.best}, step {self.best_step}"
+        yield f"report: {self.page.absolute().as_uri()}"
+
+    def values(self) -> dict[str, Any]:
+        """The run as plain values."""
+        names = ("checkpoint", "best", "scores", "step")
+        return {name: getattr(self, name) for name in names}
+
+
+def preset_table() -> TextTable:
+    """The presets of the package, one row each."""
+    rows = [[p.name, p.model, f"{p.height}x{p.width}", p.data] for p in presets()]
+    return TextTable("presets", ["preset", "model", "size", "data set"], rows)
 
 
 def presets() -> list[Preset]:

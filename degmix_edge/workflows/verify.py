@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +10,17 @@ from degmix_edge.bundle.contents import Bundle, open_bundle
 from degmix_edge.bundle.golden import Differences, differences, unpack
 from degmix_edge.bundle.manifest import GOLDEN, size_text
 from degmix_edge.bundle.signing import policy
+from degmix_edge.errors import AccuracyError
+from degmix_edge.report.text import Readable
 from degmix_edge.runtime import load
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Readable):
     """What was verified.
 
     Attributes:
+        bundle: The folder.
         files: How many files have the hashes that the manifest says.
         signer: Name of the key that signed the bundle; None where no signature was asked for.
         golden: How far the maps of the golden image are from those at build time.
@@ -25,6 +28,7 @@ class Verification:
             of the first.
     """
 
+    bundle: Path
     files: int
     signer: str | None
     golden: Differences
@@ -34,6 +38,26 @@ class Verification:
     def passed(self) -> bool:
         """Whether the engines give here what they gave where they were built."""
         return all(differences.passed for differences in self.sizes.values())
+
+    def text(self) -> Iterator[str]:
+        """Yield what was checked, and how far the golden images' maps are off."""
+        yield f"{self.files} files have the hashes that the manifest says"
+        yield f"signed by key {self.signer}" if self.signer else "no signature was asked for"
+        for size, golden in self.sizes.items():
+            at = f", {size}" if len(self.sizes) > 1 else ""
+            yield f"golden image{at}: {golden.text}"
+
+    def check(self) -> None:
+        """Fail where an engine gives other maps here.
+
+        Raises:
+            AccuracyError: Says how far they are off.
+        """
+        if not self.passed:
+            bad = "; ".join(golden.text for golden in self.sizes.values() if not golden.passed)
+            raise AccuracyError(
+                f"{self.bundle}: gives other maps here than where it was built: {bad}"
+            )
 
 
 def verify(
@@ -69,4 +93,5 @@ def verify(
         with load(one, backend=backend, **vars(wanted)) as session:
             maps = session.backend.infer(feed)
         found[size_text(one.manifest.fit.size)] = differences(session.spec, expected, maps)
-    return Verification(len(opened.manifest.files), signer, next(iter(found.values())), found)
+    count, first = len(opened.manifest.files), next(iter(found.values()))
+    return Verification(opened.path, count, signer, first, found)

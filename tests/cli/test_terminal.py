@@ -12,8 +12,8 @@ from PIL import Image
 from degmix_edge.bundle.card import card_text
 from degmix_edge.bundle.contents import recipe_and_ranges
 from degmix_edge.bundle.manifest import digest_line
-from degmix_edge.cli._output import Output
-from degmix_edge.cli._plain import plain
+from degmix_edge.terminal.output import Output
+from degmix_edge.terminal.plain import plain
 from degmix_edge.files import sha256
 
 

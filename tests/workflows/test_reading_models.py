@@ -3,7 +3,7 @@
 import pytest
 from degmix_training import models
 
-from degmix_edge.workflows.models import cost_table, cost_values, model_cost
+from degmix_edge.workflows.models import model_cost
 
 
 @pytest.mark.parametrize("model", models.names())
@@ -14,7 +14,7 @@ def test_every_model_is_counted(model):
     assert cost.trained.params > 0
     assert 0 < cost.exported.macs <= cost.trained.macs  # folds save at this size
     assert sum(cost.trained.macs_of.values()) <= cost.trained.macs
-    assert cost_values(cost)["tasks"] == {"semseg": 40, "depth": 1}
-    title, columns, rows = cost_table(cost)
+    assert cost.values()["tasks"] == {"semseg": 40, "depth": 1}
+    (title, columns, rows), _ = cost.text()
     assert title.startswith(f"{model}, 448x672")
     assert all(len(row) == len(columns) for row in rows)

@@ -13,6 +13,7 @@ from degmix_edge.backends import choose, processors
 from degmix_edge.bundle.contents import open_bundle
 from degmix_edge.errors import ConfigError, InputError
 from degmix_edge.progress import Event, Progress, emit, listening, note, warn
+from degmix_edge.report.text import Readable
 from degmix_edge.workflows.label.job import (
     BAD,
     FORMATS,
@@ -34,7 +35,7 @@ from degmix_edge.workflows.networks import task_names
 
 
 @dataclass(frozen=True)
-class Labels:
+class Labels(Readable):
     """What a run has written.
 
     Attributes:
@@ -54,6 +55,13 @@ class Labels:
     images: int
     bad: int
     seconds: float
+
+    def text(self) -> Iterator[str]:
+        """Yield what there is."""
+        yield (
+            f"{self.out}: {self.images} images, {self.bad} set aside, shards: {self.shards}, "
+            f"{self.seconds:.1f} s"
+        )
 
 
 def label(

@@ -6,6 +6,7 @@ A model's file imports PyTorch, so its docstring is read without running the fil
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ import degmix_training
 import yaml
 
 from degmix_edge.registry import KINDS
+from degmix_edge.report.text import TextTable
 
 FOLDER = Path(degmix_training.__file__).parent
 
@@ -52,6 +54,17 @@ def list_models() -> dict[str, str]:
 def list_zoos() -> list[ZooOutline]:
     """The zoos of the package, by name."""
     return [_outline(path) for path in sorted((FOLDER / "configs" / "zoo").glob("*.yaml"))]
+
+
+def zoo_tables() -> Iterator[TextTable]:
+    """Yield the models and the zoos, one row each."""
+    models = [[name, line] for name, line in list_models().items()]
+    yield TextTable("models", ["model", "what it is"], models)
+    zoos = [
+        [zoo.name, f"{zoo.height}x{zoo.width}", str(zoo.steps), ", ".join(zoo.entries)]
+        for zoo in list_zoos()
+    ]
+    yield TextTable("zoos", ["zoo", "size", "steps", "networks"], zoos)
 
 
 def _outline(path: Path) -> ZooOutline:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from degmix_edge import metrics, tasks
 from degmix_edge.report.page import Table
+from degmix_edge.report.text import Doubt, TextTable
 from degmix_edge.workflows.zoo.result import PRECISIONS
 
 if TYPE_CHECKING:
@@ -21,6 +22,16 @@ COST_NOTE = (
     "alternating in one run. Flips: choices of experts that differ from FP32 because their "
     "inputs come from INT8 layers; routers themselves are float and flip none."
 )
+
+
+def zoo_text(result: ZooResult) -> Iterator[str | TextTable]:
+    """Yield what networks cost and score, the remarks, the verdict, and where the files are."""
+    for table in (cost_table(result), accuracy_table(result)):
+        yield TextTable(table.title.lower(), table.columns, table.rows)
+    yield from map(Doubt, result.remarks)
+    yield result.verdict
+    yield f"report: {result.page.absolute().as_uri()}"
+    yield f"table: {result.table}, chart: {result.chart}, numbers: {result.numbers}"
 
 
 def cost_table(result: ZooResult) -> Table:

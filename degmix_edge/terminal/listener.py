@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from degmix_edge.cli._bars import Bars
-from degmix_edge.cli._output import Output
-from degmix_edge.progress import Event, Stage
+from degmix_edge.errors import DegmixWarning
+from degmix_edge.progress import Event, Stage, listening
+from degmix_edge.terminal.bars import Bars
+from degmix_edge.terminal.output import Output
 
 LONG_SECONDS = 2.0
 """A counted stage that took longer says so at its end."""
@@ -49,3 +53,27 @@ class Listener:
     def close(self) -> None:
         """Take bars off the screen."""
         self._bars.close()
+
+
+@contextmanager
+def shown(output: Output | None = None) -> Iterator[Output]:
+    """Show what the workflows in the block report, and their warnings, on stderr.
+
+    Args:
+        output: Prints it; None prints everything except what is for programs.
+    """
+    output = output or Output(as_json=False)
+    listener = Listener(output)
+
+    with warnings.catch_warnings(), listening(listener.hear):
+        warnings.showwarning = lambda message, kind, *rest, **more: _show(output, message, kind)
+        try:
+            yield output
+        finally:
+            listener.close()
+
+
+def _show(output: Output, message: Warning | str, kind: type[Warning]) -> None:
+    # Deprecation notes of libraries are for their developers.
+    if issubclass(kind, DegmixWarning):
+        output.warn(str(message))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from degmix_edge.cli._plain import plain
 from degmix_edge.progress import Event
+from degmix_edge.terminal.plain import plain
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,20 +1,19 @@
-"""What verbs print: people read stderr, programs read one JSON object on stdout."""
+"""What people read on stderr, and what programs read: one JSON object on stdout."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from degmix_edge.cli._plain import plain
 from degmix_edge.errors import DegmixError
 from degmix_edge.progress import Stage
+from degmix_edge.report.text import Doubt, TextTable
 from degmix_edge.report.values import json_text
+from degmix_edge.terminal.plain import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,12 +30,7 @@ class Output:
     """
 
     def __init__(
-        self,
-        as_json: bool,
-        *,
-        quiet: bool = False,
-        verbose: bool = False,
-        log: Path | None = None,
+        self, as_json: bool, *, quiet: bool = False, verbose: bool = False, log: Path | None = None
     ) -> None:
         self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
         self.log = log.open("a") if log else None
@@ -81,7 +75,7 @@ class Output:
         """Print the JSON object of a verb that failed, with --json only."""
         if self.as_json:
             error = {"type": kind, "message": message, "exit_code": code}
-            click.echo(json.dumps({"error": error}))
+            print(json.dumps({"error": error}))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table; columns after the first are right-aligned."""
@@ -99,10 +93,18 @@ class Output:
         if not self.quiet:
             self.console.print(table)
 
+    def show(self, text: Iterable[str | TextTable]) -> None:
+        """Print what a result says of itself."""
+        for item in text:
+            if isinstance(item, TextTable):
+                self.table(*item)
+            else:
+                (self.warn if isinstance(item, Doubt) else self.say)(item)
+
     def result(self, values: dict[str, Any]) -> None:
         """Print the verb's result, with --json only."""
         if self.as_json:
-            click.echo(json_text(values))
+            print(json_text(values))
 
     def close(self) -> None:
         """Close the log."""
