@@ -90,6 +90,4 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
     typed = {k: v for k, v in options.items() if source(k) != click.core.ParameterSource.DEFAULT}
     if "budget" in typed:
         typed["workers"] = options["workers"]
-    if typed.get("tasks"):
-        typed["tasks"] = tuple(part.strip() for part in typed["tasks"].split(",") if part.strip())
     return typed

@@ -12,14 +12,16 @@ import click
 from click.shell_completion import CompletionItem
 
 
-class Name(click.ParamType[str]):
-    """One name out of a registry, or several with commas; it is looked up when it is needed.
+class Name(click.ParamType[Any]):
+    """One name out of a registry, which is looked up when it is needed.
 
     The workflow checks it, so that a misspelt name gets the same error from Python.
     """
 
-    def __init__(self, package: str, *extra: str, metavar: str = "name") -> None:
-        self.package, self.extra, self.name = package, extra, metavar
+    name = "name"
+
+    def __init__(self, package: str, *extra: str) -> None:
+        self.package, self.extra = package, extra
 
     def names(self) -> Iterable[str]:
         """All names that the registry has."""
@@ -36,6 +38,19 @@ class Name(click.ParamType[str]):
             names = [*self.extra, *self.names()]
             return [CompletionItem(f"{before}{comma}{n}") for n in names if n.startswith(part)]
         return []
+
+
+class Names(Name):
+    """Several names with commas between them."""
+
+    name = "A,B"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Split the text."""
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(part.strip() for part in parts if part.strip())
 
 
 class Device(Name):
@@ -79,10 +94,12 @@ class Size(click.ParamType[tuple[int, int]]):
 
 PATH = File(path_type=Path)
 NAME_OR_FILE = File()
-TASKS = Name("degmix_edge.tasks", metavar="A,B")
+TASKS = Names("degmix_edge.tasks")
 BACKEND = Name("degmix_edge.backends", "auto")
+BACKENDS = Names("degmix_edge.backends", "auto")
 OBSERVER = Name("degmix_calibration.observers")
 MODEL = Name("degmix_training.models")
+MODELS = Names("degmix_training.models")
 DATA_SET = Name("degmix_training.data")
 TARGET = Name("degmix_edge.workflows.emit")
 DEVICE = Device("", "cpu")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -13,9 +13,6 @@ from degmix_edge.cli._input_options import INPUT
 from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH
 from degmix_edge.cli._verb import Group, verb
 from degmix_edge.terminal import Output
-
-if TYPE_CHECKING:
-    from degmix_edge.workflows.options import Options
 
 GROUP = "Build"
 ENGINE = [
@@ -86,29 +83,13 @@ def engine(
 
     plan = build_file.read(config_file, _build_options.given(options), network, out)
     if dry_run:
-        _say_plan(output, plan.network, plan.target, plan.options, force=force)
+        plan.check(force=force)
+        output.show(plan.text())
+        output.result(plan.values())
         return
     built = build(plan.network, plan.target, options=plan.options, force=force)
-    manifest = built.manifest
-    output.say(f"{built.path}: {manifest.precision}, {', '.join(manifest.network.task_names)}")
-    output.result(
-        {
-            "bundle": built.path,
-            "precision": manifest.precision,
-            "tasks": manifest.network.task_names,
-            "size_bytes": built.size_bytes,
-            "engines": manifest.engines,
-            "stages": output.stages,
-        }
-    )
-
-
-def _say_plan(output: Output, network: str, target: Path, options: Options, *, force: bool) -> None:
-    from degmix_edge.workflows.build import Build, check_build
-
-    check_build(network, target, options, force=force)
-    values = options.model_dump(mode="json")
-    output.say(f"would build {target} from {network}: {' -> '.join(Build.STAGES)}")
-    rows = [[name, str(value)] for name, value in values.items()]
-    output.table("options", ["option", "value"], rows)
-    output.result({"network": network, "out": target, "stages": Build.STAGES, "options": values})
+    manifest, tasks = built.manifest, built.manifest.network.task_names
+    output.say(f"{built.path}: {manifest.precision}, {', '.join(tasks)}")
+    values: dict[str, Any] = {"bundle": built.path, "precision": manifest.precision}
+    values |= {"tasks": tasks, "size_bytes": built.size_bytes, "engines": manifest.engines}
+    output.result(values | {"stages": output.stages})

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from degmix_edge.cli._types import BACKEND, LABEL_MAP, NAME_OR_FILE, PATH, SIZE
+from degmix_edge.cli._types import BACKENDS, LABEL_MAP, NAME_OR_FILE, PATH, SIZE
 from degmix_edge.cli._verb import verb
 from degmix_edge.terminal import Output
 
@@ -28,7 +28,8 @@ GROUP = "Judge"
 @click.option("--max-disagreement", default=10.0, help="Without: percent.")
 @click.option(
     "--backend",
-    type=BACKEND,
+    "backends",
+    type=BACKENDS,
     default="auto",
     help="One, or several in one table: onnxruntime,tensorrt.",
 )
@@ -41,50 +42,26 @@ GROUP = "Judge"
 @click.option("--workers", type=click.IntRange(1), default=1, help="Processes.")
 @click.option("--address", metavar="HOST:PORT", help="A Ray cluster that compares.")
 @click.option("--save-results", type=PATH, help="On a robot without PyTorch: only keep the maps.")
-@click.option("--load-results", type=PATH, help="On a desktop: compare those maps.")
-def command(
-    output: Output,
-    bundle: Path,
-    checkpoint: str | None,
-    *,
-    max_drop: float,
-    max_disagreement: float,
-    report: Path | None,
-    **options: Any,
-) -> None:
+@click.option("--load-results", "results", type=PATH, help="On a desktop: compare those maps.")
+def command(output: Output, bundle: Path, checkpoint: str | None, **options: Any) -> None:
     """Compare BUNDLE with the CHECKPOINT or ONNX file that it was built from.
 
     The worst task decides: exit code 13 when one is out of tolerance. CHECKPOINT may be left out
     for a shipped one. An ONNX file runs in its own pre-processing.
     """
+    target, force = options.pop("save_results"), options.pop("force")
+    if target is not None:
+        _record(output, bundle, target, options)
+        return
     from degmix_edge.files import check_file
-    from degmix_edge.workflows.compare import compare_engines, record
+    from degmix_edge.workflows.compare import compare_engines
     from degmix_edge.workflows.comparison import check_all, comparison_text
 
-    target, data, force = options.pop("save_results"), options["data"], options.pop("force")
-    results, backend = options.pop("load_results"), options.pop("backend")
-    if target is not None:
-        for name in ("label_map", "slices", "bootstrap", "workers", "address"):
-            options.pop(name)
-        count, name = record(bundle, target, backend=backend, **options)
-        output.say(
-            f"{target}: {count} images through {name}. On a desktop: degmix-edge compare {bundle} "
-            f"--data {data} --load-results {target}"
-        )
-        output.result({"results": target, "images": count, "backend": name})
-        return
+    report, data = options["report"], options["data"]
     if report is not None:
         check_file(report, force=force)
-    compared = compare_engines(
-        bundle,
-        checkpoint,
-        backends=tuple(backend.split(",")),
-        results=results,
-        report=report,
-        max_drop=max_drop / 100,
-        max_disagreement=max_disagreement / 100,
-        **options,
-    )
+    limits = {name: options.pop(name) / 100 for name in ("max_drop", "max_disagreement")}
+    compared = compare_engines(bundle, checkpoint, **limits, **options)
     output.show(comparison_text(compared, data))
     if report is not None:
         output.say(f"report: {report.absolute().as_uri()}")
@@ -93,3 +70,16 @@ def command(
     more = {"engines": values} if len(values) > 1 else {}
     output.result({"bundle": bundle, "data": data, "comparison": first, **more})
     check_all(compared)
+
+
+def _record(output: Output, bundle: Path, target: Path, options: dict[str, Any]) -> None:
+    from degmix_edge.workflows.compare import record
+
+    data, backend = options["data"], ",".join(options["backends"])
+    settings = {name: options[name] for name in ("size", "threads")}
+    count, name = record(bundle, target, data=data, backend=backend, **settings)
+    output.say(
+        f"{target}: {count} images through {name}. On a desktop: degmix-edge compare {bundle} "
+        f"--data {data} --load-results {target}"
+    )
+    output.result({"results": target, "images": count, "backend": name})

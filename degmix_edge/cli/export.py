@@ -35,9 +35,12 @@ def command() -> None:
 @click.option("--set", "overrides", multiple=True, metavar="A=VALUE", help="Other model settings.")
 @click.option("--seed", default=0, help="Of the random weights.")
 @click.option(
-    "--tasks", type=TASKS, help="Of a checkpoint: keep these only. Of --model: its tasks."
+    "--tasks",
+    type=TASKS,
+    default="",
+    help="Of a checkpoint: keep these only. Of --model: its tasks.",
 )
-@click.option("--keep", type=TASKS, help="Of --model: keep these of its tasks only.")
+@click.option("--keep", type=TASKS, default="", help="Of --model: keep these of its tasks only.")
 @click.option("--report", is_flag=True, help="MACs, nodes, bytes and exactness after every step.")
 @click.option("--out", type=PATH, default=Path("model.onnx"))
 @click.option("--force", is_flag=True, help="Replace --out.")
@@ -47,29 +50,23 @@ def onnx_(output: Output, checkpoint: str | None, out: Path, **options: Any) -> 
     The graph is simplified: exact folds of the model, then graph passes. --report shows what each
     gives, against the plain export.
     """
-    found = _export(checkpoint, out, options)
+    found = _export(checkpoint, out, **options)
     output.show(found.text())
     output.result(found.values())
 
 
-def _export(checkpoint: str | None, out: Path, options: dict[str, Any]) -> Exported:
+def _export(checkpoint: str | None, out: Path, *, model: str | None, **options: Any) -> Exported:
     from degmix_edge.workflows.export import export, export_random
-    from degmix_edge.workflows.networks import task_names
 
-    model = options["model"]
-    tasks = task_names(options["tasks"], checkpoint or model)
     if (checkpoint is None) == (model is None):
         raise click.UsageError("give a CHECKPOINT, or --model NAME with --size")
-    common = {"report": options["report"], "force": options["force"]}
-    if checkpoint is not None:
-        for name in ("backbone", "size", "data", "overrides", "keep"):
-            if options[name]:
-                flag = "set" if name == "overrides" else name
-                raise click.UsageError(f"--{flag} is for --model; a checkpoint has its own")
-        return export(checkpoint, out, tasks=tasks, **common)
-    if not options["size"]:
-        raise click.UsageError("--model needs --size, as in --size 448x672")
-    names = ("backbone", "size", "data", "overrides", "seed")
-    given = {name: options[name] for name in names}
-    keep = task_names(options["keep"], model)
-    return export_random(model, out, tasks=tasks, keep=keep, **given, **common)
+    if model is not None:
+        if not options["size"]:
+            raise click.UsageError("--model needs --size, as in --size 448x672")
+        return export_random(model, out, **options)
+    for name in ("backbone", "size", "data", "overrides", "keep"):
+        if options.pop(name):
+            flag = "set" if name == "overrides" else name
+            raise click.UsageError(f"--{flag} is for --model; a checkpoint has its own")
+    del options["seed"]
+    return export(checkpoint, out, **options)

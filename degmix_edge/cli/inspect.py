@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from degmix_edge.cli._types import DATA_SET, MODEL, NAME_OR_FILE, SIZE, TASKS
 from degmix_edge.cli._verb import verb
 from degmix_edge.terminal import Output
-
-if TYPE_CHECKING:
-    pass
 
 GROUP = "Judge"
 
@@ -22,7 +19,7 @@ GROUP = "Judge"
 @click.option("--model", type=MODEL, help="Count a model instead: see `zoo --list`.")
 @click.option("--backbone", help="Its backbone, by timm name.")
 @click.option("--size", type=SIZE, default="425x560", help="Input size of the count.")
-@click.option("--tasks", type=TASKS, help="Its tasks.")
+@click.option("--tasks", type=TASKS, default="", help="Its tasks.")
 @click.option(
     "--data",
     type=DATA_SET,
@@ -62,9 +59,7 @@ def _rates(
 
 def _model(output: Output, model: str, options: dict[str, Any]) -> None:
     from degmix_edge.workflows.models import model_cost
-    from degmix_edge.workflows.networks import task_names
 
-    options["tasks"] = task_names(options["tasks"], model)
     found = model_cost(model, options.pop("size"), **options)
     output.show(found.text())
     output.result(found.values())

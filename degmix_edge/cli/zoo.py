@@ -9,7 +9,7 @@ import click
 
 from degmix_edge.cli._build_options import options
 from degmix_edge.cli._machine import MACHINE, SPREAD, loaders, take_machine
-from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH
+from degmix_edge.cli._types import BACKENDS, MODELS, NAME_OR_FILE, PATH
 from degmix_edge.cli._verb import verb
 from degmix_edge.terminal import Output
 
@@ -18,7 +18,7 @@ GROUP = "Train"
 
 @verb("zoo --list", "zoo smoke --models padnet,mlore --seeds 3 --out runs/zoo")
 @click.argument("zoo", type=NAME_OR_FILE, metavar="[ZOO_OR_YAML]", default="smoke")
-@click.option("--models", metavar="A,B", help="Entries to compare; default: all of the zoo.")
+@click.option("--models", type=MODELS, default="", help="Entries to compare. [default: all]")
 @click.option("--list", "show", is_flag=True, help="Show zoos and models, and stop.")
 @click.option(
     "--checkpoint",
@@ -31,9 +31,7 @@ GROUP = "Train"
 @click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Change one setting.")
 @click.option("--data", metavar="NAME:DIR", help="Data set and its folder, as in nyud:NYUDv2.")
 @click.option("--seeds", metavar="N|A,B", help="Train N times, or with these seeds: 3, or 0,7,8.")
-@click.option(
-    "--backend", type=BACKEND, metavar="A,B", default="onnxruntime", help="Backends to time."
-)
+@click.option("--backend", "backends", type=BACKENDS, default="onnxruntime", help="To time.")
 @click.option(
     "--calib-count",
     "calibration_count",
@@ -53,28 +51,16 @@ def command(output: Output, zoo: str, *, show: bool, **values: Any) -> None:
     restarts from its last validation.
     """
     if show:
-        _list(output)
+        from degmix_edge.workflows.zoo.listing import list_models, list_zoos, zoo_tables
+
+        output.show(zoo_tables())
+        zoos = {zoo.name: list(zoo.entries) for zoo in list_zoos()}
+        output.result({"models": list_models(), "zoos": zoos})
     else:
         _run(output, zoo, **values)
 
 
-def _list(output: Output) -> None:
-    from degmix_edge.workflows.zoo.listing import list_models, list_zoos, zoo_tables
-
-    output.show(zoo_tables())
-    zoos = {zoo.name: list(zoo.entries) for zoo in list_zoos()}
-    output.result({"models": list_models(), "zoos": zoos})
-
-
-def _run(
-    output: Output,
-    name: str,
-    *,
-    models: str | None,
-    checkpoints: tuple[str, ...],
-    backend: str,
-    **values: Any,
-) -> None:
+def _run(output: Output, name: str, *, checkpoints: tuple[str, ...], **values: Any) -> None:
     from degmix_training.processes import is_first_process
 
     from degmix_edge.workflows.zoo import zoo
@@ -83,19 +69,8 @@ def _run(
 
     if not is_first_process():
         output.hush()
-    machine = take_machine(values)
-    result = zoo(
-        name,
-        models=_names(models),
-        checkpoints=named_files(checkpoints),
-        backends=_names(backend),
-        machine=machine,
-        **values,
-    )
+    machine, files = take_machine(values), named_files(checkpoints)
+    result = zoo(name, checkpoints=files, machine=machine, **values)
     if result.networks:
         output.show(zoo_text(result))
         output.result(result.values())
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(part.strip() for part in (text or "").split(",") if part.strip())

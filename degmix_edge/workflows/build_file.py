@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from degmix_edge import config
 from degmix_edge.errors import ConfigError
+from degmix_edge.report.text import Readable, TextTable
+from degmix_edge.workflows.build import Build, check_build
 from degmix_edge.workflows.options import TARGET, Options
 
 
@@ -25,12 +27,32 @@ class BuildFile(Options):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Readable):
     """What to build, from where, to where."""
 
     network: str
     target: Path
     options: Options
+
+    def check(self, *, force: bool = False) -> None:
+        """Check everything that can be checked without building; see `check_build`."""
+        check_build(self.network, self.target, self.options, force=force)
+
+    def text(self) -> Iterator[str | TextTable]:
+        """Yield what would be done, and every option."""
+        yield f"would build {self.target} from {self.network}: {' -> '.join(Build.STAGES)}"
+        rows = [[name, str(value)] for name, value in self.options.model_dump(mode="json").items()]
+        yield TextTable("options", ["option", "value"], rows)
+
+    def values(self) -> dict[str, Any]:
+        """The plan as plain values."""
+        options = self.options.model_dump(mode="json")
+        return {
+            "network": self.network,
+            "out": self.target,
+            "stages": Build.STAGES,
+            "options": options,
+        }
 
 
 def read(

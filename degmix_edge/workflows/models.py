@@ -39,14 +39,16 @@ def specs(names: Sequence[str], data: str | None) -> tuple[str, dict[str, Any]]:
     """The tasks with the classes of `data`, or of the first data set that has them all.
 
     Raises:
-        ConfigError: There is no such data set, its class names are not known without its folder,
-            or no data set has labels for all the tasks.
+        ConfigError: There is no such task or data set, its class names are not known without its
+            folder, or no data set has labels for all the tasks.
     """
     from degmix_training import data as data_sets
 
     from degmix_edge import tasks
     from degmix_edge.errors import ConfigError
 
+    for name in names:
+        tasks.find(name)
     known = _classes()
     if data is not None and data not in known:
         data_sets.find(data)
