@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 
 import pytest
 from PIL import Image
@@ -12,9 +13,14 @@ from PIL import Image
 from degmix_edge.bundle.card import card_text
 from degmix_edge.bundle.contents import recipe_and_ranges
 from degmix_edge.bundle.manifest import digest_line
+from degmix_edge.files import sha256
+from degmix_edge.progress import Clock, counting, note, table, warn
+from degmix_edge.report.text import Doubt, TextTable
+from degmix_edge.terminal import shown
 from degmix_edge.terminal.output import Output
 from degmix_edge.terminal.plain import plain
-from degmix_edge.files import sha256
+from degmix_edge.workflows.describe import describe
+from degmix_edge.workflows.verify import verify
 
 
 def test_control_characters_are_shown_and_do_nothing():
@@ -115,3 +121,48 @@ def test_a_termination_signal_removes_what_was_begun(onnx_path, pictures, tmp_pa
     rest = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + signal.SIGTERM, rest
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos"]
+
+
+def test_python_shows_what_verbs_show(bundles, capfd):
+    """Notes, warnings, tables and finished stages, on stderr; a library's own warnings are not."""
+    with shown():
+        note("a note")
+        warn("a warning")
+        table("title", ["a", "b"], [["1", "2"]])
+        with counting("stage", 2) as advance:
+            advance(2)
+        Clock().finished("work", "what it did")
+        warnings.warn("of a library", DeprecationWarning, stacklevel=1)
+    out, err = capfd.readouterr()
+    assert out == ""
+    lines = [line.split() for line in err.splitlines()]
+    assert [["a", "note"], ["warning:", "a", "warning"], ["title"], ["a", "b"]] == lines[:4]
+    assert lines[4:5] == [["1", "2"]]
+    assert lines[-1][0] == "work"
+    assert "of a library" not in err
+
+
+def test_what_ends_the_block_leaves_no_listener(capfd):
+    with pytest.raises(KeyError), shown():
+        raise KeyError
+    note("nobody hears this")
+    assert capfd.readouterr().err == ""
+
+
+def test_results_say_what_verbs_print(bundles, cli):
+    found = verify(bundles["int8"])
+    code, _, err = cli("verify", bundles["int8"].path)
+    assert code == 0
+    assert err.splitlines() == [*str(found).splitlines(), "verified"]
+    lines = str(describe(bundles["int8"].path)).splitlines()
+    code, _, err = cli("inspect", bundles["int8"].path)
+    assert [line.split() for line in err.splitlines()] == [line.split() for line in lines]
+
+
+def test_a_table_in_words_is_aligned():
+    assert str(TextTable("title", ["a", "bc"], [["long", "1"]])) == "title\na     bc\nlong   1"
+
+
+def test_a_verb_that_shows_a_doubt_warns(capfd):
+    Output(as_json=False, quiet=True).show(["said", Doubt("doubted")])
+    assert capfd.readouterr().err == "warning: doubted\n"
