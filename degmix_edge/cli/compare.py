@@ -35,7 +35,13 @@ GROUP = "Judge"
 )
 @click.option("--report", type=PATH, help="Write a page with pictures and charts to this .html.")
 @click.option("--force", is_flag=True, help="Replace the report.")
-@click.option("--slices", metavar="A,B", default="", help="folder, time, brightness, class.")
+@click.option(
+    "--slices",
+    metavar="A,B",
+    default="",
+    show_default=False,
+    help="folder, time, brightness, class.",
+)
 @click.option("--bootstrap", type=int, default=0, metavar="N", help="Draw N sets for intervals.")
 @click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
 @click.option("--threads", type=click.IntRange(1))

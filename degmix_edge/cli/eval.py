@@ -35,7 +35,13 @@ GROUP = "Judge"
 @click.option("--ods", is_flag=True, help="Score boundaries by odsF, as the papers do (slow).")
 @click.option("--ods-compat", is_flag=True, help="The same, smoothed first as by pyEdgeEval.")
 @click.option("--cache", type=PATH, help="Folder that makes --ods resumable.")
-@click.option("--slices", metavar="A,B", default="", help="folder, time, brightness, class.")
+@click.option(
+    "--slices",
+    metavar="A,B",
+    default="",
+    show_default=False,
+    help="folder, time, brightness, class.",
+)
 @click.option("--bootstrap", type=int, default=0, metavar="N", help="Draw N sets for intervals.")
 @click.option("--workers", type=click.IntRange(1), default=1, help="Processes.")
 @click.option("--address", metavar="HOST:PORT", help="A Ray cluster that scores.")

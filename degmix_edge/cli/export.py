@@ -37,10 +37,10 @@ def command() -> None:
 @click.option(
     "--tasks",
     type=TASKS,
-    default="",
+    default=(),
     help="Of a checkpoint: keep these only. Of --model: its tasks.",
 )
-@click.option("--keep", type=TASKS, default="", help="Of --model: keep these of its tasks only.")
+@click.option("--keep", type=TASKS, default=(), help="Of --model: keep these of its tasks only.")
 @click.option("--report", is_flag=True, help="MACs, nodes, bytes and exactness after every step.")
 @click.option("--out", type=PATH, default=Path("model.onnx"))
 @click.option("--force", is_flag=True, help="Replace --out.")

@@ -19,7 +19,7 @@ GROUP = "Judge"
 @click.option("--model", type=MODEL, help="Count a model instead: see `zoo --list`.")
 @click.option("--backbone", help="Its backbone, by timm name.")
 @click.option("--size", type=SIZE, default="425x560", help="Input size of the count.")
-@click.option("--tasks", type=TASKS, default="", help="Its tasks.")
+@click.option("--tasks", type=TASKS, default=(), help="Its tasks.")
 @click.option(
     "--data",
     type=DATA_SET,

@@ -21,7 +21,7 @@ GROUP = "Run"
 @click.argument("source", type=NAME_OR_FILE)
 @click.option("--bundle", type=PATH, required=True, help="The bundle that labels.")
 @click.option("--out", type=PATH, required=True, help="A folder, which all workers see.")
-@click.option("--tasks", type=TASKS, default="", help="Keep these maps only.")
+@click.option("--tasks", type=TASKS, default=(), help="Keep these maps only.")
 @click.option("--format", type=click.Choice(["parquet", "webdataset"]), default="parquet")
 @click.option("--native", is_flag=True, help="Maps at each image's own size.")
 @click.option("--workers", type=click.IntRange(1), help="Processes. [default: CPUs / threads]")

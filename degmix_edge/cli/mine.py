@@ -28,7 +28,7 @@ GROUP = "Judge"
 @click.option(
     "--calib", "calibration", type=NAME_OR_FILE, help="By novelty: images to be far from."
 )
-@click.option("--tasks", type=TASKS, default="", help="Only these count.")
+@click.option("--tasks", type=TASKS, default=(), help="Only these count.")
 @click.option("--force", is_flag=True, help="Replace what is in OUT.")
 def command(output: Output, labels: Path, out: Path, **options: Any) -> None:
     """Choose the images of LABELS that are worth annotating or calibrating with.

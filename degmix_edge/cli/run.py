@@ -21,7 +21,7 @@ GROUP = "Run"
 @click.argument("bundle", type=PATH)
 @click.argument("sources", nargs=-1, required=True, type=NAME_OR_FILE)
 @click.option("--out", "outputs", type=NAME_OR_FILE, multiple=True, help="A folder, .mcap or .mp4.")
-@click.option("--tasks", type=TASKS, default="", help="Write these tasks only.")
+@click.option("--tasks", type=TASKS, default=(), help="Write these tasks only.")
 @click.option("--native", is_flag=True, help="Files of maps at each image's own size.")
 @click.option("--view", "views", multiple=True, help="Watch a stream: rerun or foxglove, [:PORT].")
 @click.option("--view-rate", type=float, help="Results a second that a view shows. [default: 10]")

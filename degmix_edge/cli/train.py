@@ -20,7 +20,7 @@ GROUP = "Train"
     "train --list",
     "train degmix_tiny --task semseg --task depth --out runs/two",
     "train nyud_demtg --data nyud:NYUDv2 --devices 4",
-    "train --qat int8.degmix/recipe.yaml --from runs/demtg/best.safetensors --out runs/qat",
+    "train --qat int8.degmix/recipe.yaml --from runs/mine/best.safetensors --out runs/qat",
 )
 @click.argument("preset", type=NAME_OR_FILE, metavar="[PRESET_OR_YAML]", required=False)
 @click.option("--out", type=PATH, default=Path("runs/train"))

@@ -18,7 +18,7 @@ GROUP = "Train"
 
 @verb("zoo --list", "zoo smoke --models padnet,mlore --seeds 3 --out runs/zoo")
 @click.argument("zoo", type=NAME_OR_FILE, metavar="[ZOO_OR_YAML]", default="smoke")
-@click.option("--models", type=MODELS, default="", help="Entries to compare. [default: all]")
+@click.option("--models", type=MODELS, default=(), help="Entries to compare. [default: all]")
 @click.option("--list", "show", is_flag=True, help="Show zoos and models, and stop.")
 @click.option(
     "--checkpoint",
