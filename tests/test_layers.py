@@ -16,7 +16,7 @@ TREES = {
     "degmix_calibration": ROOT / "calibration" / "degmix_calibration",
 }
 LAYERS = [
-    {"_version", "errors", "registry", "limits", "config", "tensors", "files", "folders"}
+    {"_version", "errors", "extras", "registry", "limits", "config", "tensors", "files", "folders"}
     | {"progress", "libraries", "pixel_library", "cluster"},
     {"camera", "capture", "preprocess", "network", "tasks", "metrics", "ops"},
     {"ort", "nvidia", "graph", "quant", "bundle"},

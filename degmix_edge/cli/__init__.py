@@ -6,17 +6,19 @@ import errno
 import signal
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 import click
 
 from degmix_edge.cli._input_options import joined
 from degmix_edge.cli._verbs import GROUPS, Verbs
-from degmix_edge.errors import INTERRUPTED, DegmixError, OutputError
+from degmix_edge.errors import INTERRUPTED, BackendError, DegmixError, OutputError
+from degmix_edge.extras import EXTRAS, missing_package
 from degmix_edge.terminal import Output
 
 __all__ = ["GROUPS", "invoke", "main", "verbs"]
 PROGRAM = "degmix-edge"
+ROLES = {"demo": "demo", "export": "export", "prune": "export", "train": "train"}
+"""Verbs that need a whole extra: that of one missing package would lack the next one."""
 
 
 EXIT_CODES = """\b
@@ -77,8 +79,11 @@ def invoke(arguments: Sequence[str]) -> int:
     except DegmixError as error:
         return output.fail(error)
     except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:  # a bug of ours
+            raise
         verb = next((word for word in arguments if not word.startswith("-")), "")
-        return output.fail(import_module("degmix_edge.cli._needs").missing_package(error, verb))
+        return output.fail(missing_package(package, "this verb", BackendError, ROLES.get(verb)))
     except OSError as error:
         if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EPIPE):
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import click
@@ -71,17 +70,6 @@ BUDGET = [
     click.option("--address", metavar="HOST:PORT", help="A Ray cluster that measures layers."),
     click.option("--report", type=PATH, help="Page of the search. [default: OUT.budget.html]"),
 ]
-
-
-def options(*groups: list[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a verb all options of the groups, in order."""
-
-    def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed([option for group in groups for option in group]):
-            function = option(function)
-        return function
-
-    return add
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,17 @@ def first_sentence(command: click.Command) -> str:
     return (command.help or "").split("\n\n")[0].replace("\n", " ")
 
 
+def options(*groups: list[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a verb all options of the groups, in order."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed([option for group in groups for option in group]):
+            function = option(function)
+        return function
+
+    return add
+
+
 def example(*commands: str) -> str:
     """The end of a verb's help: commands that people can type."""
     return "\b\nExample:\n" + "\n".join(f"  degmix-edge {command}" for command in commands)

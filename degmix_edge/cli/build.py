@@ -11,7 +11,7 @@ from degmix_edge.cli import _build_options
 from degmix_edge.cli._build_options import BUDGET, PRECISION
 from degmix_edge.cli._input_options import INPUT
 from degmix_edge.cli._types import BACKEND, NAME_OR_FILE, PATH
-from degmix_edge.cli._verb import Group, verb
+from degmix_edge.cli._verb import Group, options, verb
 from degmix_edge.terminal import Output
 
 GROUP = "Build"
@@ -60,7 +60,7 @@ def command() -> None:
     metavar="FILE",
     help="Read network, out and options from this YAML file; typed options override it.",
 )
-@_build_options.options(PRECISION, INPUT, BUDGET, ENGINE)
+@options(PRECISION, INPUT, BUDGET, ENGINE)
 @click.option("--out", type=PATH, help="The bundle's folder. [default: robot.degmix]")
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, and stop.")
 def engine(

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from degmix_edge.cli._types import BACKENDS, LABEL_MAP, NAME_OR_FILE, PATH, SIZE
-from degmix_edge.cli._verb import verb
+from degmix_edge.cli._types import BACKENDS, NAME_OR_FILE, PARTS, PATH, SIZE
+from degmix_edge.cli._verb import options, verb
 from degmix_edge.terminal import Output
 
 GROUP = "Judge"
@@ -23,7 +23,7 @@ GROUP = "Judge"
     help="Labelled data set (held-out split): nyud:DIR, folder:DIR, synthetic:64; a folder of "
     "images; or photos.",
 )
-@LABEL_MAP
+@options(PARTS)
 @click.option("--max-drop", default=2.0, help="With labels: percent.")
 @click.option("--max-disagreement", default=10.0, help="Without: percent.")
 @click.option(
@@ -35,18 +35,8 @@ GROUP = "Judge"
 )
 @click.option("--report", type=PATH, help="Write a page with pictures and charts to this .html.")
 @click.option("--force", is_flag=True, help="Replace the report.")
-@click.option(
-    "--slices",
-    metavar="A,B",
-    default="",
-    show_default=False,
-    help="folder, time, brightness, class.",
-)
-@click.option("--bootstrap", type=int, default=0, metavar="N", help="Draw N sets for intervals.")
 @click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
-@click.option("--threads", type=click.IntRange(1))
-@click.option("--workers", type=click.IntRange(1), default=1, help="Processes.")
-@click.option("--address", metavar="HOST:PORT", help="A Ray cluster that compares.")
+@click.option("--threads", type=click.IntRange(1), help="Of the engine, on a CPU.")
 @click.option("--save-results", type=PATH, help="On a robot without PyTorch: only keep the maps.")
 @click.option("--load-results", "results", type=PATH, help="On a desktop: compare those maps.")
 def command(output: Output, bundle: Path, checkpoint: str | None, **options: Any) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from degmix_edge.cli._types import LABEL_MAP, NAME_OR_FILE, PATH
-from degmix_edge.cli._verb import verb
+from degmix_edge.cli._types import NAME_OR_FILE, PARTS, PATH
+from degmix_edge.cli._verb import options, verb
 from degmix_edge.terminal import Output
 
 GROUP = "Judge"
@@ -22,7 +22,7 @@ GROUP = "Judge"
     metavar="NAME:DIR",
     help="Labelled data set and its folder, as in nyud:NYUDv2; synthetic:COUNT needs none.",
 )
-@LABEL_MAP
+@options(PARTS)
 @click.option("--split", help="Split; default: val, of synthetic test.")
 @click.option("--count", type=click.IntRange(min=1), help="Only the first images.")
 @click.option(
@@ -35,16 +35,6 @@ GROUP = "Judge"
 @click.option("--ods", is_flag=True, help="Score boundaries by odsF, as the papers do (slow).")
 @click.option("--ods-compat", is_flag=True, help="The same, smoothed first as by pyEdgeEval.")
 @click.option("--cache", type=PATH, help="Folder that makes --ods resumable.")
-@click.option(
-    "--slices",
-    metavar="A,B",
-    default="",
-    show_default=False,
-    help="folder, time, brightness, class.",
-)
-@click.option("--bootstrap", type=int, default=0, metavar="N", help="Draw N sets for intervals.")
-@click.option("--workers", type=click.IntRange(1), default=1, help="Processes.")
-@click.option("--address", metavar="HOST:PORT", help="A Ray cluster that scores.")
 @click.option("--out", type=PATH, help="Write the table to this .md file.")
 @click.option("--force", is_flag=True, help="Replace OUT.")
 def command(output: Output, checkpoint: str, out: Path | None, force: bool, **options: Any) -> None:

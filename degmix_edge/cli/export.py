@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from degmix_edge.cli._types import DATA_SET, MODEL, NAME_OR_FILE, PATH, SIZE, TASKS
-from degmix_edge.cli._verb import Group, verb
+from degmix_edge.cli._types import NAME_OR_FILE, PATH, SIZE, TASKS, UNTRAINED
+from degmix_edge.cli._verb import Group, options, verb
 from degmix_edge.terminal import Output
 
 if TYPE_CHECKING:
@@ -24,15 +24,8 @@ def command() -> None:
 
 @verb("export onnx degmix_tiny --report", of=command, name="onnx")
 @click.argument("checkpoint", type=NAME_OR_FILE, required=False)
-@click.option("--model", type=MODEL, help="Export a model with random weights.")
-@click.option("--backbone", help="Its backbone, by timm name.")
+@options(UNTRAINED)
 @click.option("--size", type=SIZE, help="Its input size, as in 448x672.")
-@click.option(
-    "--data",
-    type=DATA_SET,
-    help="Data set whose classes it has; default: nyud, else one that fits.",
-)
-@click.option("--set", "overrides", multiple=True, metavar="A=VALUE", help="Other model settings.")
 @click.option("--seed", default=0, help="Of the random weights.")
 @click.option(
     "--tasks",

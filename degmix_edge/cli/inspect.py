@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from degmix_edge.cli._types import DATA_SET, MODEL, NAME_OR_FILE, SIZE, TASKS
-from degmix_edge.cli._verb import verb
+from degmix_edge.cli._types import NAME_OR_FILE, SIZE, TASKS, UNTRAINED
+from degmix_edge.cli._verb import options, verb
 from degmix_edge.terminal import Output
 
 GROUP = "Judge"
@@ -16,16 +16,9 @@ GROUP = "Judge"
 @verb("inspect robot.degmix --nodes")
 @click.argument("thing", type=NAME_OR_FILE, metavar="BUNDLE_ONNX_OR_CHECKPOINT", required=False)
 @click.option("--nodes", is_flag=True, help="Every weighted node's precision and reason (bundles).")
-@click.option("--model", type=MODEL, help="Count a model instead: see `zoo --list`.")
-@click.option("--backbone", help="Its backbone, by timm name.")
+@options(UNTRAINED)
 @click.option("--size", type=SIZE, default="425x560", help="Input size of the count.")
 @click.option("--tasks", type=TASKS, default=(), help="Its tasks.")
-@click.option(
-    "--data",
-    type=DATA_SET,
-    help="Data set whose classes it has; default: nyud, else one that fits.",
-)
-@click.option("--set", "overrides", multiple=True, metavar="A=VALUE", help="Other model settings.")
 @click.option("--rates", metavar="A=HZ,...", help="What tasks at their own rates would cost.")
 def command(
     output: Output, thing: str | None, nodes: bool, model: str | None, **options: Any

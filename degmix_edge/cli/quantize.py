@@ -11,7 +11,7 @@ from degmix_edge.cli import _build_options
 from degmix_edge.cli._build_options import BUDGET, PRECISION
 from degmix_edge.cli._input_options import INPUT
 from degmix_edge.cli._types import NAME_OR_FILE, PATH
-from degmix_edge.cli._verb import verb
+from degmix_edge.cli._verb import options, verb
 from degmix_edge.terminal import Output
 
 GROUP = "Build"
@@ -19,7 +19,7 @@ GROUP = "Build"
 
 @verb("quantize degmix_tiny --calib photos/ --budget 'semseg=-0.5pt,depth=+1%'")
 @click.argument("network", type=NAME_OR_FILE, metavar="CHECKPOINT_OR_ONNX")
-@_build_options.options(PRECISION, INPUT, BUDGET)
+@options(PRECISION, INPUT, BUDGET)
 @click.option("--out", type=PATH, default=Path("model.int8.onnx"))
 def command(output: Output, network: str, out: Path, force: bool, **options: Any) -> None:
     """Write the quantized ONNX, its recipe and its ranges, without building an engine.

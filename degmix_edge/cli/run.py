@@ -33,7 +33,7 @@ GROUP = "Run"
 @click.option("--backend", type=BACKEND, default="auto")
 @click.option("--force", is_flag=True, help="Replace maps of an earlier run.")
 @click.option("--size", type=SIZE, help="Of a bundle with several sizes, as in 448x672.")
-@click.option("--threads", type=click.IntRange(1))
+@click.option("--threads", type=click.IntRange(1), help="Of the engine, on a CPU.")
 def command(output: Output, bundle: Path, sources: tuple[str, ...], **options: Any) -> None:
     """Run BUNDLE on SOURCES: images and folders, or a video, a recording, a camera or a URL.
 

@@ -10,7 +10,7 @@ import click
 from degmix_edge.cli import _build_options
 from degmix_edge.cli._input_options import INPUT
 from degmix_edge.cli._types import PATH
-from degmix_edge.cli._verb import Group, verb
+from degmix_edge.cli._verb import Group, options, verb
 from degmix_edge.terminal import Output
 
 GROUP = "Build"
@@ -45,7 +45,7 @@ def init(output: Output, model: Path, out: Path | None, force: bool) -> None:
 @verb("spec check mine.onnx --spec mine.spec.yaml photo.jpg", of=command, name="check")
 @click.argument("model", type=PATH)
 @click.argument("image", type=PATH)
-@_build_options.options(INPUT)
+@options(INPUT)
 @click.option("--out", type=PATH, default=Path("spec.png"))
 @click.option("--force", is_flag=True, help="Replace --out.")
 def check(

@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
-from degmix_edge.cli._build_options import options
 from degmix_edge.cli._machine import MACHINE, SPREAD, loaders, take_machine
 from degmix_edge.cli._types import BACKENDS, MODELS, NAME_OR_FILE, PATH
-from degmix_edge.cli._verb import verb
+from degmix_edge.cli._verb import options, verb
 from degmix_edge.terminal import Output
 
 GROUP = "Train"

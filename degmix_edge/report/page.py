@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from degmix_edge.errors import BackendError
+from degmix_edge.extras import missing_package
 from degmix_edge.report.charts import Bars, Group, Plot
 from degmix_edge.report.gallery import Gallery
 
@@ -98,9 +99,7 @@ def check_renderer() -> None:
         BackendError: Jinja2 is not installed.
     """
     if find_spec("jinja2") is None:
-        raise BackendError(
-            "reports need jinja2, which is not installed: pip install 'degmix-edge[compare]'"
-        )
+        raise missing_package("jinja2", "a report", BackendError)
 
 
 def standalone_svg(plot: Plot) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 import PIL.Image
 
 from degmix_edge.errors import ConfigError, InputError
+from degmix_edge.extras import missing_package
 from degmix_edge.preprocess import Fit, list_images
 from degmix_edge.progress import Progress, counting, listening
 from degmix_edge.report.text import Readable, TextTable
@@ -224,9 +225,7 @@ def _aiohttp() -> Any:
     try:
         import aiohttp
     except ImportError:
-        raise ConfigError(
-            "--url needs aiohttp, which is not installed: pip install 'degmix-edge[serve]'"
-        ) from None
+        raise missing_package("aiohttp", "--url", ConfigError) from None
     return aiohttp
 
 

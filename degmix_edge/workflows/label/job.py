@@ -13,6 +13,7 @@ from degmix_edge._version import __version__
 from degmix_edge.backends import choose
 from degmix_edge.bundle.contents import Bundle, open_same
 from degmix_edge.errors import ConfigError, OutputError
+from degmix_edge.extras import missing_package
 from degmix_edge.files import make_folder, remove, sha256, write_file
 from degmix_edge.workflows.label.pieces import Piece
 
@@ -129,9 +130,7 @@ def packages_here() -> dict[str, str]:
     try:
         own = {name: metadata.version(name) for name in LIBRARIES}
     except metadata.PackageNotFoundError as error:
-        raise ConfigError(
-            f"label needs {error.name}, which is not installed: pip install 'degmix-edge[scale]'"
-        ) from None
+        raise missing_package(error.name, "label", ConfigError, "scale") from None
     return {"degmix-edge": __version__, **own}
 
 

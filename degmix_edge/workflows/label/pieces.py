@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from degmix_edge.capture import bag, video
 from degmix_edge.errors import ConfigError, InputError
+from degmix_edge.extras import missing_package
 from degmix_edge.preprocess import ENDINGS
 
 Kind = Literal["images", "tar", "parquet", "video", "bag"]
@@ -113,9 +114,7 @@ def open_files(url: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ImportError:
-        raise ConfigError(
-            "label needs fsspec, which is not installed: pip install 'degmix-edge[scale]'"
-        ) from None
+        raise missing_package("fsspec", "label", ConfigError) from None
     try:
         files, path = fsspec.core.url_to_fs(url)
     except ImportError as error:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from degmix_edge.errors import ConfigError, InputError, OutputError
+from degmix_edge.extras import missing_package
 from degmix_edge.runtime.saving import read_map
 from degmix_edge.tasks import TaskSpec
 from degmix_edge.workflows.label.job import LABELS, RECEIPTS, read_manifest
@@ -57,9 +58,7 @@ class LabelTable:
             import duckdb
             import pyarrow.parquet as pq
         except ImportError as error:
-            raise ConfigError(
-                f"mine needs {error.name}, which is not installed: pip install 'degmix-edge[scale]'"
-            ) from None
+            raise missing_package(error.name, "mine", ConfigError, "scale") from None
         self.folder = folder
         try:
             manifest = read_manifest(folder)
