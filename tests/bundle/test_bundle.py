@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from killed_writer import files_of, write_bundle
 
 from degmix_edge import folders
 from degmix_edge.bundle import contents
@@ -38,10 +39,6 @@ def edit(path: Path, **values) -> None:
     text = json.dumps(manifest | values).encode()
     (path / "manifest.json").write_bytes(text)
     (path / "manifest.sha256").write_bytes(digest_line(sha256(text)))
-
-
-def write_bundle(target: Path, manifest, files, *, force: bool):
-    return write_claimed(claim(target, force=force), manifest, files)
 
 
 def test_the_manifest_says_everything(bundles):
@@ -148,11 +145,6 @@ def test_the_second_of_two_builds_is_told(copy, tmp_path):
         with pytest.raises(OutputError, match="another process wrote it meanwhile, and its bundle"):
             write_claimed(second, manifest, {**files, "card.md": b"second"})
         assert open_bundle(target).read("card.md") == files["card.md"]
-
-
-def files_of(path: Path) -> dict[str, bytes]:
-    manifest = open_bundle(path).manifest
-    return {name: (path / name).read_bytes() for name in manifest.files}
 
 
 def test_a_full_disk_leaves_the_old_bundle(copy, monkeypatch):
@@ -319,68 +311,22 @@ def in_memory(bundles, tmp_path):
         yield target
 
 
-def watched_calls(seen):
-    """Make this process call `seen(place)` before each system call; a place is a line of code."""
-
-    def watched(frame, event, function):
-        if event == "c_call" and getattr(function, "__module__", "") == "posix":
-            seen((function.__name__, frame.f_code.co_filename, frame.f_lineno))
-
-    sys.setprofile(watched)
-
-
-def killed_at(moment: int, target: Path, manifest, files) -> int:
-    """Replace a bundle in a process that kills itself at one of its system calls; its status."""
-    pid = os.fork()
-    if pid:
-        return os.waitpid(pid, 0)[1]
-    count = 0
-
-    def seen(place):
-        nonlocal count
-        count += 1
-        if count == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    watched_calls(seen)
-    write_bundle(target, manifest, files, force=True)
-    sys.setprofile(None)
-    os._exit(0)
-
-
-def first_and_last(places: list) -> list[int]:
-    """The moments, from 1, at which a place is seen for the first or the last time."""
-    moments = list(enumerate(places, 1))
-    first = {place: moment for moment, place in reversed(moments)}
-    last = {place: moment for moment, place in moments}
-    return sorted({*first.values(), *last.values()})
-
-
-@pytest.mark.slow(file_seconds=15)
+@pytest.mark.slow(file_seconds=4)
 @pytest.mark.parametrize("exchange", [True, False])
-def test_a_writer_killed_at_any_system_call_leaves_a_whole_bundle(in_memory, monkeypatch, exchange):
+def test_a_writer_killed_at_any_system_call_leaves_a_whole_bundle(in_memory, exchange):
     """The old one or the new one opens at once, and the next writer leaves nothing else behind.
 
     A line of code that makes a system call for each file is tried with the first and the last.
     """
-    if not exchange:
-        monkeypatch.setattr(folders, "_exchange", lambda a, b: False)
-    manifest, files = open_bundle(in_memory).manifest, files_of(in_memory)
-    new = {**files, "card.md": b"new"}
-    places = []
-    watched_calls(places.append)
-    write_bundle(in_memory, manifest, new, force=True)
-    sys.setprofile(None)
-    assert len(places) > 100
-    moments = first_and_last(places)
-    assert moments[0] == 1
-    assert moments[-1] == len(places)
-    write_bundle(in_memory, manifest, files, force=True)
-    seen = set()
-    for moment in moments:
-        status = killed_at(moment, in_memory, manifest, new)
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        seen.add(open_bundle(in_memory).manifest.files["card.md"] == manifest.files["card.md"])
-        write_bundle(in_memory, manifest, files, force=True)
-        assert [p.name for p in in_memory.parent.iterdir()] == [in_memory.name], moment
-    assert seen == {True, False}
+    program = Path(__file__).with_name("killed_writer.py")
+    command = [sys.executable, program, in_memory, str(int(exchange))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["places"] > 100
+    assert found["moments"][0] == 1
+    assert found["moments"][-1] == found["places"]
+    assert found["signals"] == [signal.SIGKILL] * len(found["moments"])
+    assert set(found["old"]) == {True, False}
+    for moment, names in zip(found["moments"], found["beside"], strict=True):
+        assert names == [in_memory.name], moment
