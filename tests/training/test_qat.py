@@ -11,8 +11,8 @@ from degmix_training import checkpoint
 from degmix_training.distillation import Teacher
 from degmix_training.fake_quant import Quantizer, on_grid, scale_of
 from degmix_training.objective import Objective
-from degmix_training.qat import fake_quantized, widen
-from degmix_training.sites import Sites
+from degmix_training.qat import Deployed, fake_quantized, fit_recipe, widen
+from degmix_training.sites import Sites, WeightSite, find_sites
 
 from degmix_edge import config
 from degmix_edge.errors import ConfigError, GraphError, TrainingError
@@ -198,8 +198,20 @@ def test_a_module_that_is_not_the_graphs_is_refused(tmp_path, pictures):
     """Convolutions that a pass splits hold a part of a module's weights each."""
     network = lively_network("densemtl")[0]
     quantize(network, tmp_path / "ptq.onnx", calibration=pictures, observer="min_max")
-    with pytest.raises(GraphError, match="13 INT8 nodes have no module.*--keep-float exchange"):
+    with pytest.raises(GraphError, match="12 INT8 nodes have no module.*--keep-float exchange"):
         train_quantized(tmp_path / "ptq.onnx.recipe.yaml", network, tmp_path / "a", overrides=FEW)
+
+
+def test_a_convolution_that_ends_a_container_has_its_norm(tmp_path, pictures):
+    """The stem of a ResNet-D is a container, and the norm behind it is outside."""
+    network = lively_network("padnet")[0]
+    made = quantize(network, tmp_path / "ptq.onnx", calibration=pictures, observer="min_max")
+    deployed = Deployed.of(network)
+    recipe = fit_recipe(made.recipe, deployed.model, "recipe")
+    sites = find_sites(deployed.network, deployed.model, recipe)
+    stem = "backbone.network.conv1.6"
+    assert WeightSite(stem, "weight", 0, "backbone.network.bn1") in sites.weights
+    assert not sites.unmatched
 
 
 def test_a_loss_that_is_no_number_names_layer_and_task(recipe, loaded, tmp_path):

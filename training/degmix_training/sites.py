@@ -122,7 +122,8 @@ def _norms(network: nn.Module, shape: Sequence[int]) -> dict[str, str]:
         def look(module: nn.Module, args: Any, output: Any) -> None:
             if path in norms_of_network and id(args[0]) in writers:
                 norms[writers[id(args[0])]] = path
-            writers[id(output)] = path
+            # A container returns what its last module wrote, and its hook runs after that one.
+            writers.setdefault(id(output), path)
             alive.append(output)
 
         return look
