@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 FUNCTION_LINES = 60
 POSITIONAL = 5
 VERB_LINES = 120
-LINES_A_VERB = 110
+LINES_A_VERB = 80
 """On average, with the files that the verbs share."""
 FRAGMENTS = ("Of ", "See ", "As ")
 """How a docstring begins that is no sentence about its own object."""

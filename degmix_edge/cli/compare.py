@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from degmix_edge.cli._types import BACKENDS, NAME_OR_FILE, PARTS, PATH, SIZE
+from degmix_edge.cli._groups import PARTS
+from degmix_edge.cli._types import BACKENDS, NAME_OR_FILE, PATH, SIZE
 from degmix_edge.cli._verb import options, verb
 from degmix_edge.terminal import Output
 

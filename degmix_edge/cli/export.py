@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from degmix_edge.cli._types import NAME_OR_FILE, PATH, SIZE, TASKS, UNTRAINED
+from degmix_edge.cli._groups import UNTRAINED
+from degmix_edge.cli._types import NAME_OR_FILE, PATH, SIZE, TASKS
 from degmix_edge.cli._verb import Group, options, verb
 from degmix_edge.terminal import Output
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from degmix_edge.cli._types import NAME_OR_FILE, SIZE, TASKS, UNTRAINED
+from degmix_edge.cli._groups import UNTRAINED
+from degmix_edge.cli._types import NAME_OR_FILE, SIZE, TASKS
 from degmix_edge.cli._verb import options, verb
 from degmix_edge.terminal import Output
 
