@@ -27,33 +27,19 @@ def command(
     """Say what a bundle, an ONNX file or a checkpoint holds, or what a model costs."""
     if (thing is None) == (model is None):
         raise click.UsageError("give a bundle, ONNX file or checkpoint, or --model NAME")
-    if (rates := options.pop("rates")) is not None:
-        _rates(output, rates, thing, model, options)
-    elif model is not None:
-        _model(output, model, options)
-    else:
-        from degmix_edge.workflows.describe import BundleContents, describe
-
-        found = describe(str(thing))
-        output.show(found.text())
-        if nodes and isinstance(found, BundleContents):
-            output.table(*found.node_table())
-        output.result(found.values())
-
-
-def _rates(
-    output: Output, text: str, thing: str | None, model: str | None, options: dict[str, Any]
-) -> None:
+    from degmix_edge.workflows.describe import BundleContents, describe
+    from degmix_edge.workflows.models import model_cost
     from degmix_edge.workflows.rates import model_at, rate_cost, rates_of
 
-    found = rate_cost(thing if model is None else model_at(model, **options), rates_of(text))
+    found: Any
+    if (rates := options.pop("rates")) is not None:
+        network = thing if model is None else model_at(model, **options)
+        found = rate_cost(network, rates_of(rates))
+    elif model is not None:
+        found = model_cost(model, options.pop("size"), **options)
+    else:
+        found = describe(str(thing))
     output.show(found.text())
-    output.result(vars(found))
-
-
-def _model(output: Output, model: str, options: dict[str, Any]) -> None:
-    from degmix_edge.workflows.models import model_cost
-
-    found = model_cost(model, options.pop("size"), **options)
-    output.show(found.text())
+    if nodes and isinstance(found, BundleContents):
+        output.table(*found.node_table())
     output.result(found.values())

@@ -50,6 +50,10 @@ class RateCost(Readable):
             f"in multiply-adds; a task that does not run costs its mixer {when}"
         )
 
+    def values(self) -> dict[str, Any]:
+        """The cost as plain values."""
+        return {"split": self.split, "rates": self.rates, "cost": self.cost}
+
 
 def rates_of(text: str) -> dict[str, float]:
     """`depth=30,semseg=10` as runs a second by task.
