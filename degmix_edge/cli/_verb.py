@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from degmix_edge.cli._types import File
 from degmix_edge.terminal import Output, shown
 
 OUTPUT = [
@@ -17,7 +18,7 @@ OUTPUT = [
     click.Option(["--verbose", "-v"], is_flag=True, help="Print more, and tracebacks of errors."),
     click.Option(
         ["--log-file", "log"],
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=File(path_type=Path, dir_okay=False),
         help="Append all text here.",
     ),
 ]

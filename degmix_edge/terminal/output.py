@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from degmix_edge.errors import DegmixError
+from degmix_edge.errors import DegmixError, OutputError
 from degmix_edge.progress import Stage
 from degmix_edge.report.text import Doubt, TextTable
 from degmix_edge.report.values import json_text
@@ -27,13 +27,21 @@ class Output:
         quiet: Print warnings and errors only.
         verbose: Say what short stages took, and show tracebacks.
         log: A file that gets every line with its time.
+
+    Raises:
+        OutputError: `log` cannot be written.
     """
 
     def __init__(
         self, as_json: bool, *, quiet: bool = False, verbose: bool = False, log: Path | None = None
     ) -> None:
         self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
-        self.log = log.open("a") if log else None
+        try:
+            self.log = log.open("a") if log else None
+        except OSError as error:
+            raise OutputError(
+                f"--log-file {log}: cannot be written ({error.strerror}); choose another file"
+            ) from None
         self.stages: list[Stage] = []  # that the workflow has finished
 
     @cached_property

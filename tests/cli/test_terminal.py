@@ -166,3 +166,8 @@ def test_a_table_in_words_is_aligned():
 def test_a_verb_that_shows_a_doubt_warns(capfd):
     Output(as_json=False, quiet=True).show(["said", Doubt("doubted")])
     assert capfd.readouterr().err == "warning: doubted\n"
+
+
+@pytest.mark.parametrize(("path", "code"), [("", 2), (".", 2), ("x" * 300, 2), ("no/log.txt", 12)])
+def test_a_log_that_cannot_be_written_is_refused(cli, path, code):
+    assert cli("doctor", "--log-file", path)[0] == code
