@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -37,12 +38,12 @@ def _padded(cell: tuple[int, str], width: int) -> str:
     return text.rjust(width) if index else text.ljust(width)
 
 
-class Readable:
+class Readable(ABC):
     """A result that says in words what it is."""
 
+    @abstractmethod
     def text(self) -> Iterable[str | TextTable]:
         """Return lines and tables in the order in which people read them."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.text()))

@@ -64,7 +64,6 @@ def shown(output: Output | None = None) -> Iterator[Output]:
     """
     output = output or Output(as_json=False)
     listener = Listener(output)
-
     with warnings.catch_warnings(), listening(listener.hear):
         warnings.showwarning = lambda message, kind, *rest, **more: _show(output, message, kind)
         try:

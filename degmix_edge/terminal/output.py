@@ -83,7 +83,7 @@ class Output:
         """Print the JSON object of a verb that failed, with --json only."""
         if self.as_json:
             error = {"type": kind, "message": message, "exit_code": code}
-            print(json.dumps({"error": error}))
+            print(json.dumps({"error": error}), flush=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table; columns after the first are right-aligned."""
@@ -110,9 +110,9 @@ class Output:
                 (self.warn if isinstance(item, Doubt) else self.say)(item)
 
     def result(self, values: dict[str, Any]) -> None:
-        """Print the verb's result, with --json only."""
+        """Print the verb's result, with --json only, at once: a server goes on after it."""
         if self.as_json:
-            print(json_text(values))
+            print(json_text(values), flush=True)
 
     def close(self) -> None:
         """Close the log."""

@@ -171,3 +171,11 @@ def test_a_verb_that_shows_a_doubt_warns(capfd):
 @pytest.mark.parametrize(("path", "code"), [("", 2), (".", 2), ("x" * 300, 2), ("no/log.txt", 12)])
 def test_a_log_that_cannot_be_written_is_refused(cli, path, code):
     assert cli("doctor", "--log-file", path)[0] == code
+
+
+def test_programs_get_a_result_at_once():
+    """A server prints where it is and goes on, so nothing else would empty the buffer of a pipe."""
+    code = "import os; from degmix_edge.terminal import Output; "
+    code += "Output(True).result({'a': 1}); os._exit(0)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert json.loads(found.stdout) == {"a": 1}
